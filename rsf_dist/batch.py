@@ -1,0 +1,74 @@
+"""A Batch is a dict of tensors that share their leading dimension n; here it is sliced, joined, hashed and made Arrow.
+
+Arrow is how rows travel (Parquet shards, Ray Datasets): a tensor of shape [n] becomes a plain column, one of shape
+[n, ...] a fixed-shape tensor column (Arrow's canonical extension type, readable without rsf_dist or Ray).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+
+
+def num_rows(batch: Mapping[str, Tensor]) -> int:
+    """The shared leading dimension n. Raises ValueError where the columns disagree or there is none."""
+    lengths = {name: (len(column) if column.ndim else None) for name, column in batch.items()}
+    if not lengths:
+        raise ValueError("a batch needs at least one column")
+    if len(set(lengths.values())) != 1 or None in lengths.values():
+        raise ValueError(f"columns differ in length: {lengths}")
+    return len(next(iter(batch.values())))
+
+
+def select(batch: Mapping[str, Tensor], index: Tensor | slice) -> Batch:
+    """The rows at `index` (a boolean mask [n], positions, or a slice) of every column."""
+    return {name: column[index] for name, column in batch.items()}
+
+
+def concat(batches: Sequence[Mapping[str, Tensor]]) -> Batch:
+    """The rows of all batches, in order. All need the columns of the first."""
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def to_table(batch: Mapping[str, Tensor]) -> pa.Table:
+    """The batch as an Arrow table, tensors of two and more dimensions as fixed-shape tensor columns."""
+    columns = {}
+    for name, column in batch.items():
+        array = np.ascontiguousarray(column.detach().cpu().numpy())
+        if array.ndim == 1:
+            columns[name] = pa.array(array)
+        else:
+            kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(array.dtype), array.shape[1:])
+            storage = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), int(np.prod(array.shape[1:])))
+            columns[name] = pa.ExtensionArray.from_storage(kind, storage)
+    return pa.table(columns)
+
+
+def from_table(table: pa.Table) -> Batch:
+    """The inverse of `to_table`."""
+    batch = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if isinstance(column, pa.ChunkedArray):  # zero chunks, or too long for one
+            column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+        if isinstance(column.type, pa.FixedShapeTensorType):
+            values = column.storage.flatten().to_numpy(zero_copy_only=False)
+            array = values.reshape(len(column), *column.type.shape)
+        else:
+            array = column.to_numpy(zero_copy_only=False)
+        batch[name] = torch.from_numpy(array.copy())  # Arrow's memory is read-only, torch's is not
+    return batch
+
+
+def row_digests(batch: Mapping[str, Tensor]) -> bytes:
+    """SHA-256 of each row's bytes, 32 bytes a row, columns in order of name: what a fingerprint is made of."""
+    arrays = [np.ascontiguousarray(batch[name].detach().cpu().numpy()) for name in sorted(batch)]
+    rows = np.concatenate([array.reshape(len(array), -1).view(np.uint8) for array in arrays], axis=1)
+    return b"".join(hashlib.sha256(row).digest() for row in rows)

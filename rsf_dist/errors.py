@@ -1,0 +1,73 @@
+"""What can go wrong, as the user should read it: which field, what it was, the rule it broke, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class RsfError(Exception):
+    """Base of every error that rsf_dist raises on purpose; `exit_code` is what the command returns."""
+
+    exit_code = 1
+
+
+class InputError(RsfError):
+    """The user's input breaks a rule. Exit code 2.
+
+    Args:
+        field: what is wrong, in the user's own words (a config key, an argument, a file).
+        value: the value found there.
+        rule: the rule it breaks.
+        remedy: what to change.
+    """
+
+    exit_code = 2
+
+    def __init__(self, field: str, value: object, rule: str, remedy: str):
+        super().__init__(field, value, rule, remedy)  # args rebuild the error on the other side of a Ray call
+        self.field, self.value, self.rule, self.remedy = field, value, rule, remedy
+
+    def __str__(self) -> str:
+        return f"{self.field}={_short(self.value)}: {self.rule}; {self.remedy}"
+
+
+class StatisticalRefusal(RsfError):
+    """The input is well formed, but its statistics do not allow a result to be trusted. Exit code 3."""
+
+    exit_code = 3
+
+    def __init__(self, finding: str, remedy: str):
+        super().__init__(finding, remedy)
+        self.finding, self.remedy = finding, remedy
+
+    def __str__(self) -> str:
+        return f"{self.finding}; {self.remedy}"
+
+
+def _short(value: object, limit: int = 120) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise the error of ours that another process raised, in place of what it came wrapped in."""
+    try:
+        yield
+    except Exception as err:
+        ours = _find_ours(err)
+        if ours is None or ours is err:
+            raise
+        raise ours from None
+
+
+def _find_ours(err: BaseException | None, depth: int = 0) -> RsfError | None:
+    if err is None or depth > 10:
+        return None
+    if isinstance(err, RsfError) and type(err).__module__ == __name__:
+        return err
+    failures = getattr(err, "worker_failures", {}).values()  # Ray Train keeps one a rank
+    within = [getattr(err, "cause", None), err.__cause__, err.__context__, *failures]
+    found = (_find_ours(inner, depth + 1) for inner in within if isinstance(inner, BaseException))
+    return next((error for error in found if error is not None), None)

@@ -1,0 +1,71 @@
+"""What a run tells while it runs: nothing, plain lines, or a bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+_PLAIN_SECONDS = 5.0
+
+
+class Silent:
+    """Says nothing; the base of the others."""
+
+    def say(self, text: str) -> None:
+        """A finished step, or a warning."""
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """How far a step is; the step ends at done >= total."""
+
+    def close(self) -> None:
+        """Leave the screen as it is."""
+
+
+class PlainLines(Silent):
+    """Lines on standard error, for logs: every step, and a count every few seconds."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._last = self._started
+
+    def say(self, text: str) -> None:
+        """A line with the seconds since the start."""
+        print(f"[{time.monotonic() - self._started:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """A line, at most every five seconds."""
+        if time.monotonic() - self._last >= _PLAIN_SECONDS:
+            self._last = time.monotonic()
+            self.say(f"{what}: {done:,} of {total:,}")
+
+
+class Terminal(Silent):
+    """Rich's progress bar beneath the finished steps."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f}"))
+        self._bars = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+        self._bars.start()
+        self._task = self._bars.add_task("", total=1, visible=False)
+
+    def say(self, text: str) -> None:
+        """A line above the bar, which is hidden until the next count."""
+        self._bars.update(self._task, visible=False)
+        self._bars.console.print(f"[dim][{time.monotonic() - self._started:6.1f} s][/dim] {text}", highlight=False)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Move the bar."""
+        self._bars.update(self._task, description=what, completed=min(done, total), total=total, visible=True)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bars.stop()
+
+
+def for_this_terminal() -> Silent:
+    """A bar on a terminal, plain lines elsewhere."""
+    return Terminal() if sys.stderr.isatty() else PlainLines()
