@@ -1,0 +1,220 @@
+"""Networks for images: a small CNN or a torchvision model by name, local or published weights, a head of one's own.
+
+A network takes uint8 images [n, channels, height, width] and brings them itself to what its layers expect, so that
+whoever calls cannot scale or normalise them differently in training, in scoring and in use.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rsf_dist.config import ModelConfig
+from rsf_dist.errors import InputError
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class ImageNetwork(nn.Module):
+    """A network with its preprocessing.
+
+    Args:
+        network: float images [n, in_channels, height, width] -> [n, num_outputs].
+        in_channels: what the first layer takes; grey images are repeated to it.
+        input_size: [height, width] images are resized to (bilinear, antialiased); None: as they are.
+        mean, std: the normalisation of each channel, on the scale 0 to 1.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        in_channels: int,
+        input_size: tuple[int, int] | None = None,
+        mean: tuple[float, ...] = (0.0,),
+        std: tuple[float, ...] = (1.0,),
+    ):
+        super().__init__()
+        self.network = network
+        self.in_channels = in_channels
+        self.input_size = input_size
+        self.frozen_backbone = False
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [n, num_outputs] of uint8 images [n, channels, height, width]."""
+        x = images.float() / 255
+        if x.shape[1] == 1:
+            x = x.expand(-1, self.in_channels, -1, -1)
+        if self.input_size is not None:
+            x = nn.functional.interpolate(x, self.input_size, mode="bilinear", antialias=True)
+        return self.network((x - self.mean) / self.std)
+
+    def freeze_backbone(self) -> ImageNetwork:
+        """Leave only the head trainable; batch norm's statistics stay as they are."""
+        self.frozen_backbone = True
+        self.requires_grad_(False)
+        self.network.get_submodule(head_name(self.network)).requires_grad_(True)
+        return self
+
+    def train(self, mode: bool = True) -> ImageNetwork:
+        """As nn.Module's, except that a frozen backbone stays in evaluation mode."""
+        super().train(mode and not self.frozen_backbone)
+        return self
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What is needed to build a network again: plain values, written as model.json beside its weights.
+
+    Args:
+        config: which network.
+        num_outputs: logits a row.
+        channels: of the images it is given.
+        classes: names of the outputs; empty for a ratio's.
+    """
+
+    config: ModelConfig
+    num_outputs: int
+    channels: int
+    classes: tuple[str, ...] = ()
+
+    def build(self, seed: int = 0) -> ImageNetwork:
+        """The network with `config.weights`, what they do not give drawn from `seed`. Raises InputError."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            if self.config.name == "small_cnn":
+                network = ImageNetwork(self._small_cnn(), self.channels, self.config.input_size)
+                weights = _read_weights(self.config.weights) if self.config.weights else None
+            else:
+                network, weights = self._torchvision()
+        if weights is not None:
+            _load_matching(network, weights, self.config.weights or "")
+        return network
+
+    def to_json(self) -> str:
+        """For model.json."""
+        described = {"num_outputs": self.num_outputs, "channels": self.channels, "classes": list(self.classes)}
+        return json.dumps({"model": self.config.model_dump(mode="json"), **described}, indent=2)
+
+    @staticmethod
+    def from_json(text: str) -> NetworkSpec:
+        """The inverse of `to_json`; the weights are those of the file beside it, not the ones it was built from."""
+        raw: dict[str, Any] = json.loads(text)
+        config = ModelConfig(**{**raw["model"], "weights": None})
+        return NetworkSpec(config, raw["num_outputs"], raw["channels"], tuple(raw["classes"]))
+
+    def _small_cnn(self) -> nn.Module:
+        width, channels = self.config.width, self.channels
+
+        def block(inputs: int, outputs: int) -> list[nn.Module]:
+            return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+        return nn.Sequential(
+            *block(channels, width),
+            *block(width, 2 * width),
+            nn.MaxPool2d(2),
+            *block(2 * width, 4 * width),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(self.config.dropout),
+            nn.Linear(16 * width, self.num_outputs),
+        )
+
+    def _torchvision(self) -> tuple[ImageNetwork, dict[str, Tensor] | None]:
+        from torchvision import models
+
+        name, weights = self.config.name, self.config.weights
+        if name not in models.list_models(module=models):
+            known = "small_cnn or one of torchvision.models.list_models(), e.g. resnet18, efficientnet_b0"
+            raise InputError("model.name", name, "no such network", f"use {known}")
+        local = weights is not None and Path(weights).suffix in {".safetensors", ".pt", ".pth"}
+        published = weights if weights and not local else None
+        try:
+            network = models.get_model(name, weights=published)
+        except (KeyError, ValueError) as err:
+            available = [entry.name for entry in models.get_model_weights(name)]
+            remedy = f"use one of {', '.join(available)} or a local .safetensors file"
+            raise InputError("model.weights", weights, f"{name} has no such weights", remedy) from err
+        except OSError as err:
+            remedy = "download them where there is a network and give the file's path"
+            raise InputError("model.weights", weights, f"could not be downloaded ({err})", remedy) from err
+        _replace_head(network, self.num_outputs)
+        wrapped = ImageNetwork(network, 3, self.config.input_size, _IMAGENET_MEAN, _IMAGENET_STD)
+        return wrapped, _read_weights(str(weights)) if local else None
+
+
+def save_network(network: nn.Module, spec: NetworkSpec, folder: Path, name: str = "model") -> None:
+    """Write `name`.safetensors and `name`.json into `folder`."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()},
+              folder / f"{name}.safetensors")  # fmt: skip
+    (folder / f"{name}.json").write_text(spec.to_json() + "\n")
+
+
+def load_network(folder: Path, name: str = "model") -> ImageNetwork:
+    """The network that `save_network` wrote, in evaluation mode."""
+    spec = NetworkSpec.from_json((folder / f"{name}.json").read_text())
+    network = spec.build()
+    network.load_state_dict(_read_weights(str(folder / f"{name}.safetensors")))
+    return network.eval()
+
+
+def head_name(network: nn.Module) -> str:
+    """The name of the last linear layer. Raises InputError where there is none."""
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        kind = type(network).__name__
+        raise InputError("model.name", kind, "its last layer is not linear", "choose a model with a linear head")
+    return linear[-1]
+
+
+def _replace_head(network: nn.Module, num_outputs: int) -> None:
+    name = head_name(network)
+    old = network.get_submodule(name)
+    assert isinstance(old, nn.Linear)
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, nn.Linear(old.in_features, num_outputs))
+
+
+def _read_weights(path: str) -> dict[str, Tensor]:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InputError("model.weights", path, "no such file", "correct the path")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as err:  # each format has errors of its own; whatever they are, the file is at fault
+        rule = f"cannot be read as weights ({type(err).__name__})"
+        raise InputError("model.weights", path, rule, "give a .safetensors file or a .pt file of plain tensors") from err
+    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
+    return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+
+
+def _load_matching(network: ImageNetwork, weights: Mapping[str, Tensor], path: str) -> None:
+    """Load all weights but those of a head of another shape."""
+    weights = {key.removeprefix("network."): value for key, value in weights.items()}
+    head = head_name(network.network)
+    own = network.network.state_dict()
+    kept = {
+        key: value
+        for key, value in weights.items()
+        if not (key.rpartition(".")[0] == head and key in own and own[key].shape != value.shape)
+    }
+    wrong = [key for key in kept if key not in own or own[key].shape != kept[key].shape]
+    wrong += [key for key in own if key not in kept and key.rpartition(".")[0] != head]
+    if wrong:
+        remedy = "use weights of this very network; only its head may differ"
+        raise InputError("model.weights", path, f"does not fit the network at {wrong[0]}", remedy)
+    network.network.load_state_dict(kept, strict=False)

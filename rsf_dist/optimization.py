@@ -1,0 +1,21 @@
+"""AdamW with linear warm-up and cosine decay (Loshchilov & Hutter 2017, 2019), stepped once a batch."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+
+from rsf_dist.config import OptimizerConfig
+
+
+def optimizer_and_schedule(model: nn.Module, config: OptimizerConfig) -> tuple[AdamW, LRScheduler]:
+    """An optimizer over the trainable parameters, and its schedule over `config.steps`."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
+    warmup = min(round(config.steps * config.warmup_fraction), config.steps - 1)
+    decay = CosineAnnealingLR(optimizer, T_max=config.steps - warmup)
+    if warmup == 0:
+        return optimizer, decay
+    rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+    return optimizer, SequentialLR(optimizer, [rise, decay], milestones=[warmup])
