@@ -1,0 +1,227 @@
+"""What a pile of log ratios says about a sample: sums that merge over chunks, and the estimates taken from them once.
+
+With r = p/q (p perhaps unnormalised), M the envelope's constant and E_q the mean over proposals:
+
+    acceptance          E_q[min(1, r/M)]                     ESS fraction     E_q[r]^2 / E_q[r^2]     (Kong 1992)
+    TV(p, sampled) <=   eps = E_q[(r - M)+] / E_q[r]  =  E_p[(1 - M/r)+]
+
+The q-side eps is blind to what the proposals never met; the p-side one is a mean of numbers in [0, 1] over target
+samples, and so has an upper confidence limit.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special, stats
+
+from rsf_dist.accept import Floats
+
+TOP = 256
+"""How many of the largest log ratios are kept for the tail's fit."""
+ROUNDING = 1e-6
+"""A log ratio may exceed log M by this much and not count as capped: float32 densities round at about 1e-7."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sums over scored proposals. `a.merge(b)` is the statistics of both; `Statistics()` changes nothing.
+
+    Args:
+        num_scored, num_accepted, num_capped: counts; capped are rows with l > log M.
+        num_nonfinite: NaN or +inf log ratios, which no sampler may go on with.
+        max_log_ratio, log_sum_ratio, log_sum_ratio_squared: of l; logarithms of sums of r and of r^2.
+        log_sum_excess: log of the sum of (r - M)+.
+        top: the largest log ratios, at most TOP, falling.
+        by_label: label -> [scored, accepted], where rows have labels.
+    """
+
+    num_scored: int = 0
+    num_accepted: int = 0
+    num_capped: int = 0
+    num_nonfinite: int = 0
+    max_log_ratio: float = -np.inf
+    log_sum_ratio: float = -np.inf
+    log_sum_ratio_squared: float = -np.inf
+    log_sum_excess: float = -np.inf
+    top: tuple[float, ...] = ()
+    by_label: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        log_ratio: Floats, keep: NDArray[np.bool_], log_m: float, labels: NDArray[np.int64] | None = None
+    ) -> Statistics:
+        """The statistics of one batch: log_ratio float64 [n], keep bool [n], labels int64 [n] or None."""
+        bad = np.isnan(log_ratio) | (log_ratio == np.inf)
+        good = log_ratio[~bad]
+        over = good[good > log_m + ROUNDING]
+        return Statistics(
+            num_scored=len(log_ratio),
+            num_accepted=int(keep.sum()),
+            num_capped=len(over),
+            num_nonfinite=int(bad.sum()),
+            max_log_ratio=float(good.max(initial=-np.inf)),
+            log_sum_ratio=_log_sum(good),
+            log_sum_ratio_squared=_log_sum(2 * good),
+            log_sum_excess=_log_sum(over + np.log1p(-np.exp(log_m - over))),
+            top=tuple(np.sort(good)[::-1][:TOP].tolist()),
+            by_label={} if labels is None else _count_labels(labels, keep),
+        )
+
+    def merge(self, other: Statistics) -> Statistics:
+        """The statistics of both piles of rows."""
+        labels = sorted(self.by_label.keys() | other.by_label.keys())
+        pairs = [(self.by_label.get(label, (0, 0)), other.by_label.get(label, (0, 0))) for label in labels]
+        return Statistics(
+            num_scored=self.num_scored + other.num_scored,
+            num_accepted=self.num_accepted + other.num_accepted,
+            num_capped=self.num_capped + other.num_capped,
+            num_nonfinite=self.num_nonfinite + other.num_nonfinite,
+            max_log_ratio=max(self.max_log_ratio, other.max_log_ratio),
+            log_sum_ratio=float(np.logaddexp(self.log_sum_ratio, other.log_sum_ratio)),
+            log_sum_ratio_squared=float(np.logaddexp(self.log_sum_ratio_squared, other.log_sum_ratio_squared)),
+            log_sum_excess=float(np.logaddexp(self.log_sum_excess, other.log_sum_excess)),
+            top=tuple(sorted(self.top + other.top, reverse=True)[:TOP]),
+            by_label={label: (a + c, b + d) for label, ((a, b), (c, d)) in zip(labels, pairs, strict=True)},
+        )
+
+    def to_json(self) -> str:
+        """For the way between processes."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Statistics:
+        """The inverse of `to_json`."""
+        raw = json.loads(text)
+        raw["top"] = tuple(raw["top"])
+        raw["by_label"] = {int(label): tuple(counts) for label, counts in raw["by_label"].items()}
+        return Statistics(**raw)
+
+    @property
+    def ess_fraction(self) -> float:
+        """E_q[r]^2 / E_q[r^2], in (0, 1]; 0 where every ratio is 0."""
+        if self.log_sum_ratio == -np.inf:
+            return 0.0
+        return float(np.exp(2 * self.log_sum_ratio - self.log_sum_ratio_squared) / self.num_scored)
+
+    @property
+    def tv_bound(self) -> float:
+        """The q-side eps: E_q[(r - M)+] / E_q[r]."""
+        return 0.0 if self.num_capped == 0 else float(np.exp(self.log_sum_excess - self.log_sum_ratio))
+
+    @property
+    def tail_index(self) -> float | None:
+        """Shape of a generalised Pareto law fitted to the largest ratios; None with fewer than 25 of them.
+
+        Below 0 the ratio has an end point and some M is exact; 0.5 and above, E_q[r^2] may not exist.
+        """
+        top = np.array(self.top[: max(25, self.num_scored // 10)])
+        if len(top) < 25 or top[0] == top[-1] or not np.isfinite(top).all():
+            return None
+        ratios = np.exp(top - top[0])  # the shape does not depend on the scale
+        shape, _, _ = stats.genpareto.fit(ratios[:-1] - ratios[-1], floc=0)
+        return float(shape)
+
+
+@dataclass(frozen=True)
+class SamplingReport:
+    """How a set of accepted rows came about.
+
+    Args:
+        num_proposed: proposals up to and including the last row of the set, in (chunk, index) order.
+        num_accepted: rows in the set.
+        acceptance_rate: num_accepted / num_proposed.
+        acceptance_interval: exact 95 % interval of the acceptance probability.
+        log_m, log_m_source: the envelope's constant and where it is from.
+        num_scored: proposals in whole chunks; the figures below are taken over these.
+        num_capped: rows with l > log M, accepted with probability 1 for want of a larger M.
+        num_nonfinite: NaN or +inf log ratios; always 0 in a set that was handed over.
+        max_log_ratio, ess_fraction, tail_index: see `Statistics`.
+        tv_bound, tv_bound_source: bound on the total variation distance between target and sample, as far as the ratio
+            is right: `target` (p-side, its estimate) where target samples exist, else `proposals` (q-side).
+        tv_bound_upper: 95 % upper confidence limit of the p-side bound, else None.
+        acceptance_by_label: acceptance rate of each label, where rows have labels.
+        shortfall: rows that were asked for and not found within the budget.
+        seconds: of sampling, the pilot's included. Not part of the fingerprint.
+    """
+
+    num_proposed: int
+    num_accepted: int
+    acceptance_rate: float
+    acceptance_interval: tuple[float, float]
+    log_m: float
+    log_m_source: str
+    num_scored: int
+    num_capped: int
+    num_nonfinite: int
+    max_log_ratio: float
+    ess_fraction: float
+    tail_index: float | None
+    tv_bound: float
+    tv_bound_source: str
+    tv_bound_upper: float | None
+    acceptance_by_label: dict[int, float]
+    shortfall: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> SamplingReport:
+        """The inverse of `to_dict`, also after a way through JSON."""
+        values = {entry.name: raw[entry.name] for entry in fields(SamplingReport)}
+        values["acceptance_interval"] = tuple(values["acceptance_interval"])
+        values["acceptance_by_label"] = {int(label): rate for label, rate in values["acceptance_by_label"].items()}
+        return SamplingReport(**values)
+
+
+def acceptance_interval(
+    num_proposed: int, num_accepted: int, stopped: bool, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Exact interval of the acceptance probability a (Clopper & Pearson 1934, by way of the Beta law).
+
+    Args:
+        num_proposed: n proposals.
+        num_accepted: k of them accepted.
+        stopped: whether n was the draw that gave the k-th row (negative binomial) or fixed beforehand (binomial).
+        confidence: at least this much, for every a.
+    """
+    n, k, tail = num_proposed, num_accepted, (1 - confidence) / 2
+    low = stats.beta.ppf(tail, k, n - k + 1) if k > 0 else 0.0
+    if stopped:  # the upper limit a solves P(at most k - 1 accepted among the first n - 1) = tail
+        high = stats.beta.ppf(1 - tail, k, n - k) if k < n else 1.0
+    else:
+        high = stats.beta.ppf(1 - tail, k + 1, n - k) if k < n else 1.0
+    return float(low), float(high)
+
+
+def target_side_bound(target_log_ratio: Floats, log_m: float, confidence: float = 0.95) -> tuple[float, float]:
+    """The p-side eps = E_p[(1 - M/r)+] from log ratios [n] of independent target samples: (estimate, upper limit).
+
+    The upper limit u solves n KL(estimate || u) = log(1/(1 - confidence)): the Chernoff bound for variables in [0, 1]
+    (Hoeffding, JASA 1963, eq. 2.1).
+    """
+    losses = -np.expm1(np.minimum(log_m - target_log_ratio, 0.0))
+    mean, n = float(losses.mean()), len(losses)
+    needed = np.log(1 / (1 - confidence)) / n
+
+    def shortage(upper: float) -> float:
+        return float(special.rel_entr(mean, upper) + special.rel_entr(1 - mean, 1 - upper)) - needed
+
+    end = 1 - 1e-12
+    return mean, float(optimize.brentq(shortage, mean, end)) if mean < end and shortage(end) > 0 else 1.0
+
+
+def _log_sum(values: Floats) -> float:
+    return float(special.logsumexp(values)) if len(values) else -np.inf
+
+
+def _count_labels(labels: NDArray[np.int64], keep: NDArray[np.bool_]) -> dict[int, tuple[int, int]]:
+    present = np.unique(labels).tolist()
+    return {int(label): (int((labels == label).sum()), int((labels[keep] == label).sum())) for label in present}
