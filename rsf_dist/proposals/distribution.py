@@ -1,0 +1,56 @@
+"""Proposals from any torch distribution, continuous or discrete, scalar or multivariate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from rsf_dist.batch import Batch
+from rsf_dist.errors import InputError
+from rsf_dist.rng import Streams
+
+
+class DistributionProposal:
+    """x ~ q for a `torch.distributions.Distribution`.
+
+    Args:
+        distribution: q, with an empty batch_shape, so that one draw is one row and log_prob one number.
+        column: the name under which x travels.
+
+    Raises:
+        InputError: the distribution is a batch of several.
+    """
+
+    def __init__(self, distribution: Distribution, column: str = "x"):
+        if distribution.batch_shape != torch.Size():
+            raise InputError(
+                "distribution",
+                f"{type(distribution).__name__} of batch_shape {list(distribution.batch_shape)}",
+                "one draw must be one row",
+                "wrap it in torch.distributions.Independent, or use scalar parameters",
+            )
+        self.distribution = distribution
+        self.column = column
+
+    def sample(self, n: int, rng: Streams) -> Batch:
+        """{column: [n, *event_shape]} in the distribution's dtype."""
+        with rng.torch_global(), torch.no_grad():  # torch's distributions take no generator
+            return {self.column: self.distribution.sample(torch.Size([n]))}
+
+    def log_prob(self, batch: Batch) -> Tensor:
+        """log q(x), float [n]."""
+        return log_density(self.distribution, batch[self.column])
+
+
+def log_density(law: Distribution, value: Tensor) -> Tensor:
+    """`law.log_prob(value)`, but -inf outside of the support, where torch raises, and NaN where the value is NaN."""
+    event_dims = tuple(range(value.ndim - len(law.event_shape), value.ndim))
+    missing = torch.isnan(value).any(dim=event_dims) if event_dims else torch.isnan(value)
+    inside = law.support.check(value)
+    result = torch.full(inside.shape, -torch.inf, dtype=value.dtype if value.is_floating_point() else torch.float64)
+    if bool(inside.any()):
+        log_prob = law.log_prob(value[inside])
+        result = result.to(log_prob.dtype)
+        result[inside] = log_prob
+    return result.masked_fill(missing, torch.nan)

@@ -1,0 +1,68 @@
+"""Turn images, shift them, dim them: a batch of images under a batch of continuous augmentation parameters.
+
+Each row has its own parameters, applied to the whole batch at once. Geometry is one inverse affine map per row,
+sampled bilinearly with zeros outside (torch's `affine_grid` and `grid_sample`); equal up to rounding to torchvision's
+per-image `v2.functional.affine`, which a test checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NEUTRAL = {
+    "rotation": 0.0,  # radians, clockwise on the screen as torchvision's angle
+    "scale": 1.0,  # factor, > 0
+    "translate_x": 0.0,  # fraction of half the width, to the right
+    "translate_y": 0.0,  # fraction of half the height, downwards
+    "brightness": 1.0,  # factor on the intensities, >= 0
+    "contrast": 1.0,  # factor on the distance from the image's mean, >= 0
+    "noise": 0.0,  # standard deviation of Gaussian noise, fraction of full range, >= 0
+}
+"""The augmentation parameters known here, with the value that changes nothing."""
+
+
+def render(images: Tensor, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+    """Each image under its own parameters.
+
+    Args:
+        images: uint8 [n, channels, height, width].
+        parameters: any of `NEUTRAL`'s names, each float [n]; those left out stay neutral.
+        generator: where the pixel noise comes from.
+
+    Returns:
+        uint8 [n, channels, height, width].
+    """
+    x = images.float() / 255
+    if {"rotation", "scale", "translate_x", "translate_y"} & parameters.keys():
+        x = _affine(x, parameters)
+    if "brightness" in parameters:
+        x = x * _per_row(parameters["brightness"])
+    if "contrast" in parameters:
+        mean = x.mean(dim=(1, 2, 3), keepdim=True)
+        x = mean + (x - mean) * _per_row(parameters["contrast"])
+    if "noise" in parameters:
+        x = x + torch.randn(x.shape, generator=generator) * _per_row(parameters["noise"])
+    return (x.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _per_row(values: Tensor) -> Tensor:
+    return values.float().reshape(-1, 1, 1, 1)
+
+
+def _affine(x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+    n, _, height, width = x.shape
+    rotation, scale, shift_x, shift_y = (
+        parameters[name].float() if name in parameters else torch.full((n,), NEUTRAL[name])
+        for name in ("rotation", "scale", "translate_x", "translate_y")
+    )
+    # Forward: pixel -> scale * R(rotation) pixel + shift. grid_sample wants the inverse, in coordinates that run over
+    # [-1, 1] in both directions; `aspect` keeps the rotation rigid where height and width differ.
+    cos, sin, aspect = torch.cos(rotation) / scale, torch.sin(rotation) / scale, height / width
+    inverse = torch.stack([torch.stack([cos, sin * aspect], -1), torch.stack([-sin / aspect, cos], -1)], dim=1)
+    offset = -(inverse @ torch.stack([shift_x, shift_y], -1).unsqueeze(-1))
+    grid = F.affine_grid(torch.cat([inverse, offset], dim=2), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -1,0 +1,8 @@
+"""Socket 2: log p/q of a batch. A new ratio is one file here and one line below."""
+
+from rsf_dist.ratios.base import Ratio
+from rsf_dist.ratios.classifier import ClassifierRatio
+from rsf_dist.ratios.constant import ConstantRatio
+from rsf_dist.ratios.density import DensityRatio
+
+__all__ = ["ClassifierRatio", "ConstantRatio", "DensityRatio", "Ratio"]

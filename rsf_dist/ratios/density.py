@@ -1,0 +1,56 @@
+"""The ratio where both densities are known, that of the target perhaps only up to a constant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from rsf_dist.batch import Batch
+from rsf_dist.errors import InputError
+from rsf_dist.proposals.distribution import DistributionProposal, log_density
+
+
+class DensityRatio:
+    """log p(x) - log q(x).
+
+    Args:
+        target: p, as a torch distribution, anything with `log_prob(x)`, or a callable x -> [n] that gives log p(x); it may
+            lack its normalising constant. Values outside a distribution's support have density 0.
+        proposal: where x comes from, with its own density.
+        log_bound: sup log p/q where you know it; makes `PilotEnvelope` exact.
+
+    Raises:
+        InputError: a target that is neither; at scoring, a missing column or a wrong shape.
+    """
+
+    def __init__(
+        self,
+        target: Distribution | Callable[[Tensor], Tensor],
+        proposal: DistributionProposal,
+        log_bound: float | None = None,
+    ):
+        if not (hasattr(target, "log_prob") or callable(target)):
+            raise InputError("target", target, "has no log_prob and cannot be called", "give a density")
+        self.target = target
+        self.proposal = proposal
+        self.log_bound = log_bound
+
+    def log_ratio(self, batch: Batch) -> Tensor:
+        """float64 [n]."""
+        if self.proposal.column not in batch:
+            raise InputError("column", self.proposal.column, f"is not among the rows' {sorted(batch)}", "name one")
+        x = batch[self.proposal.column]
+        target = self._log_target(x)
+        if target.shape != (len(x),):
+            rule = f"log p must have shape [{len(x)}], one number a row"
+            raise InputError("target", list(target.shape), rule, "use a distribution whose batch_shape is empty")
+        return target.double() - self.proposal.log_prob(batch).double()
+
+    def _log_target(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            if isinstance(self.target, Distribution):
+                return log_density(self.target, x)
+            return self.target.log_prob(x) if hasattr(self.target, "log_prob") else self.target(x)
