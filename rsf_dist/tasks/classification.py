@@ -1,0 +1,64 @@
+"""Image classification: cross entropy, top-1 accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from rsf_dist.batch import Batch
+from rsf_dist.config import ModelConfig
+from rsf_dist.errors import InputError
+from rsf_dist.models import ImageNetwork, NetworkSpec, load_network, save_network
+
+
+class ClassificationTask:
+    """Columns image (uint8 [n, c, h, w]) and label (int64 [n] in [0, len(classes))).
+
+    Args:
+        classes: the classes' names, by label.
+        model: which network, and its weights.
+        channels: of the images, 1 or 3.
+    """
+
+    columns = ("image", "label")
+    metric = "accuracy"
+
+    def __init__(self, classes: Sequence[str], model: ModelConfig | None = None, channels: int = 3):
+        self.spec = NetworkSpec(model or ModelConfig(), len(classes), channels, tuple(classes))
+
+    def build_model(self, seed: int) -> ImageNetwork:
+        """The network with its weights and a head for these classes."""
+        return self.spec.build(seed)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy, [n]. Raises InputError for a label outside of the classes."""
+        label = batch["label"]
+        if bool(((label < 0) | (label >= self.spec.num_outputs)).any()):
+            wrong = label[(label < 0) | (label >= self.spec.num_outputs)][0].item()
+            rule = f"must lie in [0, {self.spec.num_outputs}), the classes {list(self.spec.classes)}"
+            raise InputError("label", wrong, rule, "correct the rows, or name all classes")
+        return F.cross_entropy(model(batch["image"]), label, reduction="none")
+
+    def metrics(self) -> MetricCollection:
+        """accuracy (micro) and loss."""
+        accuracy = MulticlassAccuracy(num_classes=self.spec.num_outputs, average="micro")
+        return MetricCollection({"accuracy": accuracy, "loss": MeanMetric()}, compute_groups=False)
+
+    def update(self, metrics: MetricCollection, model: nn.Module, batch: Batch) -> None:
+        """One forward pass for both."""
+        logits = model(batch["image"])
+        metrics["accuracy"].update(logits, batch["label"])
+        metrics["loss"].update(F.cross_entropy(logits, batch["label"], reduction="none"))
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """model.safetensors and model.json."""
+        save_network(model, self.spec, folder)
+
+    def load(self, folder: Path) -> ImageNetwork:
+        """The saved network, in evaluation mode."""
+        return load_network(folder)

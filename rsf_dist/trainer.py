@@ -1,0 +1,277 @@
+"""Fine-tuning with Ray Train's TorchTrainer: blind to M, p and q, it sees rows and weights.
+
+Every worker holds a replica (DDP: gloo on CPUs, NCCL on GPUs) and an equal share of the training rows; steps are counted,
+not epochs, so that all ranks do the same number. Validation rows are not split: each rank scores every world-size-th
+batch and torchmetrics adds up, so that none is lost.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.data import Dataset
+from ray.train import Checkpoint, CheckpointConfig, DataConfig, Result, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+
+from rsf_dist.batch import Batch
+from rsf_dist.config import TrainingConfig
+from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
+from rsf_dist.optimization import optimizer_and_schedule
+from rsf_dist.resources import check_training, ensure_cluster, require_shared
+from rsf_dist.tasks.base import Task
+
+_SHUFFLE_ROWS = 10_000
+_CURVE_POINTS = 50
+
+
+class FineTuner:
+    """Fine-tunes a task's model on a Ray Dataset.
+
+    Args:
+        task: the model, its loss and its metrics.
+        training: steps, batch, learning rate, workers.
+        seed: of what no weights give, of dropout and of shuffling.
+        initial: a model of the task to begin with; None: the task's own.
+        storage_path: where checkpoints go, a folder that every node sees, or a URI; None: Ray's default.
+        name: of the run beneath it; a suffix keeps it apart from earlier ones, which Ray would resume.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        training: TrainingConfig | None = None,
+        *,
+        seed: int = 0,
+        initial: nn.Module | None = None,
+        storage_path: str | None = None,
+        name: str = "fine-tune",
+    ):
+        self.task, self.training, self.seed = task, training or TrainingConfig(), seed
+        self.initial = initial if initial is not None else task.build_model(seed)
+        self.storage_path = storage_path
+        self.name = f"{name}-{uuid.uuid4().hex[:8]}"
+
+    def fit(self, dataset: Dataset, validation: Dataset | None = None) -> FineTuneResult:
+        """Train on `dataset` for the configured steps; score checkpoints on `validation`.
+
+        Args:
+            dataset: rows with the task's columns, and `weight` where training.use_row_weights is set.
+            validation: rows with the task's columns; None: hold out training.validation_fraction of the dataset.
+
+        Raises:
+            InputError: a column is missing, there are fewer rows than a batch, the cluster is too small, the folder is
+                not shared, a label lies outside of the classes.
+            StatisticalRefusal: the loss is not finite.
+        """
+        ensure_cluster()
+        check_training(self.training)
+        if self.storage_path is not None:
+            require_shared(self.storage_path, "storage_path")
+        rows = self._checked(dataset)
+        if validation is None:
+            rows, held_out = rows.train_test_split(self.training.validation_fraction)
+        else:
+            held_out = validation.select_columns(list(self.task.columns)).materialize()
+        self._require_rows(rows, held_out)
+        with unwrapped():
+            result = self._trainer(rows, held_out).fit()
+        return FineTuneResult.of(result, self.task, self.training)
+
+    def _checked(self, dataset: Dataset) -> Dataset:
+        wanted = list(self.task.columns) + ["weight"] * self.training.use_row_weights
+        schema = dataset.schema()
+        there = list(schema.names) if schema else []
+        missing = [name for name in wanted if name not in there]
+        if missing:
+            raise InputError("column", missing[0], f"is not among the dataset's {there}", "add or rename it")
+        return dataset.select_columns(wanted).materialize()
+
+    def _require_rows(self, rows: Dataset, held_out: Dataset) -> None:
+        count, batch = rows.count(), self.training.batch_size
+        if count < batch:
+            rule = f"the {count:,} training rows do not fill one batch"
+            raise InputError("training.batch_size", batch, rule, "lower it, or accept more rows")
+        if held_out.count() == 0:
+            raise InputError("validation", "0 rows", "there must be some", "raise training.validation_fraction")
+
+    def _trainer(self, rows: Dataset, held_out: Dataset) -> TorchTrainer:
+        training = self.training
+        resources = {"CPU": training.cpus_per_worker} | ({"GPU": 1} if training.use_gpu else {})
+        weights = rows.mean("weight") if training.use_row_weights else 1.0
+        state = {key: value.cpu() for key, value in self.initial.state_dict().items()}
+        loop = Loop(self.task, training, self.seed, float(weights or 1.0))
+        return TorchTrainer(
+            _train,
+            train_loop_config={"loop": loop, "initial": ray.put(state)},
+            datasets={"train": rows, "validation": held_out},
+            dataset_config=DataConfig(datasets_to_split=["train"]),
+            scaling_config=ScalingConfig(
+                num_workers=training.num_workers, use_gpu=training.use_gpu, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=self.name,
+                storage_path=self.storage_path,
+                # Keeps the best, and Ray Train never deletes the latest.
+                checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=self.task.metric),
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class FineTuneResult:
+    """What fine-tuning gave.
+
+    Args:
+        metrics: of the chosen checkpoint on the validation rows, and its step.
+        curve: [{"step", "train_loss", "learning_rate"}, …] over the whole training.
+        evaluations: the metrics of each checkpoint that is left: the best and the last.
+        checkpoint: the chosen one.
+        task: what it is a model of.
+    """
+
+    metrics: dict[str, float]
+    curve: list[dict[str, float]]
+    evaluations: list[dict[str, float]]
+    checkpoint: Checkpoint
+    task: Task
+
+    def load_model(self) -> nn.Module:
+        """The fine-tuned model, on the CPU, in evaluation mode."""
+        with self.checkpoint.as_directory() as folder:
+            return self.task.load(Path(folder))
+
+    @staticmethod
+    def of(result: Result, task: Task, training: TrainingConfig) -> FineTuneResult:
+        """From Ray Train's result: the last checkpoint, or the best by the task's metric."""
+        kept = [(checkpoint, dict(metrics)) for checkpoint, metrics in result.best_checkpoints]
+        curve = max((metrics.pop("curve") for _, metrics in kept), key=len)
+        order = (lambda pair: pair[1][task.metric]) if training.keep == "best" else (lambda pair: pair[1]["step"])
+        checkpoint, metrics = max(kept, key=order)
+        evaluations = sorted((metrics for _, metrics in kept), key=lambda metrics: metrics["step"])
+        return FineTuneResult(metrics, curve, evaluations, checkpoint, task)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a worker needs. mean_weight: the denominator of weighted losses, the weights' mean over all rows."""
+
+    task: Task
+    training: TrainingConfig
+    seed: int
+    mean_weight: float
+
+
+def _train(config: dict[str, Any]) -> None:
+    """One worker's life."""
+    loop: Loop = config["loop"]
+    context = ray.train.get_context()
+    torch.manual_seed(loop.seed * 1_000_003 + context.get_world_rank())  # dropout differs between ranks
+    torch.set_num_threads(max(1, int(loop.training.cpus_per_worker)))
+    model = loop.task.build_model(loop.seed)
+    model.load_state_dict(ray.get(config["initial"]))
+    optimizer, schedule = optimizer_and_schedule(model, loop.training)
+    step = _restore(model, optimizer, schedule)
+    replica = prepare_model(model)
+    window, curve = MeanMetric().to(get_device()), []
+    every = max(1, loop.training.steps // _CURVE_POINTS)
+    replica.train()
+    for batch in _endless_batches(loop, context.get_world_size()):
+        if step >= loop.training.steps:
+            break
+        step += 1
+        window.update(_step(loop, replica, batch, optimizer, schedule))
+        last = step == loop.training.steps
+        if step % every == 0 or last:
+            curve.append({"step": step, "train_loss": _mean_loss(window), "learning_rate": schedule.get_last_lr()[0]})
+        if step % loop.training.evaluate_every == 0 or last:
+            _report(loop, replica, optimizer, schedule, step, curve)
+
+
+def _step(loop: Loop, replica: nn.Module, batch: Batch, optimizer: AdamW, schedule: LRScheduler) -> torch.Tensor:
+    losses = loop.task.loss(replica, batch)
+    if loop.training.use_row_weights:
+        losses = losses * batch["weight"] / loop.mean_weight
+    loss = losses.mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    schedule.step()
+    return loss.detach()
+
+
+def _endless_batches(loop: Loop, world_size: int) -> Iterator[Batch]:
+    """This rank's share of the rows, again and again, each time in another order."""
+    shard = ray.train.get_dataset_shard("train")
+    epoch = 0
+    while True:
+        epoch += 1
+        yield from shard.iter_torch_batches(
+            batch_size=loop.training.batch_size // world_size,
+            drop_last=True,
+            local_shuffle_buffer_size=_SHUFFLE_ROWS,
+            local_shuffle_seed=loop.seed * 1_000_003 + epoch,
+        )
+
+
+def _mean_loss(window: MeanMetric) -> float:
+    """Over all ranks, since the last call; all ranks raise where it is not finite."""
+    loss = float(window.compute())
+    window.reset()
+    if not torch.isfinite(torch.tensor(loss)):
+        raise StatisticalRefusal("the training loss is not finite", "lower training.learning_rate")
+    return loss
+
+
+def _report(
+    loop: Loop, replica: nn.Module, optimizer: AdamW, schedule: LRScheduler, step: int, curve: list[dict[str, float]]
+) -> None:
+    """Evaluate on all ranks, checkpoint on rank 0, report on all: a barrier."""
+    model = replica.module if isinstance(replica, nn.parallel.DistributedDataParallel) else replica
+    metrics = _evaluate(loop.task, model) | {"step": step, "curve": list(curve)}
+    if ray.train.get_context().get_world_rank() != 0:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        loop.task.save(model, Path(folder))
+        state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "step": step}
+        torch.save(state, Path(folder) / "training.pt")
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+
+def _evaluate(task: Task, model: nn.Module) -> dict[str, float]:
+    context = ray.train.get_context()
+    metrics = task.metrics().to(get_device())
+    model.eval()
+    with torch.inference_mode():
+        for number, batch in enumerate(ray.train.get_dataset_shard("validation").iter_torch_batches(batch_size=256)):
+            if number % context.get_world_size() == context.get_world_rank():
+                task.update(metrics, model, batch)
+        values = {name: float(value) for name, value in metrics.compute().items()}
+    model.train()
+    return values
+
+
+def _restore(model: nn.Module, optimizer: AdamW, schedule: LRScheduler) -> int:
+    """After a restart of the worker group, go on from its last checkpoint; the step there, else 0."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as folder:
+        from safetensors.torch import load_file
+
+        model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        state = torch.load(Path(folder) / "training.pt", map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return int(state["step"])
