@@ -1,1 +1,80 @@
-"""t"""
+"""Rejection sampling fine-tuning on Ray: draw x ~ q, keep it with probability p(x) / (M q(x)), fine-tune on what was kept.
+
+Names are loaded when they are first used, so that the command's help does not wait for torch and Ray.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rsf_dist.accepted import AcceptedSet
+    from rsf_dist.config import Budget, PoolConfig, TrainingConfig, load_config
+    from rsf_dist.diagnostics import SamplingReport
+    from rsf_dist.envelope import BudgetEnvelope, FixedEnvelope, PilotEnvelope
+    from rsf_dist.errors import InputError, RsfError, StatisticalRefusal
+    from rsf_dist.images import ImageSet
+    from rsf_dist.pipeline import RunResult, run
+    from rsf_dist.proposals import AugmentProposal, DistributionProposal
+    from rsf_dist.ratios import ClassifierRatio, ConstantRatio, DensityRatio
+    from rsf_dist.resources import cluster
+    from rsf_dist.sampler import RejectionSampler
+    from rsf_dist.store import RunStore
+    from rsf_dist.tasks import ClassificationTask
+    from rsf_dist.trainer import FineTuner, FineTuneResult
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "accepted": ("AcceptedSet",),
+    "config": ("Budget", "PoolConfig", "TrainingConfig", "load_config"),
+    "diagnostics": ("SamplingReport",),
+    "envelope": ("BudgetEnvelope", "FixedEnvelope", "PilotEnvelope"),
+    "errors": ("InputError", "RsfError", "StatisticalRefusal"),
+    "images": ("ImageSet",),
+    "pipeline": ("RunResult", "run"),
+    "proposals": ("AugmentProposal", "DistributionProposal"),
+    "ratios": ("ClassifierRatio", "ConstantRatio", "DensityRatio"),
+    "resources": ("cluster",),
+    "sampler": ("RejectionSampler",),
+    "store": ("RunStore",),
+    "tasks": ("ClassificationTask",),
+    "trainer": ("FineTuneResult", "FineTuner"),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: F822 (see __getattr__)
+    "AcceptedSet",
+    "AugmentProposal",
+    "Budget",
+    "BudgetEnvelope",
+    "ClassificationTask",
+    "ClassifierRatio",
+    "ConstantRatio",
+    "DensityRatio",
+    "DistributionProposal",
+    "FineTuneResult",
+    "FineTuner",
+    "FixedEnvelope",
+    "ImageSet",
+    "InputError",
+    "PilotEnvelope",
+    "PoolConfig",
+    "RejectionSampler",
+    "RsfError",
+    "RunResult",
+    "RunStore",
+    "SamplingReport",
+    "StatisticalRefusal",
+    "TrainingConfig",
+    "cluster",
+    "load_config",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'rsf_dist' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"rsf_dist.{_MODULE_OF[name]}"), name)

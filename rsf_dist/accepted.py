@@ -69,6 +69,15 @@ class AcceptedSet:
             columns=self.columns,
         )
 
+    def head(self, n: int) -> pa.Table:
+        """The first n rows, fewer where there are fewer."""
+        tables: list[pa.Table] = []
+        for table in self.dataset.iter_batches(batch_size=n, batch_format="pyarrow"):
+            tables.append(table)
+            if sum(table.num_rows for table in tables) >= n:
+                break
+        return pa.concat_tables(tables).slice(0, n)
+
     @staticmethod
     def load(store: RunStore, round: int = 0) -> AcceptedSet:
         """The rows of a stored round, each shard checked against the manifest. Raises InputError."""
@@ -109,6 +118,7 @@ def stored_dataset(store: RunStore, shards: Sequence[Shard], ledger: NDArray[np.
     """The shards' rows up to the ledger's last: a later row of the last chunk is kept on disk and not handed over."""
     paths = [store.path(shard.path) for shard in shards if shard.rows]
     dataset = ray.data.read_parquet(paths, filesystem=store.filesystem)
+    dataset.context.execution_options.preserve_order = True
     if sum(shard.rows for shard in shards) == len(ledger):
         return dataset
     chunk, index = int(ledger["chunk"][-1]), int(ledger["index"][-1])

@@ -142,9 +142,11 @@ class ClassifierRatioConfig(_Config):
     gpus: Annotated[float, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _something_left_to_fit(self) -> ClassifierRatioConfig:
+    def _splits_and_shares(self) -> ClassifierRatioConfig:
         if self.calibration_fraction + self.test_fraction >= 0.9:
             raise ValueError("calibration_fraction + test_fraction must stay below 0.9")
+        if self.num_workers and self.optimizer.batch_size % self.num_workers:
+            raise ValueError(f"optimizer.batch_size must be a multiple of num_workers={self.num_workers}")
         return self
 
 
@@ -231,6 +233,7 @@ class TrainingConfig(OptimizerConfig):
     validation_fraction: of the rows, held out to score checkpoints.
     evaluate_every: steps between evaluations (and checkpoints).
     keep: `last` (the schedule has decayed; the default) or `best` by the validation metric becomes the model.
+    max_failures: times that workers which died are started again from their last checkpoint.
     """
 
     num_workers: PositiveInt = 1
@@ -240,6 +243,7 @@ class TrainingConfig(OptimizerConfig):
     validation_fraction: Fraction = 0.1
     evaluate_every: PositiveInt = 200
     keep: Literal["last", "best"] = "last"
+    max_failures: Count = 0
 
     @model_validator(mode="after")
     def _even_shares(self) -> TrainingConfig:
@@ -299,11 +303,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Relative paths in the file are relative to where the command runs. Raises InputError.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as err:
         raise InputError("config", path, "no such file", "correct the path") from err
     except (OSError, UnicodeDecodeError) as err:
         raise InputError("config", path, f"cannot be read ({err})", "name a YAML file") from err
+    return parse_text(text, overrides, str(path))
+
+
+def parse_text(text: str, overrides: Sequence[str] = (), path: str = "config.yaml") -> RunConfig:
+    """As `load_config`, of a file's text; `path` names it in errors."""
+    try:
+        raw = yaml.safe_load(text)
     except yaml.YAMLError as err:
         raise InputError("config", path, f"is not YAML ({_one_line(err)})", "correct the syntax there") from err
     if not isinstance(raw, dict):

@@ -150,6 +150,11 @@ class NetworkSpec:
         return wrapped, _read_weights(str(weights)) if local else None
 
 
+def device() -> torch.device:
+    """The GPU that Ray gave this process, else the CPU: Ray hides GPUs from processes that did not ask for one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def save_network(network: nn.Module, spec: NetworkSpec, folder: Path, name: str = "model") -> None:
     """Write `name`.safetensors and `name`.json into `folder`."""
     from safetensors.torch import save_file

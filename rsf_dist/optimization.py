@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from rsf_dist.config import OptimizerConfig
+from rsf_dist.errors import StatisticalRefusal
 
 
 def optimizer_and_schedule(model: nn.Module, config: OptimizerConfig) -> tuple[AdamW, LRScheduler]:
@@ -19,3 +23,22 @@ def optimizer_and_schedule(model: nn.Module, config: OptimizerConfig) -> tuple[A
         return optimizer, decay
     rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
     return optimizer, SequentialLR(optimizer, [rise, decay], milestones=[warmup])
+
+
+def descend(model: nn.Module, config: OptimizerConfig, next_loss: Callable[[], Tensor], field: str) -> None:
+    """`config.steps` steps in this process, each on the scalar that `next_loss` gives; leaves the model in evaluation mode.
+
+    Raises:
+        StatisticalRefusal: a loss is not finite; `field` names the configuration's section in the remedy.
+    """
+    optimizer, schedule = optimizer_and_schedule(model, config)
+    model.train()
+    for _ in range(config.steps):
+        loss = next_loss()
+        if not torch.isfinite(loss):
+            raise StatisticalRefusal("the loss is not finite", f"lower {field}.learning_rate")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()

@@ -87,27 +87,27 @@ def check_pool(pool: PoolConfig) -> None:
 
 def check_ratio(ratio: ClassifierRatioConfig) -> None:
     """InputError unless the cluster holds what fits the ratio."""
-    have, workers = cluster_resources(), max(1, ratio.num_workers)
-    _check("ratio.cpus", ratio.cpus, workers * ratio.cpus, have.cpus, "CPUs")
-    _check("ratio.gpus", ratio.gpus, workers * ratio.gpus, have.gpus, "GPUs")
+    have = cluster_resources()
+    if ratio.num_workers:
+        _check_workers("ratio", ratio.num_workers, "cpus", ratio.cpus, have)
+    _check("ratio.cpus", ratio.cpus, ratio.cpus, have.cpus, "CPUs")
+    _check("ratio.gpus", ratio.gpus, max(1, ratio.num_workers) * ratio.gpus, have.gpus, "GPUs")
 
 
 def check_training(training: TrainingConfig) -> None:
-    """InputError unless the cluster holds the workers and leaves Ray Data a whole CPU.
-
-    Ray Train takes its CPUs first; with none left, the workers would wait for their rows for ever.
-    """
+    """InputError unless the cluster holds the workers and leaves Ray Data a whole CPU."""
     have, workers = cluster_resources(), training.num_workers
     if training.use_gpu:
         _check("training.num_workers", workers, workers, have.gpus, "GPUs")
-    needed = workers * training.cpus_per_worker
-    if math.floor(have.cpus - needed) < 1:
-        rule = (
-            f"{workers} worker(s) with {training.cpus_per_worker:g} CPUs each leave Ray Data no whole CPU "
-            f"of the cluster's {have.cpus:g}"
-        )
-        remedy = f"lower it, or training.cpus_per_worker to {max((have.cpus - 1) / workers, 0.1):.2g}"
-        raise InputError("training.num_workers", workers, rule, remedy)
+    _check_workers("training", workers, "cpus_per_worker", training.cpus_per_worker, have)
+
+
+def _check_workers(field: str, workers: int, cpus_key: str, cpus: float, have: Resources) -> None:
+    """Ray Train takes its CPUs first; with none left, the workers would wait for their rows for ever."""
+    if math.floor(have.cpus - workers * cpus) < 1:
+        rule = f"{workers} worker(s) with {cpus:g} CPUs each leave Ray Data no whole CPU of the cluster's {have.cpus:g}"
+        remedy = f"lower it, or {field}.{cpus_key} to {math.floor(100 * max(have.cpus - 1, 0.1) / workers) / 100:g}"
+        raise InputError(f"{field}.num_workers", workers, rule, remedy)
 
 
 def max_actors(pool: PoolConfig) -> int:

@@ -23,6 +23,7 @@ class Stage(IntEnum):
     RATIO = 2
     CONTROL = 3
     PLACE = 4
+    PRETRAIN = 5
 
 
 _STAGE_BITS, _ROUND_BITS, _CHUNK_BITS = 4, 16, 40

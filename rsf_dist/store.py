@@ -61,9 +61,17 @@ class RunStore:
         self.uri = state["uri"]
         self._open()
 
+    def at(self, folder: str) -> RunStore:
+        """The store of a folder within this one; `""` is this one."""
+        return RunStore(f"{self.uri.rstrip('/')}/{folder}") if folder else self
+
+    def path_for_ray(self, name: str) -> str:
+        """A folder of the run as Ray Train names storage: a local path or a URI."""
+        return f"{self.uri.rstrip('/')}/{name}"
+
     def path(self, name: str) -> str:
         """The full path of a file of the run, in the file system's terms."""
-        return f"{self.root}/{name}"
+        return f"{self.root}/{name}" if name else self.root
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file or folder."""

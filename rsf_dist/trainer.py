@@ -10,15 +10,16 @@ from __future__ import annotations
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray.data import Dataset
-from ray.train import Checkpoint, CheckpointConfig, DataConfig, Result, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from safetensors.torch import load_file
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
@@ -86,7 +87,7 @@ class FineTuner:
         self._require_rows(rows, held_out)
         with unwrapped():
             result = self._trainer(rows, held_out).fit()
-        return FineTuneResult.of(result, self.task, self.training)
+        return FineTuneResult.of(result, self.task, self.training.keep)
 
     def _checked(self, dataset: Dataset) -> Dataset:
         wanted = list(self.task.columns) + ["weight"] * self.training.use_row_weights
@@ -122,7 +123,8 @@ class FineTuner:
             run_config=RunConfig(
                 name=self.name,
                 storage_path=self.storage_path,
-                # Keeps the best, and Ray Train never deletes the latest.
+                # The best one is kept, and Ray Train never deletes the latest.
+                failure_config=FailureConfig(max_failures=training.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=self.task.metric),
             ),
         )
@@ -134,15 +136,13 @@ class FineTuneResult:
 
     Args:
         metrics: of the chosen checkpoint on the validation rows, and its step.
-        curve: [{"step", "train_loss", "learning_rate"}, …] over the whole training.
-        evaluations: the metrics of each checkpoint that is left: the best and the last.
+        history: over the whole training.
         checkpoint: the chosen one.
         task: what it is a model of.
     """
 
     metrics: dict[str, float]
-    curve: list[dict[str, float]]
-    evaluations: list[dict[str, float]]
+    history: History
     checkpoint: Checkpoint
     task: Task
 
@@ -152,14 +152,26 @@ class FineTuneResult:
             return self.task.load(Path(folder))
 
     @staticmethod
-    def of(result: Result, task: Task, training: TrainingConfig) -> FineTuneResult:
-        """From Ray Train's result: the last checkpoint, or the best by the task's metric."""
-        kept = [(checkpoint, dict(metrics)) for checkpoint, metrics in result.best_checkpoints]
-        curve = max((metrics.pop("curve") for _, metrics in kept), key=len)
-        order = (lambda pair: pair[1][task.metric]) if training.keep == "best" else (lambda pair: pair[1]["step"])
-        checkpoint, metrics = max(kept, key=order)
-        evaluations = sorted((metrics for _, metrics in kept), key=lambda metrics: metrics["step"])
-        return FineTuneResult(metrics, curve, evaluations, checkpoint, task)
+    def of(result: Result, task: Task, keep: str) -> FineTuneResult:
+        """From Ray Train's result, whose own checkpoint is the last; keep: `last`, or `best` by the task's metric."""
+        checkpoint, reported = result.checkpoint, result.metrics
+        if keep == "best":
+            checkpoint, reported = max(result.best_checkpoints, key=lambda kept: kept[1][task.metric])
+        metrics = {name: value for name, value in reported.items() if name != "history"}
+        return FineTuneResult(metrics, History(**result.metrics["history"]), checkpoint, task)
+
+
+@dataclass
+class History:
+    """How training went.
+
+    Args:
+        curve: [{"step", "train_loss", "learning_rate"}, …]
+        evaluations: [{"step", and the task's metrics on the validation rows}, …]
+    """
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -180,33 +192,65 @@ def _train(config: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(loop.training.cpus_per_worker)))
     model = loop.task.build_model(loop.seed)
     model.load_state_dict(ray.get(config["initial"]))
-    optimizer, schedule = optimizer_and_schedule(model, loop.training)
-    step = _restore(model, optimizer, schedule)
+    model.to(get_device())  # before the optimizer, whose restored state follows its parameters' device
+    state = Progress(model, *optimizer_and_schedule(model, loop.training))
+    state.restore()
     replica = prepare_model(model)
-    window, curve = MeanMetric().to(get_device()), []
+    window = MeanMetric().to(get_device())
     every = max(1, loop.training.steps // _CURVE_POINTS)
     replica.train()
     for batch in _endless_batches(loop, context.get_world_size()):
-        if step >= loop.training.steps:
+        if state.step >= loop.training.steps:
             break
-        step += 1
-        window.update(_step(loop, replica, batch, optimizer, schedule))
-        last = step == loop.training.steps
-        if step % every == 0 or last:
-            curve.append({"step": step, "train_loss": _mean_loss(window), "learning_rate": schedule.get_last_lr()[0]})
-        if step % loop.training.evaluate_every == 0 or last:
-            _report(loop, replica, optimizer, schedule, step, curve)
+        window.update(_step(loop, replica, batch, state))
+        last = state.step == loop.training.steps
+        if state.step % every == 0 or last:
+            rate = state.schedule.get_last_lr()[0]
+            state.history.curve.append({"step": state.step, "train_loss": _mean_loss(window), "learning_rate": rate})
+        if state.step % loop.training.evaluate_every == 0 or last:
+            _report(loop.task, state)
 
 
-def _step(loop: Loop, replica: nn.Module, batch: Batch, optimizer: AdamW, schedule: LRScheduler) -> torch.Tensor:
+@dataclass
+class Progress:
+    """What a checkpoint holds, so that a restarted group of workers goes on from it."""
+
+    model: nn.Module
+    optimizer: AdamW
+    schedule: LRScheduler
+    step: int = 0
+    history: History = field(default_factory=History)
+
+    def save(self, task: Task, folder: Path) -> None:
+        """model.safetensors, model.json and training.pt."""
+        task.save(self.model, folder)
+        optimizer, schedule = self.optimizer.state_dict(), self.schedule.state_dict()
+        rest = {"optimizer": optimizer, "schedule": schedule, "step": self.step, "history": asdict(self.history)}
+        torch.save(rest, folder / "training.pt")
+
+    def restore(self) -> None:
+        """From the worker group's last checkpoint, where there is one."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return
+        with checkpoint.as_directory() as folder:
+            self.model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+            rest = torch.load(Path(folder) / "training.pt", map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(rest["optimizer"])
+        self.schedule.load_state_dict(rest["schedule"])
+        self.step, self.history = rest["step"], History(**rest["history"])
+
+
+def _step(loop: Loop, replica: nn.Module, batch: Batch, state: Progress) -> torch.Tensor:
     losses = loop.task.loss(replica, batch)
     if loop.training.use_row_weights:
         losses = losses * batch["weight"] / loop.mean_weight
     loss = losses.mean()
-    optimizer.zero_grad()
+    state.optimizer.zero_grad()
     loss.backward()
-    optimizer.step()
-    schedule.step()
+    state.optimizer.step()
+    state.schedule.step()
+    state.step += 1
     return loss.detach()
 
 
@@ -233,19 +277,16 @@ def _mean_loss(window: MeanMetric) -> float:
     return loss
 
 
-def _report(
-    loop: Loop, replica: nn.Module, optimizer: AdamW, schedule: LRScheduler, step: int, curve: list[dict[str, float]]
-) -> None:
+def _report(task: Task, state: Progress) -> None:
     """Evaluate on all ranks, checkpoint on rank 0, report on all: a barrier."""
-    model = replica.module if isinstance(replica, nn.parallel.DistributedDataParallel) else replica
-    metrics = _evaluate(loop.task, model) | {"step": step, "curve": list(curve)}
+    values = _evaluate(task, state.model) | {"step": state.step}
+    state.history.evaluations.append(values)
+    metrics = values | {"history": asdict(state.history)}
     if ray.train.get_context().get_world_rank() != 0:
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as folder:
-        loop.task.save(model, Path(folder))
-        state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "step": step}
-        torch.save(state, Path(folder) / "training.pt")
+        state.save(task, Path(folder))
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 
@@ -260,18 +301,3 @@ def _evaluate(task: Task, model: nn.Module) -> dict[str, float]:
         values = {name: float(value) for name, value in metrics.compute().items()}
     model.train()
     return values
-
-
-def _restore(model: nn.Module, optimizer: AdamW, schedule: LRScheduler) -> int:
-    """After a restart of the worker group, go on from its last checkpoint; the step there, else 0."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return 0
-    with checkpoint.as_directory() as folder:
-        from safetensors.torch import load_file
-
-        model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
-        state = torch.load(Path(folder) / "training.pt", map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return int(state["step"])

@@ -10,7 +10,6 @@ slope 0, hence log ratio ~ 0 and acceptance at random.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsf_dist.accept import Floats
 from rsf_dist.batch import Batch
 from rsf_dist.config import ClassifierRatioConfig, OptimizerConfig
-from rsf_dist.errors import InputError, StatisticalRefusal
-from rsf_dist.models import ImageNetwork, NetworkSpec, load_network, save_network
-from rsf_dist.optimization import optimizer_and_schedule
+from rsf_dist.errors import InputError
+from rsf_dist.models import ImageNetwork, NetworkSpec, device, load_network, save_network
+from rsf_dist.optimization import descend
 from rsf_dist.rng import Stage, Streams
 
 _SCORE_BATCH = 1024
@@ -124,7 +123,7 @@ class ClassifierRatio:
     @classmethod
     def calibrated(cls, network: ImageNetwork, spec: NetworkSpec, splits: Splits) -> ClassifierRatio:
         """Calibrate a fitted network on `splits.calibration` and judge it on `splits.test`."""
-        network = network.eval()
+        network = network.to(device()).eval()
         on_target, on_proposals = (_logits(network, part) for part in _parts(splits.calibration))
         slope, intercept = calibrate(on_target, on_proposals)
 
@@ -133,13 +132,14 @@ class ClassifierRatio:
 
         target, proposals = (score(part) for part in _parts(splits.test))
         quality = judge(target, proposals, slope, intercept)
-        return cls(network, spec, slope, intercept, quality, target)
+        return cls(network.cpu(), spec, slope, intercept, quality, target)  # it may travel to where there is no GPU
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
         if self.column not in batch:
             raise InputError("column", self.column, f"is not among the rows' {sorted(batch)}", "propose images")
-        return torch.from_numpy(self.slope * _logits(self.network, batch[self.column]) + self.intercept)
+        logits = _logits(self.network.to(device()), batch[self.column])
+        return torch.from_numpy(self.slope * logits + self.intercept)
 
     def save(self, folder: Path) -> None:
         """Write network.safetensors, network.json and ratio.json."""
@@ -198,21 +198,18 @@ def build_network(spec: NetworkSpec, config: ClassifierRatioConfig, seed: int) -
 
 def fit_network(network: ImageNetwork, split: Split, config: OptimizerConfig, seed: int) -> None:
     """Logistic regression on minibatches, half target and half proposals, drawn with replacement."""
-    optimizer, schedule = optimizer_and_schedule(network, config)
     generator = Streams(seed, Stage.RATIO).torch(purpose=4)
     half = max(1, config.batch_size // 2)
-    truth = torch.cat([torch.ones(half), torch.zeros(half)])
-    network.train()
+    truth = torch.cat([torch.ones(half), torch.zeros(half)]).to(device())
+    network.to(device())
+
+    def next_loss() -> Tensor:
+        rows = [part[torch.randint(len(part), (half,), generator=generator)] for part in _parts(split)]
+        logits = network(torch.cat(rows).to(device()))[:, 0]
+        return nn.functional.binary_cross_entropy_with_logits(logits, truth)
+
     with Streams(seed, Stage.RATIO).torch_global(purpose=5):  # dropout
-        for _ in range(config.steps):
-            rows = [part[torch.randint(len(part), (half,), generator=generator)] for part in _parts(split)]
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(network(torch.cat(rows))[:, 0], truth)
-            if not torch.isfinite(loss):
-                raise StatisticalRefusal("the ratio's loss is not finite", "lower ratio.optimizer.learning_rate")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+        descend(network, config, next_loss, "ratio.optimizer")
 
 
 def calibrate(target_logit: Floats, proposal_logit: Floats) -> tuple[float, float]:
@@ -269,7 +266,7 @@ def _parts(split: Split) -> tuple[Tensor, Tensor]:
     return split.target, split.proposals
 
 
-def _logits(network: Callable[[Tensor], Tensor], images: Tensor) -> Floats:
+def _logits(network: nn.Module, images: Tensor) -> Floats:
     with torch.inference_mode():
-        pieces = [network(piece)[:, 0].double() for piece in images.split(_SCORE_BATCH)]
+        pieces = [network(piece.to(device()))[:, 0].double() for piece in images.split(_SCORE_BATCH)]
     return torch.cat(pieces).cpu().numpy() if pieces else np.empty(0)

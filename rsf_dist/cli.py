@@ -1,0 +1,158 @@
+"""The command `rsf`: words in, exit codes out. Whatever imports torch or Ray is imported when a command runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rsf_dist.errors import InputError, RsfError
+
+if TYPE_CHECKING:
+    from rsf_dist.pipeline import RunResult
+    from rsf_dist.progress import Silent
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Rejection sampling fine-tuning of vision models on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path, typer.Argument(help="The run's YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, e.g. training.steps=100.", metavar="[KEY=VALUE]...")]
+Directory = Annotated[str, typer.Argument(help="The run's directory, a path or a URI.")]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; `auto`: the one on this machine.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' output.")]
+
+
+@app.command()
+def run(
+    config: Config, overrides: Overrides = None, address: Address = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Sample, fine-tune, compare, report: the main job."""
+    from rsf_dist import pipeline
+    from rsf_dist.config import load_config
+
+    loaded = load_config(config, overrides or ())
+    with _progress() as progress:
+        result = pipeline.run(loaded, address=address, verbose=debug, progress=progress)
+    _show(result, as_json)
+
+
+@app.command()
+def sample(
+    config: Config, overrides: Overrides = None, address: Address = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Fit the ratio and sample, for `rsf train` to go on with."""
+    from rsf_dist import pipeline
+    from rsf_dist.config import load_config
+
+    loaded = load_config(config, overrides or ())
+    with _progress() as progress:
+        result = pipeline.sample(loaded, address=address, verbose=debug, progress=progress)
+    _show(result, as_json)
+
+
+@app.command()
+def train(directory: Directory, address: Address = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Fine-tune on a run's accepted rows, compare, report."""
+    from rsf_dist import pipeline
+
+    with _progress() as progress:
+        result = pipeline.train(directory, address=address, verbose=debug, progress=progress)
+    _show(result, as_json)
+
+
+@app.command()
+def report(directory: Directory, as_json: Json = False, debug: Debug = False) -> None:
+    """Draw a run's report.html again."""
+    from rsf_dist import pipeline
+
+    _show(pipeline.rebuild_report(directory), as_json)
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    output: Annotated[str, typer.Option(help="The run's directory.")] = "runs/demo",
+    seeds: Annotated[int, typer.Option(help="Repeat with this many seeds.")] = 1,
+    address: Address = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Real digits, a place where they look different, and what rejection sampling makes of it. Minutes on two cores."""
+    from importlib.resources import files
+
+    from rsf_dist import pipeline
+    from rsf_dist.config import load_config
+    from rsf_dist.demo.place import make_place
+
+    place = Path(output) / "place"
+    paths = {"target": "unlabelled", "evaluation.test": "test", "evaluation.oracle": "oracle"}
+    ours = [f"output={output}", f"num_seeds={seeds}", *(f"{key}.root={place / name}" for key, name in paths.items())]
+    loaded = load_config(str(files("rsf_dist.demo") / "digits.yaml"), [*ours, *(overrides or ())])
+    pipeline.require_new(loaded)
+    with _progress() as progress:
+        progress.say(f"writing the target place's images into {place}")
+        make_place(place)
+        result = pipeline.run(loaded, address=address, verbose=debug, progress=progress)
+    _show(result, as_json)
+
+
+def main() -> None:
+    """Run the command and exit: 0 done, 1 our bug, 2 the user's input, 3 a statistical refusal, 130 interrupted."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except RsfError as err:
+        if debug:
+            raise
+        _complain(str(err))
+        sys.exit(err.exit_code)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        sys.exit(INTERRUPTED)
+    except Exception as err:
+        usage = hasattr(err, "format_message") and hasattr(err, "exit_code")  # click's, whichever click Typer brings
+        if not usage and (debug or not isinstance(err, typer.Abort)):
+            raise
+        _complain(err.format_message() if usage else "aborted")  # type: ignore[attr-defined]
+        sys.exit(InputError.exit_code if usage else INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Silent]:
+    from rsf_dist.progress import for_this_terminal
+
+    progress = for_this_terminal()
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+def _complain(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr)
+
+
+def _show(result: RunResult, as_json: bool) -> None:
+    """The result on standard output: the arms' accuracies, and where the report is."""
+    if as_json:
+        print(json.dumps({"output": result.store.uri, **result.report}, indent=2))
+        return
+    from rsf_dist.report.words import in_words
+
+    print(in_words(result.report))
+    print(f"report: {result.store.uri}/report.html")

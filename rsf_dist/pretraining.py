@@ -1,0 +1,28 @@
+"""A model trained on the clean source images, for want of pretrained weights: small, in one process."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rsf_dist.config import OptimizerConfig
+from rsf_dist.images import ImageSet
+from rsf_dist.optimization import descend
+from rsf_dist.rng import Stage, Streams
+from rsf_dist.tasks import Task
+
+
+def pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int) -> nn.Module:
+    """Train the task's model on labelled `source` images, minibatches drawn with replacement; in evaluation mode."""
+    streams = Streams(seed, Stage.PRETRAIN)
+    generator = streams.torch()
+    model = task.build_model(seed)
+    labels = source.require_labels("source")
+
+    def next_loss() -> Tensor:
+        rows = torch.randint(len(source), (config.batch_size,), generator=generator)
+        return task.loss(model, {"image": source.images[rows], "label": labels[rows]}).mean()
+
+    with streams.torch_global():  # dropout
+        descend(model, config, next_loss, "pretrain")
+    return model

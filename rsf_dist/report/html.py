@@ -1,0 +1,85 @@
+"""report.html: one file with its pictures within, readable without this package."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rsf_dist.report import figures, samples
+from rsf_dist.report.record import ARMS
+from rsf_dist.store import RunStore
+
+
+def write_html(store: RunStore, first_trial: RunStore, report: dict[str, Any]) -> None:
+    """Draw figures/*.png and report.html. Details are of the first trial, comparisons of all."""
+    pictures = _pictures(first_trial, report)
+    for name, png in pictures.items():
+        store.write(f"figures/{name}.png", png)
+    environment = Environment(
+        loader=PackageLoader("rsf_dist", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(
+        report=report,
+        pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()},
+        arms=_arms(report["evaluation"]),
+        arm_names=ARMS,
+        gain=_gain(report["evaluation"]),
+    )
+    store.write("report.html", page)
+
+
+def _pictures(trial: RunStore, report: dict[str, Any]) -> dict[str, bytes]:
+    drawn: dict[str, bytes] = {}
+    evaluation, current = report["evaluation"], report["rounds"][-1]
+    sampling = current["sampling"]
+    classes = evaluation["classes"] if evaluation else []
+    images = samples.load(trial, samples.SAMPLES)
+    if images is not None:
+        for kind in ("source", "proposals", "accepted", "target"):
+            drawn[kind] = figures.grid(images[kind])
+        drawn["log_ratios"] = figures.log_ratios(images["accepted_log_ratio"], sampling["log_m"])
+    if sampling["acceptance_by_label"]:
+        rates, overall = sampling["acceptance_by_label"], sampling["acceptance_rate"]
+        drawn["acceptance_by_label"] = figures.acceptance_by_label(rates, overall, classes)
+    drawn["reliability"] = figures.reliability(current["ratio"])
+    if report["training"]:
+        drawn["training"] = figures.training_curves(report["training"])
+    if evaluation:
+        drawn["comparison"] = figures.comparison(evaluation)
+        drawn["by_class"] = figures.by_class(evaluation)
+        shown = samples.load(trial, samples.PREDICTIONS)
+        if shown is not None:
+            drawn["predictions"] = figures.predictions(shown, classes)
+    return drawn
+
+
+def _arms(evaluation: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A table row for each arm: mean and spread over seeds, on the target's and the source's test images."""
+    if evaluation is None:
+        return []
+    rows = []
+    for arm in ARMS:
+        if arm not in evaluation["arms"]:
+            continue
+        values, source = evaluation["arms"][arm], evaluation["source"].get(arm)
+        rows.append(
+            {
+                "arm": arm,
+                "name": ARMS[arm],
+                "mean": float(np.mean(values)),
+                "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "source": float(np.mean(source)) if source else None,
+                "gap_closed": evaluation["gap_closed"].get(arm),
+            }
+        )
+    return rows
+
+
+def _gain(evaluation: dict[str, Any] | None) -> float | None:
+    """Points of accuracy that rejection is ahead of the random control."""
+    if evaluation is None or "random" not in evaluation["arms"]:
+        return None
+    return 100 * float(np.mean(evaluation["arms"]["one_shot"]) - np.mean(evaluation["arms"]["random"]))

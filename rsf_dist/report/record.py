@@ -1,0 +1,102 @@
+"""report.json: what each stage of a trial found, added as it is found, and merged over trials at the end."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from rsf_dist.accepted import AcceptedSet
+from rsf_dist.evaluation import Verdict, gap_closed
+from rsf_dist.ratios import ClassifierRatio
+from rsf_dist.store import RunStore
+from rsf_dist.trainer import FineTuneResult
+
+RECORD = "report.json"
+ARMS = {
+    "pretrained": "the model before fine-tuning",
+    "random": "proposals accepted at random",
+    "one_shot": "proposals accepted by rejection",
+    "oracle": "labelled target images",
+}
+"""The arms, in the order in which they are shown, and what each was fine-tuned on."""
+
+_LIBRARIES = ("rsf-dist", "ray", "torch", "torchvision", "numpy", "pyarrow")
+
+
+def start(store: RunStore, seed: int) -> None:
+    """An empty record."""
+    versions = {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+    write(store, {"versions": versions, "seeds": [seed], "rounds": [], "training": {}, "evaluation": None, "seconds": {}})
+
+
+def add(store: RunStore, **found: Any) -> None:
+    """Replace or, for `training` and `seconds`, extend entries of the record."""
+    record = read(store)
+    for name, value in found.items():
+        record[name] = record[name] | value if name in ("training", "seconds") else value
+    write(store, record)
+
+
+def read(store: RunStore) -> dict[str, Any]:
+    """The record. Raises InputError where there is none."""
+    return json.loads(store.read(RECORD))
+
+
+def write(store: RunStore, record: dict[str, Any]) -> None:
+    """Replace the record, atomically."""
+    store.write(RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def merge(stores: Sequence[RunStore], folders: Sequence[str]) -> dict[str, Any]:
+    """The first trial's record, with the seeds and the evaluations of all; `folders` says where the trials are."""
+    records = [read(store) for store in stores]
+    merged = records[0] | {"seeds": [seed for record in records for seed in record["seeds"]], "trials": list(folders)}
+    evaluations = [record["evaluation"] for record in records]
+    if None in evaluations:  # trials that were only sampled
+        return merged | {"evaluation": None}
+
+    def gather(name: str) -> dict[str, list[float]]:
+        return {arm: [value for one in evaluations for value in one[name][arm]] for arm in evaluations[0][name]}
+
+    together = {"arms": gather("arms"), "source": gather("source")}
+    return merged | {"evaluation": evaluations[0] | together | {"gap_closed": gap_closed(together["arms"])}}
+
+
+def describe_round(accepted: AcceptedSet, ratio: ClassifierRatio) -> dict[str, Any]:
+    """A round's entry."""
+    return {"sampling": accepted.report.to_dict(), "fingerprint": accepted.fingerprint, "ratio": asdict(ratio.quality)}
+
+
+def round_in_words(described: dict[str, Any]) -> str:
+    """The round's entry as a line."""
+    sampling = described["sampling"]
+    return (
+        f"accepted {sampling['num_accepted']:,} of {sampling['num_proposed']:,} proposals "
+        f"({sampling['acceptance_rate']:.3%}), log M {sampling['log_m']:.3f}, {sampling['num_capped']:,} capped, "
+        f"held-out AUC of the ratio {described['ratio']['auc']:.3f}"
+    )
+
+
+def describe_training(tuned: FineTuneResult) -> dict[str, Any]:
+    """An arm's training."""
+    return {"metrics": tuned.metrics, **asdict(tuned.history)}
+
+
+def describe_evaluation(
+    verdicts: dict[str, Verdict], on_source: dict[str, Verdict], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Accuracy on the target's and on the source's test images, one value a seed; of each class, for this seed."""
+    arms = {arm: [verdict.accuracy] for arm, verdict in verdicts.items()}
+    return {
+        "metric": "accuracy",
+        "num_test": len(next(iter(verdicts.values())).truth),
+        "arms": arms,
+        "gap_closed": gap_closed(arms),
+        "source": {arm: [verdict.accuracy] for arm, verdict in on_source.items()},
+        "classes": list(classes),
+        "by_class": {arm: verdict.by_class for arm, verdict in verdicts.items()},
+    }

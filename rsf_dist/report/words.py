@@ -1,0 +1,28 @@
+"""The report in a few lines, for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rsf_dist.report.record import ARMS, round_in_words
+
+
+def in_words(report: dict[str, Any]) -> str:
+    """What was accepted, and each arm's accuracy on the target: mean over seeds, and every seed's value."""
+    lines = [round_in_words(report["rounds"][-1])]
+    evaluation = report["evaluation"]
+    if evaluation:
+        lines += ["", f"target {evaluation['metric']} on {evaluation['num_test']:,} test images, fine-tuned on"]
+        for arm in (arm for arm in ARMS if arm in evaluation["arms"]):
+            values = evaluation["arms"][arm]
+            spread = f"   sd {np.std(values, ddof=1):.3f} over seeds {_listed(values)}" if len(values) > 1 else ""
+            name = "nothing yet" if arm == "pretrained" else ARMS[arm]
+            lines.append(f"  {name:<32} {np.mean(values):.3f}{spread}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _listed(values: list[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)

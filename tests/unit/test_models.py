@@ -1,0 +1,203 @@
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from rsf_dist.config import ModelConfig
+from rsf_dist.errors import InputError
+from rsf_dist.models import ImageNetwork, NetworkSpec, head_name, load_network, save_network
+
+SMALL = NetworkSpec(ModelConfig(width=4), num_outputs=3, channels=1, classes=("a", "b", "c"))
+
+
+def images(channels=1, size=8, n=5):
+    shape = (n, channels, size, size)
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def resnet(num_outputs=3, **options):
+    return NetworkSpec(ModelConfig(name="resnet18", **options), num_outputs, channels=3)
+
+
+def refusal(spec):
+    with pytest.raises(InputError) as caught:
+        spec.build()
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def equal_weights(left, right):
+    left, right = left.state_dict(), right.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 28)])
+def test_small_cnn(channels, size):
+    network = NetworkSpec(ModelConfig(width=4), 7, channels).build().eval()
+    assert network(images(channels, size)).shape == (5, 7)
+
+
+def test_weights_follow_from_the_seed_alone():
+    torch.manual_seed(1)
+    first = SMALL.build(seed=5)
+    torch.manual_seed(2)
+    assert equal_weights(first, SMALL.build(seed=5))
+    assert not equal_weights(first, SMALL.build(seed=6))
+
+
+def test_building_leaves_the_global_generator_alone():
+    torch.manual_seed(1)
+    undisturbed = torch.rand(2)
+    torch.manual_seed(1)
+    SMALL.build(seed=5)
+    assert torch.equal(torch.rand(2), undisturbed)
+
+
+def test_preprocessing_by_hand():
+    # An image of 51 is 51/255 = .2; with mean .5 and sd .25 the network sees (.2 - .5)/.25 = -1.2 in each channel.
+    network = ImageNetwork(nn.Identity(), 3, mean=(0.5,) * 3, std=(0.25,) * 3)
+    seen = network(torch.full((2, 1, 4, 4), 51, dtype=torch.uint8))
+    assert seen.shape == (2, 3, 4, 4)
+    assert torch.allclose(seen, torch.tensor(-1.2))
+    resized = ImageNetwork(nn.Identity(), 1, input_size=(6, 10))(torch.full((1, 1, 4, 4), 51, dtype=torch.uint8))
+    assert resized.shape == (1, 1, 6, 10)
+    assert torch.allclose(resized, torch.tensor(0.2))
+
+
+def test_resnet_with_a_head_of_ones_own():
+    network = resnet(input_size=(32, 32)).build().eval()
+    assert network.network.fc.out_features == 3
+    assert network(images(channels=1)).shape == (5, 3)
+    assert network.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert network.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
+
+
+def test_save_and_load(tmp_path):
+    network = SMALL.build(seed=3)
+    network.train()
+    network(images())  # moves batch norm's running statistics away from their beginning
+    save_network(network, SMALL, tmp_path / "deep" / "er")
+    loaded = load_network(tmp_path / "deep" / "er")
+    assert equal_weights(loaded, network)
+    assert not loaded.training
+    assert torch.equal(loaded(images()), network.eval()(images()))
+
+
+def test_save_and_load_resnet_without_the_weights_it_was_built_from(tmp_path):
+    spec = resnet(weights="IMAGENET1K_V1", input_size=(32, 32))
+    network = resnet(input_size=(32, 32)).build(seed=3)
+    save_network(network, spec, tmp_path, "network")
+    assert equal_weights(load_network(tmp_path, "network"), network)
+
+
+def test_spec_through_json():
+    assert NetworkSpec.from_json(SMALL.to_json()) == SMALL
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_weights_from_a_file(tmp_path, suffix):
+    network = SMALL.build(seed=3)
+    path = tmp_path / f"model.{suffix}"
+    if suffix == "pt":
+        torch.save({"state_dict": network.network.state_dict(), "epoch": 3}, path)
+    else:
+        save_network(network, SMALL, tmp_path)
+    config = ModelConfig(width=4, weights=str(path))
+    assert equal_weights(NetworkSpec(config, 3, 1).build(seed=9), network)
+
+
+def test_head_of_another_shape_is_new_and_the_rest_is_loaded(tmp_path):
+    source = resnet(num_outputs=10).build(seed=3)
+    save_network(source, resnet(num_outputs=10), tmp_path)
+    spec = resnet(num_outputs=4, weights=str(tmp_path / "model.safetensors"))
+    network = spec.build(seed=9)
+    assert torch.equal(network.network.layer4[1].conv2.weight, source.network.layer4[1].conv2.weight)
+    assert network.network.fc.weight.shape == (4, 512)
+    assert torch.equal(network.network.fc.weight, spec.build(seed=9).network.fc.weight)
+
+
+def test_head_of_the_same_shape_is_loaded(tmp_path):
+    source = SMALL.build(seed=3)
+    save_network(source, SMALL, tmp_path)
+    network = NetworkSpec(ModelConfig(width=4, weights=str(tmp_path / "model.safetensors")), 3, 1).build(seed=9)
+    assert torch.equal(network.network[-1].weight, source.network[-1].weight)
+
+
+def test_weights_of_another_model(tmp_path):
+    save_network(resnet().build(), resnet(), tmp_path)
+    path = str(tmp_path / "model.safetensors")
+    error = refusal(NetworkSpec(ModelConfig(width=4, weights=path), 3, 1))
+    assert error.field == "model.weights"
+    assert error.rule.startswith("does not fit the network at ")
+
+
+@pytest.mark.parametrize("change", [{"width": 8}, {"channels": 3}])
+def test_weights_of_the_same_model_in_another_size(tmp_path, change):
+    save_network(SMALL.build(), SMALL, tmp_path)
+    config = ModelConfig(width=change.get("width", 4), weights=str(tmp_path / "model.safetensors"))
+    assert "does not fit" in refusal(NetworkSpec(config, 3, change.get("channels", 1))).rule
+
+
+class Bomb:
+    detonated = False
+
+    def __reduce__(self):
+        return setattr, (Bomb, "detonated", True)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+def test_a_pickled_object_is_refused_and_never_run(tmp_path, save):
+    path = tmp_path / "model.pt"
+    save({"state_dict": Bomb()}, path)
+    error = refusal(NetworkSpec(ModelConfig(width=4, weights=str(path)), 3, 1))
+    assert error.rule.startswith("cannot be read as weights")
+    assert not Bomb.detonated
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+def test_weights_file_absent_or_garbage(tmp_path, name):
+    spec = NetworkSpec(ModelConfig(width=4, weights=str(tmp_path / name)), 3, 1)
+    assert refusal(spec).rule == "no such file"
+    (tmp_path / name).write_bytes(b"garbage")
+    assert refusal(spec).rule.startswith("cannot be read as weights")
+
+
+def test_pt_file_of_a_bare_tensor(tmp_path):
+    torch.save(torch.zeros(2), tmp_path / "model.pt")
+    assert "does not fit" in refusal(NetworkSpec(ModelConfig(width=4, weights=str(tmp_path / "model.pt")), 3, 1)).rule
+
+
+def test_unknown_network_and_unknown_weights():
+    assert refusal(NetworkSpec(ModelConfig(name="resnet19"), 3, 3)).field == "model.name"
+    error = refusal(resnet(weights="IMAGENET9"))
+    assert error.field == "model.weights"
+    assert "IMAGENET1K_V1" in error.remedy
+
+
+def test_network_without_a_linear_head():
+    with pytest.raises(InputError, match="its last layer is not linear"):
+        head_name(nn.Sequential(nn.Conv2d(3, 3, 1)))
+
+
+@pytest.mark.parametrize("spec", [SMALL, resnet(input_size=(32, 32))])
+def test_freeze_backbone_trains_only_the_head(spec):
+    network = spec.build().freeze_backbone()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    head = "network." + head_name(network.network)
+    network.train()
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    network(images(spec.channels)).square().sum().backward()
+    optimizer.step()
+    changed = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {f"{head}.weight", f"{head}.bias"}  # batch norm's statistics are not among them
+
+
+def test_an_unfrozen_network_moves_everywhere():
+    network = SMALL.build()
+    before = network.state_dict()["network.1.running_mean"].clone()
+    network.train()
+    network(images())
+    assert network.training
+    assert all(p.requires_grad for p in network.parameters())
+    assert not torch.equal(network.state_dict()["network.1.running_mean"], before)
