@@ -1,4 +1,4 @@
-"""Rejection sampling fine-tuning on Ray: draw x ~ q, keep it with probability p(x) / (M q(x)), fine-tune on what was kept.
+"""Rejection sampling fine-tuning on Ray: draw x ~ q, keep it with probability p(x) / (M q(x)), fine-tune on the kept.
 
 Names are loaded when they are first used, so that the command's help does not wait for torch and Ray.
 """
@@ -44,7 +44,7 @@ _HOMES = {
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: F822 (see __getattr__)
+__all__ = [
     "AcceptedSet",
     "AugmentProposal",
     "Budget",

@@ -2,8 +2,8 @@
 
     l = log p(x) - log q(x),   k = l + E with E ~ Exp(1),   accepted at M  <=>  k > log M
 
-E = -log u for a uniform u, so k > log M  <=>  u < p/(M q): von Neumann's rule (1951). Keeping k with the row lets M grow
-later without a redraw. A row with l > log M would need a probability above 1; it is capped at 1, and its weight
+E = -log u for a uniform u, so k > log M  <=>  u < p/(M q): von Neumann's rule (1951). Keeping k with the row lets M
+grow later without a redraw. A row with l > log M would need a probability above 1; it is capped at 1, and its weight
 max(1, r/M) (rejection control: Liu, Chen & Wong, JASA 1998) takes the bias of that out of weighted estimates.
 """
 

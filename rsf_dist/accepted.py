@@ -30,7 +30,8 @@ class AcceptedSet:
     """N accepted rows, in (chunk, index) order.
 
     Args:
-        dataset: the proposal's columns, and round, chunk, index (int64), log_ratio, accept_key (float64), weight (float32).
+        dataset: the proposal's columns, and round, chunk, index (int64), log_ratio, accept_key (float64), weight
+            (float32).
         report: how they came about.
         fingerprint: SHA-256 over the columns' names and types, log M and every row's digest, in order.
         ledger: LEDGER_ROW [N].
@@ -142,4 +143,3 @@ def _report_at(report: SamplingReport, ledger: NDArray[np.void], log_m: float) -
 def _reweigh(rows: pa.Table, log_m: float) -> pa.Table:
     weight = np.exp(np.maximum(rows["log_ratio"].to_numpy() - log_m, 0)).astype(np.float32)
     return rows.set_column(rows.column_names.index("weight"), "weight", pa.array(weight))
-

@@ -89,7 +89,9 @@ def _law(config: LawConfig) -> Distribution:
 
 
 def _pipeline(steps: tuple[TransformConfig, ...]) -> Callable[[Tensor], Tensor] | None:
-    return v2.Compose([_transform(step, f"transforms.{number}") for number, step in enumerate(steps)]) if steps else None
+    return (
+        v2.Compose([_transform(step, f"transforms.{number}") for number, step in enumerate(steps)]) if steps else None
+    )
 
 
 def _transform(step: TransformConfig, field: str) -> v2.Transform:

@@ -67,7 +67,7 @@ class ChunkWork:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The accepted rows of one chunk (the proposal's columns and BOOKKEEPING), and the statistics of all its proposals."""
+    """The accepted rows of one chunk (the proposal's columns and BOOKKEEPING), and statistics of all its proposals."""
 
     id: int
     rows: Batch

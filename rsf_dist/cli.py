@@ -29,7 +29,9 @@ app = typer.Typer(
 )
 
 Config = Annotated[Path, typer.Argument(help="The run's YAML file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, e.g. training.steps=100.", metavar="[KEY=VALUE]...")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, e.g. training.steps=100.", metavar="[KEY=VALUE]...")
+]
 Directory = Annotated[str, typer.Argument(help="The run's directory, a path or a URI.")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; `auto`: the one on this machine.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]

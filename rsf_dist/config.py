@@ -19,6 +19,7 @@ from rsf_dist.errors import InputError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -108,11 +109,15 @@ class ModelConfig(_Config):
 
 
 class OptimizerConfig(_Config):
-    """AdamW with linear warm-up and cosine decay to zero, counted in optimizer steps.
+    """How to descend, counted in optimizer steps.
 
+    algorithm: `adamw`, or `sgd` without momentum.
+    schedule: `cosine`, linear warm-up and decay to zero; or `constant`.
     batch_size: rows a step, over all workers together.
     """
 
+    algorithm: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["cosine", "constant"] = "cosine"
     steps: PositiveInt = 400
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = 1e-3
@@ -128,6 +133,7 @@ class ClassifierRatioConfig(_Config):
     calibration_fraction, test_fraction: held out from fitting, for calibration and for the reported figures.
     num_workers: 0 fits in one Ray task; more, data parallel through Ray Train.
     cpus, gpus: resources of that task, or of each worker.
+    wait_seconds: for a cluster that scales by itself to bring up what this stage needs; 0 refuses at once.
     """
 
     kind: Literal["classifier"] = "classifier"
@@ -140,6 +146,7 @@ class ClassifierRatioConfig(_Config):
     num_workers: Count = 0
     cpus: PositiveFloat = 1
     gpus: Annotated[float, Field(ge=0)] = 0
+    wait_seconds: Seconds = 0.0
 
     @model_validator(mode="after")
     def _splits_and_shares(self) -> ClassifierRatioConfig:
@@ -181,14 +188,17 @@ EnvelopeConfig = Annotated[
 class PoolConfig(_Config):
     """The pool of Ray actors that draw and score proposals.
 
-    min_actors, max_actors: the pool's size; it grows while there is work. None: as many as the cluster has CPUs.
+    min_actors, max_actors: the pool's size; it grows while there is work. None: as many as the nodes that are up have
+        CPUs for; name it on a cluster that scales by itself.
     cpus_per_actor, gpus_per_actor: reserved for each; fractions are allowed.
+    wait_seconds: for a cluster that scales by itself to bring up what this stage needs; 0 refuses at once.
     """
 
     min_actors: PositiveInt = 1
     max_actors: PositiveInt | None = None
     cpus_per_actor: PositiveFloat = 1
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0
+    wait_seconds: Seconds = 0.0
 
     @model_validator(mode="after")
     def _ordered(self) -> PoolConfig:
@@ -202,7 +212,7 @@ class Budget(_Config):
 
     max_proposals: None: 1,000 a wanted row, at least 100,000.
     max_seconds: of sampling; looked at whenever a chunk arrives. None: no limit.
-    on_shortfall: `error` refuses (exit code 3), `partial` goes on with the rows there are; none at all is always refused.
+    on_shortfall: `error` refuses (exit code 3), `partial` goes on with the rows there are; none at all is refused.
     """
 
     max_proposals: PositiveInt | None = None
@@ -215,7 +225,7 @@ class Budget(_Config):
 
 
 class SamplingConfig(_Config):
-    """num_accepted: rows to keep. chunk_size: proposals drawn and scored at once, the unit of work and of randomness."""
+    """num_accepted: rows to keep. chunk_size: proposals drawn and scored at once, the unit of work and randomness."""
 
     num_accepted: PositiveInt
     chunk_size: PositiveInt = 4096
@@ -234,6 +244,7 @@ class TrainingConfig(OptimizerConfig):
     evaluate_every: steps between evaluations (and checkpoints).
     keep: `last` (the schedule has decayed; the default) or `best` by the validation metric becomes the model.
     max_failures: times that workers which died are started again from their last checkpoint.
+    wait_seconds: for a cluster that scales by itself to bring up what this stage needs; 0 refuses at once.
     """
 
     num_workers: PositiveInt = 1
@@ -244,6 +255,7 @@ class TrainingConfig(OptimizerConfig):
     evaluate_every: PositiveInt = 200
     keep: Literal["last", "best"] = "last"
     max_failures: Count = 0
+    wait_seconds: Seconds = 0.0
 
     @model_validator(mode="after")
     def _even_shares(self) -> TrainingConfig:

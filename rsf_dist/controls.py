@@ -1,4 +1,4 @@
-"""What rejection sampling is compared with, at equal rows and equal steps: proposals at random, labelled target rows."""
+"""What rejection sampling is compared with at equal rows and steps: proposals at random, labelled target rows."""
 
 from __future__ import annotations
 

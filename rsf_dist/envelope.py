@@ -17,7 +17,7 @@ from rsf_dist.errors import InputError, StatisticalRefusal
 
 @dataclass(frozen=True)
 class Pilot:
-    """What the pilot saw: log ratios l and accept keys k of n proposals (float64 [n]), and the ratio's bound or None."""
+    """What the pilot saw: log ratios l and accept keys k of n proposals (float64 [n]); the ratio's bound or None."""
 
     log_ratio: Floats
     accept_key: Floats
@@ -68,7 +68,7 @@ class FixedEnvelope:
 
 @dataclass(frozen=True)
 class PilotEnvelope:
-    """The ratio's own bound where it has one; else the empirical supremum of a pilot (Caffo, Booth & Davison, Biometrika 2002).
+    """The ratio's own bound if it has one; else a pilot's empirical supremum (Caffo, Booth & Davison, Biometrika 2002).
 
     For the largest of n ratios E[P_q(r > M)] <= 1/(n + 1). It says nothing of a part of the target that proposals
     rarely meet; the p-side TV bound of the report does.

@@ -107,7 +107,9 @@ def _read_idx(path: Path) -> np.ndarray:
         raise InputError(str(path), data[:4].hex(), "is not an IDX file of unsigned bytes", "download it again")
     shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
     if len(data) - 4 - 4 * data[3] != np.prod(shape):
-        raise InputError(str(path), f"{len(data)} bytes", f"is cut short: {shape.tolist()} expected", "download it again")
+        raise InputError(
+            str(path), f"{len(data)} bytes", f"is cut short: {shape.tolist()} expected", "download it again"
+        )
     return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape).copy()
 
 
@@ -117,9 +119,13 @@ def _load_npz(config: ImagesConfig, field: str) -> ImageSet:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError) as err:
-        raise InputError(f"{field}.root", path, f"is not an npz file of plain arrays ({err})", "write it again") from err
+        raise InputError(
+            f"{field}.root", path, f"is not an npz file of plain arrays ({err})", "write it again"
+        ) from err
     if "images" not in arrays:
-        raise InputError(f"{field}.root", path, f"holds {sorted(arrays)}, not `images`", "save the images under that name")
+        raise InputError(
+            f"{field}.root", path, f"holds {sorted(arrays)}, not `images`", "save the images under that name"
+        )
     images = arrays["images"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         rule = "`images` must be uint8 [n, h, w] or [n, c, h, w]"
@@ -128,7 +134,9 @@ def _load_npz(config: ImagesConfig, field: str) -> ImageSet:
     if "labels" not in arrays:
         return ImageSet(tensor)
     labels = arrays["labels"]
-    classes = config.classes or tuple(str(name) for name in arrays.get("classes", range(int(labels.max(initial=0)) + 1)))
+    classes = config.classes or tuple(
+        str(name) for name in arrays.get("classes", range(int(labels.max(initial=0)) + 1))
+    )
     return _labelled(tensor, labels, classes, field)
 
 
@@ -140,7 +148,9 @@ def _load_image_folder(config: ImagesConfig, field: str) -> ImageSet:
     classes = config.classes or tuple(folders)
     unknown = [name for name in folders if name not in classes]
     if unknown:
-        raise InputError(f"{field}.root", unknown[0], f"is not one of the classes {list(classes)}", "rename that folder")
+        raise InputError(
+            f"{field}.root", unknown[0], f"is not one of the classes {list(classes)}", "rename that folder"
+        )
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not paths:
         return ImageSet(torch.empty(0, 1, 1, 1, dtype=torch.uint8))

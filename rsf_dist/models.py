@@ -44,6 +44,8 @@ class ImageNetwork(nn.Module):
         self.in_channels = in_channels
         self.input_size = input_size
         self.frozen_backbone = False
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -202,7 +204,9 @@ def _read_weights(path: str) -> dict[str, Tensor]:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as err:  # each format has errors of its own; whatever they are, the file is at fault
         rule = f"cannot be read as weights ({type(err).__name__})"
-        raise InputError("model.weights", path, rule, "give a .safetensors file or a .pt file of plain tensors") from err
+        raise InputError(
+            "model.weights", path, rule, "give a .safetensors file or a .pt file of plain tensors"
+        ) from err
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
     return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
 

@@ -1,8 +1,8 @@
 """Config in, run directory out.
 
-    config -> inputs -> for each seed:  ratio -> accepted rows -> fine-tuned model, and the arms it is compared with -> report
+    config -> inputs -> for each seed:  ratio -> accepted rows -> fine-tuned model, beside the other arms -> report
 
-Each seed is a trial with a directory of its own: the run's, or seeds/000, seeds/001, … beneath it where there are several.
+Each seed is a trial with a directory of its own: the run's, or, where there are several, seeds/000, seeds/001, …
 """
 
 from __future__ import annotations
@@ -63,13 +63,14 @@ class RunResult:
             return load_network(Path(folder))
 
 
-def run(config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Silent | None = None
+def run(
+    config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Silent | None = None
 ) -> RunResult:
     """The main job, whole: sample, fine-tune, compare, report.
 
     Args:
         config: see `load_config`.
-        address: of a Ray cluster; None: the one joined already, RAY_ADDRESS's, or one of its own for the length of the run.
+        address: of a Ray cluster; None: the one joined already, RAY_ADDRESS's, or one of its own while it runs.
         verbose: show the workers' output.
         progress: who is told.
 
@@ -85,7 +86,8 @@ def run(config: RunConfig, *, address: str | None = None, verbose: bool = False,
         return finish(config, store)
 
 
-def sample(config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Silent | None = None
+def sample(
+    config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Silent | None = None
 ) -> RunResult:
     """The first half of `run`: the ratio and the accepted rows, for `train` to go on with. Raises as `run`."""
     with cluster(address, verbose):
@@ -95,9 +97,10 @@ def sample(config: RunConfig, *, address: str | None = None, verbose: bool = Fal
         return finish(config, store)
 
 
-def train(output: str, *, address: str | None = None, verbose: bool = False, progress: Silent | None = None
+def train(
+    output: str, *, address: str | None = None, verbose: bool = False, progress: Silent | None = None
 ) -> RunResult:
-    """The second half of `run`, on the rows in the directory `output`; done again where it was done. Raises as `run`."""
+    """The second half of `run`, on the rows in the directory `output`. Raises as `run`."""
     store = RunStore(output)
     config = stored_config(store)
     with cluster(address, verbose):
@@ -121,7 +124,8 @@ def prepare(config: RunConfig) -> Inputs:
     build_task(config, inputs.source).build_model(config.seed)
     check_ratio(config.ratio)
     check_pool(config.sampling.pool)
-    check_training(config.training)
+    if not config.training.wait_seconds:  # its nodes would only idle until the rows are there
+        check_training(config.training)
     require_shared(RunStore(config.output).uri, "output")
     return inputs
 

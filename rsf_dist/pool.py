@@ -6,7 +6,7 @@ order of the ids, whatever the order in which actors finish, die or are replaced
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import pyarrow as pa
 import ray
@@ -22,7 +22,7 @@ Record = Mapping[str, int | str | bytes]
 
 def map_chunks(
     work: Callable[[int], Record], chunks: Sequence[int], pool: PoolConfig, chunks_per_task: int
-) -> Iterator[dict]:
+) -> Generator[dict, None, None]:
     """Yield work(chunk) for each of `chunks`, in their order.
 
     Args:

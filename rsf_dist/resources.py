@@ -6,16 +6,20 @@ import logging
 import math
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rsf_dist.config import ClassifierRatioConfig, PoolConfig, TrainingConfig
 from rsf_dist.errors import InputError
+
+_POLL_SECONDS = 2.0
 
 
 @contextmanager
@@ -64,42 +68,60 @@ def _join(address: str, verbose: bool) -> None:
 
 @dataclass(frozen=True)
 class Resources:
-    """CPUs and GPUs that a cluster has, or may grow to where it scales by itself."""
+    """CPUs and GPUs."""
 
     cpus: float
     gpus: float
 
 
 def cluster_resources() -> Resources:
-    """Of all live nodes, or the autoscaler's limits where those are higher."""
-    live = ray.cluster_resources()
-    # No public call names the autoscaler's limits; Ray Train itself asks this one.
-    growing = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    return Resources(*(max(live.get(kind, 0.0), growing.get(kind, 0.0)) for kind in ("CPU", "GPU")))
+    """Of all nodes that are up."""
+    up = ray.cluster_resources()
+    return Resources(up.get("CPU", 0.0), up.get("GPU", 0.0))
 
 
 def check_pool(pool: PoolConfig) -> None:
-    """InputError unless the cluster holds `min_actors`."""
-    have = cluster_resources()
-    _check("sampling.pool.min_actors", pool.min_actors, pool.min_actors * pool.cpus_per_actor, have.cpus, "CPUs")
-    _check("sampling.pool.min_actors", pool.min_actors, pool.min_actors * pool.gpus_per_actor, have.gpus, "GPUs")
+    """InputError unless the cluster holds `min_actors`, or comes to hold them within `wait_seconds`."""
+    count, cpus, gpus = pool.min_actors, pool.cpus_per_actor, pool.gpus_per_actor
+    have = _wait_for([(cpus, gpus)] * count, pool.wait_seconds)
+    _check("sampling.pool.min_actors", count, count * cpus, have.cpus, "CPUs")
+    _check("sampling.pool.min_actors", count, count * gpus, have.gpus, "GPUs")
 
 
 def check_ratio(ratio: ClassifierRatioConfig) -> None:
-    """InputError unless the cluster holds what fits the ratio."""
-    have = cluster_resources()
+    """InputError unless the cluster holds what fits the ratio, or comes to hold it within `wait_seconds`."""
+    count = max(1, ratio.num_workers)
+    have = _wait_for([(ratio.cpus, ratio.gpus)] * count, ratio.wait_seconds)
     if ratio.num_workers:
-        _check_workers("ratio", ratio.num_workers, "cpus", ratio.cpus, have)
+        _check_workers("ratio", count, "cpus", ratio.cpus, have)
     _check("ratio.cpus", ratio.cpus, ratio.cpus, have.cpus, "CPUs")
-    _check("ratio.gpus", ratio.gpus, max(1, ratio.num_workers) * ratio.gpus, have.gpus, "GPUs")
+    _check("ratio.gpus", ratio.gpus, count * ratio.gpus, have.gpus, "GPUs")
 
 
 def check_training(training: TrainingConfig) -> None:
-    """InputError unless the cluster holds the workers and leaves Ray Data a whole CPU."""
-    have, workers = cluster_resources(), training.num_workers
-    if training.use_gpu:
-        _check("training.num_workers", workers, workers, have.gpus, "GPUs")
-    _check_workers("training", workers, "cpus_per_worker", training.cpus_per_worker, have)
+    """InputError unless the cluster holds the workers and leaves Ray Data a CPU, or comes to within `wait_seconds`."""
+    count, cpus, gpus = training.num_workers, training.cpus_per_worker, float(training.use_gpu)
+    have = _wait_for([(cpus, gpus)] * count + [(1.0, 0.0)], training.wait_seconds)
+    _check("training.num_workers", count, count * gpus, have.gpus, "GPUs")
+    _check_workers("training", count, "cpus_per_worker", cpus, have)
+
+
+def _wait_for(bundles: list[tuple[float, float]], seconds: float) -> Resources:
+    """What the cluster has, once it holds all (CPUs, GPUs) or has had `seconds` to bring nodes up for them."""
+    end = time.monotonic() + seconds
+
+    def short(have: Resources) -> bool:
+        return any(
+            sum(needed) > there
+            for needed, there in zip(zip(*bundles, strict=True), (have.cpus, have.gpus), strict=True)
+        )
+
+    if short(cluster_resources()) and seconds:
+        request_resources(bundles=[{"CPU": cpus, "GPU": gpus} for cpus, gpus in bundles])
+        while short(cluster_resources()) and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+        request_resources(bundles=[])  # from here on the work itself keeps the nodes
+    return cluster_resources()
 
 
 def _check_workers(field: str, workers: int, cpus_key: str, cpus: float, have: Resources) -> None:
@@ -136,7 +158,9 @@ def require_shared(path: str, field: str) -> None:
     try:
         seen = ray.get(
             [
-                _read_text.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(str(probe))
+                _read_text.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                    str(probe)
+                )
                 for node in nodes
             ]
         )
@@ -159,4 +183,5 @@ def _read_text(path: str) -> str | None:
 def _check(field: str, value: object, needed: float, have: float, unit: str) -> None:
     if needed > have:
         rule = f"needs {needed:g} {unit}, the cluster has {have:g}"
-        raise InputError(field, value, rule, "lower it, or join a larger cluster with --address")
+        remedy = "lower it, join a larger cluster, or set wait_seconds beside it where the cluster grows by itself"
+        raise InputError(field, value, rule, remedy)

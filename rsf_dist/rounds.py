@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pyarrow as pa
 import ray
 import torch
@@ -90,9 +92,7 @@ def _proposals(config: ClassifierRatioConfig, proposal: Proposal, seed: int) -> 
     return proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO))["image"]
 
 
-def _fit_parallel(
-    config: ClassifierRatioConfig, splits: Splits, seed: int, checkpoints: str | None
-) -> ImageNetwork:
+def _fit_parallel(config: ClassifierRatioConfig, splits: Splits, seed: int, checkpoints: str | None) -> ImageNetwork:
     training = TrainingConfig(
         **config.optimizer.model_dump(),
         num_workers=config.num_workers,
@@ -103,7 +103,8 @@ def _fit_parallel(
     tuner = FineTuner(task, training, seed=seed, storage_path=checkpoints, name="ratio")
     generator = Streams(seed, Stage.RATIO).torch(purpose=6)
     fit, held_out = (_blocks(_balanced(split, generator)) for split in (splits.fit, splits.calibration))
-    return tuner.fit(ray.data.from_arrow(fit), ray.data.from_arrow(held_out)).load_model()
+    tuned = tuner.fit(ray.data.from_arrow(fit), ray.data.from_arrow(held_out))
+    return cast(ImageNetwork, tuned.load_model())
 
 
 def _balanced(split: Split, generator: torch.Generator) -> pa.Table:

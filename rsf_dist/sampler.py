@@ -1,7 +1,8 @@
 """The sampler: a pilot that chooses M and plans, then waves of chunks over the pool until N rows are accepted.
 
-"The first N" means in (chunk, index) order, so that quick chunks are not preferred; the rows depend on the configuration
-and the seed, never on the number of actors. The driver holds 64 bytes an accepted row and references to the rows.
+"The first N" means in (chunk, index) order, so that quick chunks are not preferred; the rows depend on the
+configuration and the seed, never on the number of actors. The driver holds 64 bytes an accepted row and references to
+the rows.
 """
 
 from __future__ import annotations
@@ -120,9 +121,7 @@ class RejectionSampler:
             pilot, seconds = ray.get(task.remote(self.proposal, self.ratio, streams, num_pilot, self.chunk_size))
         _refuse_nonfinite(int((~(pilot.log_ratio < np.inf)).sum()), len(pilot.log_ratio), "pilot ")
         choice = self.envelope.choose(pilot)
-        work = ChunkWork(
-            self.proposal, self.ratio, choice.log_m, self.chunk_size, self.seed, self.stage, round
-        )
+        work = ChunkWork(self.proposal, self.ratio, choice.log_m, self.chunk_size, self.seed, self.stage, round)
         acceptance = float(np.exp(np.minimum(pilot.log_ratio - choice.log_m, 0)).mean())
         return Plan(choice, work, acceptance, seconds_per_chunk=seconds * self.chunk_size / num_pilot)
 
@@ -155,10 +154,14 @@ class RejectionSampler:
         finding = f"{found:,} of {harvest.wanted:,} rows accepted after {scored:,} proposals, where the budget ends"
         if found:
             needed = math.ceil(1.2 * harvest.wanted * scored / found)
-            remedy = f"raise budget.max_proposals to about {needed:,}, lower the envelope's log M, or keep what there is "
+            remedy = (
+                f"raise budget.max_proposals to about {needed:,}, lower the envelope's log M, or keep what there is "
+            )
             raise StatisticalRefusal(finding, remedy + "with budget.on_shortfall=partial")
         remedy = f"log M is {plan.choice.log_m:.4g} and the largest log ratio seen {largest:.4g}: lower log M to that "
-        raise StatisticalRefusal(finding, remedy + "(envelope kind pilot or budget), or move the proposal to the target")
+        raise StatisticalRefusal(
+            finding, remedy + "(envelope kind pilot or budget), or move the proposal to the target"
+        )
 
     def _report(self, plan: Plan, harvest: Harvest, seconds: float) -> SamplingReport:
         statistics, accepted = harvest.statistics, min(len(harvest), harvest.wanted)

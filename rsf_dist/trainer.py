@@ -1,8 +1,8 @@
 """Fine-tuning with Ray Train's TorchTrainer: blind to M, p and q, it sees rows and weights.
 
-Every worker holds a replica (DDP: gloo on CPUs, NCCL on GPUs) and an equal share of the training rows; steps are counted,
-not epochs, so that all ranks do the same number. Validation rows are not split: each rank scores every world-size-th
-batch and torchmetrics adds up, so that none is lost.
+Every worker holds a replica (DDP: gloo on CPUs, NCCL on GPUs) and an equal share of the training rows; steps are
+counted, not epochs, so that all ranks do the same number. Validation rows are not split: each rank scores every
+world-size-th batch and torchmetrics adds up, so that none is lost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, R
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from safetensors.torch import load_file
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
@@ -206,7 +206,9 @@ def _train(config: dict[str, Any]) -> None:
         last = state.step == loop.training.steps
         if state.step % every == 0 or last:
             rate = state.schedule.get_last_lr()[0]
-            state.history.curve.append({"step": state.step, "train_loss": _mean_loss(window), "learning_rate": rate})
+            state.history.curve.append(
+                {"step": state.step, "train_loss": _mean_loss(window), "learning_rate": float(rate)}
+            )
         if state.step % loop.training.evaluate_every == 0 or last:
             _report(loop.task, state)
 
@@ -216,7 +218,7 @@ class Progress:
     """What a checkpoint holds, so that a restarted group of workers goes on from it."""
 
     model: nn.Module
-    optimizer: AdamW
+    optimizer: Optimizer
     schedule: LRScheduler
     step: int = 0
     history: History = field(default_factory=History)

@@ -1,7 +1,7 @@
-"""A target place made from the digits that the demo's classifier never sees: turned, scaled, dim, noisy, unevenly mixed.
+"""A target place made of digits that the demo's classifier never sees: turned, scaled, dim, noisy, unevenly mixed.
 
-Written as image files, as somebody's own would be: unlabelled/ is what the method is given, test/ judges it, and oracle/
-(labelled) is only for scale.
+Written as image files, as somebody's own would be: unlabelled/ is what the method is given, test/ judges it, and
+oracle/ (labelled) is only for scale.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SOURCE_END, _TEST_START = 1_000, 1_400  # digits before the first are the sourc
 
 
 def make_place(folder: Path, seed: int = 0) -> None:
-    """Write unlabelled/*.png, and test/ and oracle/ with a sub-folder for each digit; no digit is in two of the worlds."""
+    """Write unlabelled/*.png, and test/ and oracle/ with a sub-folder for each digit; source and test share no scan."""
     digits = load_images(ImagesConfig(kind="digits"), "digits")
     near, far = digits.subset(slice(_SOURCE_END, _TEST_START)), digits.subset(slice(_TEST_START, None))
     for number, (name, base, count) in enumerate(

@@ -1,8 +1,8 @@
-"""Proposals from labelled images under random augmentation: q(image) as the push-forward of a known q(base, parameters).
+"""Proposals from labelled images under random augmentation: the push-forward of a known q(base, parameters).
 
 A row is drawn as  class ~ prior,  base image ~ uniform in the class,  parameter_j ~ q_j,  image = render(base, parameters).
-The density of the image itself is unknown (hence ratios that are learned), but that of what it was made from is known,
-travels with the row, and is what a later round refits.
+The density of the image itself is unknown (hence ratios that are learned), but that of what it was
+made from is known, and what it was made from travels with the row.
 """
 
 from __future__ import annotations
@@ -92,5 +92,7 @@ def _checked_prior(prior: Tensor | None, counts: Tensor) -> Tensor:
         raise InputError("class_prior", prior.tolist(), rule, "list one number >= 0 for each class")
     empty = torch.nonzero((prior > 0) & (counts == 0)).flatten()
     if len(empty):
-        raise InputError("class_prior", int(empty[0]), "this class has no base image", "give it images, or probability 0")
+        raise InputError(
+            "class_prior", int(empty[0]), "this class has no base image", "give it images, or probability 0"
+        )
     return prior / prior.sum()

@@ -17,8 +17,8 @@ class DensityRatio:
     """log p(x) - log q(x).
 
     Args:
-        target: p, as a torch distribution, anything with `log_prob(x)`, or a callable x -> [n] that gives log p(x); it may
-            lack its normalising constant. Values outside a distribution's support have density 0.
+        target: p, as a torch distribution, anything with `log_prob(x)`, or a callable x -> [n] that gives log p(x); it
+            may lack its normalising constant. Values outside a distribution's support have density 0.
         proposal: where x comes from, with its own density.
         log_bound: sup log p/q where you know it; makes `PilotEnvelope` exact.
 

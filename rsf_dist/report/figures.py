@@ -15,6 +15,7 @@ from rsf_dist.report.record import ARMS
 
 _COLOURS = {"pretrained": "#8a8f98", "random": "#d98a3d", "one_shot": "#2f6fb3", "oracle": "#4b9b63"}
 _COLUMNS = 12
+_CELL = 0.94  # of the room for an image; the rest is the gap to the next
 
 
 def comparison(evaluation: dict[str, Any]) -> bytes:
@@ -111,9 +112,10 @@ def reliability(quality: dict[str, Any]) -> bytes:
 def grid(images: NDArray[np.uint8]) -> bytes:
     """Images [n, c, h, w] side by side."""
     rows = -(-len(images) // _COLUMNS)
-    figure = Figure(figsize=(6.4, 6.4 / _COLUMNS * rows), layout="none")
+    figure = Figure(figsize=(6.4, 6.4 / _COLUMNS * rows))
     for number, image in enumerate(images):
-        axes = figure.add_axes((number % _COLUMNS / _COLUMNS, 1 - (number // _COLUMNS + 1) / rows, 1 / _COLUMNS, 1 / rows))
+        left, bottom = number % _COLUMNS / _COLUMNS, 1 - (number // _COLUMNS + 1) / rows
+        axes = figure.add_axes((left, bottom, _CELL / _COLUMNS, _CELL / rows))
         _show(axes, image)
     return _png(figure, tight=False)
 
@@ -152,5 +154,5 @@ def _show(axes: Axes, image: NDArray[np.uint8]) -> None:
 
 def _png(figure: Figure, tight: bool = True) -> bytes:
     sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=160, **({"bbox_inches": "tight", "pad_inches": 0.05} if tight else {}))
+    figure.savefig(sink, format="png", dpi=160, bbox_inches="tight" if tight else None, pad_inches=0.05)
     return sink.getvalue()

@@ -30,7 +30,9 @@ _LIBRARIES = ("rsf-dist", "ray", "torch", "torchvision", "numpy", "pyarrow")
 def start(store: RunStore, seed: int) -> None:
     """An empty record."""
     versions = {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
-    write(store, {"versions": versions, "seeds": [seed], "rounds": [], "training": {}, "evaluation": None, "seconds": {}})
+    write(
+        store, {"versions": versions, "seeds": [seed], "rounds": [], "training": {}, "evaluation": None, "seconds": {}}
+    )
 
 
 def add(store: RunStore, **found: Any) -> None:

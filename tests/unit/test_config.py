@@ -135,6 +135,8 @@ def test_missing_key(raw, field):
         ("training.weight_decay", math.inf, "finite"),
         ("training.warmup_fraction", math.nan, "less than or equal to 1"),
         ("training.validation_fraction", 1.0, "less than 1"),
+        ("training.wait_seconds", -1.0, "greater than or equal to 0"),
+        ("training.algorithm", "lion", "'adamw' or 'sgd'"),
         ("model.dropout", math.nan, "less than 1"),
         ("ratio.calibration_fraction", math.nan, "less than 1"),
         ("ratio.num_proposals", 49, "greater than or equal to 50"),

@@ -69,5 +69,18 @@ def test_descend_finds_a_minimum_and_leaves_the_model_ready_for_use():
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_descend_refuses_a_loss_that_is_not_finite(loss):
-    with pytest.raises(StatisticalRefusal, match="the loss is not finite; lower pretrain.learning_rate"):
+    with pytest.raises(StatisticalRefusal, match=r"the loss is not finite; lower pretrain\.learning_rate"):
         descend(nn.Linear(1, 1), OptimizerConfig(), lambda: torch.tensor(loss), "pretrain")
+
+
+def test_plain_sgd_at_a_constant_rate_by_hand():
+    # loss w^2 from w = 1 at rate 1/4: w <- w - 2w/4 = w/2, so 1/8 after three steps, whatever the warm-up's length
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    config = OptimizerConfig(algorithm="sgd", schedule="constant", steps=3, learning_rate=0.25, weight_decay=0.0)
+    descend(model, config, lambda: model.weight.square().sum(), "pretrain")
+    assert model.weight.item() == pytest.approx(1 / 8)
+
+
+def test_constant_rate():
+    assert rates(steps=5, schedule="constant", warmup_fraction=0.4) == ([1.0] * 5, 1.0)

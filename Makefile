@@ -1,0 +1,39 @@
+# `make demo` and `make test` set everything up by themselves, in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint unit soak clean
+
+demo: $(READY)
+	$(BIN)/rsf demo --output $(RUN)
+
+# What CI runs: the linters and every test.
+test: lint
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Without Ray; under a minute.
+unit: $(READY)
+	$(BIN)/pytest -m "not ray"
+
+# The same tests with larger numbers, and those that take too long for every change.
+soak: $(READY)
+	$(BIN)/pytest --soak
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e ".[dev,examples]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

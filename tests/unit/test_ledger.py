@@ -1,0 +1,135 @@
+"""The pure parts of accepted and sampler: ledgers, fingerprints, what the driver makes of chunks' records."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal
+
+from rsf_dist.accepted import describe_columns, fingerprint, ledger_of
+from rsf_dist.batch import from_table, num_rows, select, to_table
+from rsf_dist.chunk import ChunkWork
+from rsf_dist.diagnostics import Statistics
+from rsf_dist.envelope import Choice
+from rsf_dist.proposals import DistributionProposal
+from rsf_dist.ratios import DensityRatio
+from rsf_dist.sampler import ChunkRecorder, Harvest, Plan
+from rsf_dist.store import RunStore, Shard
+
+WIDE = DistributionProposal(Normal(0.0, 2.0))
+WORK = ChunkWork(WIDE, DensityRatio(Normal(0.0, 1.0), WIDE), math.log(2), 100, seed=0)
+REJECTING = ChunkWork(WIDE, WORK.ratio, 100.0, 100, seed=0)
+
+
+def harvest_of(records, wanted):
+    harvest = Harvest(wanted)
+    for record in records:
+        harvest.add(record)
+    return harvest
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunStore(tmp_path)
+
+
+def test_ledger_of_a_chunk():
+    rows = WORK(3).rows
+    ledger = ledger_of(to_table(rows))
+    assert len(ledger) == num_rows(rows)
+    for name in ("chunk", "index", "log_ratio", "accept_key"):
+        assert ledger[name].tolist() == rows[name].tolist()
+    assert len({entry.tobytes() for entry in ledger["digest"]}) == len(ledger)
+
+
+def test_digest_is_of_every_column_but_the_weight():
+    rows = WORK(3).rows
+    before = ledger_of(to_table(rows))["digest"]
+    assert np.array_equal(before, ledger_of(to_table(rows | {"weight": rows["weight"] + 1}))["digest"])
+    for name in ("x", "log_ratio", "accept_key", "index", "round"):
+        after = ledger_of(to_table(rows | {name: rows[name] + 1}))["digest"]
+        assert (before != after).any(axis=1).all(), name
+
+
+def test_fingerprint_is_of_rows_order_columns_and_m():
+    table = to_table(WORK(3).rows)
+    ledger, columns = ledger_of(table), describe_columns(table)
+    mark = fingerprint(ledger, columns, 0.5)
+    assert mark == fingerprint(ledger.copy(), columns, 0.5)
+    others = [
+        fingerprint(ledger[::-1], columns, 0.5),
+        fingerprint(ledger[:-1], columns, 0.5),
+        fingerprint(ledger, columns + " ", 0.5),
+        fingerprint(ledger, columns, np.nextafter(0.5, 1)),
+    ]
+    assert len({mark, *others}) == 5
+
+
+def test_record_of_a_chunk_that_accepts_nothing(store):
+    record = ChunkRecorder(REJECTING, store)(0)
+    assert (record["ledger"], record["rows"], record["shard"]) == (b"", b"", "")
+    assert record["columns"] == ChunkRecorder(WORK, store)(0)["columns"]
+    assert Statistics.from_json(record["statistics"]).num_scored == 100
+
+
+def test_record_of_a_chunk(store):
+    chunk, record = WORK(3), ChunkRecorder(WORK, store)(3)
+    assert Statistics.from_json(record["statistics"]) == chunk.statistics
+    stored = from_table(store.read_shard(Shard(record["shard"], num_rows(chunk.rows), record["sha256"])))
+    assert stored.keys() == chunk.rows.keys()
+    assert all(torch.equal(stored[name], chunk.rows[name]) for name in stored)
+
+
+def test_harvest_takes_the_first_rows_in_order(store):
+    records = [ChunkRecorder(WORK, store)(chunk) for chunk in range(3)]
+    chunks = [WORK(chunk).rows for chunk in range(3)]
+    first, second = num_rows(chunks[0]), num_rows(chunks[1])
+    harvest = harvest_of(records[:2], wanted=first + 5)
+    assert harvest.full
+    ledger = harvest.ledger()
+    assert ledger["chunk"].tolist() == [0] * first + [1] * 5
+    assert ledger["index"].tolist() == chunks[0]["index"].tolist() + chunks[1]["index"][:5].tolist()
+    # proposals up to and including the last row handed over: 100 of chunk 0, index + 1 of chunk 1
+    assert harvest.num_proposed(100) == 100 + chunks[1]["index"][4].item() + 1
+    assert [shard.rows for shard in harvest.shards] == [first, second]
+    assert harvest.statistics.num_scored == 200
+
+
+def test_harvest_that_falls_short_counts_all_proposals(store):
+    records = [ChunkRecorder(work, store)(chunk) for chunk, work in enumerate([WORK, REJECTING])]
+    harvest = harvest_of(records, wanted=10_000)
+    assert not harvest.full
+    assert harvest.num_proposed(100) == 200
+    assert len(harvest) == num_rows(WORK(0).rows)
+
+
+def test_harvest_filled_to_the_last_row_of_a_chunk(store):
+    rows = WORK(0).rows
+    harvest = harvest_of([ChunkRecorder(WORK, store)(0)], wanted=num_rows(rows))
+    assert harvest.full
+    assert harvest.num_proposed(100) == rows["index"][-1].item() + 1
+    assert harvest.ledger()["index"].tolist() == select(rows, slice(None))["index"].tolist()
+
+
+def plan(acceptance=0.5, seconds=0.1):
+    return Plan(Choice(math.log(2), "fixed"), WORK, acceptance, seconds)
+
+
+def test_first_wave_is_sized_by_the_pilot():
+    # 100 wanted and 3 sqrt(100) + 1 for chance: 131 rows at acceptance 1/2 are 262 proposals, 3 chunks of 100
+    assert plan().wave_size(Harvest(100), 100) == 3
+
+
+def test_later_waves_are_sized_by_what_was_drawn():
+    # 20 of 1,000 accepted so far; 100 - 0 + 31 wanted at 1/50: 6,550 proposals
+    harvest = Harvest(100, statistics=Statistics(num_scored=1000, num_accepted=20))
+    assert plan().wave_size(harvest, 100) == 66
+    # nothing of 1,000: twice as many
+    assert plan().wave_size(Harvest(100, statistics=Statistics(num_scored=1000)), 100) == 20
+
+
+# A chunk of .1 s: 20 make 2 s. 80 chunks: 10 a task, so that there are 8 tasks. 1e6 chunks: at most 1,000 tasks.
+@pytest.mark.parametrize(("chunks", "per_task"), [(1000, 20), (80, 10), (1, 1), (1_000_000, 1000)])
+def test_chunks_per_task(chunks, per_task):
+    assert plan().chunks_per_task(range(chunks)) == per_task
