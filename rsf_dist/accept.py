@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+_MAX_LOG_WEIGHT = 88.0  # the last whole number whose exponential is a float32
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -49,7 +51,7 @@ def accept(log_ratio: Floats, exponentials: Floats, log_m: float) -> Decision:
         raise ValueError(f"log_ratio {log_ratio.shape} and exponentials {exponentials.shape} must be [n] alike")
     key = log_ratio + exponentials
     keep = (key > log_m) & (log_ratio < np.inf)  # a comparison with NaN is False
-    capped = np.where(keep, np.maximum(log_ratio - log_m, 0.0), 0.0)
+    capped = np.where(keep, np.clip(log_ratio - log_m, 0.0, _MAX_LOG_WEIGHT), 0.0)
     return Decision(keep, key, np.exp(capped).astype(np.float32))
 
 

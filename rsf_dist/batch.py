@@ -69,6 +69,8 @@ def from_table(table: pa.Table) -> Batch:
 
 def row_digests(batch: Mapping[str, Tensor]) -> bytes:
     """SHA-256 of each row's bytes, 32 bytes a row, columns in order of name: what a fingerprint is made of."""
+    if num_rows(batch) == 0:  # NumPy cannot infer the length of a row of none
+        return b""
     arrays = [np.ascontiguousarray(batch[name].detach().cpu().numpy()) for name in sorted(batch)]
     rows = np.concatenate([array.reshape(len(array), -1).view(np.uint8) for array in arrays], axis=1)
     return b"".join(hashlib.sha256(row).digest() for row in rows)

@@ -62,7 +62,7 @@ def load_inputs(config: RunConfig) -> Inputs:
 
 def build_proposal(config: AugmentConfig, source: ImageSet) -> AugmentProposal:
     """Labelled source images under the configured augmentations. Raises InputError."""
-    parameters = {name: _law(law) for name, law in config.parameters.items()}
+    parameters: dict[str, Distribution] = {name: _law(law) for name, law in config.parameters.items()}
     prior = None if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
     try:
         return AugmentProposal(source, parameters, prior, _pipeline(config.transforms))

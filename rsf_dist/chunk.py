@@ -47,8 +47,7 @@ class ChunkWork:
         """Compute one chunk."""
         batch, log_ratio, exponentials = draw(self.proposal, self.ratio, self.streams(chunk), self.chunk_size)
         decision = accept(log_ratio, exponentials, self.log_m)
-        labels = batch["label"].numpy() if "label" in batch else None
-        statistics = Statistics.of(log_ratio, decision.keep, self.log_m, labels)
+        statistics = Statistics.of(log_ratio, decision.keep, self.log_m, _class_labels(batch))
         index = np.flatnonzero(decision.keep)
         rows = select(batch, torch.from_numpy(index)) | {
             "round": torch.full((len(index),), self.round),
@@ -82,7 +81,15 @@ def draw(proposal: Proposal, ratio: Ratio, streams: Streams, n: int) -> tuple[Ba
     taken = sorted(set(BOOKKEEPING) & batch.keys())
     if taken:
         raise InputError("proposal", taken[0], "this column's name is taken", "rename the proposal's column")
-    log_ratio = ratio.log_ratio(batch).double().cpu().numpy()
+    log_ratio = ratio.log_ratio(batch).detach().double().cpu().numpy()
     if log_ratio.shape != (n,):
         raise InputError("ratio", list(log_ratio.shape), f"log_ratio must have shape [{n}]", "give one number a row")
     return batch, log_ratio, streams.numpy().exponential(size=n)
+
+
+def _class_labels(batch: Batch) -> NDArray[np.int64] | None:
+    """The column `label` where it holds class numbers, one a row."""
+    label = batch.get("label")
+    if label is None or label.ndim != 1 or label.is_floating_point():
+        return None
+    return label.long().cpu().numpy()

@@ -28,6 +28,9 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+ParameterName = Literal["rotation", "scale", "translate_x", "translate_y", "brightness", "contrast", "noise"]
+
+
 class ImagesConfig(_Config):
     """Where images are read from.
 
@@ -48,6 +51,12 @@ class ImagesConfig(_Config):
     classes: tuple[str, ...] = ()
     size: tuple[PositiveInt, PositiveInt] | None = None
     channels: Literal[1, 3] = 3
+
+    @model_validator(mode="after")
+    def _has_root(self) -> ImagesConfig:
+        if self.root is None and self.kind != "digits":
+            raise ValueError(f"kind {self.kind} needs `root`, the folder or file")
+        return self
 
 
 class LawConfig(_Config):
@@ -85,8 +94,8 @@ class AugmentConfig(_Config):
     """
 
     kind: Literal["augment"] = "augment"
-    parameters: dict[str, LawConfig] = {}
-    class_prior: tuple[float, ...] | None = None
+    parameters: dict[ParameterName, LawConfig] = {}
+    class_prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
     transforms: tuple[TransformConfig, ...] = ()
 
 
@@ -145,7 +154,7 @@ class ClassifierRatioConfig(_Config):
     test_fraction: Fraction = 0.2
     num_workers: Count = 0
     cpus: PositiveFloat = 1
-    gpus: Annotated[float, Field(ge=0)] = 0
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     wait_seconds: Seconds = 0.0
 
     @model_validator(mode="after")
@@ -179,6 +188,12 @@ class BudgetEnvelopeConfig(_Config):
     acceptance: Fraction
     num_pilot: PositiveInt = 20_000
 
+    @model_validator(mode="after")
+    def _enough_pilot_rows(self) -> BudgetEnvelopeConfig:
+        if self.acceptance * self.num_pilot < 20:
+            raise ValueError(f"num_pilot must be at least {math.ceil(20 / self.acceptance)}: 20 accepted pilot rows")
+        return self
+
 
 EnvelopeConfig = Annotated[
     FixedEnvelopeConfig | PilotEnvelopeConfig | BudgetEnvelopeConfig, Field(discriminator="kind")
@@ -197,7 +212,7 @@ class PoolConfig(_Config):
     min_actors: PositiveInt = 1
     max_actors: PositiveInt | None = None
     cpus_per_actor: PositiveFloat = 1
-    gpus_per_actor: Annotated[float, Field(ge=0)] = 0
+    gpus_per_actor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     wait_seconds: Seconds = 0.0
 
     @model_validator(mode="after")
@@ -327,7 +342,7 @@ def parse_text(text: str, overrides: Sequence[str] = (), path: str = "config.yam
     """As `load_config`, of a file's text; `path` names it in errors."""
     try:
         raw = yaml.safe_load(text)
-    except yaml.YAMLError as err:
+    except (yaml.YAMLError, ValueError) as err:  # ValueError: a date that is none
         raise InputError("config", path, f"is not YAML ({_one_line(err)})", "correct the syntax there") from err
     if not isinstance(raw, dict):
         raise InputError("config", path, "must hold keys and values", "see the examples")
@@ -363,14 +378,16 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             raise InputError("override", override, f"{parent} is a value, not a section", "correct the key")
     try:
         node[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as err:
+    except (yaml.YAMLError, ValueError) as err:
         raise InputError("override", override, "its value is not YAML", "quote it") from err
 
 
 def _first_complaint(error: ValidationError) -> InputError:
-    found = error.errors()[0]
-    # Pydantic puts the chosen kind of a union into the location; it is no key of the file.
-    location = [str(part) for part in found["loc"] if part not in ("fixed", "pilot", "budget")]
+    # A misspelt key that is required is both unknown and missing; the spelling is what to mend.
+    found = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    location = [str(part) for part in found["loc"]]
+    if location[:1] == ["envelope"]:
+        del location[1:2]  # pydantic puts the union's chosen kind there; it is no key of the file
     field = ".".join(location) or "config"
     if found["type"] == "extra_forbidden":
         known = _keys_at(location[:-1])

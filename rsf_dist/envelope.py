@@ -81,6 +81,10 @@ class PilotEnvelope:
     num_pilot: int = 10_000
     margin: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.num_pilot < 1:
+            raise InputError("envelope.num_pilot", self.num_pilot, "must be positive", "use e.g. 10000")
+
     def choose(self, pilot: Pilot) -> Choice:
         """The bound, or the pilot's largest log ratio + margin."""
         if pilot.log_bound is not None:

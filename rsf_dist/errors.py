@@ -68,6 +68,7 @@ def _find_ours(err: BaseException | None, depth: int = 0) -> RsfError | None:
     if isinstance(err, RsfError) and type(err).__module__ == __name__:
         return err
     failures = getattr(err, "worker_failures", {}).values()  # Ray Train keeps one a rank
-    within = [getattr(err, "cause", None), err.__cause__, err.__context__, *failures]
+    context = None if err.__suppress_context__ else err.__context__
+    within = [getattr(err, "cause", None), err.__cause__, context, *failures]
     found = (_find_ours(inner, depth + 1) for inner in within if isinstance(inner, BaseException))
     return next((error for error in found if error is not None), None)

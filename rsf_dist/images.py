@@ -8,6 +8,8 @@ or of one sub-folder a class) and `npz` (arrays `images` and, where labelled, `l
 from __future__ import annotations
 
 import gzip
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,9 +103,12 @@ def _find_idx(root: Path, name: str, field: str) -> Path:
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        data = file.read()
-    if data[:3] != b"\x00\x00\x08":
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read()
+    except (OSError, EOFError, zlib.error) as err:
+        raise InputError(str(path), path.stat().st_size, f"cannot be read ({err})", "download it again") from err
+    if data[:3] != b"\x00\x00\x08" or len(data) < 4 or len(data) < 4 + 4 * data[3]:
         raise InputError(str(path), data[:4].hex(), "is not an IDX file of unsigned bytes", "download it again")
     shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
     if len(data) - 4 - 4 * data[3] != np.prod(shape):
@@ -118,7 +123,7 @@ def _load_npz(config: ImagesConfig, field: str) -> ImageSet:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError) as err:
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as err:
         raise InputError(
             f"{field}.root", path, f"is not an npz file of plain arrays ({err})", "write it again"
         ) from err
@@ -127,16 +132,15 @@ def _load_npz(config: ImagesConfig, field: str) -> ImageSet:
             f"{field}.root", path, f"holds {sorted(arrays)}, not `images`", "save the images under that name"
         )
     images = arrays["images"]
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        rule = "`images` must be uint8 [n, h, w] or [n, c, h, w]"
+    if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[1] in (1, 3))):
+        rule = "`images` must be uint8 [n, h, w] or [n, c, h, w] with 1 or 3 channels"
         raise InputError(f"{field}.root", f"{images.dtype} {list(images.shape)}", rule, "convert them")
     tensor = torch.from_numpy(images if images.ndim == 4 else images[:, None])
     if "labels" not in arrays:
         return ImageSet(tensor)
     labels = arrays["labels"]
-    classes = config.classes or tuple(
-        str(name) for name in arrays.get("classes", range(int(labels.max(initial=0)) + 1))
-    )
+    largest = int(labels.max(initial=0)) if labels.dtype.kind in "iu" else 0  # of words there is no largest
+    classes = config.classes or tuple(str(name) for name in arrays.get("classes", range(largest + 1)))
     return _labelled(tensor, labels, classes, field)
 
 
@@ -144,14 +148,14 @@ def _load_image_folder(config: ImagesConfig, field: str) -> ImageSet:
     root = _existing(config, field)
     if not root.is_dir():
         raise InputError(f"{field}.root", root, "must be a folder", "name the folder that holds the images")
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir())
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     classes = config.classes or tuple(folders)
     unknown = [name for name in folders if name not in classes]
     if unknown:
         raise InputError(
             f"{field}.root", unknown[0], f"is not one of the classes {list(classes)}", "rename that folder"
         )
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    paths = sorted(path for path in root.rglob("[!.]*") if path.suffix.lower() in _SUFFIXES)
     if not paths:
         return ImageSet(torch.empty(0, 1, 1, 1, dtype=torch.uint8))
     images = torch.stack(_same_size([_decode(path, config) for path in paths], paths, field))
@@ -165,12 +169,12 @@ def _load_image_folder(config: ImagesConfig, field: str) -> ImageSet:
 
 
 def _decode(path: Path, config: ImagesConfig) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
     from torchvision.transforms.v2 import functional as F
 
     try:
         with Image.open(path) as image:
-            decoded = F.pil_to_tensor(image.convert("L" if config.channels == 1 else "RGB"))
+            decoded = F.pil_to_tensor(ImageOps.exif_transpose(image).convert("L" if config.channels == 1 else "RGB"))
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as err:
         raise InputError(str(path), path.stat().st_size, "is not a readable image", "mend or remove it") from err
     if config.size is None:

@@ -147,6 +147,10 @@ class NetworkSpec:
         except OSError as err:
             remedy = "download them where there is a network and give the file's path"
             raise InputError("model.weights", weights, f"could not be downloaded ({err})", remedy) from err
+        for name in ("AuxLogits", "aux1", "aux2"):  # heads of Inception and GoogLeNet for training from scratch
+            if getattr(network, name, None) is not None:
+                setattr(network, name, None)
+                network.aux_logits = False
         _replace_head(network, self.num_outputs)
         wrapped = ImageNetwork(network, 3, self.config.input_size, _IMAGENET_MEAN, _IMAGENET_STD)
         return wrapped, _read_weights(str(weights)) if local else None
@@ -213,7 +217,7 @@ def _read_weights(path: str) -> dict[str, Tensor]:
 
 def _load_matching(network: ImageNetwork, weights: Mapping[str, Tensor], path: str) -> None:
     """Load all weights but those of a head of another shape."""
-    weights = {key.removeprefix("network."): value for key, value in weights.items()}
+    weights = {key.removeprefix("module.").removeprefix("network."): value for key, value in weights.items()}
     head = head_name(network.network)
     own = network.network.state_dict()
     kept = {

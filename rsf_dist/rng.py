@@ -26,7 +26,7 @@ class Stage(IntEnum):
     PRETRAIN = 5
 
 
-_STAGE_BITS, _ROUND_BITS, _CHUNK_BITS = 4, 16, 40
+_PURPOSE_BITS, _STAGE_BITS, _ROUND_BITS, _CHUNK_BITS = 4, 4, 16, 40
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,13 @@ class Streams:
     def numpy(self, purpose: int = 0) -> np.random.Generator:
         """A fresh generator at the beginning of this stream. `purpose` (0 to 15) separates draws within one chunk."""
         # The key's 128 bits: seed, then purpose, stage, round and chunk side by side, so that no two streams share one.
+        if not 0 <= purpose < 2**_PURPOSE_BITS:
+            raise ValueError(f"purpose={purpose}: must be in [0, 2**{_PURPOSE_BITS})")
         word = purpose
         for value, bits in [(int(self.stage), _STAGE_BITS), (self.round, _ROUND_BITS), (self.chunk, _CHUNK_BITS)]:
             word = word << bits | value
-        return np.random.Generator(np.random.Philox(key=[self.seed, word]))
+        # As a list, a number of 2**63 or more would turn both into floats and merge neighbouring streams.
+        return np.random.Generator(np.random.Philox(key=np.array([self.seed, word], dtype=np.uint64)))
 
     def torch(self, purpose: int = 1) -> torch.Generator:
         """A torch CPU generator seeded from this stream."""

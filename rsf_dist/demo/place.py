@@ -27,16 +27,17 @@ SHIFT = {
 }
 PRIOR = (3, 1, 1, 2, 1, 2, 4, 1, 1, 2)
 
-NUM_UNLABELLED, NUM_TEST, NUM_ORACLE = 300, 2_000, 3_000
 _SOURCE_END, _TEST_START = 1_000, 1_400  # digits before the first are the source's; from the second on, the test's
 
 
-def make_place(folder: Path, seed: int = 0) -> None:
+def make_place(
+    folder: Path, seed: int = 0, *, num_unlabelled: int = 300, num_test: int = 2_000, num_oracle: int = 2_000
+) -> None:
     """Write unlabelled/*.png, and test/ and oracle/ with a sub-folder for each digit; source and test share no scan."""
     digits = load_images(ImagesConfig(kind="digits"), "digits")
     near, far = digits.subset(slice(_SOURCE_END, _TEST_START)), digits.subset(slice(_TEST_START, None))
     for number, (name, base, count) in enumerate(
-        [("unlabelled", near, NUM_UNLABELLED), ("oracle", near, NUM_ORACLE), ("test", far, NUM_TEST)]
+        [("unlabelled", near, num_unlabelled), ("oracle", near, num_oracle), ("test", far, num_test)]
     ):
         _write(folder / name, base, count, Streams(seed, Stage.PLACE, chunk=number), labelled=name != "unlabelled")
 

@@ -1,6 +1,6 @@
 """Proposals from labelled images under random augmentation: the push-forward of a known q(base, parameters).
 
-A row is drawn as  class ~ prior,  base image ~ uniform in the class,  parameter_j ~ q_j,  image = render(base, parameters).
+A row is drawn as class ~ prior, base image ~ uniform in the class, parameter_j ~ q_j, image = render(base, parameters).
 The density of the image itself is unknown (hence ratios that are learned), but that of what it was
 made from is known, and what it was made from travels with the row.
 """
@@ -52,6 +52,9 @@ class AugmentProposal:
         unknown = sorted(self.parameters.keys() - NEUTRAL.keys())
         if unknown:
             raise InputError("parameters", unknown[0], f"must be one of {', '.join(NEUTRAL)}", "correct the name")
+        for name, law in self.parameters.items():
+            if law.batch_shape + law.event_shape:
+                raise InputError(f"parameters.{name}", law, "must draw one number", "use a scalar distribution")
         self.class_counts = torch.bincount(labels, minlength=len(images.classes))
         self.class_prior = _checked_prior(class_prior, self.class_counts)
         # Base images sorted by class: a class and a uniform number then name one of its images.
@@ -77,7 +80,7 @@ class AugmentProposal:
         The density of the parameters is with respect to Lebesgue measure; a `transform` of one's own does not enter.
         """
         label = batch["label"]
-        total = self.class_prior[label].double().log() - self.class_counts[label].double().log()
+        total = (self.class_prior[label].double() / self.class_counts[label].clamp(min=1)).log()
         for name, law in self.parameters.items():
             total = total + log_density(law, batch[name]).double()
         return total

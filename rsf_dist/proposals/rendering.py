@@ -15,7 +15,7 @@ from torch import Tensor
 
 NEUTRAL = {
     "rotation": 0.0,  # radians, clockwise on the screen as torchvision's angle
-    "scale": 1.0,  # factor, > 0
+    "scale": 1.0,  # factor; below 0.01 is taken as that
     "translate_x": 0.0,  # fraction of half the width, to the right
     "translate_y": 0.0,  # fraction of half the height, downwards
     "brightness": 1.0,  # factor on the intensities, >= 0
@@ -23,6 +23,9 @@ NEUTRAL = {
     "noise": 0.0,  # standard deviation of Gaussian noise, fraction of full range, >= 0
 }
 """The augmentation parameters known here, with the value that changes nothing."""
+
+
+_SMALLEST_SCALE = 0.01
 
 
 def render(images: Tensor, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -61,6 +64,7 @@ def _affine(x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
     )
     # Forward: pixel -> scale * R(rotation) pixel + shift. grid_sample wants the inverse, in coordinates that run over
     # [-1, 1] in both directions; `aspect` keeps the rotation rigid where height and width differ.
+    scale = scale.clamp(min=_SMALLEST_SCALE)
     cos, sin, aspect = torch.cos(rotation) / scale, torch.sin(rotation) / scale, height / width
     inverse = torch.stack([torch.stack([cos, sin * aspect], -1), torch.stack([-sin / aspect, cos], -1)], dim=1)
     offset = -(inverse @ torch.stack([shift_x, shift_y], -1).unsqueeze(-1))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from torch import Tensor, nn
@@ -216,8 +217,9 @@ def calibrate(target_logit: Floats, proposal_logit: Floats) -> tuple[float, floa
     """(slope, intercept) of a logistic regression on the logit, both classes at prior 1/2; the slope is at least 0."""
     logit = np.concatenate([target_logit, proposal_logit])
     truth, _ = _truth_and_weights(target_logit, proposal_logit)
-    fitted = LogisticRegression(class_weight="balanced").fit(logit[:, None], truth)
-    slope = float(fitted.coef_[0, 0])
+    spread = float(logit.std()) or 1.0  # its units make the penalty, which bounds separable classes, scale-free
+    fitted = LogisticRegression(C=100.0, class_weight="balanced").fit(logit[:, None] / spread, truth)
+    slope = float(fitted.coef_[0, 0]) / spread
     return (slope, float(fitted.intercept_[0])) if slope > 0 else (0.0, 0.0)
 
 
@@ -225,7 +227,7 @@ def judge(target: Floats, proposals: Floats, slope: float, intercept: float, bin
     """The figures of calibrated log ratios on held-out rows, both classes weighted to prior 1/2."""
     truth, weights = _truth_and_weights(target, proposals)
     log_ratio = np.concatenate([target, proposals])
-    predicted = 1 / (1 + np.exp(-log_ratio))
+    predicted = expit(log_ratio)
     reliability, error = _reliability(predicted, truth, weights, bins)
     return RatioQuality(
         num_target=len(target),
@@ -246,7 +248,7 @@ def _reliability(
     predicted: Floats, truth: NDArray[np.int64], weights: Floats, bins: int
 ) -> tuple[tuple[tuple[float, float], ...], float]:
     order = np.argsort(predicted, kind="stable")
-    mass = np.cumsum(weights[order]) / weights.sum()
+    mass = (np.cumsum(weights[order]) - weights[order] / 2) / weights.sum()  # up to each row's middle
     pairs, error = [], 0.0
     for rows in np.split(order, np.searchsorted(mass, np.arange(1, bins) / bins)):
         if len(rows):

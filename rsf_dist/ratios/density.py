@@ -34,6 +34,9 @@ class DensityRatio:
     ):
         if not (hasattr(target, "log_prob") or callable(target)):
             raise InputError("target", target, "has no log_prob and cannot be called", "give a density")
+        if isinstance(target, Distribution) and target.batch_shape != torch.Size():
+            value = f"{type(target).__name__} of batch_shape {list(target.batch_shape)}"
+            raise InputError("target", value, "must give one density a row", "wrap it in Independent, of torch")
         self.target = target
         self.proposal = proposal
         self.log_bound = log_bound

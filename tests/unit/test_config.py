@@ -297,3 +297,8 @@ def test_budget_in_force(given, wanted, limit):
 
 def test_pool_may_have_one_size():
     assert PoolConfig(min_actors=3, max_actors=3).max_actors == 3
+
+
+def test_images_of_a_kind_with_files_need_a_root():
+    with pytest.raises(ValidationError, match="needs `root`"):
+        ImagesConfig(kind="idx")

@@ -1,0 +1,76 @@
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from rsf_dist.config import RunConfig, parse_config
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="larger numbers, and the tests marked `soak`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--soak"):
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="long form: make soak"))
+
+
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--soak"))
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """The session's cluster: two nodes of two CPUs each, on this machine."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 2, "object_store_memory": 400 * 2**20, "include_dashboard": False},
+    )
+    cluster.add_node(num_cpus=2, object_store_memory=400 * 2**20)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    yield cluster.address
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _cluster_for_ray_tests(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("ray"):
+        request.getfixturevalue("ray_address")
+
+
+@pytest.fixture
+def small_run(tmp_path) -> dict:
+    """The main job, as small as it goes: a configuration as nested dicts, for digits turned by about 0.8 rad."""
+    from rsf_dist.demo.place import make_place
+
+    make_place(tmp_path / "place", num_unlabelled=120, num_test=200, num_oracle=200)
+    return {
+        "output": str(tmp_path / "run"),
+        "source": {"kind": "digits", "limit": 1000},
+        "target": {"kind": "image_folder", "root": str(tmp_path / "place" / "unlabelled"), "channels": 1},
+        "proposal": {"parameters": {"rotation": {"uniform": [-1.5, 1.5]}, "brightness": {"uniform": [0.2, 1.0]}}},
+        "ratio": {"network": {"width": 4}, "optimizer": {"steps": 30, "batch_size": 64}, "num_proposals": 1000},
+        "envelope": {"kind": "budget", "acceptance": 0.1, "num_pilot": 2000},
+        "sampling": {"num_accepted": 256, "chunk_size": 512},
+        "model": {"width": 4},
+        "pretrain": {"steps": 30},
+        "training": {"steps": 20, "batch_size": 32, "num_workers": 2, "cpus_per_worker": 0.5},
+        "evaluation": {
+            "test": {"kind": "image_folder", "root": str(tmp_path / "place" / "test"), "channels": 1},
+            "arms": ["pretrained", "one_shot"],
+        },
+    }
+
+
+@pytest.fixture
+def small_config(small_run: dict) -> RunConfig:
+    return parse_config(small_run)
