@@ -62,6 +62,7 @@ class AcceptedSet:
         dataset = self.dataset.filter(expr=col("accept_key") > log_m).map_batches(
             _reweigh, fn_kwargs={"log_m": log_m}, batch_format="pyarrow"
         )
+        dataset = in_order(dataset)
         return AcceptedSet(
             dataset=dataset,
             report=_report_at(self.report, ledger, log_m),
@@ -119,11 +120,16 @@ def stored_dataset(store: RunStore, shards: Sequence[Shard], ledger: NDArray[np.
     """The shards' rows up to the ledger's last: a later row of the last chunk is kept on disk and not handed over."""
     paths = [store.path(shard.path) for shard in shards if shard.rows]
     dataset = ray.data.read_parquet(paths, filesystem=store.filesystem)
-    dataset.context.execution_options.preserve_order = True
     if sum(shard.rows for shard in shards) == len(ledger):
-        return dataset
+        return in_order(dataset)
     chunk, index = int(ledger["chunk"][-1]), int(ledger["index"][-1])
-    return dataset.filter(expr=(col("chunk") < chunk) | ((col("chunk") == chunk) & (col("index") <= index)))
+    return in_order(dataset.filter(expr=(col("chunk") < chunk) | ((col("chunk") == chunk) & (col("index") <= index))))
+
+
+def in_order(dataset: Dataset) -> Dataset:
+    """The dataset itself, told to give its blocks in their order rather than as they are finished."""
+    dataset.context.execution_options.preserve_order = True
+    return dataset
 
 
 def _report_at(report: SamplingReport, ledger: NDArray[np.void], log_m: float) -> SamplingReport:

@@ -26,6 +26,7 @@ from rsf_dist.accepted import (
     AcceptedSet,
     describe_columns,
     fingerprint,
+    in_order,
     ledger_of,
     stored_dataset,
 )
@@ -39,11 +40,12 @@ from rsf_dist.pool import map_chunks
 from rsf_dist.progress import Silent
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
-from rsf_dist.resources import check_pool, ensure_cluster, require_shared
+from rsf_dist.resources import check_pool, ensure_cluster, max_actors, require_shared
 from rsf_dist.rng import Stage, Streams
 from rsf_dist.store import RunStore, Shard
 
 _TASK_SECONDS = 2.0  # Ray Data costs the driver some 6 ms a task
+_LONGEST_TASK_SECONDS = 20.0  # in large waves: rows and the time limit wait for a task's end
 _MAX_TASKS = 1_000  # a wave; each leaves some 10 KB with the driver
 
 
@@ -132,7 +134,8 @@ class RejectionSampler:
         first = 0
         while first < end and not harvest.full:
             wave = range(first, min(end, first + plan.wave_size(harvest, self.chunk_size)))
-            with closing(map_chunks(recorder, wave, self.pool, plan.chunks_per_task(wave))) as records:
+            per_task = plan.chunks_per_task(wave, max_actors(self.pool))
+            with closing(map_chunks(recorder, wave, self.pool, per_task)) as records:
                 for record in records:
                     harvest.add(record)
                     _refuse_nonfinite(harvest.statistics.num_nonfinite, harvest.statistics.num_scored)
@@ -219,12 +222,16 @@ class Plan:
             proposals = likely * seen.num_scored / seen.num_accepted
         else:
             proposals = 2 * seen.num_scored or likely / max(self.acceptance, 1e-9)
-        return math.ceil(proposals / chunk_size)
+        return min(math.ceil(proposals / chunk_size), _MAX_TASKS * self.chunks_in(_LONGEST_TASK_SECONDS))
 
-    def chunks_per_task(self, wave: range) -> int:
+    def chunks_per_task(self, wave: range, actors: int) -> int:
         """So many that a task lasts about _TASK_SECONDS and a wave has at most _MAX_TASKS, yet some for every actor."""
-        by_time = max(1, round(_TASK_SECONDS / max(self.seconds_per_chunk, 1e-6)))
-        return max(math.ceil(len(wave) / _MAX_TASKS), min(by_time, math.ceil(len(wave) / 8)))
+        several_each = math.ceil(len(wave) / (4 * actors))
+        return max(math.ceil(len(wave) / _MAX_TASKS), min(self.chunks_in(_TASK_SECONDS), several_each))
+
+    def chunks_in(self, seconds: float) -> int:
+        """Chunks that one core computes in this time, at least one."""
+        return max(1, round(seconds / max(self.seconds_per_chunk, 1e-6)))
 
 
 @dataclass
@@ -276,7 +283,7 @@ class Harvest:
 
     def dataset(self) -> Dataset:
         """The rows in the object store."""
-        return ray.data.from_arrow_refs(self._rows)
+        return in_order(ray.data.from_arrow_refs(self._rows))
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@ import math
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from rsf_dist.config import Budget, PoolConfig, RunConfig, dump_config, load_config, parse_config
+from rsf_dist.config import Budget, ImagesConfig, PoolConfig, RunConfig, dump_config, load_config, parse_config
 from rsf_dist.errors import InputError
 
 MINIMAL = {

@@ -1,0 +1,193 @@
+"""`rsf run` as a user runs it: a process of its own, against the session's cluster of two nodes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+import rsf_dist as rsf
+from rsf_dist import pipeline
+from rsf_dist.config import parse_config
+
+pytestmark = pytest.mark.ray
+
+RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
+
+
+def rsf_command(*arguments: object, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([*RSF, *map(str, arguments)], capture_output=True, text=True, timeout=500, **options)
+
+
+@pytest.fixture
+def config_file(small_run: dict, tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(small_run))
+    return path
+
+
+def test_the_main_job_on_two_nodes(config_file: Path, small_run: dict, ray_address: str) -> None:
+    done = rsf_command("run", config_file, "--address", ray_address, "--json")
+    assert done.returncode == 0, done.stderr
+    output = Path(small_run["output"])
+    for name in ("config.yaml", "manifest.json", "rounds/000/ratio/ratio.json", "model.safetensors", "model.json",
+                 "report.json", "report.html", "figures/comparison.png", "figures/accepted.png"):  # fmt: skip
+        assert (output / name).stat().st_size > 0, name
+    assert list(output.glob("rounds/000/accepted/chunk-*.parquet"))
+    assert list(output.glob("checkpoints/*/checkpoint*"))
+    report = json.loads((output / "report.json").read_text())
+    assert json.loads(done.stdout)["rounds"] == report["rounds"]
+    assert report["rounds"][0]["sampling"]["num_accepted"] == 256
+    assert set(report["evaluation"]["arms"]) == {"pretrained", "one_shot"}
+
+    # The accuracy that it reports is that of the model that it leaves.
+    config = parse_config(small_run)
+    test = pipeline.load_inputs(config).test
+    model = pipeline.RunResult(rsf.RunStore(output), report).load_model()
+    accuracy = float((model(test.images).argmax(1) == test.labels).float().mean())
+    assert report["evaluation"]["arms"]["one_shot"] == [pytest.approx(accuracy)]
+
+    # In two steps, the rows are the same; a second run into the same directory is refused.
+    again = rsf_command("run", config_file, "--address", ray_address)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "holds a run already" in again.stderr
+    halves = Path(f"{output}-2")
+    first = rsf_command("sample", config_file, f"output={halves}", "--address", ray_address)
+    assert first.returncode == 0, first.stderr
+    fingerprint = json.loads((halves / "report.json").read_text())["rounds"][0]["fingerprint"]
+    assert fingerprint == report["rounds"][0]["fingerprint"]
+    second = rsf_command("train", halves, "--address", ray_address)
+    assert second.returncode == 0, second.stderr
+    assert "proposals accepted by rejection" in second.stdout
+    assert np.isfinite(json.loads((halves / "report.json").read_text())["evaluation"]["arms"]["one_shot"][0])
+
+    # The report can be drawn again without Ray and without the inputs.
+    page = (output / "report.html").read_text()
+    (output / "report.html").unlink()
+    assert rsf_command("report", output).returncode == 0
+    assert (output / "report.html").read_text() == page
+
+
+def test_all_arms_and_two_seeds(small_run: dict, tmp_path: Path) -> None:
+    small_run["num_seeds"] = 2
+    small_run["evaluation"]["arms"] = ["pretrained", "random", "one_shot", "oracle"]
+    small_run["evaluation"]["oracle"] = small_run["evaluation"]["test"] | {"root": str(tmp_path / "place" / "oracle")}
+    small_run["evaluation"]["source_test"] = {"kind": "digits", "start": 1400}
+    small_run["training"] |= {"steps": 5, "num_workers": 1}
+    result = rsf.run(parse_config(small_run))
+    arms = result.report["evaluation"]["arms"]
+    assert {arm: len(values) for arm, values in arms.items()} == dict.fromkeys(arms, 2)
+    assert list(arms) == ["pretrained", "random", "one_shot", "oracle"]
+    assert result.report["seeds"] == [0, 1]
+    reports = [json.loads((tmp_path / "run" / "seeds" / f"00{n}" / "report.json").read_text()) for n in (0, 1)]
+    assert [report["evaluation"]["arms"]["random"][0] for report in reports] == arms["random"]
+    assert reports[0]["rounds"][0]["fingerprint"] != reports[1]["rounds"][0]["fingerprint"]
+    rows = [reports[0]["training"][arm]["rows"] for arm in ("random", "one_shot")]
+    assert rows == [256, 256]
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_ratio_fitted_through_ray_train(small_run: dict) -> None:
+    small_run["ratio"] |= {"num_workers": 2, "cpus": 0.5}
+    small_run["ratio"]["optimizer"]["steps"] = 150
+    config = parse_config(small_run)
+    result = pipeline.sample(config)
+    assert result.report["rounds"][0]["ratio"]["auc"] > 0.75
+    assert result.report["rounds"][0]["sampling"]["num_accepted"] == 256
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sampling.num_accepted=0", "sampling.num_accepted=0"),
+        ("sampling.pool.min_actors=64", "needs 64 CPUs, the cluster has 4"),
+        ("training.num_workers=8", "leave Ray Data no whole CPU"),
+        ("ratio.gpus=1", "needs 1 GPUs"),
+        ("proposal.class_prior=[1, 2]", "must be 10 probabilities"),
+        ("model.name=resnet19", "no such network"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    override: str, message: str, config_file: Path, small_run: dict, ray_address: str
+) -> None:
+    done = rsf_command("run", config_file, override, "--address", ray_address)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (Path(small_run["output"]) / "config.yaml").exists()  # nothing was begun
+
+
+def test_a_run_that_accepts_nothing_ends_with_exit_code_3(config_file: Path, ray_address: str) -> None:
+    overrides = ["envelope={kind: fixed, log_m: 50}", "sampling.budget.max_proposals=4096"]
+    done = rsf_command("run", config_file, *overrides, "--address", ray_address)
+    assert done.returncode == 3, done.stderr
+    assert "0 of 256 rows accepted" in done.stderr
+    assert "lower log M" in done.stderr
+
+
+def test_interrupt_stops_cleanly(config_file: Path) -> None:
+    """Ctrl-C in the middle of a run with a cluster of its own: exit code 130, no traceback, no process left."""
+    process = subprocess.Popen(
+        [*RSF, "run", str(config_file), "sampling.num_accepted=1000000"], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "sampling until" in line:
+            break
+    time.sleep(5)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, [*said, rest]
+    assert "Traceback" not in rest
+    assert rest.rstrip().endswith("error: interrupted")
+    assert len(children) > 5
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a node a folder of its own")
+def test_a_node_local_folder_is_refused_before_anything_is_drawn(
+    config_file: Path, tmp_path: Path, ray_address: str, small_run: dict
+) -> None:
+    """A third node, whose /tmp-like run folder is its own by a mount namespace, joins and leaves again."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    script = f"mount -t tmpfs none {hidden} && exec ray start --address={ray_address} --num-cpus=1 --block"
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    probe = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", str(hidden)], capture_output=True)
+    if probe.returncode:
+        pytest.skip("mount namespaces are not permitted here")
+    node = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", script], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for_nodes(3)
+        done = rsf_command("run", config_file, f"output={hidden}/run", "--address", ray_address)
+        assert done.returncode == 2, done.stderr
+        assert "1 of the cluster's 3 nodes cannot see this folder" in done.stderr
+        assert not (hidden / "run" / "config.yaml").exists()
+    finally:
+        for child in psutil.Process(node.pid).children(recursive=True):
+            child.kill()
+        node.kill()
+        node.wait()
+        wait_for_nodes(2)
+
+
+def wait_for_nodes(count: int) -> None:
+    import ray
+
+    end = time.monotonic() + 90
+    while sum(node["Alive"] for node in ray.nodes()) != count:
+        assert time.monotonic() < end, ray.nodes()
+        time.sleep(0.5)

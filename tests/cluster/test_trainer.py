@@ -1,0 +1,122 @@
+import json
+import math
+import threading
+
+import psutil
+import pytest
+import ray
+import torch
+
+import rsf_dist as rsf
+from rsf_dist.batch import to_table
+from rsf_dist.config import ImagesConfig, ModelConfig
+from rsf_dist.images import load_images
+from rsf_dist.models import ImageNetwork
+
+pytestmark = pytest.mark.ray
+
+DIGITS = load_images(ImagesConfig(kind="digits"), "digits")
+TASK = rsf.ClassificationTask(DIGITS.classes, ModelConfig(width=4), channels=1)
+
+
+def dataset(count: int = 600, **columns: torch.Tensor) -> ray.data.Dataset:
+    rows = to_table({"image": DIGITS.images[:count], "label": DIGITS.labels[:count], **columns})
+    return ray.data.from_arrow([rows.slice(start, 100) for start in range(0, count, 100)])
+
+
+def training(**options) -> rsf.TrainingConfig:
+    quick = {"steps": 60, "batch_size": 32, "learning_rate": 5e-3, "cpus_per_worker": 0.5, "evaluate_every": 20}
+    return rsf.TrainingConfig(**(quick | options))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_learns_and_keeps_the_best_and_the_last(workers: int, tmp_path) -> None:
+    tuner = rsf.FineTuner(TASK, training(num_workers=workers), storage_path=str(tmp_path))
+    tuned = tuner.fit(dataset(), dataset(200))
+    assert tuned.metrics["step"] == 60
+    assert [evaluation["step"] for evaluation in tuned.history.evaluations] == [20, 40, 60]
+    assert tuned.history.curve[-1]["train_loss"] < 0.5 * tuned.history.curve[0]["train_loss"]
+    assert tuned.history.curve[-1]["learning_rate"] == pytest.approx(0, abs=1e-9)
+    # The chosen model, loaded here, scores what the workers together reported: no validation row was lost or split off.
+    model = tuned.load_model()
+    with torch.inference_mode():
+        accuracy = (model(DIGITS.images[:200]).argmax(1) == DIGITS.labels[:200]).float().mean()
+    assert tuned.metrics["accuracy"] == pytest.approx(float(accuracy), abs=1e-6)
+    assert accuracy > 0.5
+    kept = {json.loads(file.read_text())["classes"][3] for file in tmp_path.rglob("checkpoint*/model.json")}
+    assert kept == {"3"}
+    best = max(evaluation["accuracy"] for evaluation in tuned.history.evaluations)
+    assert len(list(tmp_path.rglob("checkpoint*/model.safetensors"))) == (1 if tuned.metrics["accuracy"] == best else 2)
+
+
+def test_begins_with_the_model_that_it_is_given(tmp_path) -> None:
+    initial = TASK.build_model(7)
+    still = training(steps=1, learning_rate=1e-12, weight_decay=0, evaluate_every=1, algorithm="sgd")
+    tuned = rsf.FineTuner(TASK, still, initial=initial, storage_path=str(tmp_path)).fit(dataset(100))
+    head = tuned.load_model().network[-1].weight
+    torch.testing.assert_close(head, initial.network[-1].weight)
+
+
+def test_row_weights_weigh(tmp_path) -> None:
+    # Half of the rows have a wrong label and weight 0: with weights they do no harm.
+    wrong = DIGITS.labels[:600].clone()
+    wrong[::2] = (wrong[::2] + 1) % 10
+    weight = torch.ones(600)
+    weight[::2] = 0
+    rows = dataset(label=wrong, weight=weight)
+    accuracy = {}
+    for weighted in (True, False):
+        tuner = rsf.FineTuner(TASK, training(use_row_weights=weighted), storage_path=str(tmp_path))
+        accuracy[weighted] = tuner.fit(rows, dataset(600)).metrics["accuracy"]
+    assert accuracy[True] > accuracy[False] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ({"label": torch.full((600,), 10)}, {}, r"label=10: must lie in \[0, 10\)"),
+        ({}, {"batch_size": 1000}, "do not fill one batch"),
+        ({}, {"num_workers": 4, "cpus_per_worker": 1}, "leave Ray Data no whole CPU"),
+        ({}, {"num_workers": 1, "use_gpu": True}, "needs 1 GPUs, the cluster has 0"),
+        ({}, {"use_row_weights": True}, "column=weight: is not among"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(rows: dict, options: dict, message: str, tmp_path) -> None:
+    tuner = rsf.FineTuner(TASK, training(**options), storage_path=str(tmp_path))
+    with pytest.raises(rsf.InputError, match=message) as caught:
+        tuner.fit(dataset(**rows))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_not_finite_is_refused(tmp_path) -> None:
+    broken = TASK.build_model(0)
+    assert isinstance(broken, ImageNetwork)
+    torch.nn.init.constant_(broken.network[-1].bias, math.nan)
+    with pytest.raises(rsf.StatisticalRefusal, match="not finite"):
+        rsf.FineTuner(TASK, training(), initial=broken, storage_path=str(tmp_path)).fit(dataset())
+
+
+def test_a_killed_worker_goes_on_from_the_last_checkpoint(tmp_path) -> None:
+    """SIGKILL one of two workers once a checkpoint is there; the curve has every step once all the same."""
+    killed = threading.Event()
+    thread = threading.Thread(target=kill_a_train_worker, args=(tmp_path, killed))
+    thread.start()
+    steps = training(steps=600, evaluate_every=100, num_workers=2, max_failures=1)
+    tuned = rsf.FineTuner(TASK, steps, storage_path=str(tmp_path)).fit(dataset())
+    thread.join()
+    assert killed.is_set()
+    assert [point["step"] for point in tuned.history.curve] == list(range(12, 601, 12))
+    assert [evaluation["step"] for evaluation in tuned.history.evaluations] == [100, 200, 300, 400, 500, 600]
+
+
+def kill_a_train_worker(folder, killed: threading.Event) -> None:
+    """By its own id, beneath this process."""
+    for _ in range(600):
+        if list(folder.rglob("checkpoint*/training.pt")):
+            break
+        killed.wait(0.1)
+    for process in psutil.Process().children(recursive=True):
+        if "".join(process.cmdline()[:1]).startswith("ray::RayTrainWorker"):
+            process.kill()
+            killed.set()
+            return
