@@ -73,12 +73,7 @@ class AcceptedSet:
 
     def head(self, n: int) -> pa.Table:
         """The first n rows, fewer where there are fewer."""
-        tables: list[pa.Table] = []
-        for table in self.dataset.iter_batches(batch_size=n, batch_format="pyarrow"):
-            tables.append(table)
-            if sum(table.num_rows for table in tables) >= n:
-                break
-        return pa.concat_tables(tables).slice(0, n)
+        return pa.concat_tables(self.dataset.limit(n).iter_batches(batch_size=None, batch_format="pyarrow"))
 
     @staticmethod
     def load(store: RunStore, round: int = 0) -> AcceptedSet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,10 +44,11 @@ def run(
     config: Config, overrides: Overrides = None, address: Address = None, as_json: Json = False, debug: Debug = False
 ) -> None:
     """Sample, fine-tune, compare, report: the main job."""
-    from rsf_dist import pipeline
     from rsf_dist.config import load_config
 
     loaded = load_config(config, overrides or ())
+    from rsf_dist import pipeline  # seconds; what is wrong with the configuration is said before
+
     with _progress() as progress:
         result = pipeline.run(loaded, address=address, verbose=debug, progress=progress)
     _show(result, as_json)
@@ -57,10 +59,11 @@ def sample(
     config: Config, overrides: Overrides = None, address: Address = None, as_json: Json = False, debug: Debug = False
 ) -> None:
     """Fit the ratio and sample, for `rsf train` to go on with."""
-    from rsf_dist import pipeline
     from rsf_dist.config import load_config
 
     loaded = load_config(config, overrides or ())
+    from rsf_dist import pipeline  # seconds; what is wrong with the configuration is said before
+
     with _progress() as progress:
         result = pipeline.sample(loaded, address=address, verbose=debug, progress=progress)
     _show(result, as_json)
@@ -120,7 +123,7 @@ def main() -> None:
         sys.exit(code if isinstance(code, int) else 0)
     except RsfError as err:
         if debug:
-            raise
+            traceback.print_exc()
         _complain(str(err))
         sys.exit(err.exit_code)
     except KeyboardInterrupt:
@@ -140,7 +143,8 @@ def _progress() -> Iterator[Silent]:
 
     progress = for_this_terminal()
     try:
-        yield progress
+        with contextlib.redirect_stdout(sys.stderr):  # Ray's warnings; standard output is for the result
+            yield progress
     finally:
         progress.close()
 

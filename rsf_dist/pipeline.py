@@ -78,8 +78,9 @@ def run(
         InputError: something in the configuration, its files or the cluster does not fit; nothing was drawn.
         StatisticalRefusal: the ratio or the budget allows no result.
     """
+    inputs = prepare(config)
     with cluster(address, verbose):
-        inputs, store = prepare(config), create(config)
+        store = create(config)
         for trial in trials(config, inputs, store, progress or Silent()):
             accepted = sample_trial(trial)
             train_trial(trial, accepted)
@@ -90,8 +91,9 @@ def sample(
     config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Silent | None = None
 ) -> RunResult:
     """The first half of `run`: the ratio and the accepted rows, for `train` to go on with. Raises as `run`."""
+    inputs = prepare(config)
     with cluster(address, verbose):
-        inputs, store = prepare(config), create(config)
+        store = create(config)
         for trial in trials(config, inputs, store, progress or Silent()):
             sample_trial(trial)
         return finish(config, store)
@@ -103,8 +105,9 @@ def train(
     """The second half of `run`, on the rows in the directory `output`. Raises as `run`."""
     store = RunStore(output)
     config = stored_config(store)
+    inputs = prepare(config)
     with cluster(address, verbose):
-        inputs = prepare(config)
+        check_cluster(config)
         for trial in trials(config, inputs, store, progress or Silent()):
             train_trial(trial, AcceptedSet.load(trial.store))
         return finish(config, store)
@@ -117,22 +120,27 @@ def rebuild_report(output: str) -> RunResult:
 
 
 def prepare(config: RunConfig) -> Inputs:
-    """Everything that can be refused before work begins: images, objects, resources, the shared directory."""
+    """Read the images and build every object once, so that what is wrong is refused before anything starts."""
     inputs = load_inputs(config)
     build_proposal(config.proposal, inputs.source)
     build_envelope(config.envelope)
     build_task(config, inputs.source).build_model(config.seed)
+    return inputs
+
+
+def check_cluster(config: RunConfig) -> None:
+    """Refuse what the cluster cannot hold, and a directory that not all its nodes see. Raises InputError."""
     check_ratio(config.ratio)
     check_pool(config.sampling.pool)
     if not config.training.wait_seconds:  # its nodes would only idle until the rows are there
         check_training(config.training)
     require_shared(RunStore(config.output).uri, "output")
-    return inputs
 
 
 def create(config: RunConfig) -> RunStore:
-    """The run's directory, with the resolved configuration. Raises InputError where there is a run already."""
+    """The run's directory, with the resolved configuration; the cluster is checked first. Raises InputError."""
     store = require_new(config)
+    check_cluster(config)
     try:
         store.write(CONFIG, dump_config(config))
     except OSError as err:
@@ -280,8 +288,7 @@ def judge(models: dict[str, nn.Module], images: ImageSet | None) -> dict[str, Ve
     if images is None:
         return {}
     with unwrapped():
-        found = ray.get([_classify.remote(model, images) for model in models.values()])
-    return dict(zip(models, found, strict=True))
+        return ray.get(_classify.remote(models, images))
 
 
 @ray.remote
@@ -290,5 +297,5 @@ def _pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int) 
 
 
 @ray.remote
-def _classify(model: nn.Module, images: ImageSet) -> Verdict:
-    return classify(model, images)
+def _classify(models: dict[str, nn.Module], images: ImageSet) -> dict[str, Verdict]:
+    return {name: classify(model, images) for name, model in models.items()}

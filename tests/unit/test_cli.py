@@ -1,0 +1,83 @@
+"""The command's words and exit codes, as far as they need no cluster."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
+
+
+def rsf(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([*RSF, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def config_file(small_run: dict, tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(small_run))
+    return path
+
+
+def refused(done: subprocess.CompletedProcess, *words: str) -> None:
+    """One line on standard error, no traceback, exit code 2."""
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stdout == ""
+    for word in words:
+        assert word in done.stderr
+
+
+def test_help_names_every_command_and_imports_neither_torch_nor_ray() -> None:
+    started = time.monotonic()
+    done = rsf("--help")
+    assert time.monotonic() - started < 5  # 0.2 s where nothing else runs
+    assert done.returncode == 0
+    for command in ("run", "sample", "train", "report", "demo"):
+        assert f"\n  {command} " in done.stdout
+    code = "import sys; from rsf_dist.cli import app; sys.exit(any(m in sys.modules for m in ('torch', 'ray')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sampling.num_acepted=5", ("sampling.num_acepted", "unknown key", "did you mean num_accepted?")),
+        ("sampling.num_accepted=0", ("sampling.num_accepted=0", "greater than 0")),
+        ("sampling.num_accepted=many", ("sampling.num_accepted=many", "valid integer")),
+        ("training.learning_rate=.nan", ("training.learning_rate=nan", "finite")),
+        ("training.batch_size", ("key=value",)),
+    ],
+)
+def test_what_is_wrong_with_the_configuration(override: str, words: tuple[str, ...], config_file: Path) -> None:
+    refused(rsf("run", config_file, override), *words)
+
+
+def test_missing_files_and_unknown_commands(config_file: Path, tmp_path: Path) -> None:
+    refused(rsf("run", tmp_path / "absent.yaml"), "no such file")
+    refused(rsf("report", tmp_path / "absent"), "is not in this run's directory")
+    assert rsf("rnu").returncode == 2
+    assert rsf("run").returncode == 2
+
+
+def test_what_is_wrong_with_the_images(config_file: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refused(rsf("run", config_file, f"target.root={empty}"), "target.root", "holds no images")
+    refused(rsf("run", config_file, f"target.root={tmp_path / 'absent'}"), "target.root", "does not exist")
+    labelled = tmp_path / "test.npz"
+    np.savez(labelled, images=np.zeros((3, 8, 8), np.uint8), labels=np.array([0, 1, 10]))
+    classes = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]".replace(" ", "").replace(",", '","').replace("[", '["').replace("]", '"]')
+    outside = f"evaluation.test={{kind: npz, root: {labelled}, classes: {classes}}}"
+    refused(rsf("run", config_file, outside), "evaluation.test.labels=10", "must lie in [0, 10)")
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    done = rsf("run", tmp_path / "absent.yaml", "--debug")
+    assert "Traceback" in done.stderr
+    assert done.returncode == 2
