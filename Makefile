@@ -3,13 +3,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN ?= runs/demo
 READY := $(VENV)/.ready
 
 .PHONY: demo test lint unit soak clean
 
 demo: $(READY)
-	$(BIN)/rsf demo --output $(RUN)
+	$(BIN)/rsf demo
 
 # What CI runs: the linters and every test.
 test: lint

@@ -51,8 +51,12 @@ def accept(log_ratio: Floats, exponentials: Floats, log_m: float) -> Decision:
         raise ValueError(f"log_ratio {log_ratio.shape} and exponentials {exponentials.shape} must be [n] alike")
     key = log_ratio + exponentials
     keep = (key > log_m) & (log_ratio < np.inf)  # a comparison with NaN is False
-    capped = np.where(keep, np.clip(log_ratio - log_m, 0.0, _MAX_LOG_WEIGHT), 0.0)
-    return Decision(keep, key, np.exp(capped).astype(np.float32))
+    return Decision(keep, key, np.where(keep, capped_weight(log_ratio, log_m), np.float32(1)))
+
+
+def capped_weight(log_ratio: Floats, log_m: float) -> NDArray[np.float32]:
+    """max(1, r/M) of accepted rows, float32 [n], cut off where float32 ends."""
+    return np.exp(np.clip(log_ratio - log_m, 0.0, _MAX_LOG_WEIGHT)).astype(np.float32)
 
 
 def key_quantile(keys: Floats, acceptance: float) -> float:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ray.data import Dataset
 from ray.data.expressions import col
 
+from rsf_dist.accept import capped_weight
 from rsf_dist.batch import from_table, num_rows, row_digests
 from rsf_dist.diagnostics import ROUNDING, SamplingReport, acceptance_interval
 from rsf_dist.errors import InputError
@@ -48,7 +49,8 @@ class AcceptedSet:
         """The set that a larger M would have given from the same proposals: a filter on the keys, nothing is redrawn.
 
         Rows that were capped at the old M are thinned as they should have been, and weights follow the new M. The count
-        of proposals stays; ESS, tail and the TV bound's source are of the proposals and stay too.
+        of proposals stays, as do ESS and tail, which are of the proposals; the TV bound is that of the old M, which the
+        new one only lowers.
 
         Raises:
             InputError: log_m is below the set's own, whose rows the lower M would need were not kept, or accepts none.
@@ -114,7 +116,7 @@ def describe_columns(rows: pa.Table) -> str:
 def stored_dataset(store: RunStore, shards: Sequence[Shard], ledger: NDArray[np.void]) -> Dataset:
     """The shards' rows up to the ledger's last: a later row of the last chunk is kept on disk and not handed over."""
     paths = [store.path(shard.path) for shard in shards if shard.rows]
-    dataset = ray.data.read_parquet(paths, filesystem=store.filesystem)
+    dataset = ray.data.read_parquet(paths, filesystem=store.filesystem, partitioning=None)
     if sum(shard.rows for shard in shards) == len(ledger):
         return in_order(dataset)
     chunk, index = int(ledger["chunk"][-1]), int(ledger["index"][-1])
@@ -128,19 +130,22 @@ def in_order(dataset: Dataset) -> Dataset:
 
 
 def _report_at(report: SamplingReport, ledger: NDArray[np.void], log_m: float) -> SamplingReport:
+    # Whatever exceeds M has a key above it and was accepted, so that the ledger holds every capped row.
+    num_capped = int((ledger["log_ratio"] > log_m + ROUNDING).sum())
+    blind = report.tv_bound_source == "proposals" and num_capped == 0
     return replace(
         report,
+        num_capped=num_capped,
+        tv_bound=0.0 if blind else report.tv_bound,
         num_accepted=len(ledger),
         acceptance_rate=len(ledger) / report.num_proposed,
         acceptance_interval=acceptance_interval(report.num_proposed, len(ledger), stopped=False),
         log_m=log_m,
         log_m_source="rethreshold",
-        # Whatever exceeds M has a key above it and was accepted, so that the ledger holds every capped row.
-        num_capped=int((ledger["log_ratio"] > log_m + ROUNDING).sum()),
         acceptance_by_label={},
     )
 
 
 def _reweigh(rows: pa.Table, log_m: float) -> pa.Table:
-    weight = np.exp(np.maximum(rows["log_ratio"].to_numpy() - log_m, 0)).astype(np.float32)
+    weight = capped_weight(rows["log_ratio"].to_numpy(), log_m)
     return rows.set_column(rows.column_names.index("weight"), "weight", pa.array(weight))

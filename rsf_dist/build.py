@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from rsf_dist.envelope import BudgetEnvelope, Envelope, FixedEnvelope, PilotEnve
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet, load_images
 from rsf_dist.proposals import AugmentProposal
+from rsf_dist.ratios.classifier import MIN_TARGET_IMAGES, network_spec
+from rsf_dist.rng import Stage, Streams
 from rsf_dist.tasks import ClassificationTask
 
 
@@ -51,13 +54,19 @@ def load_inputs(config: RunConfig) -> Inputs:
         return found
 
     evaluation = config.evaluation
-    return Inputs(
+    if len(target) < MIN_TARGET_IMAGES:
+        raise InputError("target", f"{len(target)} images", f"a ratio needs {MIN_TARGET_IMAGES} or more", "give more")
+    inputs = Inputs(
         source=source,
         target=ImageSet(target.images),
         test=labelled(evaluation.test, "evaluation.test"),
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
     )
+    if inputs.oracle is not None and len(inputs.oracle) < config.sampling.num_accepted:
+        rule = f"arms need equal rows, sampling.num_accepted={config.sampling.num_accepted}"
+        raise InputError("evaluation.oracle", f"{len(inputs.oracle)} images", rule, "give more, or lower that")
+    return inputs
 
 
 def build_proposal(config: AugmentConfig, source: ImageSet) -> AugmentProposal:
@@ -79,6 +88,34 @@ def build_envelope(config: EnvelopeConfig) -> Envelope:
 def build_task(config: RunConfig, source: ImageSet) -> ClassificationTask:
     """Classification into the source's classes."""
     return ClassificationTask(source.classes, config.model, channels=source.images.shape[1])
+
+
+def try_out(config: RunConfig, inputs: Inputs) -> None:
+    """Build everything once and pass two proposals through both networks, so that what cannot work is refused early."""
+    build_envelope(config.envelope)
+    proposal = build_proposal(config.proposal, inputs.source)
+    with _blamed("proposal"):
+        image = proposal.sample(2, Streams(config.seed, Stage.PILOT))["image"]
+    if image.shape[1:] != inputs.target.images.shape[1:] or image.dtype != torch.uint8:
+        found = f"{image.dtype} {list(image.shape[1:])}"
+        rule = f"must leave images uint8 {list(inputs.target.images.shape[1:])}, as the target's"
+        raise InputError("proposal.transforms", found, rule, "correct the steps")
+    channels = image.shape[1]
+    networks = {"ratio.network": network_spec(config.ratio, channels), "model": build_task(config, inputs.source).spec}
+    for field, spec in networks.items():
+        with _blamed(field), torch.inference_mode():
+            spec.build(config.seed).eval()(image)
+
+
+@contextmanager
+def _blamed(field: str) -> Iterator[None]:
+    """Whatever torch and torchvision say of the user's choices, as an InputError of `field`."""
+    try:
+        yield
+    except InputError as err:
+        raise InputError(err.field.replace("model.", f"{field}."), err.value, err.rule, err.remedy) from err
+    except Exception as err:  # the libraries raise what they please
+        raise InputError(field, "(as configured)", f"fails on a first batch: {err}", "correct it") from err
 
 
 def _law(config: LawConfig) -> Distribution:

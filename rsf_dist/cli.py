@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import json
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -16,7 +18,7 @@ from rsf_dist.errors import InputError, RsfError
 
 if TYPE_CHECKING:
     from rsf_dist.pipeline import RunResult
-    from rsf_dist.progress import Silent
+    from rsf_dist.progress import Progress
 
 INTERRUPTED = 130
 
@@ -90,7 +92,7 @@ def report(directory: Directory, as_json: Json = False, debug: Debug = False) ->
 @app.command()
 def demo(
     overrides: Overrides = None,
-    output: Annotated[str, typer.Option(help="The run's directory.")] = "runs/demo",
+    output: Annotated[str | None, typer.Option(help="A local folder; by default runs/demo, or runs/demo-2, …")] = None,
     seeds: Annotated[int, typer.Option(help="Repeat with this many seeds.")] = 1,
     address: Address = None,
     as_json: Json = False,
@@ -103,6 +105,9 @@ def demo(
     from rsf_dist.config import load_config
     from rsf_dist.demo.place import make_place
 
+    output = output or next(name for name in _demo_names() if not Path(name).exists())
+    if "://" in output:
+        raise InputError("--output", output, "the demo writes its images there as files", "name a local folder")
     place = Path(output) / "place"
     paths = {"target": "unlabelled", "evaluation.test": "test", "evaluation.oracle": "oracle"}
     ours = [f"output={output}", f"num_seeds={seeds}", *(f"{key}.root={place / name}" for key, name in paths.items())]
@@ -120,7 +125,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        if code == INTERRUPTED:  # Typer has caught Ctrl-C by itself
+            raise KeyboardInterrupt
+        sys.exit(code or 0)
     except RsfError as err:
         if debug:
             traceback.print_exc()
@@ -137,16 +144,35 @@ def main() -> None:
         sys.exit(InputError.exit_code if usage else INTERRUPTED)
 
 
+def _demo_names() -> Iterator[str]:
+    yield "runs/demo"
+    yield from (f"runs/demo-{number}" for number in itertools.count(2))
+
+
 @contextlib.contextmanager
-def _progress() -> Iterator[Silent]:
+def _progress() -> Iterator[Progress]:
     from rsf_dist.progress import for_this_terminal
 
     progress = for_this_terminal()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # Ray's warnings; standard output is for the result
+        with contextlib.redirect_stdout(_RaysRemarks(sys.stderr)):  # standard output is for the result
             yield progress
     finally:
         progress.close()
+
+
+class _RaysRemarks(io.TextIOBase):
+    """What Ray prints, line by line, but for its remark on idle processes, usual on a machine of few cores."""
+
+    def __init__(self, sink: TextIO):
+        self._sink, self._line = sink, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if "PYTHON worker processes have been started" not in line:
+                print(line, file=self._sink)
+        return len(text)
 
 
 def _complain(text: str) -> None:

@@ -34,13 +34,13 @@ ParameterName = Literal["rotation", "scale", "translate_x", "translate_y", "brig
 class ImagesConfig(_Config):
     """Where images are read from.
 
-    kind: `digits` (scikit-learn's), `idx` (MNIST's files), `image_folder` (images, or one sub-folder a class) or `npz`.
+    kind: `digits` (scikit-learn's), `idx` (MNIST's files), `image_folder` (images, or a sub-folder a class) or `npz`.
     root: the folder or file; not for `digits`.
-    split: which of the IDX files.
+    split: which of the IDX files; not looked at for other kinds.
     start, limit: take images start to start + limit of what is found.
     classes: the classes' names, in order of their labels; by default those found.
-    size: [height, width] that image files are brought to (scaled to cover it, then cropped); needed where they differ.
-    channels: 1 (grey) or 3 (RGB) for image files.
+    size: for image_folder, [height, width] that images are scaled to cover and cropped to; needed where they differ.
+    channels: for image_folder, 1 (grey) or 3 (RGB).
     """
 
     kind: Literal["digits", "idx", "image_folder", "npz"]
@@ -122,7 +122,9 @@ class OptimizerConfig(_Config):
 
     algorithm: `adamw`, or `sgd` without momentum.
     schedule: `cosine`, linear warm-up and decay to zero; or `constant`.
-    batch_size: rows a step, over all workers together.
+    steps: optimizer steps. batch_size: rows a step, over all workers together.
+    learning_rate: at its highest. weight_decay: decoupled with adamw.
+    warmup_fraction: of the steps, in which the learning rate rises to its highest.
     """
 
     algorithm: Literal["adamw", "sgd"] = "adamw"
@@ -134,10 +136,25 @@ class OptimizerConfig(_Config):
     warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 
+class RatioNetworkConfig(ModelConfig):
+    """As ModelConfig, but for its default of dropout: a ratio's network sees few target images."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+
+class RatioOptimizerConfig(OptimizerConfig):
+    """As OptimizerConfig, with defaults for a ratio; half of each batch are target images."""
+
+    batch_size: PositiveInt = 128
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+
+
 class ClassifierRatioConfig(_Config):
     """The density ratio from a classifier that tells target images from proposals.
 
-    network: its network; freeze_backbone trains only the head (a linear ratio on frozen pretrained features).
+    network, optimizer: its network, and how that is fitted.
+    freeze_backbone: train only the head (a linear ratio on frozen pretrained features).
     num_proposals: proposals drawn for it; the splits are taken from these and from the target images alike.
     calibration_fraction, test_fraction: held out from fitting, for calibration and for the reported figures.
     num_workers: 0 fits in one Ray task; more, data parallel through Ray Train.
@@ -146,9 +163,9 @@ class ClassifierRatioConfig(_Config):
     """
 
     kind: Literal["classifier"] = "classifier"
-    network: ModelConfig = ModelConfig(dropout=0.5)
+    network: RatioNetworkConfig = RatioNetworkConfig()
     freeze_backbone: bool = False
-    optimizer: OptimizerConfig = OptimizerConfig(batch_size=128, learning_rate=2e-3, weight_decay=0.05)
+    optimizer: RatioOptimizerConfig = RatioOptimizerConfig()
     num_proposals: Annotated[int, Field(ge=50)] = 8000
     calibration_fraction: Fraction = 0.2
     test_fraction: Fraction = 0.2
@@ -240,7 +257,12 @@ class Budget(_Config):
 
 
 class SamplingConfig(_Config):
-    """num_accepted: rows to keep. chunk_size: proposals drawn and scored at once, the unit of work and randomness."""
+    """How many rows, and how.
+
+    num_accepted: rows to keep.
+    chunk_size: proposals drawn and scored at once, the unit of work and of randomness.
+    pool: the actors. budget: when to stop short.
+    """
 
     num_accepted: PositiveInt
     chunk_size: PositiveInt = 4096
@@ -306,6 +328,9 @@ class RunConfig(_Config):
 
     output: the run's directory, a local path or a URI that pyarrow.fs takes; on several nodes all must see it.
     seed: every random draw follows from it. num_seeds: repeat with seed, seed + 1, … and report all.
+    source: labelled images, clean. target: images of the place where the model must work; labels are not looked at.
+    proposal: q. ratio: log p/q, learned. envelope: how M is chosen. sampling: how many rows, by which actors.
+    model: what is fine-tuned. training: how. evaluation: what it is compared with.
     pretrain: train `model` on the clean source images first, for want of pretrained weights.
     """
 

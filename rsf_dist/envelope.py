@@ -60,6 +60,8 @@ class FixedEnvelope:
     def __post_init__(self) -> None:
         if not np.isfinite(self.log_m):
             raise InputError("envelope.log_m", self.log_m, "must be finite", "give the logarithm of M")
+        if self.num_pilot < 1:
+            raise InputError("envelope.num_pilot", self.num_pilot, "must be positive", "use e.g. 2000")
 
     def choose(self, pilot: Pilot) -> Choice:
         """log_m itself."""

@@ -29,7 +29,7 @@ class InputError(RsfError):
         self.field, self.value, self.rule, self.remedy = field, value, rule, remedy
 
     def __str__(self) -> str:
-        return f"{self.field}={_short(self.value)}: {self.rule}; {self.remedy}"
+        return " ".join(f"{self.field}={_short(self.value)}: {self.rule}; {self.remedy}".split())
 
 
 class StatisticalRefusal(RsfError):
@@ -42,7 +42,7 @@ class StatisticalRefusal(RsfError):
         self.finding, self.remedy = finding, remedy
 
     def __str__(self) -> str:
-        return f"{self.finding}; {self.remedy}"
+        return " ".join(f"{self.finding}; {self.remedy}".split())
 
 
 def _short(value: object, limit: int = 120) -> str:

@@ -157,7 +157,7 @@ class NetworkSpec:
 
 
 def device() -> torch.device:
-    """The GPU that Ray gave this process, else the CPU: Ray hides GPUs from processes that did not ask for one."""
+    """The GPU that this process sees, else the CPU; `resources.confine` hides those it was not given."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -20,7 +20,7 @@ from ray.data import Dataset
 from torch import nn
 
 from rsf_dist.accepted import AcceptedSet
-from rsf_dist.build import Inputs, build_envelope, build_proposal, build_task, load_inputs
+from rsf_dist.build import Inputs, build_proposal, build_task, load_inputs, try_out
 from rsf_dist.config import OptimizerConfig, RunConfig, dump_config, parse_text
 from rsf_dist.controls import oracle_rows, random_rows
 from rsf_dist.errors import InputError, unwrapped
@@ -28,12 +28,12 @@ from rsf_dist.evaluation import Verdict, classify
 from rsf_dist.images import ImageSet
 from rsf_dist.models import load_network
 from rsf_dist.pretraining import pretrain
-from rsf_dist.progress import Silent
+from rsf_dist.progress import Progress
 from rsf_dist.report import record, samples
 from rsf_dist.report.html import write_html
-from rsf_dist.resources import check_pool, check_ratio, check_training, cluster, require_shared
+from rsf_dist.resources import check_pool, check_ratio, check_training, cluster, confine, require_shared
 from rsf_dist.rounds import fit_ratio, sample_round
-from rsf_dist.store import RunStore
+from rsf_dist.store import MANIFEST, RunStore
 from rsf_dist.tasks import Task
 from rsf_dist.trainer import FineTuner, FineTuneResult
 
@@ -64,7 +64,7 @@ class RunResult:
 
 
 def run(
-    config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Silent | None = None
+    config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Progress | None = None
 ) -> RunResult:
     """The main job, whole: sample, fine-tune, compare, report.
 
@@ -80,35 +80,35 @@ def run(
     """
     inputs = prepare(config)
     with cluster(address, verbose):
-        store = create(config)
-        for trial in trials(config, inputs, store, progress or Silent()):
+        store = create(config, sampling=True, training=True)
+        for trial in trials(config, inputs, store, progress or Progress()):
             accepted = sample_trial(trial)
             train_trial(trial, accepted)
         return finish(config, store)
 
 
 def sample(
-    config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Silent | None = None
+    config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Progress | None = None
 ) -> RunResult:
     """The first half of `run`: the ratio and the accepted rows, for `train` to go on with. Raises as `run`."""
     inputs = prepare(config)
     with cluster(address, verbose):
-        store = create(config)
-        for trial in trials(config, inputs, store, progress or Silent()):
+        store = create(config, sampling=True, training=False)
+        for trial in trials(config, inputs, store, progress or Progress()):
             sample_trial(trial)
         return finish(config, store)
 
 
 def train(
-    output: str, *, address: str | None = None, verbose: bool = False, progress: Silent | None = None
+    output: str, *, address: str | None = None, verbose: bool = False, progress: Progress | None = None
 ) -> RunResult:
     """The second half of `run`, on the rows in the directory `output`. Raises as `run`."""
     store = RunStore(output)
     config = stored_config(store)
     inputs = prepare(config)
     with cluster(address, verbose):
-        check_cluster(config)
-        for trial in trials(config, inputs, store, progress or Silent()):
+        check_cluster(config, sampling=False, training=True)
+        for trial in trials(config, inputs, store, progress or Progress()):
             train_trial(trial, AcceptedSet.load(trial.store))
         return finish(config, store)
 
@@ -120,28 +120,27 @@ def rebuild_report(output: str) -> RunResult:
 
 
 def prepare(config: RunConfig) -> Inputs:
-    """Read the images and build every object once, so that what is wrong is refused before anything starts."""
+    """Read the images and try everything once, so that what is wrong is refused before anything starts."""
     inputs = load_inputs(config)
-    build_proposal(config.proposal, inputs.source)
-    build_envelope(config.envelope)
-    build_task(config, inputs.source).build_model(config.seed)
+    try_out(config, inputs)
     return inputs
 
 
-def check_cluster(config: RunConfig) -> None:
+def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
     """Refuse what the cluster cannot hold, and a directory that not all its nodes see. Raises InputError."""
-    check_ratio(config.ratio)
-    check_pool(config.sampling.pool)
-    if not config.training.wait_seconds:  # its nodes would only idle until the rows are there
+    if sampling:
+        check_ratio(config.ratio)
+        check_pool(config.sampling.pool)
+    if training and not (sampling and config.training.wait_seconds):  # else its nodes would idle until then
         check_training(config.training)
     require_shared(RunStore(config.output).uri, "output")
 
 
-def create(config: RunConfig) -> RunStore:
+def create(config: RunConfig, sampling: bool, training: bool) -> RunStore:
     """The run's directory, with the resolved configuration; the cluster is checked first. Raises InputError."""
-    store = require_new(config)
-    check_cluster(config)
     try:
+        store = require_new(config)
+        check_cluster(config, sampling, training)
         store.write(CONFIG, dump_config(config))
     except OSError as err:
         raise InputError("output", config.output, f"cannot be written ({err})", "name another directory") from err
@@ -151,7 +150,7 @@ def create(config: RunConfig) -> RunStore:
 def require_new(config: RunConfig) -> RunStore:
     """The directory to be. Raises InputError where there is a run already."""
     store = RunStore(config.output)
-    if store.exists(CONFIG):
+    if store.exists(MANIFEST) or store.exists(f"seeds/000/{MANIFEST}"):  # before that, nothing was committed
         raise InputError("output", config.output, "holds a run already", "name another directory, or remove that one")
     return store
 
@@ -178,7 +177,7 @@ class Trial:
     inputs: Inputs
     store: RunStore
     seed: int
-    progress: Silent
+    progress: Progress
 
     @contextmanager
     def stage(self, name: str, text: str) -> Iterator[None]:
@@ -189,7 +188,7 @@ class Trial:
         record.add(self.store, seconds={name: round(time.monotonic() - started, 2)})
 
 
-def trials(config: RunConfig, inputs: Inputs, store: RunStore, progress: Silent) -> Iterator[Trial]:
+def trials(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progress) -> Iterator[Trial]:
     """The run's seeds, one after the other."""
     for number in range(config.num_seeds):
         seed, count = config.seed + number, config.num_seeds
@@ -225,9 +224,11 @@ def train_trial(trial: Trial, accepted: AcceptedSet) -> None:
     config, inputs = trial.config, trial.inputs
     with trial.stage("pretraining", "the model before fine-tuning"):
         before = starting_model(config, inputs, trial.seed)
-    models = {"pretrained": before}
+    models = {}
     for arm in arms(config):
-        if arm != "pretrained":
+        if arm == "pretrained":
+            models[arm] = before
+        else:
             with trial.stage(arm, f"fine-tuning: {record.ARMS[arm]}"):
                 rows = arm_rows(trial, arm, accepted)
                 tuned = fine_tune(trial, arm, rows, before)
@@ -293,9 +294,11 @@ def judge(models: dict[str, nn.Module], images: ImageSet | None) -> dict[str, Ve
 
 @ray.remote
 def _pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int) -> nn.Module:
+    confine()
     return pretrain(task, source, config, seed)
 
 
 @ray.remote
 def _classify(models: dict[str, nn.Module], images: ImageSet) -> dict[str, Verdict]:
+    confine()
     return {name: classify(model, images) for name, model in models.items()}

@@ -10,11 +10,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 
 import pyarrow as pa
 import ray
-import torch
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy
 
 from rsf_dist.config import PoolConfig
-from rsf_dist.resources import max_actors
+from rsf_dist.resources import confine, max_actors
 
 Record = Mapping[str, int | str | bytes]
 """What one chunk sends back: plain values, with the same keys and types for every chunk."""
@@ -36,7 +35,6 @@ def map_chunks(
     tasks = [pa.table({"chunk": list(chunks[i : i + chunks_per_task])}) for i in range(0, len(chunks), chunks_per_task)]
     size = max(pool.min_actors, min(max_actors(pool), len(tasks)))
     shared_work = ray.put(work)  # held here for as long as an actor may be replaced
-    DataContext.get_current().enable_progress_bars = False
     records = ray.data.from_arrow(tasks).map_batches(
         _Actor,
         fn_constructor_args=(shared_work,),
@@ -46,6 +44,7 @@ def map_chunks(
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
     )
+    records.context.enable_progress_bars = False
     records.context.execution_options.preserve_order = True
     for table in records.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from table.to_pylist()
@@ -55,7 +54,7 @@ class _Actor:
     """Runs chunks on one thread, so that sums of floats do not depend on the machine's cores."""
 
     def __init__(self, work: ray.ObjectRef):
-        torch.set_num_threads(1)
+        confine()
         self._work: Callable[[int], Record] = ray.get(work)
 
     def __call__(self, table: pa.Table) -> pa.Table:

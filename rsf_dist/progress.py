@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 import time
 
+import rich.progress
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
 _PLAIN_SECONDS = 5.0
 
 
-class Silent:
-    """Says nothing; the base of the others."""
+class Progress:
+    """Who is told how far a run is; this one keeps it to itself."""
 
     def say(self, text: str) -> None:
         """A finished step, or a warning."""
@@ -24,7 +25,7 @@ class Silent:
         """Leave the screen as it is."""
 
 
-class PlainLines(Silent):
+class PlainLines(Progress):
     """Lines on standard error, for logs: every step, and a count every few seconds."""
 
     def __init__(self) -> None:
@@ -42,13 +43,13 @@ class PlainLines(Silent):
             self.say(f"{what}: {done:,} of {total:,}")
 
 
-class Terminal(Silent):
+class Terminal(Progress):
     """Rich's progress bar beneath the finished steps."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f}"))
-        self._bars = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+        self._bars = rich.progress.Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
         self._bars.start()
         self._task = self._bars.add_task("", total=1, visible=False)
 
@@ -66,6 +67,6 @@ class Terminal(Silent):
         self._bars.stop()
 
 
-def for_this_terminal() -> Silent:
+def for_this_terminal() -> Progress:
     """A bar on a terminal, plain lines elsewhere."""
     return Terminal() if sys.stderr.isatty() else PlainLines()

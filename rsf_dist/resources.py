@@ -6,13 +6,17 @@ import logging
 import math
 import os
 import secrets
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+import torch
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -44,6 +48,13 @@ def cluster(address: str | None = None, verbose: bool = False) -> Iterator[None]
             ray.shutdown()
 
 
+def confine(cpus: float = 1) -> None:
+    """Keep this process to its share: a thread a CPU, and no GPU it did not ask for (Ray leaves them visible)."""
+    torch.set_num_threads(max(1, int(cpus)))
+    if not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def ensure_cluster() -> None:
     """Join one, for a call from Python outside of `cluster`."""
     if not ray.is_initialized():
@@ -58,7 +69,8 @@ def _join(address: str, verbose: bool) -> None:
     if not verbose:  # read by Ray's C++ core when it starts, here and in the workers
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
+        with _without_line("Set ray log level"):
+            ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
     except (ConnectionError, RuntimeError, ValueError) as err:
         remedy = "start one (ray start --head), or correct the address"
         raise InputError("address", address, f"no Ray cluster answers ({err})", remedy) from err
@@ -66,81 +78,110 @@ def _join(address: str, verbose: bool) -> None:
         logging.getLogger(name).setLevel(level)
 
 
+@contextmanager
+def _without_line(marker: str) -> Iterator[None]:
+    """Keep lines with `marker` off standard error, where Ray's C++ core writes past Python."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        terminal = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            os.write(2, b"".join(line for line in held if marker.encode() not in line))
+
+
 @dataclass(frozen=True)
-class Resources:
-    """CPUs and GPUs."""
+class Bundle:
+    """What one process needs, on one node."""
 
     cpus: float
-    gpus: float
+    gpus: float = 0.0
 
 
-def cluster_resources() -> Resources:
-    """Of all nodes that are up."""
-    up = ray.cluster_resources()
-    return Resources(up.get("CPU", 0.0), up.get("GPU", 0.0))
+def nodes_up() -> list[Bundle]:
+    """What each node that is up has."""
+    up = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Bundle(has.get("CPU", 0.0), has.get("GPU", 0.0)) for has in up]
 
 
 def check_pool(pool: PoolConfig) -> None:
     """InputError unless the cluster holds `min_actors`, or comes to hold them within `wait_seconds`."""
-    count, cpus, gpus = pool.min_actors, pool.cpus_per_actor, pool.gpus_per_actor
-    have = _wait_for([(cpus, gpus)] * count, pool.wait_seconds)
-    _check("sampling.pool.min_actors", count, count * cpus, have.cpus, "CPUs")
-    _check("sampling.pool.min_actors", count, count * gpus, have.gpus, "GPUs")
+    bundles = [Bundle(pool.cpus_per_actor, pool.gpus_per_actor)] * pool.min_actors
+    _require("sampling.pool.min_actors", pool.min_actors, bundles, pool.wait_seconds)
 
 
 def check_ratio(ratio: ClassifierRatioConfig) -> None:
     """InputError unless the cluster holds what fits the ratio, or comes to hold it within `wait_seconds`."""
-    count = max(1, ratio.num_workers)
-    have = _wait_for([(ratio.cpus, ratio.gpus)] * count, ratio.wait_seconds)
     if ratio.num_workers:
-        _check_workers("ratio", count, "cpus", ratio.cpus, have)
-    _check("ratio.cpus", ratio.cpus, ratio.cpus, have.cpus, "CPUs")
-    _check("ratio.gpus", ratio.gpus, count * ratio.gpus, have.gpus, "GPUs")
+        bundles = [Bundle(ratio.cpus, ratio.gpus)] * ratio.num_workers + [_FOR_RAY_DATA]
+        _require("ratio.num_workers", ratio.num_workers, bundles, ratio.wait_seconds)
+    field, value = ("ratio.gpus", ratio.gpus) if ratio.gpus else ("ratio.cpus", ratio.cpus)
+    _require(field, value, [Bundle(ratio.cpus, ratio.gpus)], ratio.wait_seconds)
 
 
 def check_training(training: TrainingConfig) -> None:
-    """InputError unless the cluster holds the workers and leaves Ray Data a CPU, or comes to within `wait_seconds`."""
-    count, cpus, gpus = training.num_workers, training.cpus_per_worker, float(training.use_gpu)
-    have = _wait_for([(cpus, gpus)] * count + [(1.0, 0.0)], training.wait_seconds)
-    _check("training.num_workers", count, count * gpus, have.gpus, "GPUs")
-    _check_workers("training", count, "cpus_per_worker", cpus, have)
+    """InputError unless the cluster holds the workers and leaves Ray Data a CPU, or comes to within `wait_seconds`.
+
+    Ray Train takes its CPUs first; with none left, the workers would wait for their rows for ever.
+    """
+    bundles = [Bundle(training.cpus_per_worker, float(training.use_gpu))] * training.num_workers + [_FOR_RAY_DATA]
+    _require("training.num_workers", training.num_workers, bundles, training.wait_seconds)
 
 
-def _wait_for(bundles: list[tuple[float, float]], seconds: float) -> Resources:
-    """What the cluster has, once it holds all (CPUs, GPUs) or has had `seconds` to bring nodes up for them."""
-    end = time.monotonic() + seconds
+_FOR_RAY_DATA = Bundle(1.0)
 
-    def short(have: Resources) -> bool:
-        return any(
-            sum(needed) > there
-            for needed, there in zip(zip(*bundles, strict=True), (have.cpus, have.gpus), strict=True)
-        )
 
-    if short(cluster_resources()) and seconds:
-        request_resources(bundles=[{"CPU": cpus, "GPU": gpus} for cpus, gpus in bundles])
-        while short(cluster_resources()) and time.monotonic() < end:
+def fits(bundles: Sequence[Bundle], nodes: Sequence[Bundle]) -> bool:
+    """Whether the bundles can be placed on the nodes, the largest first, each on the first node with room."""
+    room = [[node.cpus, node.gpus] for node in nodes]
+    for bundle in sorted(bundles, key=lambda one: (one.gpus, one.cpus), reverse=True):
+        home = next((left for left in room if left[0] >= bundle.cpus and left[1] >= bundle.gpus), None)
+        if home is None:
+            return False
+        home[0] -= bundle.cpus
+        home[1] -= bundle.gpus
+    return True
+
+
+def _require(field: str, value: object, bundles: Sequence[Bundle], wait_seconds: float) -> None:
+    """InputError unless the bundles fit the nodes that are up, or those that come up while we wait."""
+    end = time.monotonic() + wait_seconds
+    if wait_seconds and not fits(bundles, nodes_up()):
+        request_resources(bundles=[{"CPU": one.cpus, "GPU": one.gpus} for one in bundles])
+        while not fits(bundles, nodes_up()) and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
         request_resources(bundles=[])  # from here on the work itself keeps the nodes
-    return cluster_resources()
+    nodes = nodes_up()
+    if not fits(bundles, nodes):
+        rule = f"needs {_in_words(bundles)}; the cluster has {_in_words(nodes)} on {len(nodes)} node(s)"
+        if _FOR_RAY_DATA in bundles:
+            rule += ", and Ray Data needs a whole CPU that the workers leave"
+        remedy = "lower it or what each takes, join a larger cluster, or set wait_seconds where it grows by itself"
+        raise InputError(field, value, rule, remedy)
 
 
-def _check_workers(field: str, workers: int, cpus_key: str, cpus: float, have: Resources) -> None:
-    """Ray Train takes its CPUs first; with none left, the workers would wait for their rows for ever."""
-    if math.floor(have.cpus - workers * cpus) < 1:
-        rule = f"{workers} worker(s) with {cpus:g} CPUs each leave Ray Data no whole CPU of the cluster's {have.cpus:g}"
-        remedy = f"lower it, or {field}.{cpus_key} to {math.floor(100 * max(have.cpus - 1, 0.1) / workers) / 100:g}"
-        raise InputError(f"{field}.num_workers", workers, rule, remedy)
+def _in_words(bundles: Sequence[Bundle]) -> str:
+    """E.g. 2 × 0.5 CPU + 1 × (4 CPU, 1 GPU)."""
+    counts = Counter(f"({one.cpus:g} CPU, {one.gpus:g} GPU)" if one.gpus else f"{one.cpus:g} CPU" for one in bundles)
+    return " + ".join(f"{count} × {bundle}" for bundle, count in counts.items())
 
 
 def max_actors(pool: PoolConfig) -> int:
-    """The pool's upper size: as configured, or as many actors as the cluster has CPUs (and GPUs) for."""
+    """The pool's upper size: as configured, or as many actors as the nodes have CPUs (and GPUs) for."""
     if pool.max_actors is not None:
         return pool.max_actors
-    have = cluster_resources()
-    fits = have.cpus / pool.cpus_per_actor
-    if pool.gpus_per_actor:
-        fits = min(fits, have.gpus / pool.gpus_per_actor)
-    return max(pool.min_actors, math.floor(fits))
+    actor = Bundle(pool.cpus_per_actor, pool.gpus_per_actor)
+    return max(pool.min_actors, sum(_copies(actor, node) for node in nodes_up()))
+
+
+def _copies(bundle: Bundle, node: Bundle) -> int:
+    by_gpus = node.gpus // bundle.gpus if bundle.gpus else math.inf
+    return int(min(node.cpus // bundle.cpus, by_gpus))
 
 
 def require_shared(path: str, field: str) -> None:
@@ -178,10 +219,3 @@ def _read_text(path: str) -> str | None:
         return Path(path).read_text()
     except OSError:
         return None
-
-
-def _check(field: str, value: object, needed: float, have: float, unit: str) -> None:
-    if needed > have:
-        rule = f"needs {needed:g} {unit}, the cluster has {have:g}"
-        remedy = "lower it, join a larger cluster, or set wait_seconds beside it where the cluster grows by itself"
-        raise InputError(field, value, rule, remedy)

@@ -24,6 +24,7 @@ class Stage(IntEnum):
     CONTROL = 3
     PLACE = 4
     PRETRAIN = 5
+    CONTROL_PILOT = 6
 
 
 _PURPOSE_BITS, _STAGE_BITS, _ROUND_BITS, _CHUNK_BITS = 4, 4, 16, 40

@@ -15,11 +15,11 @@ from rsf_dist.build import build_envelope
 from rsf_dist.config import ClassifierRatioConfig, RunConfig, TrainingConfig
 from rsf_dist.errors import unwrapped
 from rsf_dist.models import ImageNetwork
-from rsf_dist.progress import Silent
+from rsf_dist.progress import Progress
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ClassifierRatio, Ratio
 from rsf_dist.ratios.classifier import Split, Splits, network_spec, split_evidence
-from rsf_dist.resources import check_ratio
+from rsf_dist.resources import check_ratio, confine
 from rsf_dist.rng import Stage, Streams
 from rsf_dist.sampler import RejectionSampler
 from rsf_dist.store import RunStore
@@ -54,7 +54,7 @@ def sample_round(
     seed: int,
     store: RunStore | None = None,
     round: int = 0,
-    progress: Silent | None = None,
+    progress: Progress | None = None,
 ) -> AcceptedSet:
     """Sample as the configuration says. Raises InputError, StatisticalRefusal."""
     sampling = config.sampling
@@ -73,17 +73,19 @@ def sample_round(
 
 @ray.remote
 def _fit(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int) -> ClassifierRatio:
-    torch.set_num_threads(max(1, int(config.cpus)))
+    confine(config.cpus)
     return ClassifierRatio.fit(target, _proposals(config, proposal, seed), config, seed)
 
 
 @ray.remote
 def _gather(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int) -> Splits:
+    confine(config.cpus)
     return split_evidence(target, _proposals(config, proposal, seed), config, seed)
 
 
 @ray.remote
 def _calibrate(config: ClassifierRatioConfig, network: ImageNetwork, splits: Splits) -> ClassifierRatio:
+    confine(config.cpus)
     spec = network_spec(config, channels=splits.fit.target.shape[1])
     return ClassifierRatio.calibrated(network, spec, splits)
 

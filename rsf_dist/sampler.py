@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 from numpy.typing import NDArray
 from ray.data import Dataset
 
@@ -37,10 +36,10 @@ from rsf_dist.diagnostics import SamplingReport, Statistics, acceptance_interval
 from rsf_dist.envelope import Choice, Envelope, Pilot, PilotEnvelope
 from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
 from rsf_dist.pool import map_chunks
-from rsf_dist.progress import Silent
+from rsf_dist.progress import Progress
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
-from rsf_dist.resources import check_pool, ensure_cluster, max_actors, require_shared
+from rsf_dist.resources import check_pool, confine, ensure_cluster, max_actors, require_shared
 from rsf_dist.rng import Stage, Streams
 from rsf_dist.store import RunStore, Shard
 
@@ -85,7 +84,7 @@ class RejectionSampler:
         self.seed, self.chunk_size, self.stage = seed, chunk_size, stage
         self.pool, self.store, self.budget = pool or PoolConfig(), store, budget or Budget()
 
-    def sample(self, num_accepted: int, round: int = 0, progress: Silent | None = None) -> AcceptedSet:
+    def sample(self, num_accepted: int, round: int = 0, progress: Progress | None = None) -> AcceptedSet:
         """Sample until `num_accepted` rows are accepted.
 
         Raises:
@@ -97,7 +96,7 @@ class RejectionSampler:
         plan = self._plan(round)
         harvest = Harvest(num_accepted)
         with unwrapped():
-            self._gather(plan, harvest, started, progress or Silent())
+            self._gather(plan, harvest, started, progress or Progress())
         self._check_shortfall(plan, harvest)
         report = self._report(plan, harvest, time.monotonic() - started)
         return self._hand_over(plan, harvest, report)
@@ -118,7 +117,8 @@ class RejectionSampler:
         pool = self.pool
         task = _pilot.options(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor)
         streams = Streams(self.seed, _pilot_stage(self.stage), round)
-        num_pilot = min(self.envelope.num_pilot, 2_000) if self.ratio.log_bound is not None else self.envelope.num_pilot
+        certified = isinstance(self.envelope, PilotEnvelope) and self.ratio.log_bound is not None
+        num_pilot = min(self.envelope.num_pilot, 2_000) if certified else self.envelope.num_pilot
         with unwrapped():
             pilot, seconds = ray.get(task.remote(self.proposal, self.ratio, streams, num_pilot, self.chunk_size))
         _refuse_nonfinite(int((~(pilot.log_ratio < np.inf)).sum()), len(pilot.log_ratio), "pilot ")
@@ -127,7 +127,7 @@ class RejectionSampler:
         acceptance = float(np.exp(np.minimum(pilot.log_ratio - choice.log_m, 0)).mean())
         return Plan(choice, work, acceptance, seconds_per_chunk=seconds * self.chunk_size / num_pilot)
 
-    def _gather(self, plan: Plan, harvest: Harvest, started: float, progress: Silent) -> None:
+    def _gather(self, plan: Plan, harvest: Harvest, started: float, progress: Progress) -> None:
         """Waves of chunks into the harvest until it is full or the budget spent."""
         end = self.budget.proposals_for(harvest.wanted) // self.chunk_size
         recorder = ChunkRecorder(plan.work, self.store)
@@ -312,7 +312,7 @@ class ChunkRecorder:
 @ray.remote
 def _pilot(proposal: Proposal, ratio: Ratio, streams: Streams, num_pilot: int, chunk_size: int) -> tuple[Pilot, float]:
     """Score num_pilot proposals as actors would; and the seconds it took."""
-    torch.set_num_threads(1)
+    confine()
     pieces: list[tuple[Floats, Floats]] = []
     started = time.monotonic()
     for chunk, size in enumerate(_sizes(num_pilot, chunk_size)):
@@ -329,7 +329,8 @@ def _sizes(total: int, size: int) -> Iterator[int]:
 
 
 def _pilot_stage(stage: Stage) -> Stage:
-    return Stage.PILOT if stage == Stage.SAMPLE else stage
+    """A pilot's streams are never those of the rows that it helps to choose."""
+    return {Stage.SAMPLE: Stage.PILOT, Stage.CONTROL: Stage.CONTROL_PILOT}[stage]
 
 
 def _refuse_nonfinite(count: int, total: int, what: str = "") -> None:

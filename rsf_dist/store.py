@@ -63,11 +63,12 @@ class RunStore:
 
     def at(self, folder: str) -> RunStore:
         """The store of a folder within this one; `""` is this one."""
-        return RunStore(f"{self.uri.rstrip('/')}/{folder}") if folder else self
+        return RunStore(self.path_for_ray(folder)) if folder else self
 
     def path_for_ray(self, name: str) -> str:
         """A folder of the run as Ray Train names storage: a local path or a URI."""
-        return f"{self.uri.rstrip('/')}/{name}"
+        base, mark, options = self.uri.partition("?")  # as in s3://bucket/run?endpoint_override=…
+        return f"{base.rstrip('/')}/{name}{mark}{options}"
 
     def path(self, name: str) -> str:
         """The full path of a file of the run, in the file system's terms."""

@@ -7,9 +7,13 @@ world-size-th batch and torchmetrics adds up, so that none is lost.
 
 from __future__ import annotations
 
+import copy
+import signal
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +72,8 @@ class FineTuner:
 
         Args:
             dataset: rows with the task's columns, and `weight` where training.use_row_weights is set.
-            validation: rows with the task's columns; None: hold out training.validation_fraction of the dataset.
+            validation: rows with the task's columns; None: hold out the last
+                training.validation_fraction of the dataset, which should be in random order, as accepted rows are.
 
         Raises:
             InputError: a column is missing, there are fewer rows than a batch, the cluster is too small, the folder is
@@ -85,7 +90,7 @@ class FineTuner:
         else:
             held_out = validation.select_columns(list(self.task.columns)).materialize()
         self._require_rows(rows, held_out)
-        with unwrapped():
+        with unwrapped(), _own_interrupts():
             result = self._trainer(rows, held_out).fit()
         return FineTuneResult.of(result, self.task, self.training.keep)
 
@@ -110,11 +115,10 @@ class FineTuner:
         training = self.training
         resources = {"CPU": training.cpus_per_worker} | ({"GPU": 1} if training.use_gpu else {})
         weights = rows.mean("weight") if training.use_row_weights else 1.0
-        state = {key: value.cpu() for key, value in self.initial.state_dict().items()}
         loop = Loop(self.task, training, self.seed, float(weights or 1.0))
         return TorchTrainer(
             _train,
-            train_loop_config={"loop": loop, "initial": ray.put(state)},
+            train_loop_config={"loop": loop, "initial": ray.put(copy.deepcopy(self.initial).cpu())},
             datasets={"train": rows, "validation": held_out},
             dataset_config=DataConfig(datasets_to_split=["train"]),
             scaling_config=ScalingConfig(
@@ -128,6 +132,19 @@ class FineTuner:
                 checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=self.task.metric),
             ),
         )
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Ray Train takes SIGINT over, exits with 0 when it comes, and never gives it back."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)
@@ -188,18 +205,17 @@ def _train(config: dict[str, Any]) -> None:
     """One worker's life."""
     loop: Loop = config["loop"]
     context = ray.train.get_context()
-    torch.manual_seed(loop.seed * 1_000_003 + context.get_world_rank())  # dropout differs between ranks
     torch.set_num_threads(max(1, int(loop.training.cpus_per_worker)))
-    model = loop.task.build_model(loop.seed)
-    model.load_state_dict(ray.get(config["initial"]))
-    model.to(get_device())  # before the optimizer, whose restored state follows its parameters' device
-    state = Progress(model, *optimizer_and_schedule(model, loop.training))
+    device = get_device() if loop.training.use_gpu else torch.device("cpu")
+    model = ray.get(config["initial"]).to(device)  # before the optimizer, whose restored state follows its parameters
+    state = TrainingState(model, *optimizer_and_schedule(model, loop.training))
     state.restore()
-    replica = prepare_model(model)
-    window = MeanMetric().to(get_device())
+    torch.manual_seed((loop.seed + state.step) * 1_000_003 + context.get_world_rank())  # dropout differs between ranks
+    replica = prepare_model(model, move_to_device=device)
+    window = MeanMetric(nan_strategy="disable").to(device)
     every = max(1, loop.training.steps // _CURVE_POINTS)
     replica.train()
-    for batch in _endless_batches(loop, context.get_world_size()):
+    for batch in _endless_batches(loop, context.get_world_size(), state.step, device):
         if state.step >= loop.training.steps:
             break
         window.update(_step(loop, replica, batch, state))
@@ -210,11 +226,11 @@ def _train(config: dict[str, Any]) -> None:
                 {"step": state.step, "train_loss": _mean_loss(window), "learning_rate": float(rate)}
             )
         if state.step % loop.training.evaluate_every == 0 or last:
-            _report(loop.task, state)
+            _report(loop.task, state, device)
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """What a checkpoint holds, so that a restarted group of workers goes on from it."""
 
     model: nn.Module
@@ -243,7 +259,7 @@ class Progress:
         self.step, self.history = rest["step"], History(**rest["history"])
 
 
-def _step(loop: Loop, replica: nn.Module, batch: Batch, state: Progress) -> torch.Tensor:
+def _step(loop: Loop, replica: nn.Module, batch: Batch, state: TrainingState) -> torch.Tensor:
     losses = loop.task.loss(replica, batch)
     if loop.training.use_row_weights:
         losses = losses * batch["weight"] / loop.mean_weight
@@ -256,10 +272,10 @@ def _step(loop: Loop, replica: nn.Module, batch: Batch, state: Progress) -> torc
     return loss.detach()
 
 
-def _endless_batches(loop: Loop, world_size: int) -> Iterator[Batch]:
-    """This rank's share of the rows, again and again, each time in another order."""
+def _endless_batches(loop: Loop, world_size: int, first_step: int, device: torch.device) -> Iterator[Batch]:
+    """This rank's share of the rows, again and again, each time in another order, also after a restart."""
     shard = ray.train.get_dataset_shard("train")
-    epoch = 0
+    epoch = first_step
     while True:
         epoch += 1
         yield from shard.iter_torch_batches(
@@ -267,6 +283,7 @@ def _endless_batches(loop: Loop, world_size: int) -> Iterator[Batch]:
             drop_last=True,
             local_shuffle_buffer_size=_SHUFFLE_ROWS,
             local_shuffle_seed=loop.seed * 1_000_003 + epoch,
+            device=device,
         )
 
 
@@ -279,9 +296,9 @@ def _mean_loss(window: MeanMetric) -> float:
     return loss
 
 
-def _report(task: Task, state: Progress) -> None:
+def _report(task: Task, state: TrainingState, device: torch.device) -> None:
     """Evaluate on all ranks, checkpoint on rank 0, report on all: a barrier."""
-    values = _evaluate(task, state.model) | {"step": state.step}
+    values = _evaluate(task, state.model, device) | {"step": state.step}
     state.history.evaluations.append(values)
     metrics = values | {"history": asdict(state.history)}
     if ray.train.get_context().get_world_rank() != 0:
@@ -292,12 +309,16 @@ def _report(task: Task, state: Progress) -> None:
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 
-def _evaluate(task: Task, model: nn.Module) -> dict[str, float]:
+def _evaluate(task: Task, model: nn.Module, device: torch.device) -> dict[str, float]:
     context = ray.train.get_context()
-    metrics = task.metrics().to(get_device())
+    if context.get_world_size() > 1:
+        for buffer in model.buffers():  # batch norm's statistics; DDP itself sends rank 0's only before a training step
+            torch.distributed.broadcast(buffer, 0)
+    metrics = task.metrics().to(device)
+    batches = ray.train.get_dataset_shard("validation").iter_torch_batches(batch_size=256, device=device)
     model.eval()
     with torch.inference_mode():
-        for number, batch in enumerate(ray.train.get_dataset_shard("validation").iter_torch_batches(batch_size=256)):
+        for number, batch in enumerate(batches):
             if number % context.get_world_size() == context.get_world_rank():
                 task.update(metrics, model, batch)
         values = {name: float(value) for name, value in metrics.compute().items()}

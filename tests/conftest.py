@@ -52,7 +52,7 @@ def small_run(tmp_path) -> dict:
     """The main job, as small as it goes: a configuration as nested dicts, for digits turned by about 0.8 rad."""
     from rsf_dist.demo.place import make_place
 
-    make_place(tmp_path / "place", num_unlabelled=120, num_test=200, num_oracle=200)
+    make_place(tmp_path / "place", num_unlabelled=120, num_test=200, num_oracle=256)
     return {
         "output": str(tmp_path / "run"),
         "source": {"kind": "digits", "limit": 1000},

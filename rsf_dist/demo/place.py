@@ -31,7 +31,7 @@ _SOURCE_END, _TEST_START = 1_000, 1_400  # digits before the first are the sourc
 
 
 def make_place(
-    folder: Path, seed: int = 0, *, num_unlabelled: int = 300, num_test: int = 2_000, num_oracle: int = 2_000
+    folder: Path, seed: int = 1, *, num_unlabelled: int = 300, num_test: int = 2_000, num_oracle: int = 2_000
 ) -> None:
     """Write unlabelled/*.png, and test/ and oracle/ with a sub-folder for each digit; source and test share no scan."""
     digits = load_images(ImagesConfig(kind="digits"), "digits")

@@ -47,8 +47,10 @@ def log_density(law: Distribution, value: Tensor) -> Tensor:
     """`law.log_prob(value)`, but -inf outside of the support, where torch raises, and NaN where the value is NaN."""
     event_dims = tuple(range(value.ndim - len(law.event_shape), value.ndim))
     missing = torch.isnan(value).any(dim=event_dims) if event_dims else torch.isnan(value)
-    assert law.support is not None  # torch's own all have one
-    inside = law.support.check(value)
+    try:
+        inside = law.support.check(value)  # type: ignore[union-attr]  # None is no more than the lack of one
+    except (NotImplementedError, AttributeError):  # a distribution of one's own that names no support
+        return law.log_prob(value)
     result = torch.full(inside.shape, -torch.inf, dtype=value.dtype if value.is_floating_point() else torch.float64)
     if bool(inside.any()):
         log_prob = law.log_prob(value[inside])

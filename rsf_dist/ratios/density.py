@@ -37,6 +37,10 @@ class DensityRatio:
         if isinstance(target, Distribution) and target.batch_shape != torch.Size():
             value = f"{type(target).__name__} of batch_shape {list(target.batch_shape)}"
             raise InputError("target", value, "must give one density a row", "wrap it in Independent, of torch")
+        if isinstance(target, Distribution) and target.event_shape != proposal.distribution.event_shape:
+            theirs = list(proposal.distribution.event_shape)
+            rule = f"its event_shape must be the proposal's {theirs}"
+            raise InputError("target", list(target.event_shape), rule, "give p and q of the same x")
         self.target = target
         self.proposal = proposal
         self.log_bound = log_bound

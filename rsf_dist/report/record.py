@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from rsf_dist.accepted import AcceptedSet
+from rsf_dist.errors import InputError
 from rsf_dist.evaluation import Verdict, gap_closed
 from rsf_dist.ratios import ClassifierRatio
 from rsf_dist.store import RunStore
@@ -56,6 +57,9 @@ def write(store: RunStore, record: dict[str, Any]) -> None:
 def merge(stores: Sequence[RunStore], folders: Sequence[str]) -> dict[str, Any]:
     """The first trial's record, with the seeds and the evaluations of all; `folders` says where the trials are."""
     records = [read(store) for store in stores]
+    for store, record in zip(stores, records, strict=True):
+        if not record["rounds"]:
+            raise InputError("run", store.uri, "has no accepted rows to report on", "run it again")
     merged = records[0] | {"seeds": [seed for record in records for seed in record["seeds"]], "trials": list(folders)}
     evaluations = [record["evaluation"] for record in records]
     if None in evaluations:  # trials that were only sampled

@@ -37,23 +37,28 @@ class ClassificationTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy, [n]. Raises InputError for a label outside of the classes."""
-        label = batch["label"]
-        if bool(((label < 0) | (label >= self.spec.num_outputs)).any()):
-            wrong = label[(label < 0) | (label >= self.spec.num_outputs)][0].item()
-            rule = f"must lie in [0, {self.spec.num_outputs}), the classes {list(self.spec.classes)}"
-            raise InputError("label", wrong, rule, "correct the rows, or name all classes")
-        return F.cross_entropy(model(batch["image"]), label, reduction="none")
+        return F.cross_entropy(model(batch["image"]), self._checked_label(batch), reduction="none")
 
     def metrics(self) -> MetricCollection:
         """accuracy (micro) and loss."""
         accuracy = MulticlassAccuracy(num_classes=self.spec.num_outputs, average="micro")
-        return MetricCollection({"accuracy": accuracy, "loss": MeanMetric()}, compute_groups=False)
+        return MetricCollection(
+            {"accuracy": accuracy, "loss": MeanMetric(nan_strategy="disable")}, compute_groups=False
+        )
 
     def update(self, metrics: MetricCollection, model: nn.Module, batch: Batch) -> None:
         """One forward pass for both."""
-        logits = model(batch["image"])
-        metrics["accuracy"].update(logits, batch["label"])
-        metrics["loss"].update(F.cross_entropy(logits, batch["label"], reduction="none"))
+        logits, label = model(batch["image"]), self._checked_label(batch)
+        metrics["accuracy"].update(logits, label)
+        metrics["loss"].update(F.cross_entropy(logits, label, reduction="none"))
+
+    def _checked_label(self, batch: Batch) -> Tensor:
+        label = batch["label"]
+        outside = label[(label < 0) | (label >= self.spec.num_outputs)]
+        if len(outside):
+            rule = f"must lie in [0, {self.spec.num_outputs}), the classes {list(self.spec.classes)}"
+            raise InputError("label", outside[0].item(), rule, "correct the rows, or name all classes")
+        return label
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """model.safetensors and model.json."""

@@ -40,7 +40,9 @@ class DiscriminationTask:
 
     def metrics(self) -> MetricCollection:
         """accuracy and loss."""
-        return MetricCollection({"accuracy": BinaryAccuracy(), "loss": MeanMetric()}, compute_groups=False)
+        return MetricCollection(
+            {"accuracy": BinaryAccuracy(), "loss": MeanMetric(nan_strategy="disable")}, compute_groups=False
+        )
 
     def update(self, metrics: MetricCollection, model: nn.Module, batch: Batch) -> None:
         """One forward pass for both."""

@@ -13,7 +13,7 @@ import pytest
 import ray
 import torch
 from scipy import stats
-from torch.distributions import Categorical, Independent, Normal, Uniform
+from torch.distributions import Categorical, Normal, Uniform
 
 import rsf_dist as rsf
 from rsf_dist.batch import from_table
@@ -200,12 +200,12 @@ def test_log_ratios_that_are_not_finite_are_refused(value: float) -> None:
 
 
 def test_what_the_user_broke_comes_back_as_one_line() -> None:
-    wrong = rsf.DensityRatio(Independent(Normal(torch.zeros(2), 1.0), 1), rsf.DistributionProposal(Normal(0.0, 1.0)))
-    with pytest.raises((rsf.InputError, ray.exceptions.RayTaskError)):
-        rsf.RejectionSampler(wrong.proposal, wrong, rsf.FixedEnvelope(0.0)).sample(10)
+    wrong = rsf.DensityRatio(lambda x: x[:3], PROPOSAL)
+    with pytest.raises(rsf.InputError, match="one number a row"):
+        rsf.RejectionSampler(PROPOSAL, wrong, rsf.FixedEnvelope(0.0)).sample(10)
     with pytest.raises(rsf.InputError, match="must be positive"):
         sampler().sample(0)
-    with pytest.raises(rsf.InputError, match=r"needs 999 CPUs, the cluster has 4"):
+    with pytest.raises(rsf.InputError, match=r"needs 999 × 1 CPU; the cluster has 2 × 2 CPU"):
         sampler(pool=rsf.PoolConfig(min_actors=999)).sample(10)
 
 

@@ -72,7 +72,9 @@ def test_what_is_wrong_with_the_images(config_file: Path, tmp_path: Path) -> Non
     refused(rsf("run", config_file, f"target.root={tmp_path / 'absent'}"), "target.root", "does not exist")
     labelled = tmp_path / "test.npz"
     np.savez(labelled, images=np.zeros((3, 8, 8), np.uint8), labels=np.array([0, 1, 10]))
-    classes = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]".replace(" ", "").replace(",", '","').replace("[", '["').replace("]", '"]')
+    classes = (
+        "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]".replace(" ", "").replace(",", '","').replace("[", '["').replace("]", '"]')
+    )
     outside = f"evaluation.test={{kind: npz, root: {labelled}, classes: {classes}}}"
     refused(rsf("run", config_file, outside), "evaluation.test.labels=10", "must lie in [0, 10)")
 

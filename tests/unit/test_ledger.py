@@ -129,7 +129,9 @@ def test_later_waves_are_sized_by_what_was_drawn():
     assert plan().wave_size(Harvest(100, statistics=Statistics(num_scored=1000)), 100) == 20
 
 
-# A chunk of .1 s: 20 make 2 s. 80 chunks: 10 a task, so that there are 8 tasks. 1e6 chunks: at most 1,000 tasks.
-@pytest.mark.parametrize(("chunks", "per_task"), [(1000, 20), (80, 10), (1, 1), (1_000_000, 1000)])
-def test_chunks_per_task(chunks, per_task):
-    assert plan().chunks_per_task(range(chunks)) == per_task
+# A chunk of .1 s: 20 make 2 s. 80 chunks on 2 actors: 10 a task, 4 tasks an actor. 1e6 chunks: at most 1,000 tasks.
+@pytest.mark.parametrize(
+    ("chunks", "actors", "per_task"), [(1000, 2, 20), (80, 2, 10), (80, 10, 2), (1, 2, 1), (1_000_000, 2, 1000)]
+)
+def test_chunks_per_task(chunks, actors, per_task):
+    assert plan().chunks_per_task(range(chunks), actors) == per_task

@@ -6,7 +6,12 @@ import torch
 from scipy import stats
 from torch.distributions import Independent, MultivariateNormal, Normal, Uniform
 
-from rsf_dist.config import ClassifierRatioConfig, ModelConfig, OptimizerConfig
+from rsf_dist.config import (
+    ClassifierRatioConfig,
+    OptimizerConfig,
+    RatioNetworkConfig,
+    RatioOptimizerConfig,
+)
 from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import ClassifierRatio, ConstantRatio, DensityRatio, Ratio
@@ -14,8 +19,8 @@ from rsf_dist.ratios.classifier import Split, build_network, calibrate, fit_netw
 
 WIDE = DistributionProposal(Normal(0.0, 2.0))
 QUICK = ClassifierRatioConfig(
-    network=ModelConfig(width=4, dropout=0.0),
-    optimizer=OptimizerConfig(steps=120, batch_size=128, learning_rate=1e-2, weight_decay=0.0),
+    network=RatioNetworkConfig(width=4, dropout=0.0),
+    optimizer=RatioOptimizerConfig(steps=120, batch_size=128, learning_rate=1e-2, weight_decay=0.0),
     calibration_fraction=0.3,
     test_fraction=0.3,
 )
@@ -248,7 +253,9 @@ def test_calibration_error_by_hand():
 
 
 def test_a_diverging_fit_is_refused():
-    config = QUICK.model_copy(update={"optimizer": OptimizerConfig(steps=50, learning_rate=1e30, warmup_fraction=0)})
+    config = QUICK.model_copy(
+        update={"optimizer": RatioOptimizerConfig(steps=50, learning_rate=1e30, warmup_fraction=0)}
+    )
     network = build_network(network_spec(config, 1), config, seed=0)
     split = Split(grey_images(140, 50, 0), grey_images(110, 50, 1))
     with pytest.raises(StatisticalRefusal, match="not finite"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rsf_dist.config import ClassifierRatioConfig, ModelConfig
+from rsf_dist.config import ClassifierRatioConfig, ModelConfig, RatioNetworkConfig
 from rsf_dist.errors import InputError
 from rsf_dist.tasks import ClassificationTask
 from rsf_dist.tasks.discrimination import DiscriminationTask
@@ -65,7 +65,7 @@ def test_classification_save_and_load(tmp_path):
 
 def test_discrimination_loss_and_metrics():
     # logit log 3: D = 3/4, so -log(3/4) for a target row and -log(1/4) for a proposal
-    task = DiscriminationTask(ClassifierRatioConfig(network=ModelConfig(width=4)), channels=1)
+    task = DiscriminationTask(ClassifierRatioConfig(network=RatioNetworkConfig(width=4)), channels=1)
     rows, model = batch([1, 0]), Says([[math.log(3)], [math.log(3)]])
     assert task.loss(model, rows).tolist() == pytest.approx([math.log(4 / 3), math.log(4)])
     metrics = task.metrics()
@@ -76,7 +76,7 @@ def test_discrimination_loss_and_metrics():
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_discrimination_freezes_the_backbone_on_demand(frozen):
-    config = ClassifierRatioConfig(network=ModelConfig(width=4), freeze_backbone=frozen)
+    config = ClassifierRatioConfig(network=RatioNetworkConfig(width=4), freeze_backbone=frozen)
     model = DiscriminationTask(config, channels=1).build_model(seed=0)
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert model(batch([0, 1])["image"]).shape == (2, 1)
