@@ -134,18 +134,23 @@ def test_a_run_that_accepts_nothing_ends_with_exit_code_3(config_file: Path, ray
     assert "lower log M" in done.stderr
 
 
-def test_interrupt_stops_cleanly(config_file: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "override"),
+    [
+        ("sampling until", "sampling.num_accepted=1000000"),
+        ("proposals accepted by rejection", "training.steps=1000000"),
+    ],
+)
+def test_interrupt_stops_cleanly(stage: str, override: str, config_file: Path) -> None:
     """Ctrl-C in the middle of a run with a cluster of its own: exit code 130, no traceback, no process left."""
-    process = subprocess.Popen(
-        [*RSF, "run", str(config_file), "sampling.num_accepted=1000000"], stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([*RSF, "run", str(config_file), override], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = []
     for line in process.stderr:
         said.append(line)
-        if "sampling until" in line:
+        if stage in line:
             break
-    time.sleep(5)
+    time.sleep(15)  # into the stage: its actors are up
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)

@@ -92,3 +92,10 @@ def test_path_with_special_characters(tmp_path):
     store = RunStore(tmp_path / "a run #1 50%")
     store.write("x.txt", "here")
     assert (tmp_path / "a run #1 50%" / "x.txt").read_text() == "here"
+
+
+def test_options_of_a_uri_stay_at_its_end():
+    store = RunStore.__new__(RunStore)
+    store.uri = "s3://bucket/run?endpoint_override=localhost:9000&scheme=http"
+    wanted = "s3://bucket/run/seeds/000?endpoint_override=localhost:9000&scheme=http"
+    assert store.path_for_ray("seeds/000") == wanted

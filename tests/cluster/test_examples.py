@@ -1,0 +1,80 @@
+"""The examples, as a reader would run them, with smaller numbers."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rsf_dist as rsf
+from rsf_dist.config import load_config
+from rsf_dist.images import load_images
+
+ROOT = Path(__file__).parents[2]
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
+
+
+def python(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=400, cwd=ROOT)
+
+
+@pytest.mark.ray
+def test_seed_agrees_with_theory() -> None:
+    done = python("examples/seed/main.py", "--loop-rows", 300, "--rows", 20_000)
+    assert done.returncode == 0, done.stderr
+    # Two exact 99.9 % intervals on fixed seeds; another seed would miss in 1 of 500.
+    assert len(re.findall(r"1/M = 0\.2472 agrees", done.stdout)) == 2, done.stdout
+    assert re.search(r"rsf_dist samples [\d.]+ times as fast", done.stdout)
+
+
+@pytest.mark.ray
+def test_demo_with_smaller_numbers(tmp_path: Path, soak: bool) -> None:
+    """The demo's own path from images to report; `make soak` runs it as it is, three times over."""
+    fewer = ["ratio.optimizer.steps=60", "envelope.acceptance=0.05", "sampling.num_accepted=300"]
+    fewer += ["training.steps=40", "pretrain.steps=50", "evaluation.arms=[random, one_shot, oracle]"]
+    arguments = ["--seeds", "3"] if soak else fewer
+    demo = [*RSF, "demo", *arguments, "--output", str(tmp_path / "demo"), "--json"]
+    done = subprocess.run(demo, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    arms = json.loads(done.stdout)["evaluation"]["arms"]
+    assert set(arms) >= {"random", "one_shot", "oracle"}
+    assert len(list((tmp_path / "demo" / "place" / "unlabelled").glob("*.png"))) == 300
+    if soak:
+        assert np.mean(arms["one_shot"]) - np.mean(arms["random"]) >= 0.30
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+def test_fashion_place_and_its_configuration(tmp_path: Path) -> None:
+    done = python("examples/fashion_shift/prepare.py", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "target.npz") as target, np.load(tmp_path / "test.npz") as test:
+        assert sorted(target.files) == ["images"]  # no label reaches the method
+        assert target["images"].shape == (2000, 1, 28, 28)
+        assert test["images"].shape == (10_000, 1, 28, 28)
+        # The class prior (3, 1, 1, 2, 1, 2, 4, 1, 1, 2)/18 of class 6: 0.222, sd 0.004 of 10,000.
+        assert np.mean(test["labels"] == 6) == pytest.approx(4 / 18, abs=0.02)
+        # Brightness N(.5, .1): darker than the source.
+        source = load_images(load_config(ROOT / "examples/fashion_shift/config.yaml").source, "source")
+        assert test["images"].mean() < 0.7 * source.images.float().mean().item()
+    refused = python("examples/fashion_shift/prepare.py", "--root", tmp_path, "--output", tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.ray
+@pytest.mark.soak
+@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+@pytest.mark.timeout(1800)
+def test_fashion_shift_beats_its_random_control(tmp_path: Path) -> None:
+    assert python("examples/fashion_shift/prepare.py", "--output", tmp_path).returncode == 0
+    places = {"target": "target", "evaluation.test": "test", "evaluation.oracle": "oracle"}
+    config = load_config(
+        ROOT / "examples/fashion_shift/config.yaml",
+        [f"output={tmp_path / 'run'}", *(f"{key}.root={tmp_path / name}.npz" for key, name in places.items())],
+    )
+    arms = rsf.run(config).report["evaluation"]["arms"]
+    assert arms["one_shot"][0] - arms["random"][0] >= 0.05

@@ -1,0 +1,71 @@
+"""Placing bundles on nodes, and waiting for them; a cluster in name only."""
+
+import pytest
+
+from rsf_dist import resources
+from rsf_dist.config import ClassifierRatioConfig, PoolConfig, TrainingConfig
+from rsf_dist.errors import InputError
+from rsf_dist.resources import Bundle, fits
+
+TWO_BY_TWO = [Bundle(2), Bundle(2)]
+
+
+@pytest.mark.parametrize(
+    ("bundles", "nodes", "placed"),
+    [
+        ([Bundle(1)] * 4, TWO_BY_TWO, True),
+        ([Bundle(1)] * 5, TWO_BY_TWO, False),
+        ([Bundle(3)], TWO_BY_TWO, False),  # 4 CPUs in all, but no node with 3
+        ([Bundle(1.5), Bundle(1.5), Bundle(1)], TWO_BY_TWO, False),  # half a CPU is left on either node
+        ([Bundle(0.5), Bundle(0.5), Bundle(1)], [Bundle(2)], True),
+        ([Bundle(1, 1)] * 2, [Bundle(8), Bundle(4, 2)], True),
+        ([Bundle(1, 1)] * 2, [Bundle(8), Bundle(1, 2)], False),
+        ([Bundle(4), Bundle(1, 1)], [Bundle(4, 1), Bundle(4)], True),  # the one with a GPU first
+    ],
+)
+def test_fits(bundles, nodes, placed):
+    assert fits(bundles, nodes) is placed
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    nodes = [Bundle(2)]
+    asked = []
+
+    def request(bundles):
+        asked.append(bundles)
+        if bundles:
+            nodes.append(Bundle(8, 1))
+
+    monkeypatch.setattr(resources, "nodes_up", lambda: nodes)
+    monkeypatch.setattr(resources, "request_resources", request)
+    return asked
+
+
+def test_what_is_missing_is_refused_at_once_unless_one_may_wait(cluster):
+    with pytest.raises(InputError, match=r"needs 4 × 1 CPU; the cluster has 1 × 2 CPU on 1 node"):
+        resources.check_pool(PoolConfig(min_actors=4))
+    assert cluster == []
+    resources.check_pool(PoolConfig(min_actors=4, wait_seconds=60))
+    assert cluster == [[{"CPU": 1.0, "GPU": 0.0}] * 4, []]  # asked for, and given back to the work's own demand
+
+
+def test_waiting_ends(cluster, monkeypatch):
+    monkeypatch.setattr(resources, "_POLL_SECONDS", 0.01)
+    with pytest.raises(InputError, match=r"ratio.gpus=9"):
+        resources.check_ratio(ClassifierRatioConfig(gpus=9, wait_seconds=0.05))
+
+
+def test_workers_must_leave_ray_data_a_cpu(cluster):
+    with pytest.raises(InputError, match="Ray Data needs a whole CPU"):
+        resources.check_training(TrainingConfig(num_workers=2))
+    resources.check_training(TrainingConfig(num_workers=2, cpus_per_worker=0.5))
+
+
+def test_as_many_actors_as_the_nodes_have_room_for(monkeypatch):
+    monkeypatch.setattr(resources, "nodes_up", lambda: [Bundle(0), Bundle(8, 1), Bundle(3)])
+    assert resources.max_actors(PoolConfig()) == 11
+    assert resources.max_actors(PoolConfig(cpus_per_actor=2)) == 5  # 4 and 1
+    assert resources.max_actors(PoolConfig(cpus_per_actor=4)) == 2
+    assert resources.max_actors(PoolConfig(gpus_per_actor=0.25)) == 4
+    assert resources.max_actors(PoolConfig(max_actors=3)) == 3
