@@ -40,7 +40,9 @@ def test_demo_with_smaller_numbers(tmp_path: Path, soak: bool) -> None:
     demo = [*RSF, "demo", *arguments, "--output", str(tmp_path / "demo"), "--json"]
     done = subprocess.run(demo, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stderr
-    arms = json.loads(done.stdout)["evaluation"]["arms"]
+    report = json.loads(done.stdout)
+    arms = report["evaluation"]["arms"]
+    assert len({run["rows"] for run in report["training"].values()}) == 1  # every arm has as many rows
     assert set(arms) >= {"random", "one_shot", "oracle"}
     assert len(list((tmp_path / "demo" / "place" / "unlabelled").glob("*.png"))) == 300
     if soak:
