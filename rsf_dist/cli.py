@@ -137,11 +137,10 @@ def main() -> None:
         _complain("interrupted")
         sys.exit(INTERRUPTED)
     except Exception as err:
-        usage = hasattr(err, "format_message") and hasattr(err, "exit_code")  # click's, whichever click Typer brings
-        if not usage and (debug or not isinstance(err, typer.Abort)):
+        if not hasattr(err, "format_message"):  # only click's usage errors have one, whichever click Typer brings
             raise
-        _complain(err.format_message() if usage else "aborted")  # type: ignore[attr-defined]
-        sys.exit(InputError.exit_code if usage else INTERRUPTED)
+        _complain(err.format_message())
+        sys.exit(InputError.exit_code)
 
 
 def _demo_names() -> Iterator[str]:

@@ -127,8 +127,8 @@ class FineTuner:
             run_config=RunConfig(
                 name=self.name,
                 storage_path=self.storage_path,
-                # The best one is kept, and Ray Train never deletes the latest.
                 failure_config=FailureConfig(max_failures=training.max_failures),
+                # The best one is kept, and Ray Train never deletes the latest.
                 checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=self.task.metric),
             ),
         )

@@ -27,7 +27,7 @@ def comparison(evaluation: dict[str, Any]) -> bytes:
         mean = float(np.mean(values))
         axes.barh(row, mean, color=_COLOURS[arm], height=0.62)
         if len(values) > 1:
-            axes.plot(values, [row] * len(values), "o", color="black", markersize=3)
+            axes.plot(values, [row] * len(values), "o", color="black", markeredgecolor="white", markersize=5)
         axes.text(max(*values, mean) + 0.012, row, f"{mean:.3f}", va="center", fontsize=10)
     axes.set_yticks(range(len(arms)), [ARMS[arm] for arm in arms])
     axes.invert_yaxis()
