@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+import ray.data  # importing it sets the levels of its loggers, which `_join` sets again
 import torch
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
