@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from rsf_dist.images import ImageSet
     from rsf_dist.pipeline import RunResult, run
     from rsf_dist.proposals import AugmentProposal, DistributionProposal
-    from rsf_dist.ratios import ClassifierRatio, ConstantRatio, DensityRatio
+    from rsf_dist.ratios import (
+        ClassifierRatio,
+        ConstantRatio,
+        DensityRatio,
+        LabelShiftRatio,
+        RewardRatio,
+        VerifierRatio,
+    )
     from rsf_dist.resources import cluster
     from rsf_dist.sampler import RejectionSampler
     from rsf_dist.store import RunStore
@@ -35,7 +42,14 @@ _HOMES = {
     "images": ("ImageSet",),
     "pipeline": ("RunResult", "run"),
     "proposals": ("AugmentProposal", "DistributionProposal"),
-    "ratios": ("ClassifierRatio", "ConstantRatio", "DensityRatio"),
+    "ratios": (
+        "ClassifierRatio",
+        "ConstantRatio",
+        "DensityRatio",
+        "LabelShiftRatio",
+        "RewardRatio",
+        "VerifierRatio",
+    ),
     "resources": ("cluster",),
     "sampler": ("RejectionSampler",),
     "store": ("RunStore",),
@@ -59,15 +73,18 @@ __all__ = [
     "FixedEnvelope",
     "ImageSet",
     "InputError",
+    "LabelShiftRatio",
     "PilotEnvelope",
     "PoolConfig",
     "RejectionSampler",
+    "RewardRatio",
     "RsfError",
     "RunResult",
     "RunStore",
     "SamplingReport",
     "StatisticalRefusal",
     "TrainingConfig",
+    "VerifierRatio",
     "cluster",
     "load_config",
     "run",

@@ -4,5 +4,16 @@ from rsf_dist.ratios.base import Ratio
 from rsf_dist.ratios.classifier import ClassifierRatio
 from rsf_dist.ratios.constant import ConstantRatio
 from rsf_dist.ratios.density import DensityRatio
+from rsf_dist.ratios.label_shift import LabelShiftRatio
+from rsf_dist.ratios.reward import RewardRatio
+from rsf_dist.ratios.verifier import VerifierRatio
 
-__all__ = ["ClassifierRatio", "ConstantRatio", "DensityRatio", "Ratio"]
+__all__ = [
+    "ClassifierRatio",
+    "ConstantRatio",
+    "DensityRatio",
+    "LabelShiftRatio",
+    "Ratio",
+    "RewardRatio",
+    "VerifierRatio",
+]

@@ -1,0 +1,195 @@
+"""The target's mix of classes, from a classifier's outputs on unlabelled target images.
+
+Both estimators assume label shift, p(x|y) = q(x|y), and compare outputs on the target with outputs on held-out labelled
+source images that the classifier was not trained on.
+
+- `bbse`, black box shift estimation (Lipton, Wang & Smola, ICML 2018, arXiv 1802.03916), soft form: solve A p = mu,
+  where A_ij = E_source[f_i(x) | y = j] and mu_i = E_target[f_i(x)]; their C is A times the source prior. Any classifier
+  will do whose A can be inverted; noise is amplified by 1/sigma_min(A). A singular A is refused.
+- `em`, maximum likelihood (Saerens, Latinne & Decaestecker, Neural Computation 2002): iterate p(y) = mean of p(y|x)
+  under the current p. It needs calibrated probabilities; `BiasCorrectedTemperature` gives them, and with it EM has
+  beaten BBSE (Alexandari, Kundaje & Shrikumar, ICML 2020, arXiv 1901.06852).
+
+Intervals are percentiles of a bootstrap over both samples (source rows within their class for `bbse`), the calibration
+kept as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
+from rsf_dist.accept import Floats
+from rsf_dist.errors import InputError, StatisticalRefusal
+
+Labels = NDArray[np.int64]
+
+_SMALLEST_SINGULAR = 1e-3
+_EM_STEPS, _EM_TOLERANCE = 10_000, 1e-8
+
+
+@dataclass(frozen=True)
+class ClassPrior:
+    """An estimated p(y): the estimate and the ends of its interval, [k] each, and the method in words."""
+
+    prior: Floats
+    low: Floats
+    high: Floats
+    method: str
+
+
+@dataclass(frozen=True)
+class BiasCorrectedTemperature:
+    """Calibrated probabilities softmax(logits/temperature + bias) (Alexandari et al. 2020).
+
+    Args:
+        temperature: positive; 1 where the classifier needed none.
+        bias: [k], of sum 0.
+    """
+
+    temperature: float
+    bias: Floats
+
+    @classmethod
+    def fit(cls, logits: Floats, labels: Labels) -> BiasCorrectedTemperature:
+        """The maximum likelihood of labels [n] given logits [n, k], on rows that the classifier was not fitted to.
+
+        Raises InputError: shapes that disagree, or a class without a row, whose bias would run away.
+        """
+        logits = np.asarray(logits, np.float64)
+        labels = _checked_labels(logits, labels)
+        n, k = logits.shape
+
+        def loss(parameters: Floats) -> tuple[float, Floats]:
+            sharpness, bias = np.exp(parameters[0]), parameters[1:]
+            log_p = log_softmax(sharpness * logits + bias, axis=1)
+            error = np.exp(log_p)
+            error[np.arange(n), labels] -= 1
+            gradient = np.concatenate([[sharpness * (error * logits).sum() / n], error.mean(axis=0)])
+            return float(-log_p[np.arange(n), labels].mean()), gradient
+
+        found = minimize(loss, np.zeros(1 + k), jac=True, method="L-BFGS-B", bounds=[(-6, 6)] + [(-30, 30)] * k)
+        bias = found.x[1:]
+        return cls(float(np.exp(-found.x[0])), bias - bias.mean())
+
+    def __call__(self, logits: Floats) -> Floats:
+        """Probabilities [n, k]."""
+        return softmax(logits / self.temperature + self.bias, axis=1)
+
+
+def bbse(
+    source: Floats, labels: Labels, target: Floats, resamples: int = 200, confidence: float = 0.95, seed: int = 0
+) -> ClassPrior:
+    """p(y) by black box shift estimation.
+
+    Args:
+        source, target: the classifier's probabilities on source [n, k] and target images [m, k].
+        labels: of the source images, int [n].
+        resamples, confidence, seed: of the bootstrap.
+
+    Raises:
+        InputError: shapes that disagree, a class without a source row, rows that are no probabilities.
+        StatisticalRefusal: the class means of the outputs are near dependent (smallest singular value below 1e-3).
+    """
+    source, target = _checked_pair(source, target)
+    labels = _checked_labels(source, labels)
+    by_class = [source[labels == label] for label in range(source.shape[1])]
+
+    def again(generator: np.random.Generator) -> Floats:
+        return solve_bbse([_resampled(rows, generator) for rows in by_class], _resampled(target, generator))
+
+    return ClassPrior(solve_bbse(by_class, target), *_percentiles(again, resamples, confidence, seed), "bbse")
+
+
+def em(source: Floats, target: Floats, resamples: int = 200, confidence: float = 0.95, seed: int = 0) -> ClassPrior:
+    """p(y) by maximum likelihood; needs calibrated probabilities, and of the source images no labels.
+
+    Arguments and InputError as of `bbse`.
+    """
+    source, target = _checked_pair(source, target)
+
+    def again(generator: np.random.Generator) -> Floats:
+        return solve_em(_resampled(source, generator), _resampled(target, generator))
+
+    return ClassPrior(solve_em(source, target), *_percentiles(again, resamples, confidence, seed), "em")
+
+
+def solve_bbse(source_by_class: Sequence[Floats], target: Floats) -> Floats:
+    """The point estimate of `bbse`, [k]; negative solutions are set to 0 and the rest scaled to sum 1."""
+    given_class = np.stack([rows.mean(axis=0) for rows in source_by_class], axis=1)
+    smallest = float(np.linalg.svd(given_class, compute_uv=False)[-1])
+    if smallest < _SMALLEST_SINGULAR:
+        raise StatisticalRefusal(
+            f"the classifier's outputs do not tell the classes apart (smallest singular value {smallest:.2g})",
+            "use a better classifier, or merge the classes that it confuses",
+        )
+    prior = np.linalg.solve(given_class, target.mean(axis=0)).clip(min=0)
+    return prior / prior.sum()
+
+
+def solve_em(source: Floats, target: Floats) -> Floats:
+    """The point estimate of `em`, [k].
+
+    The source prior is the mean source output, not the share of labels: it is the prior that the outputs themselves
+    imply, so that without a shift the iteration stands still (Alexandari et al. 2020).
+    """
+    q = source.mean(axis=0).clip(min=0.5 / len(source))  # half a row, where a resample lacks a class
+    likelihood = target / q  # p(x|y) up to a factor of x
+    prior = q
+    for _ in range(_EM_STEPS):
+        posterior = likelihood * prior
+        updated = (posterior / posterior.sum(axis=1, keepdims=True)).mean(axis=0)
+        if np.abs(updated - prior).max() < _EM_TOLERANCE:
+            return updated
+        prior = updated
+    return prior
+
+
+def _percentiles(
+    again: Callable[[np.random.Generator], Floats], resamples: int, confidence: float, seed: int
+) -> tuple[Floats, Floats]:
+    """The ends of a percentile interval, [k] each, of estimates on resampled rows."""
+    generator, tail = np.random.default_rng(seed), (1 - confidence) / 2
+    low, high = np.quantile([again(generator) for _ in range(resamples)], [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def _resampled(rows: Floats, generator: np.random.Generator) -> Floats:
+    return rows[generator.integers(len(rows), size=len(rows))]
+
+
+def _checked_pair(source: Floats, target: Floats) -> tuple[Floats, Floats]:
+    source, target = _checked_probabilities(source, "source"), _checked_probabilities(target, "target")
+    if source.shape[1] != target.shape[1]:
+        raise InputError("target", f"{target.shape[1]} classes", f"source has {source.shape[1]}", "use one classifier")
+    unseen = np.flatnonzero(source.sum(axis=0) == 0)
+    if len(unseen):
+        raise InputError("source", f"class {unseen[0]}", "is never given any probability", "add rows of that class")
+    return source, target
+
+
+def _checked_probabilities(rows: Floats, field: str) -> Floats:
+    rows = np.asarray(rows, np.float64)
+    if rows.ndim != 2 or not len(rows):
+        raise InputError(field, list(rows.shape), "must be [n, classes] with n > 0", "give probabilities")
+    if not (rows >= 0).all() or not np.allclose(rows.sum(axis=1), 1, atol=1e-4):
+        raise InputError(field, "(its rows)", "must be probabilities of sum 1", "apply a softmax to logits")
+    return rows
+
+
+def _checked_labels(rows: Floats, labels: Labels) -> Labels:
+    labels, k = np.asarray(labels), rows.shape[1]
+    if labels.shape != (len(rows),) or labels.dtype.kind not in "iu":
+        found = f"{labels.dtype} {list(labels.shape)}"
+        raise InputError("labels", found, f"must be integers [{len(rows)}], one a row", "give class numbers")
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= k:
+        raise InputError("labels", [int(labels.min()), int(labels.max())], f"must lie in 0 to {k - 1}", "correct them")
+    missing = np.flatnonzero(np.bincount(labels, minlength=k) == 0)
+    if len(missing):
+        raise InputError("labels", f"class {missing[0]}", "has no source row", "add rows of that class")
+    return labels

@@ -1,0 +1,67 @@
+"""The ratio where only the mix of classes differs: p(x|y) = q(x|y), hence p(x, y)/q(x, y) = p(y)/q(y).
+
+M = max_y p(y)/q(y) is exact, and the acceptance at it is 1/M (Saerens, Latinne & Decaestecker, Neural Computation 2002;
+Lipton, Wang & Smola, ICML 2018). Where p(y) is not known, `rsf_dist.ratios.class_prior` estimates it from unlabelled
+target images. Degenerate case: equal priors accept everything at M = 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from rsf_dist.accept import Floats
+from rsf_dist.batch import Batch
+from rsf_dist.errors import InputError
+
+
+class LabelShiftRatio:
+    """log r(x, y) = log p(y) - log q(y).
+
+    Args:
+        target_prior, proposal_prior: p(y) and q(y), [k] each: not negative, of sum 1 (within 1e-6).
+        column: the labels', class numbers 0 to k - 1.
+
+    Raises:
+        InputError: a prior that is none, or a class that the target has and proposals never show; at scoring, no such
+            column, or a label outside the classes.
+    """
+
+    def __init__(self, target_prior: ArrayLike, proposal_prior: ArrayLike, column: str = "label"):
+        target, proposal = _prior(target_prior, "target_prior"), _prior(proposal_prior, "proposal_prior")
+        if len(target) != len(proposal):
+            rule = f"must have the {len(proposal)} classes of the proposals"
+            raise InputError("ratio.target_prior", f"{len(target)} classes", rule, "name each class in both")
+        unmet = np.flatnonzero((target > 0) & (proposal == 0))
+        if len(unmet):
+            rule = f"the target has class {unmet[0]}, which proposals never show"
+            raise InputError("ratio.proposal_prior", 0, rule, "propose that class, or set its target prior to 0")
+        with np.errstate(divide="ignore"):
+            log_weight = np.log(target) - np.log(np.where(proposal > 0, proposal, 1.0))
+        self.log_weight = torch.from_numpy(log_weight)
+        self.log_bound = float(log_weight.max())
+        self.column = column
+
+    def log_ratio(self, batch: Batch) -> Tensor:
+        """float64 [n]."""
+        if self.column not in batch:
+            raise InputError("column", self.column, f"is not among the rows' {sorted(batch)}", "propose labelled rows")
+        label = batch[self.column].cpu()
+        if label.ndim != 1 or label.is_floating_point():
+            found = f"{label.dtype} {list(label.shape)}"
+            raise InputError(self.column, found, "must be integers [n]", "give one class number a row")
+        label = label.long()
+        outside = label[(label < 0) | (label >= len(self.log_weight))]
+        if len(outside):
+            rule = f"is outside the {len(self.log_weight)} classes"
+            raise InputError(self.column, int(outside[0]), rule, "give a prior for every class")
+        return self.log_weight[label]
+
+
+def _prior(values: ArrayLike, field: str) -> Floats:
+    prior = np.asarray(values, dtype=np.float64)
+    if prior.ndim != 1 or not len(prior) or not (prior >= 0).all() or not abs(prior.sum() - 1) < 1e-6:
+        raise InputError(f"ratio.{field}", prior.tolist(), "must be a list of probabilities of sum 1", "normalise it")
+    return prior / prior.sum()

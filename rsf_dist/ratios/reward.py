@@ -1,0 +1,55 @@
+"""The ratio of a target that tilts the proposal by a reward: p(x) proportional to q(x) exp(s(x)/beta).
+
+p maximises E_p[s] - beta KL(p || q); q is the reference and the proposal at once, so log p/q = s/beta up to a constant
+that M absorbs (Liu et al., "Statistical Rejection Sampling Improves Preference Optimization", arXiv 2309.06657, whose
+algorithm takes M from the remaining candidates and so is not exact; this one is, with `max_score`). Degenerate cases:
+beta to infinity accepts at random; beta to 0 keeps only the highest score, at an acceptance that tends to 0. A
+log-likelihood, s = log p(y|x) <= 0, is certified by max_score=0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rsf_dist.batch import Batch, num_rows
+from rsf_dist.errors import InputError
+
+
+class RewardRatio:
+    """log r(x) = s(x)/beta.
+
+    Args:
+        score: Batch -> s, [n]. -inf rejects; NaN and +inf are counted by the sampler and refused.
+        beta: the temperature, in units of s; positive.
+        max_score: a certified upper bound of s over all x, which makes log_bound = max_score/beta and rejection exact.
+            None: nothing is certified, `log_bound` is None, and `PilotEnvelope` estimates M and says so.
+
+    Raises:
+        InputError: beta is not positive and finite, max_score is not finite; at scoring, another shape than [n], or a
+            score above max_score, which then was no bound.
+    """
+
+    def __init__(self, score: Callable[[Batch], Tensor], beta: float = 1.0, max_score: float | None = None):
+        if not (beta > 0 and math.isfinite(beta)):
+            raise InputError("ratio.beta", beta, "must be positive and finite", "use e.g. 1")
+        if max_score is not None and not math.isfinite(max_score):
+            raise InputError("ratio.max_score", max_score, "must be finite", "leave it out where no bound is known")
+        self.score, self.beta, self.max_score = score, beta, max_score
+        self.log_bound = None if max_score is None else max_score / beta
+
+    def log_ratio(self, batch: Batch) -> Tensor:
+        """float64 [n]."""
+        with torch.no_grad():
+            score = self.score(batch).double()
+        if score.shape != (num_rows(batch),):
+            raise InputError("ratio.score", list(score.shape), f"must be [{num_rows(batch)}]", "give one number a row")
+        finite = score[score.isfinite()]
+        if self.max_score is not None and (finite > self.max_score).any():
+            worst = float(finite.max())
+            remedy = f"raise it to a bound that holds, at least {worst:g}, or leave it out"
+            raise InputError("ratio.max_score", self.max_score, f"is no bound: a row scores {worst:g}", remedy)
+        return score / self.beta

@@ -1,0 +1,40 @@
+"""The ratio of a target that is the proposal given that a check passes: p(x) = q(x) 1[v(x)] / P_q(v).
+
+The acceptance is P_q(v) and M = 1 is exact: a rejection sampler with a 0/1 verdict. Degenerate case: a check that
+nothing passes has no target, and the sampler refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rsf_dist.batch import Batch, num_rows
+from rsf_dist.errors import InputError
+
+
+class VerifierRatio:
+    """log r(x) = 0 where the check passes, -inf where it does not.
+
+    Args:
+        passes: Batch -> bool [n].
+
+    Raises:
+        InputError: at scoring, the verdicts are not bool [n] (a score belongs into `RewardRatio`).
+    """
+
+    log_bound = 0.0
+
+    def __init__(self, passes: Callable[[Batch], Tensor]):
+        self.passes = passes
+
+    def log_ratio(self, batch: Batch) -> Tensor:
+        """float64 [n]."""
+        with torch.no_grad():
+            verdict = self.passes(batch)
+        if verdict.dtype != torch.bool or verdict.shape != (num_rows(batch),):
+            found, rule = f"{verdict.dtype} {list(verdict.shape)}", f"must be torch.bool [{num_rows(batch)}]"
+            raise InputError("ratio.passes", found, rule, "compare with a threshold, or use RewardRatio")
+        return torch.where(verdict, 0.0, -torch.inf).double()
