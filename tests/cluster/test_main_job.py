@@ -140,7 +140,12 @@ def test_a_run_that_accepts_nothing_ends_with_exit_code_3(config_file: Path, ray
 )
 def test_interrupt_stops_cleanly(stage: str, override: str, config_file: Path) -> None:
     """Ctrl-C in the middle of a run with a cluster of its own: exit code 130, no traceback, no process left."""
-    process = subprocess.Popen([*RSF, "run", str(config_file), override], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*RSF, "run", str(config_file), override],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background it would be ignored
+    )
     assert process.stderr is not None
     said = []
     for line in process.stderr:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import ray
 import torch
+from processes import own_processes
 from scipy import stats
 from torch.distributions import Categorical, Normal, Uniform
 
@@ -151,11 +152,6 @@ class Killer:
             for actor in own_processes("ray::MapWorker")[:1]:
                 actor.kill()
                 self.killed += 1
-
-
-def own_processes(title: str) -> list[psutil.Process]:
-    """Of this session's cluster: those beneath this process whose title begins so."""
-    return [one for one in psutil.Process().children(recursive=True) if "".join(one.cmdline()[:1]).startswith(title)]
 
 
 def test_a_target_that_nothing_meets_is_refused_at_once() -> None:

@@ -2,10 +2,10 @@ import json
 import math
 import threading
 
-import psutil
 import pytest
 import ray
 import torch
+from processes import own_processes
 
 import rsf_dist as rsf
 from rsf_dist.batch import to_table
@@ -115,8 +115,6 @@ def kill_a_train_worker(folder, killed: threading.Event) -> None:
         if list(folder.rglob("checkpoint*/training.pt")):
             break
         killed.wait(0.1)
-    for process in psutil.Process().children(recursive=True):
-        if "".join(process.cmdline()[:1]).startswith("ray::RayTrainWorker"):
-            process.kill()
-            killed.set()
-            return
+    for worker in own_processes("ray::RayTrainWorker")[:1]:
+        worker.kill()
+        killed.set()

@@ -1,0 +1,15 @@
+"""Processes beneath the tests' own, for tests that kill some."""
+
+import contextlib
+
+import psutil
+
+
+def own_processes(title: str) -> list[psutil.Process]:
+    """Of this session's clusters: those beneath this process whose title begins so. Any may end while we look."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "".join(process.cmdline()[:1]).startswith(title):
+                found.append(process)
+    return found
