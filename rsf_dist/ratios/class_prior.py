@@ -8,7 +8,8 @@ source images that the classifier was not trained on.
   will do whose A can be inverted; noise is amplified by 1/sigma_min(A). A singular A is refused.
 - `em`, maximum likelihood (Saerens, Latinne & Decaestecker, Neural Computation 2002): iterate p(y) = mean of p(y|x)
   under the current p. It needs calibrated probabilities; `BiasCorrectedTemperature` gives them, and with it EM has
-  beaten BBSE (Alexandari, Kundaje & Shrikumar, ICML 2020, arXiv 1901.06852).
+  beaten BBSE (Alexandari, Kundaje & Shrikumar, ICML 2020, arXiv 1901.06852). Outputs that hardly depend on x would give
+  back the source's mix with a narrow interval; they are refused too.
 
 Intervals are percentiles of a bootstrap over both samples (source rows within their class for `bbse`), the calibration
 kept as it is.
@@ -30,7 +31,7 @@ from rsf_dist.errors import InputError, StatisticalRefusal
 Labels = NDArray[np.int64]
 
 _SMALLEST_SINGULAR = 1e-3
-_EM_STEPS, _EM_TOLERANCE = 10_000, 1e-8
+_EM_STEPS, _EM_TOLERANCE = 10_000, 1e-6
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,14 @@ class BiasCorrectedTemperature:
     def fit(cls, logits: Floats, labels: Labels) -> BiasCorrectedTemperature:
         """The maximum likelihood of labels [n] given logits [n, k], on rows that the classifier was not fitted to.
 
-        Raises InputError: shapes that disagree, or a class without a row, whose bias would run away.
+        Where logits separate the classes there is no maximum; the temperature ends at exp(-6).
+
+        Raises InputError: logits that are not finite [n, k], labels that are not [n], or a class without a row, whose
+        bias would run away.
         """
         logits = np.asarray(logits, np.float64)
+        if logits.ndim != 2 or not np.isfinite(logits).all():
+            raise InputError("logits", f"shape {list(logits.shape)}", "must be finite, [n, classes]", "correct them")
         labels = _checked_labels(logits, labels)
         n, k = logits.shape
 
@@ -109,9 +115,15 @@ def bbse(
 def em(source: Floats, target: Floats, resamples: int = 200, confidence: float = 0.95, seed: int = 0) -> ClassPrior:
     """p(y) by maximum likelihood; needs calibrated probabilities, and of the source images no labels.
 
-    Arguments and InputError as of `bbse`.
+    Arguments as of `bbse`.
+
+    Raises:
+        InputError: as `bbse`; or a class that the source outputs never name.
+        StatisticalRefusal: E_source[f_i f_j]/q_j, which calibrated outputs make the A of `bbse`, is near singular; or
+            no convergence.
     """
     source, target = _checked_pair(source, target)
+    _require_distinct(source.T @ source / source.sum(axis=0))
 
     def again(generator: np.random.Generator) -> Floats:
         return solve_em(_resampled(source, generator), _resampled(target, generator))
@@ -122,12 +134,7 @@ def em(source: Floats, target: Floats, resamples: int = 200, confidence: float =
 def solve_bbse(source_by_class: Sequence[Floats], target: Floats) -> Floats:
     """The point estimate of `bbse`, [k]; negative solutions are set to 0 and the rest scaled to sum 1."""
     given_class = np.stack([rows.mean(axis=0) for rows in source_by_class], axis=1)
-    smallest = float(np.linalg.svd(given_class, compute_uv=False)[-1])
-    if smallest < _SMALLEST_SINGULAR:
-        raise StatisticalRefusal(
-            f"the classifier's outputs do not tell the classes apart (smallest singular value {smallest:.2g})",
-            "use a better classifier, or merge the classes that it confuses",
-        )
+    _require_distinct(given_class)
     prior = np.linalg.solve(given_class, target.mean(axis=0)).clip(min=0)
     return prior / prior.sum()
 
@@ -147,13 +154,29 @@ def solve_em(source: Floats, target: Floats) -> Floats:
         if np.abs(updated - prior).max() < _EM_TOLERANCE:
             return updated
         prior = updated
-    return prior
+    raise StatisticalRefusal(
+        f"the class prior has not converged after {_EM_STEPS:,} steps of EM", "use a better classifier, or bbse"
+    )
+
+
+def _require_distinct(given_class: Floats) -> None:
+    """StatisticalRefusal where the columns, the classes' mean outputs, are near dependent."""
+    smallest = float(np.linalg.svd(given_class, compute_uv=False)[-1])
+    if smallest < _SMALLEST_SINGULAR:
+        raise StatisticalRefusal(
+            f"the classifier's outputs do not tell the classes apart (smallest singular value {smallest:.2g})",
+            "use a better classifier, or merge the classes that it confuses",
+        )
 
 
 def _percentiles(
     again: Callable[[np.random.Generator], Floats], resamples: int, confidence: float, seed: int
 ) -> tuple[Floats, Floats]:
     """The ends of a percentile interval, [k] each, of estimates on resampled rows."""
+    if resamples < 1:
+        raise InputError("resamples", resamples, "must be positive", "use e.g. 200")
+    if not 0 < confidence < 1:
+        raise InputError("confidence", confidence, "must be in (0, 1)", "use e.g. 0.95")
     generator, tail = np.random.default_rng(seed), (1 - confidence) / 2
     low, high = np.quantile([again(generator) for _ in range(resamples)], [tail, 1 - tail], axis=0)
     return low, high

@@ -29,27 +29,34 @@ class RewardRatio:
             None: nothing is certified, `log_bound` is None, and `PilotEnvelope` estimates M and says so.
 
     Raises:
-        InputError: beta is not positive and finite, max_score is not finite; at scoring, another shape than [n], or a
-            score above max_score, which then was no bound.
+        InputError: beta is not positive and finite, max_score/beta is not finite; at scoring, another shape than [n],
+            or a score above max_score by more than rounding, which then was no bound.
     """
 
     def __init__(self, score: Callable[[Batch], Tensor], beta: float = 1.0, max_score: float | None = None):
         if not (beta > 0 and math.isfinite(beta)):
             raise InputError("ratio.beta", beta, "must be positive and finite", "use e.g. 1")
-        if max_score is not None and not math.isfinite(max_score):
-            raise InputError("ratio.max_score", max_score, "must be finite", "leave it out where no bound is known")
+        if max_score is not None and not math.isfinite(max_score / beta):
+            remedy = "leave it out where no bound is known"
+            raise InputError("ratio.max_score", max_score, "max_score/beta must be finite", remedy)
         self.score, self.beta, self.max_score = score, beta, max_score
         self.log_bound = None if max_score is None else max_score / beta
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
         with torch.no_grad():
-            score = self.score(batch).double()
-        if score.shape != (num_rows(batch),):
-            raise InputError("ratio.score", list(score.shape), f"must be [{num_rows(batch)}]", "give one number a row")
-        finite = score[score.isfinite()]
-        if self.max_score is not None and (finite > self.max_score).any():
-            worst = float(finite.max())
+            given = torch.as_tensor(self.score(batch))
+        if given.shape != (num_rows(batch),):
+            raise InputError("ratio.score", list(given.shape), f"must be [{num_rows(batch)}]", "give one number a row")
+        score = given.double()
+        return (score if self.max_score is None else self._below(self.max_score, score, given.dtype)) / self.beta
+
+    def _below(self, bound: float, score: Tensor, dtype: torch.dtype) -> Tensor:
+        """The scores, those above the bound by no more than rounding in `dtype` set to it."""
+        over = (score > bound) & score.isfinite()
+        rounding = 8 * torch.finfo(dtype).eps * max(1.0, abs(bound)) if dtype.is_floating_point else 0.0
+        worst = float(score[over].max()) if over.any() else bound
+        if worst > bound + rounding:
             remedy = f"raise it to a bound that holds, at least {worst:g}, or leave it out"
-            raise InputError("ratio.max_score", self.max_score, f"is no bound: a row scores {worst:g}", remedy)
-        return score / self.beta
+            raise InputError("ratio.max_score", bound, f"is no bound: a row scores {worst:g}", remedy)
+        return torch.where(over, bound, score)

@@ -33,7 +33,7 @@ class VerifierRatio:
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
         with torch.no_grad():
-            verdict = self.passes(batch)
+            verdict = torch.as_tensor(self.passes(batch))
         if verdict.dtype != torch.bool or verdict.shape != (num_rows(batch),):
             found, rule = f"{verdict.dtype} {list(verdict.shape)}", f"must be torch.bool [{num_rows(batch)}]"
             raise InputError("ratio.passes", found, rule, "compare with a threshold, or use RewardRatio")

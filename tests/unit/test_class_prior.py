@@ -124,10 +124,29 @@ def test_a_class_without_evidence_gets_nothing():
         assert estimate(np.eye(2), labels, np.array([[1.0, 0.0]] * 3), resamples=1).prior == pytest.approx([1, 0])
 
 
-def test_bbse_refuses_a_classifier_that_knows_nothing():
+@pytest.mark.parametrize("estimate", [bbse, by_em])
+def test_a_classifier_that_knows_nothing_is_refused(estimate):
     labels = np.arange(30) % 3
     with pytest.raises(StatisticalRefusal, match="do not tell the classes apart"):
-        bbse(np.full((30, 3), 1 / 3), labels, np.full((10, 3), 1 / 3))
+        estimate(np.full((30, 3), 1 / 3), labels, np.full((10, 3), 1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resamples": 0}, "resamples=0: must be positive"),
+        ({"confidence": 1.0}, r"confidence=1\.0: must be in \(0, 1\)"),
+    ],
+)
+def test_a_bootstrap_that_is_none_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        em(np.eye(2), np.eye(2), **options)
+
+
+@pytest.mark.parametrize("logits", [np.array([[np.nan, 1.0]]), np.array([0.5])])
+def test_calibration_refuses_logits_that_are_none(logits):
+    with pytest.raises(InputError, match=r"logits=shape .*must be finite, \[n, classes\]"):
+        BiasCorrectedTemperature.fit(logits, np.array([0]))
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,19 @@ def test_a_score_above_its_certified_maximum_is_refused():
         ratio.log_ratio({"x": torch.tensor([0.5, 1.5, math.nan])})
 
 
+def test_rounding_above_the_maximum_is_the_maximum():
+    above = torch.tensor(1.0).nextafter(torch.tensor(2.0))  # by 1.2e-7
+    assert RewardRatio(identity, max_score=1.0).log_ratio({"x": above[None]}).tolist() == [1.0]
+    with pytest.raises(InputError, match="is no bound"):  # in float64 it is no rounding
+        RewardRatio(identity, max_score=1.0).log_ratio({"x": above[None].double()})
+
+
+def test_scores_and_verdicts_may_be_arrays():
+    batch = {"x": torch.tensor([1, 2])}
+    assert RewardRatio(lambda batch: batch["x"].numpy(), max_score=2).log_ratio(batch).tolist() == [1.0, 2.0]
+    assert VerifierRatio(lambda batch: batch["x"].numpy() > 1).log_ratio(batch).tolist() == [-math.inf, 0.0]
+
+
 def test_a_score_that_is_nan_reaches_the_sampler():
     found = RewardRatio(identity, max_score=1.0).log_ratio({"x": torch.tensor([math.nan, math.inf])})
     assert found.isnan().tolist() == [True, False]
@@ -70,8 +83,10 @@ def test_beta_must_be_positive(beta):
 
 
 def test_reward_refusals():
-    with pytest.raises(InputError, match=r"ratio\.max_score=nan: must be finite"):
+    with pytest.raises(InputError, match=r"ratio\.max_score=nan: max_score/beta must be finite"):
         RewardRatio(identity, max_score=math.nan)
+    with pytest.raises(InputError, match=r"ratio\.max_score=1\.0: max_score/beta must be finite"):
+        RewardRatio(identity, beta=1e-320, max_score=1.0)
     with pytest.raises(InputError, match=r"ratio\.score=\[3, 1\]: must be \[3\]"):
         RewardRatio(lambda batch: batch["x"][:, None]).log_ratio({"x": torch.zeros(3)})
 
