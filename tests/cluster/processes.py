@@ -5,10 +5,10 @@ import contextlib
 import psutil
 
 
-def own_processes(title: str) -> list[psutil.Process]:
-    """Of this session's clusters: those beneath this process whose title begins so. Any may end while we look."""
+def own_processes(title: str, root: int | None = None) -> list[psutil.Process]:
+    """Those beneath process `root`, by default this one, whose title begins so. Any may end while we look."""
     found = []
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.Process(root).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if "".join(process.cmdline()[:1]).startswith(title):
                 found.append(process)

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import yaml
+from processes import own_processes
 
 import rsf_dist as rsf
 from rsf_dist import pipeline
@@ -132,13 +134,13 @@ def test_a_run_that_accepts_nothing_ends_with_exit_code_3(config_file: Path, ray
 
 
 @pytest.mark.parametrize(
-    ("stage", "override"),
+    ("stage", "worker", "override"),
     [
-        ("sampling until", "sampling.num_accepted=1000000"),
-        ("proposals accepted by rejection", "training.steps=1000000"),
+        ("sampling until", "ray::MapWorker", "sampling.num_accepted=1000000"),
+        ("proposals accepted by rejection", "ray::RayTrainWorker", "training.steps=1000000"),
     ],
 )
-def test_interrupt_stops_cleanly(stage: str, override: str, config_file: Path) -> None:
+def test_interrupt_stops_cleanly(stage: str, worker: str, override: str, config_file: Path) -> None:
     """Ctrl-C in the middle of a run with a cluster of its own: exit code 130, no traceback, no process left."""
     process = subprocess.Popen(
         [*RSF, "run", str(config_file), override],
@@ -152,7 +154,7 @@ def test_interrupt_stops_cleanly(stage: str, override: str, config_file: Path) -
         said.append(line)
         if stage in line:
             break
-    time.sleep(15)  # into the stage: its actors are up
+    wait_until(lambda: own_processes(worker, process.pid), seconds=60)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
@@ -196,7 +198,11 @@ def test_a_node_local_folder_is_refused_before_anything_is_drawn(
 def wait_for_nodes(count: int) -> None:
     import ray
 
-    end = time.monotonic() + 90
-    while sum(node["Alive"] for node in ray.nodes()) != count:
-        assert time.monotonic() < end, ray.nodes()
+    wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == count, seconds=90)
+
+
+def wait_until(true: Callable[[], object], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
         time.sleep(0.5)
