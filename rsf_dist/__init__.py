@@ -11,22 +11,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rsf_dist.accepted import AcceptedSet
     from rsf_dist.config import Budget, PoolConfig, TrainingConfig, load_config
-    from rsf_dist.diagnostics import SamplingReport
-    from rsf_dist.envelope import BudgetEnvelope, FixedEnvelope, PilotEnvelope
+    from rsf_dist.envelope import (
+        AdaptiveEnvelope,
+        BudgetEnvelope,
+        CertifiedEnvelope,
+        DRSEnvelope,
+        FixedEnvelope,
+        PilotEnvelope,
+    )
     from rsf_dist.errors import InputError, RsfError, StatisticalRefusal
     from rsf_dist.images import ImageSet
     from rsf_dist.pipeline import RunResult, run
-    from rsf_dist.proposals import AugmentProposal, DistributionProposal
+    from rsf_dist.proposals import AugmentProposal, DatasetProposal, DistributionProposal, MixtureProposal
     from rsf_dist.ratios import (
         ClassifierRatio,
         ConstantRatio,
         DensityRatio,
         LabelShiftRatio,
+        ProductRatio,
+        RelativeRatio,
         RewardRatio,
         VerifierRatio,
     )
     from rsf_dist.resources import cluster
     from rsf_dist.sampler import RejectionSampler
+    from rsf_dist.sampling_report import SamplingReport
     from rsf_dist.store import RunStore
     from rsf_dist.tasks import ClassificationTask
     from rsf_dist.trainer import FineTuner, FineTuneResult
@@ -36,22 +45,31 @@ __version__ = "0.1.0"
 _HOMES = {
     "accepted": ("AcceptedSet",),
     "config": ("Budget", "PoolConfig", "TrainingConfig", "load_config"),
-    "diagnostics": ("SamplingReport",),
-    "envelope": ("BudgetEnvelope", "FixedEnvelope", "PilotEnvelope"),
+    "envelope": (
+        "AdaptiveEnvelope",
+        "BudgetEnvelope",
+        "CertifiedEnvelope",
+        "DRSEnvelope",
+        "FixedEnvelope",
+        "PilotEnvelope",
+    ),
     "errors": ("InputError", "RsfError", "StatisticalRefusal"),
     "images": ("ImageSet",),
     "pipeline": ("RunResult", "run"),
-    "proposals": ("AugmentProposal", "DistributionProposal"),
+    "proposals": ("AugmentProposal", "DatasetProposal", "DistributionProposal", "MixtureProposal"),
     "ratios": (
         "ClassifierRatio",
         "ConstantRatio",
         "DensityRatio",
         "LabelShiftRatio",
+        "ProductRatio",
+        "RelativeRatio",
         "RewardRatio",
         "VerifierRatio",
     ),
     "resources": ("cluster",),
     "sampler": ("RejectionSampler",),
+    "sampling_report": ("SamplingReport",),
     "store": ("RunStore",),
     "tasks": ("ClassificationTask",),
     "trainer": ("FineTuneResult", "FineTuner"),
@@ -60,12 +78,16 @@ _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names
 
 __all__ = [
     "AcceptedSet",
+    "AdaptiveEnvelope",
     "AugmentProposal",
     "Budget",
     "BudgetEnvelope",
+    "CertifiedEnvelope",
     "ClassificationTask",
     "ClassifierRatio",
     "ConstantRatio",
+    "DRSEnvelope",
+    "DatasetProposal",
     "DensityRatio",
     "DistributionProposal",
     "FineTuneResult",
@@ -74,9 +96,12 @@ __all__ = [
     "ImageSet",
     "InputError",
     "LabelShiftRatio",
+    "MixtureProposal",
     "PilotEnvelope",
     "PoolConfig",
+    "ProductRatio",
     "RejectionSampler",
+    "RelativeRatio",
     "RewardRatio",
     "RsfError",
     "RunResult",

@@ -16,14 +16,23 @@ from ray.data.expressions import col
 
 from rsf_dist.accept import capped_weight
 from rsf_dist.batch import from_table, num_rows, row_digests
-from rsf_dist.diagnostics import ROUNDING, SamplingReport, acceptance_interval
+from rsf_dist.chunk import BOOKKEEPING, class_labels
+from rsf_dist.diagnostics import ROUNDING, acceptance_interval
 from rsf_dist.errors import InputError
+from rsf_dist.sampling_report import SamplingReport
 from rsf_dist.store import RunStore, Shard
 
 LEDGER_ROW = np.dtype(
-    [("chunk", "<i8"), ("index", "<i8"), ("log_ratio", "<f8"), ("accept_key", "<f8"), ("digest", "u1", 32)]
+    [
+        ("chunk", "<i8"),
+        ("index", "<i8"),
+        ("log_ratio", "<f8"),
+        ("accept_key", "<f8"),
+        ("label", "<i8"),
+        ("digest", "u1", 32),
+    ]
 )
-"""What the driver keeps of each accepted row: 64 bytes, whatever the row's size."""
+"""What the driver keeps of each accepted row: 72 bytes, whatever the row's size. label: -1 where there is none."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class AcceptedSet:
         dataset: the proposal's columns, and round, chunk, index (int64), log_ratio, accept_key (float64), weight
             (float32).
         report: how they came about.
-        fingerprint: SHA-256 over the columns' names and types, log M and every row's digest, in order.
+        fingerprint: SHA-256 over the columns' names and types, log M and the ledger.
         ledger: LEDGER_ROW [N].
         columns: name -> "dtype shape" of each column, for the fingerprint.
     """
@@ -53,21 +62,21 @@ class AcceptedSet:
         new one only lowers.
 
         Raises:
-            InputError: log_m is below the set's own, whose rows the lower M would need were not kept, or accepts none.
+            InputError: log_m is below the set's own, whose rows the lower M would need were not kept, or accepts none;
+                or the set's acceptance was not proportional to the ratio.
         """
+        if not self.report.proportional:
+            remedy = "sample anew with kind budget or fixed"
+            raise InputError("envelope.kind", "drs", "its acceptance is not proportional to r/M, at no M", remedy)
         if not log_m >= self.report.log_m or not np.isfinite(log_m):
             rule = f"must be finite and not below the set's own {self.report.log_m:g}: the rows between were not kept"
             raise InputError("log_m", log_m, rule, "raise it, or sample anew")
         ledger = self.ledger[self.ledger["accept_key"] > log_m]
         if not len(ledger):
             raise InputError("log_m", log_m, "leaves no row", f"stay below {self.ledger['accept_key'].max():g}")
-        dataset = self.dataset.filter(expr=col("accept_key") > log_m).map_batches(
-            _reweigh, fn_kwargs={"log_m": log_m}, batch_format="pyarrow"
-        )
-        dataset = in_order(dataset)
         return AcceptedSet(
-            dataset=dataset,
-            report=_report_at(self.report, ledger, log_m),
+            dataset=thinned(self.dataset, log_m),
+            report=_report_at(self.report, self.ledger, ledger, log_m),
             fingerprint=fingerprint(ledger, self.columns, log_m),
             ledger=ledger,
             columns=self.columns,
@@ -85,27 +94,37 @@ class AcceptedSet:
             raise InputError("round", round, f"is not in {store.uri}", "sample it first: rsf sample")
         shards = [Shard(**listed) for listed in described["shards"]]
         report = SamplingReport.from_dict(described["report"])
-        ledger = np.concatenate([ledger_of(store.read_shard(shard)) for shard in shards])[: report.num_accepted]
-        found = fingerprint(ledger, described["columns"], report.log_m)
-        if found != described["fingerprint"]:
-            raise InputError("fingerprint", found, f"the manifest says {described['fingerprint']}", "sample anew")
-        return AcceptedSet(stored_dataset(store, shards, ledger), report, found, ledger, described["columns"])
+        found = np.concatenate([ledger_of(store.read_shard(shard)) for shard in shards])
+        ledger = found[found["accept_key"] > report.log_m][: report.num_accepted]
+        mark = fingerprint(ledger, described["columns"], report.log_m)
+        if mark != described["fingerprint"]:
+            raise InputError("fingerprint", mark, f"the manifest says {described['fingerprint']}", "sample anew")
+        rows = handed_over(stored_dataset(store, shards), found, ledger, described["drawn_at_log_m"], report.log_m)
+        return AcceptedSet(rows, report, mark, ledger, described["columns"])
 
 
 def ledger_of(rows: pa.Table) -> NDArray[np.void]:
-    """The ledger's entries of accepted rows; the digest is of every column but the weight, which follows from M."""
-    batch = from_table(rows.drop_columns("weight"))
+    """The ledger's entries of accepted rows; the digest is of the proposal's own columns."""
+    batch = from_table(rows)
     ledger = np.empty(num_rows(batch), LEDGER_ROW)
     for name in ("chunk", "index", "log_ratio", "accept_key"):
         ledger[name] = batch[name].numpy()
-    ledger["digest"] = np.frombuffer(row_digests(batch), np.uint8).reshape(-1, 32)
+    labels = class_labels(batch)
+    ledger["label"] = -1 if labels is None else labels
+    content = {name: column for name, column in batch.items() if name not in BOOKKEEPING}
+    ledger["digest"] = np.frombuffer(row_digests(content), np.uint8).reshape(-1, 32)
     return ledger
+
+
+def num_duplicates(ledger: NDArray[np.void]) -> int:
+    """Rows whose content equals that of an earlier one."""
+    return len(ledger) - len(np.unique(ledger["digest"].view("V32")))
 
 
 def fingerprint(ledger: NDArray[np.void], columns: str, log_m: float) -> str:
     """SHA-256, in hexadecimal."""
     head = json.dumps({"columns": columns, "log_m": float(log_m).hex()}, sort_keys=True)
-    return hashlib.sha256(head.encode() + np.ascontiguousarray(ledger["digest"]).tobytes()).hexdigest()
+    return hashlib.sha256(head.encode() + np.ascontiguousarray(ledger).tobytes()).hexdigest()
 
 
 def describe_columns(rows: pa.Table) -> str:
@@ -113,14 +132,31 @@ def describe_columns(rows: pa.Table) -> str:
     return json.dumps({name: str(rows.schema.field(name).type) for name in sorted(rows.column_names)})
 
 
-def stored_dataset(store: RunStore, shards: Sequence[Shard], ledger: NDArray[np.void]) -> Dataset:
-    """The shards' rows up to the ledger's last: a later row of the last chunk is kept on disk and not handed over."""
+def stored_dataset(store: RunStore, shards: Sequence[Shard]) -> Dataset:
+    """All rows of the shards, in order."""
     paths = [store.path(shard.path) for shard in shards if shard.rows]
-    dataset = ray.data.read_parquet(paths, filesystem=store.filesystem, partitioning=None)
-    if sum(shard.rows for shard in shards) == len(ledger):
-        return in_order(dataset)
-    chunk, index = int(ledger["chunk"][-1]), int(ledger["index"][-1])
-    return in_order(dataset.filter(expr=(col("chunk") < chunk) | ((col("chunk") == chunk) & (col("index") <= index))))
+    return in_order(ray.data.read_parquet(paths, filesystem=store.filesystem, partitioning=None))
+
+
+def handed_over(
+    drawn: Dataset, found: NDArray[np.void], ledger: NDArray[np.void], drawn_at: float, log_m: float
+) -> Dataset:
+    """The dataset of the rows in `ledger`: of those `found` at log M = drawn_at, those up to its last, at log_m.
+
+    Surplus rows of the last chunk, and rows that a larger M gave up, are kept where they are and not handed over.
+    """
+    if log_m > drawn_at:
+        drawn = thinned(drawn, log_m)
+    (chunk, index), end = (rows[["chunk", "index"]][-1].item() for rows in (ledger, found))
+    if (chunk, index) != end:
+        drawn = drawn.filter(expr=(col("chunk") < chunk) | ((col("chunk") == chunk) & (col("index") <= index)))
+    return in_order(drawn)
+
+
+def thinned(dataset: Dataset, log_m: float) -> Dataset:
+    """Only the rows with a key above log_m, their weights those of that M."""
+    kept = dataset.filter(expr=col("accept_key") > log_m)
+    return in_order(kept.map_batches(_reweigh, fn_kwargs={"log_m": log_m}, batch_format="pyarrow"))
 
 
 def in_order(dataset: Dataset) -> Dataset:
@@ -129,20 +165,30 @@ def in_order(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _report_at(report: SamplingReport, ledger: NDArray[np.void], log_m: float) -> SamplingReport:
+def _report_at(
+    report: SamplingReport, before: NDArray[np.void], ledger: NDArray[np.void], log_m: float
+) -> SamplingReport:
     # Whatever exceeds M has a key above it and was accepted, so that the ledger holds every capped row.
     num_capped = int((ledger["log_ratio"] > log_m + ROUNDING).sum())
     blind = report.tv_bound_source == "proposals" and num_capped == 0
+
+    def kept(label: int) -> float:
+        had = int((before["label"] == label).sum())
+        return int((ledger["label"] == label).sum()) / had if had else 0.0
+
     return replace(
         report,
         num_capped=num_capped,
+        num_duplicates=num_duplicates(ledger),
         tv_bound=0.0 if blind else report.tv_bound,
         num_accepted=len(ledger),
         acceptance_rate=len(ledger) / report.num_proposed,
         acceptance_interval=acceptance_interval(report.num_proposed, len(ledger), stopped=False),
+        acceptance_predicted=None,
         log_m=log_m,
         log_m_source="rethreshold",
-        acceptance_by_label={},
+        acceptance_by_label={label: rate * kept(label) for label, rate in report.acceptance_by_label.items()},
+        curve=tuple(point for point in report.curve if point.log_m >= log_m),
     )
 
 

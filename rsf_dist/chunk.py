@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rsf_dist.accept import Floats, accept
+from rsf_dist.accept import Floats, Reshape, accept
 from rsf_dist.batch import Batch, num_rows, select
 from rsf_dist.diagnostics import Statistics
 from rsf_dist.errors import InputError
-from rsf_dist.proposals.base import Proposal
-from rsf_dist.ratios.base import Ratio
+from rsf_dist.proposals.base import FiniteProposal, Proposal
+from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio
 from rsf_dist.rng import Stage, Streams
 
 BOOKKEEPING = ("round", "chunk", "index", "log_ratio", "accept_key", "weight")
@@ -33,6 +33,8 @@ class ChunkWork:
         log_m: the envelope's constant.
         chunk_size: proposals a chunk; part of what determines the rows.
         seed, stage, round: the rest of the key of its random streams.
+        reshape: log ratios [n] -> what is compared with log_m in their place; None: the log ratios themselves.
+        pool_size: rows of a finite pool, which chunks go through once; None: proposals are drawn.
     """
 
     proposal: Proposal
@@ -42,12 +44,26 @@ class ChunkWork:
     seed: int
     stage: Stage = Stage.SAMPLE
     round: int = 0
+    reshape: Reshape | None = None
+    pool_size: int | None = None
 
     def __call__(self, chunk: int) -> Chunk:
         """Compute one chunk."""
-        batch, log_ratio, exponentials = draw(self.proposal, self.ratio, self.streams(chunk), self.chunk_size)
-        decision = accept(log_ratio, exponentials, self.log_m)
-        statistics = Statistics.of(log_ratio, decision.keep, self.log_m, _class_labels(batch))
+        streams = Streams(self.seed, self.stage, self.round, chunk)
+        batch = self._proposals(chunk, streams)
+        exponentials = streams.numpy().exponential(size=num_rows(batch))
+        found = self._screened(batch, exponentials)
+        log_ratio = found.log_ratio.numpy()
+        score = log_ratio if self.reshape is None else self.reshape(log_ratio)
+        decision = accept(score, exponentials, self.log_m)
+        statistics = Statistics.of(
+            log_ratio,
+            decision.keep,
+            self.log_m,
+            class_labels(batch),
+            log_inclusion=found.log_inclusion.numpy(),
+            num_screened_out=int((~found.scored).sum()),
+        )
         index = np.flatnonzero(decision.keep)
         rows = select(batch, torch.from_numpy(index)) | {
             "round": torch.full((len(index),), self.round),
@@ -59,9 +75,20 @@ class ChunkWork:
         }
         return Chunk(chunk, rows, statistics)
 
-    def streams(self, chunk: int) -> Streams:
-        """The chunk's random streams."""
-        return Streams(self.seed, self.stage, self.round, chunk)
+    def _proposals(self, chunk: int, streams: Streams) -> Batch:
+        if self.pool_size is None:
+            return propose(self.proposal, streams, self.chunk_size)
+        start = chunk * self.chunk_size
+        n = min(self.chunk_size, self.pool_size - start)
+        if isinstance(self.proposal, FiniteProposal):
+            return checked(self.proposal.take(start, n), n)
+        return propose(self.proposal, streams, n)
+
+    def _screened(self, batch: Batch, exponentials: Floats) -> Screened:
+        if isinstance(self.ratio, ScreeningRatio) and self.reshape is None:
+            return self.ratio.screened(batch, torch.from_numpy(exponentials), self.log_m)
+        log_ratio = torch.from_numpy(score(self.ratio, batch))
+        return Screened(log_ratio, torch.ones_like(log_ratio, dtype=torch.bool), torch.zeros_like(log_ratio))
 
 
 @dataclass(frozen=True)
@@ -73,21 +100,37 @@ class Chunk:
     statistics: Statistics
 
 
-def draw(proposal: Proposal, ratio: Ratio, streams: Streams, n: int) -> tuple[Batch, Floats, NDArray[np.float64]]:
+def draw(proposal: Proposal, ratio: Ratio, streams: Streams, n: int) -> tuple[Batch, Floats, Floats]:
     """n proposals, their log ratios float64 [n] and their Exp(1) draws [n]. Raises InputError on a broken contract."""
-    batch = proposal.sample(n, streams)
+    batch = propose(proposal, streams, n)
+    return batch, score(ratio, batch), streams.numpy().exponential(size=n)
+
+
+def propose(proposal: Proposal, streams: Streams, n: int) -> Batch:
+    """n proposals. Raises InputError on a broken contract."""
+    return checked(proposal.sample(n, streams), n)
+
+
+def checked(batch: Batch, n: int) -> Batch:
+    """The batch itself, if it has n rows and no column of ours. Raises InputError."""
     if num_rows(batch) != n:
-        raise InputError("proposal", f"{num_rows(batch)} rows", f"sample({n}) must give {n}", "mend the proposal")
+        raise InputError("proposal", f"{num_rows(batch)} rows", f"must give the {n} asked for", "mend the proposal")
     taken = sorted(set(BOOKKEEPING) & batch.keys())
     if taken:
         raise InputError("proposal", taken[0], "this column's name is taken", "rename the proposal's column")
+    return batch
+
+
+def score(ratio: Ratio, batch: Batch) -> Floats:
+    """The log ratios, float64 [n]. Raises InputError on a broken contract."""
     log_ratio = ratio.log_ratio(batch).detach().double().cpu().numpy()
-    if log_ratio.shape != (n,):
-        raise InputError("ratio", list(log_ratio.shape), f"log_ratio must have shape [{n}]", "give one number a row")
-    return batch, log_ratio, streams.numpy().exponential(size=n)
+    if log_ratio.shape != (num_rows(batch),):
+        rule = f"log_ratio must have shape [{num_rows(batch)}]"
+        raise InputError("ratio", list(log_ratio.shape), rule, "give one number a row")
+    return log_ratio
 
 
-def _class_labels(batch: Batch) -> NDArray[np.int64] | None:
+def class_labels(batch: Batch) -> NDArray[np.int64] | None:
     """The column `label` where it holds class numbers, one a row."""
     label = batch.get("label")
     if label is None or label.ndim != 1 or label.is_floating_point():

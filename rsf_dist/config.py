@@ -100,18 +100,25 @@ class AugmentConfig(_Config):
 
 
 class ModelConfig(_Config):
-    """A network for images.
+    """A network.
 
-    name: `small_cnn` (three convolutions, for tiny images) or the name of a torchvision classification model.
-    width: channels of small_cnn's first layer; cost grows with its square.
-    dropout: of small_cnn's head.
+    name: `small_cnn` (three convolutions, for tiny images), the name of a torchvision classification model, `mlp` (for
+        float rows in place of images), or the import path `package.module:function` of one of your own: the function
+        gets num_outputs, channels and `options`, and returns a torch module for float images [n, channels, h, w] on the
+        scale 0 to 1; see `NetworkSpec`.
+    options: keyword arguments for a function of your own.
+    width: channels of small_cnn's first layer, units of mlp's hidden layers; cost grows with its square.
+    depth: hidden layers of mlp.
+    dropout: of small_cnn's head, after each of mlp's hidden layers.
     weights: a local .safetensors or .pt file, or the name of torchvision weights (downloaded by torchvision); a head of
-        another shape is replaced. None: random weights.
+        another shape is replaced. None: random weights, or those that a function of your own loads.
     input_size: [height, width] that images are resized to in the network; None: as they are.
     """
 
     name: str = "small_cnn"
+    options: dict[str, Any] = {}
     width: PositiveInt = 16
+    depth: PositiveInt = 3
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     weights: str | None = None
     input_size: tuple[PositiveInt, PositiveInt] | None = None
@@ -155,7 +162,11 @@ class ClassifierRatioConfig(_Config):
 
     network, optimizer: its network, and how that is fitted.
     freeze_backbone: train only the head (a linear ratio on frozen pretrained features).
+    ensemble: networks fitted from different seeds, whose logits are averaged; cost grows with it, chance errors fall.
     num_proposals: proposals drawn for it; the splits are taken from these and from the target images alike.
+    calibration: of the logit on its own split: `none`, `temperature` (a factor), `platt` (a factor and a shift) or
+        `isotonic` (any rising function, clipped where the split has no more rows to tell; needs some hundred).
+    max_log_ratio: cut log ratios off there, which certifies it as the bound that envelopes and products can use.
     calibration_fraction, test_fraction: held out from fitting, for calibration and for the reported figures.
     num_workers: 0 fits in one Ray task; more, data parallel through Ray Train.
     cpus, gpus: resources of that task, or of each worker.
@@ -165,8 +176,11 @@ class ClassifierRatioConfig(_Config):
     kind: Literal["classifier"] = "classifier"
     network: RatioNetworkConfig = RatioNetworkConfig()
     freeze_backbone: bool = False
+    ensemble: PositiveInt = 1
     optimizer: RatioOptimizerConfig = RatioOptimizerConfig()
     num_proposals: Annotated[int, Field(ge=50)] = 8000
+    calibration: Literal["none", "temperature", "platt", "isotonic"] = "platt"
+    max_log_ratio: Annotated[float, Field(allow_inf_nan=False)] | None = None
     calibration_fraction: Fraction = 0.2
     test_fraction: Fraction = 0.2
     num_workers: Count = 0

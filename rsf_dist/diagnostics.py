@@ -12,8 +12,7 @@ samples, and so has an upper confidence limit.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +33,8 @@ class Statistics:
     Args:
         num_scored, num_accepted, num_capped: counts; capped are rows with l > log M.
         num_nonfinite: NaN or +inf log ratios, which no sampler may go on with.
+        num_screened_out: rows of num_scored whose log ratio was not computed in full, since they could not be accepted;
+            the sums are then estimates without bias (Horvitz & Thompson), the largest ratios those of the others.
         max_log_ratio, log_sum_ratio, log_sum_ratio_squared: of l; logarithms of sums of r and of r^2.
         log_sum_excess: log of the sum of (r - M)+.
         top: the largest log ratios, at most TOP, falling.
@@ -44,6 +45,7 @@ class Statistics:
     num_accepted: int = 0
     num_capped: int = 0
     num_nonfinite: int = 0
+    num_screened_out: int = 0
     max_log_ratio: float = -np.inf
     log_sum_ratio: float = -np.inf
     log_sum_ratio_squared: float = -np.inf
@@ -53,21 +55,31 @@ class Statistics:
 
     @staticmethod
     def of(
-        log_ratio: Floats, keep: NDArray[np.bool_], log_m: float, labels: NDArray[np.int64] | None = None
+        log_ratio: Floats,
+        keep: NDArray[np.bool_],
+        log_m: float,
+        labels: NDArray[np.int64] | None = None,
+        log_inclusion: Floats | None = None,
+        num_screened_out: int = 0,
     ) -> Statistics:
-        """The statistics of one batch: log_ratio float64 [n], keep bool [n], labels int64 [n] or None."""
+        """The statistics of one batch: log_ratio float64 [n], keep bool [n], labels int64 [n] or None.
+
+        log_inclusion: log probability with which each row escaped screening [n]; None: 0. See `ratios.base.Screened`.
+        """
         bad = np.isnan(log_ratio) | (log_ratio == np.inf)
         good = log_ratio[~bad]
-        over = good[good > log_m + ROUNDING]
+        log_weight = 0.0 if log_inclusion is None else -log_inclusion[~bad]
+        over = good[good > log_m + ROUNDING]  # such rows always escape
         return Statistics(
             num_scored=len(log_ratio),
             num_accepted=int(keep.sum()),
             num_capped=len(over),
             num_nonfinite=int(bad.sum()),
+            num_screened_out=num_screened_out,
             max_log_ratio=float(good.max(initial=-np.inf)),
-            log_sum_ratio=_log_sum(good),
-            log_sum_ratio_squared=_log_sum(2 * good),
-            log_sum_excess=_log_sum(over + np.log1p(-np.exp(log_m - over))),
+            log_sum_ratio=_log_sum(good + log_weight),
+            log_sum_ratio_squared=_log_sum(2 * good + log_weight),
+            log_sum_excess=log_sum_of_excess(over, log_m),
             top=tuple(np.sort(good)[::-1][:TOP].tolist()),
             by_label={} if labels is None else _count_labels(labels, keep),
         )
@@ -81,6 +93,7 @@ class Statistics:
             num_accepted=self.num_accepted + other.num_accepted,
             num_capped=self.num_capped + other.num_capped,
             num_nonfinite=self.num_nonfinite + other.num_nonfinite,
+            num_screened_out=self.num_screened_out + other.num_screened_out,
             max_log_ratio=max(self.max_log_ratio, other.max_log_ratio),
             log_sum_ratio=float(np.logaddexp(self.log_sum_ratio, other.log_sum_ratio)),
             log_sum_ratio_squared=float(np.logaddexp(self.log_sum_ratio_squared, other.log_sum_ratio_squared)),
@@ -108,6 +121,32 @@ class Statistics:
             return 0.0
         return float(np.exp(2 * self.log_sum_ratio - self.log_sum_ratio_squared) / self.num_scored)
 
+    def at(self, log_m: float, log_ratio: Floats, keep: NDArray[np.bool_], labels: NDArray[np.int64]) -> Statistics:
+        """The same proposals' statistics at a larger M.
+
+        log_ratio, labels (-1: none) [m]: of the rows accepted at the smaller M, among which is every row that exceeds
+        the larger one; keep: bool [m], which of them are accepted still.
+        """
+        over = log_ratio[log_ratio > log_m + ROUNDING]
+        kept = {label: int((labels[keep] == label).sum()) for label in self.by_label}
+        return replace(
+            self,
+            num_accepted=int(keep.sum()),
+            num_capped=len(over),
+            log_sum_excess=log_sum_of_excess(over, log_m),
+            by_label={label: (scored, kept[label]) for label, (scored, _) in self.by_label.items()},
+        )
+
+    @property
+    def log_mean_ratio(self) -> float:
+        """log E_q[r]; -inf without proposals, or where every ratio is 0."""
+        return self.log_sum_ratio - float(np.log(max(self.num_scored, 1)))
+
+    @property
+    def mean_ratio_error(self) -> float:
+        """The standard error of E_q[r], relative to it; 0 where it is 0."""
+        return float(np.sqrt(max(1 / self.ess_fraction - 1, 0.0) / self.num_scored)) if self.ess_fraction else 0.0
+
     @property
     def tv_bound(self) -> float:
         """The q-side eps: E_q[(r - M)+] / E_q[r]."""
@@ -127,58 +166,9 @@ class Statistics:
         return float(shape)
 
 
-@dataclass(frozen=True)
-class SamplingReport:
-    """How a set of accepted rows came about.
-
-    Args:
-        num_proposed: proposals up to and including the last row of the set, in (chunk, index) order.
-        num_accepted: rows in the set.
-        acceptance_rate: num_accepted / num_proposed.
-        acceptance_interval: exact 95 % interval of the acceptance probability.
-        log_m, log_m_source: the envelope's constant and where it is from.
-        num_scored: proposals in whole chunks; the figures below are taken over these.
-        num_capped: rows with l > log M, accepted with probability 1 for want of a larger M.
-        num_nonfinite: NaN or +inf log ratios; always 0 in a set that was handed over.
-        max_log_ratio, ess_fraction, tail_index: see `Statistics`.
-        tv_bound, tv_bound_source: bound on the total variation distance between target and sample, as far as the ratio
-            is right: `target` (p-side, its estimate) where target samples exist, else `proposals` (q-side).
-        tv_bound_upper: 95 % upper confidence limit of the p-side bound, else None.
-        acceptance_by_label: acceptance rate of each label, where rows have labels.
-        shortfall: rows that were asked for and not found within the budget.
-        seconds: of sampling, the pilot's included. Not part of the fingerprint.
-    """
-
-    num_proposed: int
-    num_accepted: int
-    acceptance_rate: float
-    acceptance_interval: tuple[float, float]
-    log_m: float
-    log_m_source: str
-    num_scored: int
-    num_capped: int
-    num_nonfinite: int
-    max_log_ratio: float
-    ess_fraction: float
-    tail_index: float | None
-    tv_bound: float
-    tv_bound_source: str
-    tv_bound_upper: float | None
-    acceptance_by_label: dict[int, float]
-    shortfall: int = 0
-    seconds: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(raw: dict[str, Any]) -> SamplingReport:
-        """The inverse of `to_dict`, also after a way through JSON."""
-        values = {entry.name: raw[entry.name] for entry in fields(SamplingReport)}
-        values["acceptance_interval"] = tuple(values["acceptance_interval"])
-        values["acceptance_by_label"] = {int(label): rate for label, rate in values["acceptance_by_label"].items()}
-        return SamplingReport(**values)
+def tail_threshold(n: int) -> float:
+    """min(0.7, 1 - 1/log10(n)): tail indices above it make estimates from n ratios unreliable (Vehtari et al. 2024)."""
+    return min(0.7, 1 - 1 / np.log10(max(n, 11)))
 
 
 def acceptance_interval(
@@ -216,6 +206,11 @@ def target_side_bound(target_log_ratio: Floats, log_m: float, confidence: float 
 
     end = 1 - 1e-12
     return mean, float(optimize.brentq(shortage, mean, end)) if mean < end and shortage(end) > 0 else 1.0
+
+
+def log_sum_of_excess(log_ratio: Floats, log_m: float) -> float:
+    """Log of the sum of r - M over log ratios [n] that exceed log M."""
+    return _log_sum(log_ratio + np.log1p(-np.exp(log_m - log_ratio)))
 
 
 def _log_sum(values: Floats) -> float:

@@ -1,7 +1,8 @@
-"""How M is chosen: as given, from the largest ratio of a pilot, or to spend a budget.
+"""How M is chosen: as given, certified, from the largest ratio of a pilot or of everything, or to spend a budget.
 
 An envelope sees the pilot's log ratios l and accept keys k = l + E and names log M. Too small an M caps rows (they are
-counted); too large an M wastes proposals. A certified bound, `ratio.log_bound`, makes rejection exact.
+counted); too large an M wastes proposals. Log M is at least KL(p || q), whatever the envelope: 20 nats mean an
+acceptance below 2e-9. A certified bound, `ratio.log_bound`, makes rejection exact; everything else is an estimate.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rsf_dist.accept import Floats, key_quantile
+from rsf_dist.accept import Floats, Reshape, drs_log_acceptance, drs_logit, key_quantile
 from rsf_dist.errors import InputError, StatisticalRefusal
 
 
@@ -26,10 +27,20 @@ class Pilot:
 
 @dataclass(frozen=True)
 class Choice:
-    """The log M in force, and where it is from, in words."""
+    """The log M in force.
+
+    Args:
+        log_m: what rows are drawn at.
+        source: where it is from, in words.
+        margin: None: M stays. Else M grows to the largest log ratio of everything drawn, plus this margin, and all
+            rows are held against it, the earlier ones by their keys.
+        reshape: log ratios -> what is compared with log_m in their place, where acceptance is not to be proportional.
+    """
 
     log_m: float
     source: str
+    margin: float | None = None
+    reshape: Reshape | None = None
 
 
 class Envelope(Protocol):
@@ -60,12 +71,32 @@ class FixedEnvelope:
     def __post_init__(self) -> None:
         if not np.isfinite(self.log_m):
             raise InputError("envelope.log_m", self.log_m, "must be finite", "give the logarithm of M")
-        if self.num_pilot < 1:
-            raise InputError("envelope.num_pilot", self.num_pilot, "must be positive", "use e.g. 2000")
+        _require_pilot(self.num_pilot)
 
     def choose(self, pilot: Pilot) -> Choice:
         """log_m itself."""
         return Choice(self.log_m, "fixed")
+
+
+@dataclass(frozen=True)
+class CertifiedEnvelope:
+    """The ratio's own bound: rejection is exact. Refuses a ratio that has none.
+
+    Args:
+        num_pilot: proposals that only forecast the acceptance.
+    """
+
+    num_pilot: int = 2_000
+
+    def __post_init__(self) -> None:
+        _require_pilot(self.num_pilot)
+
+    def choose(self, pilot: Pilot) -> Choice:
+        """log_bound; InputError without one."""
+        if pilot.log_bound is None:
+            remedy = "use kind pilot, adaptive or budget, or a ratio with a bound"
+            raise InputError("envelope.kind", "certified", "the ratio has no known bound", remedy)
+        return Choice(pilot.log_bound, "bound of the ratio")
 
 
 @dataclass(frozen=True)
@@ -84,17 +115,40 @@ class PilotEnvelope:
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.num_pilot < 1:
-            raise InputError("envelope.num_pilot", self.num_pilot, "must be positive", "use e.g. 10000")
+        _require_pilot(self.num_pilot)
 
     def choose(self, pilot: Pilot) -> Choice:
         """The bound, or the pilot's largest log ratio + margin."""
         if pilot.log_bound is not None:
             return Choice(pilot.log_bound, "bound of the ratio")
-        top = float(pilot.log_ratio.max(initial=-np.inf))
-        if top == -np.inf:
-            raise _nothing_acceptable(len(pilot.log_ratio))
-        return Choice(top + self.margin, f"largest of {len(pilot.log_ratio):,} pilot ratios + {self.margin:g}")
+        source = f"estimate: largest of {len(pilot.log_ratio):,} pilot ratios + {self.margin:g}"
+        return Choice(_largest(pilot) + self.margin, source)
+
+
+@dataclass(frozen=True)
+class AdaptiveEnvelope:
+    """The largest ratio of everything drawn, the pilot included; earlier rows are thinned by their keys as M grows.
+
+    Without that thinning, rows accepted at a smaller M would stay and bias the sample. With it, the rows are those that
+    the last M would have given from the start; they still depend on M's being a maximum of these draws, and Caffo,
+    Booth & Davison (Biometrika 2002) show that the error vanishes as draws grow. What is more than the pilot's maximum
+    costs nothing but rows that turn out surplus. Wherever p has a part that q hardly meets, this is blind too.
+
+    Args:
+        num_pilot: proposals that M begins with; more save surplus rows later.
+        margin: added to the largest log ratio; each nat divides the acceptance by e.
+    """
+
+    num_pilot: int = 10_000
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_pilot(self.num_pilot)
+
+    def choose(self, pilot: Pilot) -> Choice:
+        """Begin with the pilot's largest log ratio + margin."""
+        source = f"estimate: largest ratio of everything drawn + {self.margin:g}"
+        return Choice(_largest(pilot) + self.margin, source, margin=self.margin)
 
 
 @dataclass(frozen=True)
@@ -129,6 +183,70 @@ class BudgetEnvelope:
                 "lower envelope.acceptance below that, or narrow the proposal",
             )
         return Choice(log_m, f"quantile of {len(pilot.accept_key):,} pilot keys at acceptance {self.acceptance:g}")
+
+
+@dataclass(frozen=True)
+class DRSEnvelope:
+    """Discriminator rejection sampling's gamma shift (Azadi et al., ICLR 2019), for comparison only.
+
+    Accepts with probability sigmoid(F - gamma), F = log s - log(1 - s e^-eps), s = r/M, M the pilot's largest ratio.
+    This is not proportional to the ratio unless gamma = 0: it flattens what exceeds some ratio, so that the sample
+    follows neither p nor min(p, M q). At equal acceptance, `BudgetEnvelope` comes closer to p.
+
+    Args:
+        gamma: the shift; larger lowers the acceptance. None: the pilot's `percentile` of F, as published.
+        percentile: in (0, 100).
+        eps: positive; keeps F finite at s = 1.
+        num_pilot: proposals that M and gamma are taken from.
+    """
+
+    gamma: float | None = None
+    percentile: float = 95.0
+    eps: float = 1e-8
+    num_pilot: int = 10_000
+
+    def __post_init__(self) -> None:
+        _require_pilot(self.num_pilot)
+        if not 0 < self.percentile < 100:
+            raise InputError("envelope.percentile", self.percentile, "must be in (0, 100)", "use e.g. 95")
+        if not self.eps > 0:
+            raise InputError("envelope.eps", self.eps, "must be positive", "use e.g. 1e-8")
+
+    def choose(self, pilot: Pilot) -> Choice:
+        """M from the pilot's largest log ratio, gamma from its percentile."""
+        log_m = _largest(pilot)
+        gamma = self.gamma
+        if gamma is None:
+            gamma = float(np.percentile(drs_logit(pilot.log_ratio, log_m, self.eps), self.percentile))
+        if not np.isfinite(gamma):
+            raise InputError("envelope.gamma", gamma, "must be finite", "give a number, or a higher percentile")
+        source = f"DRS, gamma {gamma:.4g}: not proportional to the ratio, for comparison only"
+        return Choice(log_m, source, reshape=_GammaShift(log_m, gamma, self.eps))
+
+
+@dataclass(frozen=True)
+class _GammaShift:
+    """Log ratios -> scores whose excess over log M is DRS's log acceptance."""
+
+    log_m: float
+    gamma: float
+    eps: float
+
+    def __call__(self, log_ratio: Floats) -> Floats:
+        return self.log_m + drs_log_acceptance(log_ratio, self.log_m, self.gamma, self.eps)
+
+
+def _require_pilot(num_pilot: int) -> None:
+    if num_pilot < 1:
+        raise InputError("envelope.num_pilot", num_pilot, "must be positive", "use e.g. 10000")
+
+
+def _largest(pilot: Pilot) -> float:
+    """The pilot's largest log ratio. Raises StatisticalRefusal where all are -inf."""
+    top = float(pilot.log_ratio.max(initial=-np.inf))
+    if top == -np.inf:
+        raise _nothing_acceptable(len(pilot.log_ratio))
+    return top
 
 
 def _nothing_acceptable(num_pilot: int) -> StatisticalRefusal:

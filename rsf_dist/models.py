@@ -1,13 +1,14 @@
-"""Networks for images: a small CNN or a torchvision model by name, local or published weights, a head of one's own.
+"""Networks: a small CNN, a torchvision model or one's own by name, local or published weights, a head to measure.
 
-A network takes uint8 images [n, channels, height, width] and brings them itself to what its layers expect, so that
-whoever calls cannot scale or normalise them differently in training, in scoring and in use.
+A network for images takes them as uint8 [n, channels, height, width] and brings them itself to what its layers expect,
+so that whoever calls cannot scale or normalise them differently in training, in scoring and in use.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rsf_dist import user_code
 from rsf_dist.config import ModelConfig
 from rsf_dist.errors import InputError
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class ImageNetwork(nn.Module):
+class Network(nn.Module):
+    """Rows -> logits [n, num_outputs], by `network`, whose last linear layer is the head."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.frozen_backbone = False
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits [n, num_outputs] of float rows [n, d]."""
+        return self.network(rows.float())
+
+    @property
+    def head(self) -> nn.Module:
+        """The last linear layer."""
+        return self.network.get_submodule(head_name(self.network))
+
+    def features(self, rows: Tensor) -> Tensor:
+        """What the head is given, [n, features]."""
+        seen: list[Tensor] = []
+        hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self(rows)
+        finally:
+            hook.remove()
+        return seen[0]
+
+    def freeze_backbone(self) -> Network:
+        """Leave only the head trainable; batch norm's statistics stay as they are."""
+        self.frozen_backbone = True
+        self.requires_grad_(False)
+        self.head.requires_grad_(True)
+        return self
+
+    def train(self, mode: bool = True) -> Network:
+        """As nn.Module's, except that a frozen backbone stays in evaluation mode."""
+        super().train(mode and not self.frozen_backbone)
+        return self
+
+
+class ImageNetwork(Network):
     """A network with its preprocessing.
 
     Args:
@@ -39,11 +81,9 @@ class ImageNetwork(nn.Module):
         mean: tuple[float, ...] = (0.0,),
         std: tuple[float, ...] = (1.0,),
     ):
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.in_channels = in_channels
         self.input_size = input_size
-        self.frozen_backbone = False
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
@@ -58,27 +98,19 @@ class ImageNetwork(nn.Module):
             x = nn.functional.interpolate(x, self.input_size, mode="bilinear", antialias=True)
         return self.network((x - self.mean) / self.std)
 
-    def freeze_backbone(self) -> ImageNetwork:
-        """Leave only the head trainable; batch norm's statistics stay as they are."""
-        self.frozen_backbone = True
-        self.requires_grad_(False)
-        self.network.get_submodule(head_name(self.network)).requires_grad_(True)
-        return self
-
-    def train(self, mode: bool = True) -> ImageNetwork:
-        """As nn.Module's, except that a frozen backbone stays in evaluation mode."""
-        super().train(mode and not self.frozen_backbone)
-        return self
-
 
 @dataclass(frozen=True)
 class NetworkSpec:
     """What is needed to build a network again: plain values, written as model.json beside its weights.
 
+    A function of the user's own, `config.name` = "package.module:function", is called with num_outputs, channels and
+    `config.options`. Where the module that it returns has an attribute `in_channels`, grey images are repeated to it;
+    whatever else its layers expect is for the module to do. Its last linear layer counts as the head.
+
     Args:
         config: which network.
         num_outputs: logits a row.
-        channels: of the images it is given.
+        channels: of the images it is given; for an mlp, numbers a row.
         classes: names of the outputs; empty for a ratio's.
     """
 
@@ -87,17 +119,18 @@ class NetworkSpec:
     channels: int
     classes: tuple[str, ...] = ()
 
-    def build(self, seed: int = 0) -> ImageNetwork:
+    def build(self, seed: int = 0) -> Network:
         """The network with `config.weights`, what they do not give drawn from `seed`. Raises InputError."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            if self.config.name == "small_cnn":
-                network = ImageNetwork(self._small_cnn(), self.channels, self.config.input_size)
-                weights = _read_weights(self.config.weights) if self.config.weights else None
+            if user_code.SEPARATOR in self.config.name:
+                network: Network = self._users_own()
+            elif self.config.name in _OWN:
+                network = _OWN[self.config.name](self)
             else:
-                network, weights = self._torchvision()
-        if weights is not None:
-            _load_matching(network, weights, self.config.weights or "")
+                network = self._torchvision()
+        if self.config.weights is not None and not self._published_weights:
+            _load_matching(network, _read_weights(self.config.weights), self.config.weights)
         return network
 
     def to_json(self) -> str:
@@ -112,13 +145,37 @@ class NetworkSpec:
         config = ModelConfig(**{**raw["model"], "weights": None})
         return NetworkSpec(config, raw["num_outputs"], raw["channels"], tuple(raw["classes"]))
 
-    def _small_cnn(self) -> nn.Module:
+    @property
+    def _published_weights(self) -> str | None:
+        """The name of weights that torchvision publishes, where `config.weights` is no file."""
+        weights, torchvisions = self.config.weights, self.config.name not in _OWN
+        if weights is None or not torchvisions or user_code.SEPARATOR in self.config.name:
+            return None
+        return None if Path(weights).suffix in {".safetensors", ".pt", ".pth"} else weights
+
+    def _users_own(self) -> ImageNetwork:
+        options = {"num_outputs": self.num_outputs, "channels": self.channels, **self.config.options}
+        module = user_code.call(self.config.name, "model.name", **options)
+        if not isinstance(module, nn.Module):
+            raise InputError(
+                "model.name", self.config.name, f"gives a {type(module).__name__}", "return a torch module"
+            )
+        return ImageNetwork(module, getattr(module, "in_channels", self.channels), self.config.input_size)
+
+    def _mlp(self) -> Network:
+        units = [self.channels, *[self.config.width] * self.config.depth]
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(units):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(self.config.dropout)]
+        return Network(nn.Sequential(*layers, nn.Linear(units[-1], self.num_outputs)))
+
+    def _small_cnn(self) -> ImageNetwork:
         width, channels = self.config.width, self.channels
 
         def block(inputs: int, outputs: int) -> list[nn.Module]:
             return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
 
-        return nn.Sequential(
+        layers = nn.Sequential(
             *block(channels, width),
             *block(width, 2 * width),
             nn.MaxPool2d(2),
@@ -128,18 +185,17 @@ class NetworkSpec:
             nn.Dropout(self.config.dropout),
             nn.Linear(16 * width, self.num_outputs),
         )
+        return ImageNetwork(layers, channels, self.config.input_size)
 
-    def _torchvision(self) -> tuple[ImageNetwork, dict[str, Tensor] | None]:
+    def _torchvision(self) -> ImageNetwork:
         from torchvision import models
 
-        name, weights = self.config.name, self.config.weights
+        name, weights = self.config.name, self._published_weights
         if name not in models.list_models(module=models):
-            known = "small_cnn or one of torchvision.models.list_models(), e.g. resnet18, efficientnet_b0"
+            known = "small_cnn, an import path, or one of torchvision.models.list_models(), e.g. resnet18"
             raise InputError("model.name", name, "no such network", f"use {known}")
-        local = weights is not None and Path(weights).suffix in {".safetensors", ".pt", ".pth"}
-        published = weights if weights and not local else None
         try:
-            network = models.get_model(name, weights=published)
+            network = models.get_model(name, weights=weights)
         except (KeyError, ValueError) as err:
             available = [entry.name for entry in models.get_model_weights(name)]
             remedy = f"use one of {', '.join(available)} or a local .safetensors file"
@@ -152,8 +208,10 @@ class NetworkSpec:
                 setattr(network, name, None)
                 network.aux_logits = False
         _replace_head(network, self.num_outputs)
-        wrapped = ImageNetwork(network, 3, self.config.input_size, _IMAGENET_MEAN, _IMAGENET_STD)
-        return wrapped, _read_weights(str(weights)) if local else None
+        return ImageNetwork(network, 3, self.config.input_size, _IMAGENET_MEAN, _IMAGENET_STD)
+
+
+_OWN: dict[str, Callable[[NetworkSpec], Network]] = {"small_cnn": NetworkSpec._small_cnn, "mlp": NetworkSpec._mlp}
 
 
 def device() -> torch.device:
@@ -171,7 +229,7 @@ def save_network(network: nn.Module, spec: NetworkSpec, folder: Path, name: str 
     (folder / f"{name}.json").write_text(spec.to_json() + "\n")
 
 
-def load_network(folder: Path, name: str = "model") -> ImageNetwork:
+def load_network(folder: Path, name: str = "model") -> Network:
     """The network that `save_network` wrote, in evaluation mode."""
     spec = NetworkSpec.from_json((folder / f"{name}.json").read_text())
     network = spec.build()
@@ -215,7 +273,7 @@ def _read_weights(path: str) -> dict[str, Tensor]:
     return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
 
 
-def _load_matching(network: ImageNetwork, weights: Mapping[str, Tensor], path: str) -> None:
+def _load_matching(network: Network, weights: Mapping[str, Tensor], path: str) -> None:
     """Load all weights but those of a head of another shape."""
     weights = {key.removeprefix("module.").removeprefix("network."): value for key, value in weights.items()}
     head = head_name(network.network)

@@ -14,11 +14,11 @@ from rsf_dist.batch import to_table
 from rsf_dist.build import build_envelope
 from rsf_dist.config import ClassifierRatioConfig, RunConfig, TrainingConfig
 from rsf_dist.errors import unwrapped
-from rsf_dist.models import ImageNetwork
+from rsf_dist.models import Network
 from rsf_dist.progress import Progress
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ClassifierRatio, Ratio
-from rsf_dist.ratios.classifier import Split, Splits, network_spec, split_evidence
+from rsf_dist.ratios.classifier import Split, Splits, member_seed, network_spec, split_evidence
 from rsf_dist.resources import check_ratio, confine
 from rsf_dist.rng import Stage, Streams
 from rsf_dist.sampler import RejectionSampler
@@ -43,8 +43,9 @@ def fit_ratio(
         if config.num_workers == 0:
             return ray.get(_fit.options(**task).remote(config, target, proposal, seed))
         splits = ray.get(_gather.options(**task).remote(config, target, proposal, seed))
-        network = _fit_parallel(config, splits, seed, checkpoints)
-        return ray.get(_calibrate.options(**task).remote(config, network, splits))
+        seeds = [member_seed(seed, member) for member in range(config.ensemble)]
+        networks = [_fit_parallel(config, splits, one, checkpoints) for one in seeds]
+        return ray.get(_calibrate.options(**task).remote(config, networks, splits))
 
 
 def sample_round(
@@ -84,17 +85,17 @@ def _gather(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, s
 
 
 @ray.remote
-def _calibrate(config: ClassifierRatioConfig, network: ImageNetwork, splits: Splits) -> ClassifierRatio:
+def _calibrate(config: ClassifierRatioConfig, networks: list[Network], splits: Splits) -> ClassifierRatio:
     confine(config.cpus)
     spec = network_spec(config, channels=splits.fit.target.shape[1])
-    return ClassifierRatio.calibrated(network, spec, splits)
+    return ClassifierRatio.calibrated(networks, spec, splits, config)
 
 
 def _proposals(config: ClassifierRatioConfig, proposal: Proposal, seed: int) -> Tensor:
     return proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO))["image"]
 
 
-def _fit_parallel(config: ClassifierRatioConfig, splits: Splits, seed: int, checkpoints: str | None) -> ImageNetwork:
+def _fit_parallel(config: ClassifierRatioConfig, splits: Splits, seed: int, checkpoints: str | None) -> Network:
     training = TrainingConfig(
         **config.optimizer.model_dump(),
         num_workers=config.num_workers,
@@ -106,7 +107,7 @@ def _fit_parallel(config: ClassifierRatioConfig, splits: Splits, seed: int, chec
     generator = Streams(seed, Stage.RATIO).torch(purpose=6)
     fit, held_out = (_blocks(_balanced(split, generator)) for split in (splits.fit, splits.calibration))
     tuned = tuner.fit(ray.data.from_arrow(fit), ray.data.from_arrow(held_out))
-    return cast(ImageNetwork, tuned.load_model())
+    return cast(Network, tuned.load_model())
 
 
 def _balanced(split: Split, generator: torch.Generator) -> pa.Table:

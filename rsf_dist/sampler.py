@@ -1,7 +1,7 @@
 """The sampler: a pilot that chooses M and plans, then waves of chunks over the pool until N rows are accepted.
 
 "The first N" means in (chunk, index) order, so that quick chunks are not preferred; the rows depend on the
-configuration and the seed, never on the number of actors. The driver holds 64 bytes an accepted row and references to
+configuration and the seed, never on the number of actors. The driver holds 72 bytes an accepted row and references to
 the rows.
 """
 
@@ -11,41 +11,32 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import ray
-from numpy.typing import NDArray
-from ray.data import Dataset
 
-from rsf_dist.accept import Floats
-from rsf_dist.accepted import (
-    LEDGER_ROW,
-    AcceptedSet,
-    describe_columns,
-    fingerprint,
-    in_order,
-    ledger_of,
-    stored_dataset,
-)
-from rsf_dist.batch import to_table
+from rsf_dist.accept import Floats, key_quantile
+from rsf_dist.accepted import AcceptedSet, fingerprint, handed_over, num_duplicates
 from rsf_dist.chunk import ChunkWork, draw
 from rsf_dist.config import Budget, PoolConfig
-from rsf_dist.diagnostics import SamplingReport, Statistics, acceptance_interval, target_side_bound
+from rsf_dist.diagnostics import Statistics
 from rsf_dist.envelope import Choice, Envelope, Pilot, PilotEnvelope
 from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
+from rsf_dist.harvest import ChunkRecorder, Harvest
 from rsf_dist.pool import map_chunks
 from rsf_dist.progress import Progress
-from rsf_dist.proposals.base import Proposal
+from rsf_dist.proposals.base import FiniteProposal, Proposal
 from rsf_dist.ratios.base import Ratio
 from rsf_dist.resources import check_pool, confine, ensure_cluster, max_actors, require_shared
 from rsf_dist.rng import Stage, Streams
-from rsf_dist.store import RunStore, Shard
+from rsf_dist.sampling_report import SamplingReport, Setting, summarise
+from rsf_dist.store import RunStore
 
 _TASK_SECONDS = 2.0  # Ray Data costs the driver some 6 ms a task
 _LONGEST_TASK_SECONDS = 20.0  # in large waves: rows and the time limit wait for a task's end
 _MAX_TASKS = 1_000  # a wave; each leaves some 10 KB with the driver
+_LOWEST_LOG_M = -1e300  # below every log ratio that is not -inf
 
 
 class RejectionSampler:
@@ -91,54 +82,101 @@ class RejectionSampler:
             InputError: num_accepted is not positive, the pool does not fit the cluster, a column is missing.
             StatisticalRefusal: nothing is accepted, the budget ends short of the rows, a ratio is NaN or +inf.
         """
-        self._check(num_accepted)
-        started = time.monotonic()
-        plan = self._plan(round)
-        harvest = Harvest(num_accepted)
-        with unwrapped():
-            self._gather(plan, harvest, started, progress or Progress())
-        self._check_shortfall(plan, harvest)
-        report = self._report(plan, harvest, time.monotonic() - started)
-        return self._hand_over(plan, harvest, report)
-
-    def _check(self, num_accepted: int) -> None:
-        if num_accepted < 1:
-            raise InputError("num_accepted", num_accepted, "must be positive", "ask for at least one row")
         limit = self.budget.proposals_for(num_accepted)
         if limit < self.chunk_size:
             rule = f"is below one chunk of {self.chunk_size:,} proposals"
             raise InputError("budget.max_proposals", limit, rule, "raise it, or lower chunk_size")
+        self._check(num_accepted)
+        started = time.monotonic()
+        pilot = self._pilot(round)
+        plan = self._plan(pilot, self.envelope.choose(pilot.rows), round)
+        harvest = Harvest(num_accepted, plan.choice.log_m, plan.choice.margin)
+        self._gather(plan, harvest, limit // self.chunk_size, started, progress or Progress())
+        self._check_shortfall(plan, harvest)
+        return self._hand_over(plan, harvest, started)
+
+    def top_k(
+        self, k: int, num_proposals: int | None = None, round: int = 0, progress: Progress | None = None
+    ) -> AcceptedSet:
+        """The k rows with the highest keys of `num_proposals` proposals; the envelope is not asked.
+
+        It is rejection at the M that leaves k of them, log M the next key: for a finite pool of which k are wanted, a
+        `DatasetProposal`, every row of which is looked at once (num_proposals=None). As exact as that M: the report
+        says how many rows it capped.
+
+        Raises:
+            InputError: k is not positive or not below the proposals, or their number is missing.
+            StatisticalRefusal: not more than k proposals have a ratio above 0, a ratio is NaN or +inf, time is up.
+        """
+        if num_proposals is None:
+            if not isinstance(self.proposal, FiniteProposal):
+                raise InputError("num_proposals", None, "this proposal has no end", "say how many to look at")
+            num_proposals = self.proposal.num_rows
+        if not 0 < k < num_proposals:
+            raise InputError("k", k, f"must be in (0, {num_proposals:,}), the proposals", "lower it")
+        self._check(k)
+        started = time.monotonic()
+        pilot = self._pilot(round)
+        end = math.ceil(num_proposals / self.chunk_size)
+        for log_m in _below(pilot.rows.accept_key, k / num_proposals):
+            plan = self._plan(pilot, Choice(log_m, f"key {k + 1:,} of {num_proposals:,}"), round, num_proposals)
+            harvest = Harvest(k, log_m, exhaustive=True)
+            self._gather(plan, harvest, end, started, progress or Progress())
+            if len(harvest) > k:
+                harvest.keep_top()
+                return self._hand_over(plan, harvest, started)
+        raise StatisticalRefusal(
+            f"{len(harvest):,} of {harvest.scored.num_scored:,} proposals have a ratio above 0, not more than k={k:,}",
+            "lower k, add proposals, or give more time",
+        )
+
+    def _check(self, num_accepted: int) -> None:
+        if num_accepted < 1:
+            raise InputError("num_accepted", num_accepted, "must be positive", "ask for at least one row")
         ensure_cluster()
         check_pool(self.pool)
         if self.store is not None:
             require_shared(self.store.uri, "output")
 
-    def _plan(self, round: int) -> Plan:
+    def _pilot(self, round: int) -> PilotRun:
         pool = self.pool
         task = _pilot.options(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor)
         streams = Streams(self.seed, _pilot_stage(self.stage), round)
         certified = isinstance(self.envelope, PilotEnvelope) and self.ratio.log_bound is not None
         num_pilot = min(self.envelope.num_pilot, 2_000) if certified else self.envelope.num_pilot
         with unwrapped():
-            pilot, seconds = ray.get(task.remote(self.proposal, self.ratio, streams, num_pilot, self.chunk_size))
-        _refuse_nonfinite(int((~(pilot.log_ratio < np.inf)).sum()), len(pilot.log_ratio), "pilot ")
-        choice = self.envelope.choose(pilot)
-        work = ChunkWork(self.proposal, self.ratio, choice.log_m, self.chunk_size, self.seed, self.stage, round)
-        acceptance = float(np.exp(np.minimum(pilot.log_ratio - choice.log_m, 0)).mean())
-        return Plan(choice, work, acceptance, seconds_per_chunk=seconds * self.chunk_size / num_pilot)
+            pilot = ray.get(task.remote(self.proposal, self.ratio, streams, num_pilot, self.chunk_size))
+        log_ratio = pilot.rows.log_ratio
+        _refuse_nonfinite(int((~(log_ratio < np.inf)).sum()), len(log_ratio), "pilot ")
+        return pilot
 
-    def _gather(self, plan: Plan, harvest: Harvest, started: float, progress: Progress) -> None:
-        """Waves of chunks into the harvest until it is full or the budget spent."""
-        end = self.budget.proposals_for(harvest.wanted) // self.chunk_size
+    def _plan(self, pilot: PilotRun, choice: Choice, round: int, pool_size: int | None = None) -> Plan:
+        work = ChunkWork(
+            self.proposal,
+            self.ratio,
+            choice.log_m,
+            self.chunk_size,
+            self.seed,
+            self.stage,
+            round,
+            choice.reshape,
+            pool_size,
+        )
+        score = pilot.rows.log_ratio if choice.reshape is None else choice.reshape(pilot.rows.log_ratio)
+        acceptance = float(np.exp(np.minimum(score - choice.log_m, 0)).mean())
+        return Plan(choice, work, acceptance, pilot.seconds_per_row * self.chunk_size, pilot.rows)
+
+    def _gather(self, plan: Plan, harvest: Harvest, end: int, started: float, progress: Progress) -> None:
+        """Waves of chunks into the harvest until it is full, the end-th chunk is reached or time is up."""
         recorder = ChunkRecorder(plan.work, self.store)
         first = 0
         while first < end and not harvest.full:
             wave = range(first, min(end, first + plan.wave_size(harvest, self.chunk_size)))
             per_task = plan.chunks_per_task(wave, max_actors(self.pool))
-            with closing(map_chunks(recorder, wave, self.pool, per_task)) as records:
+            with unwrapped(), closing(map_chunks(recorder, wave, self.pool, per_task)) as records:
                 for record in records:
                     harvest.add(record)
-                    _refuse_nonfinite(harvest.statistics.num_nonfinite, harvest.statistics.num_scored)
+                    _refuse_nonfinite(harvest.scored.num_nonfinite, harvest.scored.num_scored)
                     progress.count("accepted rows", min(len(harvest), harvest.wanted), harvest.wanted)
                     if harvest.full:
                         break
@@ -152,8 +190,8 @@ class RejectionSampler:
     def _check_shortfall(self, plan: Plan, harvest: Harvest) -> None:
         if harvest.full or (len(harvest) and self.budget.on_shortfall == "partial"):
             return
-        found, scored = len(harvest), harvest.statistics.num_scored
-        largest = harvest.statistics.max_log_ratio
+        found, scored = len(harvest), harvest.scored.num_scored
+        largest = harvest.scored.max_log_ratio
         finding = f"{found:,} of {harvest.wanted:,} rows accepted after {scored:,} proposals, where the budget ends"
         if found:
             needed = math.ceil(1.2 * harvest.wanted * scored / found)
@@ -161,48 +199,43 @@ class RejectionSampler:
                 f"raise budget.max_proposals to about {needed:,}, lower the envelope's log M, or keep what there is "
             )
             raise StatisticalRefusal(finding, remedy + "with budget.on_shortfall=partial")
-        remedy = f"log M is {plan.choice.log_m:.4g} and the largest log ratio seen {largest:.4g}: lower log M to that "
+        remedy = f"log M is {harvest.log_m:.4g} and the largest log ratio seen {largest:.4g}: lower log M to that "
         raise StatisticalRefusal(
             finding, remedy + "(envelope kind pilot or budget), or move the proposal to the target"
         )
 
     def _report(self, plan: Plan, harvest: Harvest, seconds: float) -> SamplingReport:
-        statistics, accepted = harvest.statistics, min(len(harvest), harvest.wanted)
-        proposed = harvest.num_proposed(self.chunk_size)
-        bound, source, upper = statistics.tv_bound, "proposals", None
-        target: Floats | None = getattr(self.ratio, "target_log_ratio", None)
-        if target is not None:
-            (bound, upper), source = target_side_bound(target, plan.choice.log_m), "target"
-        return SamplingReport(
-            num_proposed=proposed,
-            num_accepted=accepted,
-            acceptance_rate=accepted / proposed,
-            acceptance_interval=acceptance_interval(proposed, accepted, stopped=harvest.full),
-            log_m=plan.choice.log_m,
-            log_m_source=plan.choice.source,
-            num_scored=statistics.num_scored,
-            num_capped=statistics.num_capped,
-            num_nonfinite=statistics.num_nonfinite,
-            max_log_ratio=statistics.max_log_ratio,
-            ess_fraction=statistics.ess_fraction,
-            tail_index=statistics.tail_index,
-            tv_bound=bound,
-            tv_bound_source=source,
-            tv_bound_upper=upper,
-            acceptance_by_label={label: kept / n for label, (n, kept) in statistics.by_label.items()},
-            shortfall=harvest.wanted - accepted,
+        accepted, ledger = harvest.accepted(), harvest.ledger()
+        return summarise(
+            plan.setting(harvest.log_m),
+            harvest.statistics(),
+            accepted["log_ratio"],
+            accepted["accept_key"],
+            num_proposed=harvest.num_proposed(self.chunk_size),
+            num_accepted=len(ledger),
+            num_duplicates=num_duplicates(ledger),
+            stopped=harvest.full,
+            shortfall=harvest.wanted - len(ledger),
             seconds=seconds,
         )
 
-    def _hand_over(self, plan: Plan, harvest: Harvest, report: SamplingReport) -> AcceptedSet:
-        ledger = harvest.ledger()
-        mark = fingerprint(ledger, harvest.columns, plan.choice.log_m)
-        if self.store is None:
-            return AcceptedSet(harvest.dataset(), report, mark, ledger, harvest.columns)
-        described = {"fingerprint": mark, "columns": harvest.columns, "report": report.to_dict()}
-        self.store.commit_round(plan.work.round, harvest.shards, described)
-        dataset = stored_dataset(self.store, harvest.shards, ledger)
-        return AcceptedSet(dataset, report, mark, ledger, harvest.columns)
+    def _hand_over(self, plan: Plan, harvest: Harvest, started: float) -> AcceptedSet:
+        report = self._report(plan, harvest, time.monotonic() - started)
+        ledger, drawn_at = harvest.ledger(), plan.choice.log_m
+        mark = fingerprint(ledger, harvest.columns, harvest.log_m)
+        if self.store is not None:
+            described = {"fingerprint": mark, "columns": harvest.columns, "drawn_at_log_m": drawn_at}
+            self.store.commit_round(plan.work.round, harvest.shards, {**described, "report": report.to_dict()})
+        rows = handed_over(harvest.dataset(self.store), harvest.found(), ledger, drawn_at, harvest.log_m)
+        return AcceptedSet(rows, report, mark, ledger, harvest.columns)
+
+
+@dataclass(frozen=True)
+class PilotRun:
+    """A pilot's rows, and what one cost on one core."""
+
+    rows: Pilot
+    seconds_per_row: float
 
 
 @dataclass(frozen=True)
@@ -213,10 +246,24 @@ class Plan:
     work: ChunkWork
     acceptance: float
     seconds_per_chunk: float
+    pilot: Pilot
+
+    def setting(self, log_m: float) -> Setting:
+        """What the report needs to know, log_m being the M in the end."""
+        ratio, log_ratio = self.work.ratio, self.pilot.log_ratio
+        return Setting(
+            log_m=log_m,
+            source=self.choice.source,
+            proportional=self.choice.reshape is None,
+            normalised=getattr(ratio, "normalised", False),
+            target_log_ratio=getattr(ratio, "target_log_ratio", None),
+            pilot=Statistics.of(log_ratio, log_ratio > log_m, log_m),
+            log_ratio_quantile=float(np.quantile(log_ratio, 0.999, method="higher")),
+        )
 
     def wave_size(self, harvest: Harvest, chunk_size: int) -> int:
         """Chunks that should fill the harvest, with room for chance; twice what was drawn where nothing came of it."""
-        missing, seen = harvest.wanted - len(harvest), harvest.statistics
+        missing, seen = harvest.wanted - len(harvest), harvest.scored
         likely = missing + 3 * math.sqrt(missing) + 1
         if seen.num_accepted:
             proposals = likely * seen.num_scored / seen.num_accepted
@@ -234,84 +281,9 @@ class Plan:
         return max(1, round(seconds / max(self.seconds_per_chunk, 1e-6)))
 
 
-@dataclass
-class Harvest:
-    """The records of chunks so far, in the order of their ids."""
-
-    wanted: int
-    statistics: Statistics = field(default_factory=Statistics)
-    shards: list[Shard] = field(default_factory=list)
-    columns: str = ""
-    _ledgers: list[NDArray[np.void]] = field(default_factory=list)
-    _rows: list[ray.ObjectRef] = field(default_factory=list)
-    _count: int = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    @property
-    def full(self) -> bool:
-        """Whether the wanted rows are there."""
-        return self._count >= self.wanted
-
-    def add(self, record: dict) -> None:
-        """Take one chunk's record, of the next chunk."""
-        self.statistics = self.statistics.merge(Statistics.from_json(record["statistics"]))
-        self.columns = record["columns"]
-        ledger = np.frombuffer(record["ledger"], LEDGER_ROW)
-        if not len(ledger):
-            return
-        spare = max(0, self._count + len(ledger) - self.wanted)
-        self._ledgers.append(ledger[: len(ledger) - spare])
-        if record["shard"]:
-            self.shards.append(Shard(record["shard"], len(ledger), record["sha256"]))
-        else:
-            rows = pa.ipc.open_stream(record["rows"]).read_all()
-            self._rows.append(ray.put(rows.slice(0, len(ledger) - spare)))
-        self._count += len(ledger)
-
-    def ledger(self) -> NDArray[np.void]:
-        """LEDGER_ROW of the rows handed over, [min(found, wanted)]."""
-        return np.concatenate(self._ledgers)
-
-    def num_proposed(self, chunk_size: int) -> int:
-        """Proposals up to and including the last row handed over; all that were scored where the harvest fell short."""
-        if not self.full:
-            return self.statistics.num_scored
-        last = self._ledgers[-1][-1]
-        return int(last["chunk"]) * chunk_size + int(last["index"]) + 1
-
-    def dataset(self) -> Dataset:
-        """The rows in the object store."""
-        return in_order(ray.data.from_arrow_refs(self._rows))
-
-
-@dataclass(frozen=True)
-class ChunkRecorder:
-    """Runs in an actor: computes a chunk and sends its record; rows go to the store, or along without one."""
-
-    work: ChunkWork
-    store: RunStore | None
-
-    def __call__(self, chunk: int) -> dict[str, int | str | bytes]:
-        """The record of one chunk."""
-        done = self.work(chunk)
-        rows = to_table(done.rows)
-        shard = self.store.write_shard(self.work.round, chunk, rows) if self.store and rows.num_rows else None
-        return {
-            "chunk": chunk,
-            "statistics": done.statistics.to_json(),
-            "columns": describe_columns(rows),
-            "ledger": ledger_of(rows).tobytes(),
-            "rows": _to_ipc(rows) if rows.num_rows and shard is None else b"",
-            "shard": shard.path if shard else "",
-            "sha256": shard.sha256 if shard else "",
-        }
-
-
 @ray.remote
-def _pilot(proposal: Proposal, ratio: Ratio, streams: Streams, num_pilot: int, chunk_size: int) -> tuple[Pilot, float]:
-    """Score num_pilot proposals as actors would; and the seconds it took."""
+def _pilot(proposal: Proposal, ratio: Ratio, streams: Streams, num_pilot: int, chunk_size: int) -> PilotRun:
+    """Score num_pilot proposals as actors would."""
     confine()
     pieces: list[tuple[Floats, Floats]] = []
     started = time.monotonic()
@@ -320,12 +292,21 @@ def _pilot(proposal: Proposal, ratio: Ratio, streams: Streams, num_pilot: int, c
         _, log_ratio, exponentials = draw(proposal, ratio, one, size)
         pieces.append((log_ratio, log_ratio + exponentials))
     log_ratios, keys = (np.concatenate(column) for column in zip(*pieces, strict=True))
-    return Pilot(log_ratios, keys, ratio.log_bound), time.monotonic() - started
+    return PilotRun(Pilot(log_ratios, keys, ratio.log_bound), (time.monotonic() - started) / num_pilot)
 
 
 def _sizes(total: int, size: int) -> Iterator[int]:
     for start in range(0, total, size):
         yield min(size, total - start)
+
+
+def _below(keys: Floats, acceptance: float) -> Iterator[float]:
+    """Values of log M that should keep somewhat more than `acceptance`; then one that keeps whatever can be kept."""
+    room = acceptance + 4 * math.sqrt(acceptance / len(keys)) + 4 / len(keys)
+    likely = key_quantile(keys, min(room, 1.0))
+    if np.isfinite(likely):
+        yield likely
+    yield _LOWEST_LOG_M
 
 
 def _pilot_stage(stage: Stage) -> Stage:
@@ -339,10 +320,3 @@ def _refuse_nonfinite(count: int, total: int, what: str = "") -> None:
             f"{count:,} of {total:,} {what}log ratios are NaN or +inf",
             "mend the target or the ratio there; the proposal must have density wherever the target has",
         )
-
-
-def _to_ipc(rows: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    return sink.getvalue().to_pybytes()

@@ -1,7 +1,17 @@
 """Socket 1: where x comes from. A new proposal is one file here and one line below."""
 
 from rsf_dist.proposals.augment import AugmentProposal
-from rsf_dist.proposals.base import DensityProposal, Proposal
+from rsf_dist.proposals.base import DensityProposal, FiniteProposal, Proposal
+from rsf_dist.proposals.dataset import DatasetProposal
 from rsf_dist.proposals.distribution import DistributionProposal
+from rsf_dist.proposals.mixture import MixtureProposal
 
-__all__ = ["AugmentProposal", "DensityProposal", "DistributionProposal", "Proposal"]
+__all__ = [
+    "AugmentProposal",
+    "DatasetProposal",
+    "DensityProposal",
+    "DistributionProposal",
+    "FiniteProposal",
+    "MixtureProposal",
+    "Proposal",
+]

@@ -26,3 +26,14 @@ class DensityProposal(Proposal, Protocol):
     def log_prob(self, batch: Batch) -> Tensor:
         """log q of each row, float [n]."""
         ...
+
+
+@runtime_checkable
+class FiniteProposal(Proposal, Protocol):
+    """A proposal that is uniform on a pool of rows, which can also be gone through once."""
+
+    num_rows: int
+
+    def take(self, start: int, n: int) -> Batch:
+        """The rows start to start + n of the pool."""
+        ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -11,7 +12,13 @@ from rsf_dist.batch import Batch
 
 @runtime_checkable
 class Ratio(Protocol):
-    """The logarithm of target density over proposal density, up to a constant that M absorbs."""
+    """The logarithm of target density over proposal density, up to a constant that M absorbs.
+
+    A ratio may say more of itself, each an attribute that may be missing:
+    `normalised`: True where no constant is left, E_q[r] = 1, so that an acceptance of (1 - eps)/M is expected;
+    `target_log_ratio`: float64 [m], log r of target rows that it was not fitted to, for the p-side bounds;
+    `test_index`: int64 [m], which of the target rows these were.
+    """
 
     @property
     def log_bound(self) -> float | None:
@@ -20,4 +27,28 @@ class Ratio(Protocol):
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]. -inf rejects; NaN and +inf are counted by the sampler and refused."""
+        ...
+
+
+@dataclass(frozen=True)
+class Screened:
+    """What a ratio knows after it left out rows that cannot be accepted.
+
+    Args:
+        log_ratio: float64 [n]; -inf where left out.
+        scored: bool [n], False where left out.
+        log_inclusion: float64 [n], the log probability over E, given the row, that it was not left out; 0 where it was.
+    """
+
+    log_ratio: Tensor
+    scored: Tensor
+    log_inclusion: Tensor
+
+
+@runtime_checkable
+class ScreeningRatio(Ratio, Protocol):
+    """A ratio that costs less where rows can be given up early: l = l1 + l2 with l2 <= b, and l1 + b + E <= log M."""
+
+    def screened(self, batch: Batch, exponentials: Tensor, log_m: float) -> Screened:
+        """As log_ratio, but for rows with l + E <= log_m, some of which it leaves out. exponentials: E, float64 [n]."""
         ...

@@ -1,4 +1,8 @@
-"""The ratio where both densities are known, that of the target perhaps only up to a constant."""
+"""The ratio where both densities are known, that of the target perhaps only up to a constant (an energy model).
+
+Where p is 0 the log ratio is -inf, a plain rejection, even if q is 0 too; where only q is 0 it is +inf, which the
+sampler refuses: no M makes up for a target that proposals never show.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from torch.distributions import Distribution
 from rsf_dist.batch import Batch
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.distribution import DistributionProposal, log_density
+from rsf_dist.ratios.bounds import log_supremum
 
 
 class DensityRatio:
@@ -20,7 +25,8 @@ class DensityRatio:
         target: p, as a torch distribution, anything with `log_prob(x)`, or a callable x -> [n] that gives log p(x); it
             may lack its normalising constant. Values outside a distribution's support have density 0.
         proposal: where x comes from, with its own density.
-        log_bound: sup log p/q where you know it; makes `PilotEnvelope` exact.
+        log_bound: sup log p/q where you know it, which certifies M; known by itself for two Gaussians and two
+            Categoricals (`ratios.bounds`).
 
     Raises:
         InputError: a target that is neither; at scoring, a missing column or a wrong shape.
@@ -43,7 +49,26 @@ class DensityRatio:
             raise InputError("target", list(target.event_shape), rule, "give p and q of the same x")
         self.target = target
         self.proposal = proposal
-        self.log_bound = log_bound
+        self.log_bound = log_supremum(target, proposal.distribution) if log_bound is None else log_bound
+        self.normalised = isinstance(target, Distribution)
+
+    @classmethod
+    def of_energy(
+        cls, energy: Callable[[Tensor], Tensor], proposal: DistributionProposal, temperature: float = 1.0
+    ) -> DensityRatio:
+        """The ratio of an energy model, p(x) proportional to exp(-energy(x)/temperature) (LeCun et al. 2006).
+
+        Args:
+            energy: x -> [n], e.g. a torch module; +inf where p is 0.
+            proposal: where x comes from.
+            temperature: in units of the energy; positive.
+
+        Raises:
+            InputError: the temperature is not positive.
+        """
+        if not temperature > 0:
+            raise InputError("temperature", temperature, "must be positive", "use e.g. 1")
+        return cls(_Boltzmann(energy, temperature), proposal)
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
@@ -54,10 +79,21 @@ class DensityRatio:
         if target.shape != (len(x),):
             rule = f"log p must have shape [{len(x)}], one number a row"
             raise InputError("target", list(target.shape), rule, "use a distribution whose batch_shape is empty")
-        return target.double() - self.proposal.log_prob(batch).double()
+        target, proposal = target.double(), self.proposal.log_prob(batch).double()
+        return torch.where(target == -torch.inf, target, target - proposal)
 
     def _log_target(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             if isinstance(self.target, Distribution):
                 return log_density(self.target, x)
             return self.target.log_prob(x) if hasattr(self.target, "log_prob") else self.target(x)
+
+
+class _Boltzmann:
+    """log p of an energy, up to the constant."""
+
+    def __init__(self, energy: Callable[[Tensor], Tensor], temperature: float):
+        self.energy, self.temperature = energy, temperature
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return -self.energy(x).double() / self.temperature

@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from rsf_dist.batch import Batch
 from rsf_dist.config import ModelConfig
 from rsf_dist.errors import InputError
-from rsf_dist.models import ImageNetwork, NetworkSpec, load_network, save_network
+from rsf_dist.models import Network, NetworkSpec, load_network, save_network
 
 
 class ClassificationTask:
@@ -31,7 +31,7 @@ class ClassificationTask:
     def __init__(self, classes: Sequence[str], model: ModelConfig | None = None, channels: int = 3):
         self.spec = NetworkSpec(model or ModelConfig(), len(classes), channels, tuple(classes))
 
-    def build_model(self, seed: int) -> ImageNetwork:
+    def build_model(self, seed: int) -> Network:
         """The network with its weights and a head for these classes."""
         return self.spec.build(seed)
 
@@ -64,6 +64,6 @@ class ClassificationTask:
         """model.safetensors and model.json."""
         save_network(model, self.spec, folder)
 
-    def load(self, folder: Path) -> ImageNetwork:
+    def load(self, folder: Path) -> Network:
         """The saved network, in evaluation mode."""
         return load_network(folder)

@@ -11,7 +11,7 @@ from torchmetrics.classification import BinaryAccuracy
 
 from rsf_dist.batch import Batch
 from rsf_dist.config import ClassifierRatioConfig
-from rsf_dist.models import ImageNetwork, load_network, save_network
+from rsf_dist.models import Network, load_network, save_network
 from rsf_dist.ratios.classifier import build_network, network_spec
 
 
@@ -30,7 +30,7 @@ class DiscriminationTask:
         self.config = config
         self.spec = network_spec(config, channels)
 
-    def build_model(self, seed: int) -> ImageNetwork:
+    def build_model(self, seed: int) -> Network:
         """One logit an image; only its head trainable where the backbone is frozen."""
         return build_network(self.spec, self.config, seed)
 
@@ -54,6 +54,6 @@ class DiscriminationTask:
         """model.safetensors and model.json."""
         save_network(model, self.spec, folder)
 
-    def load(self, folder: Path) -> ImageNetwork:
+    def load(self, folder: Path) -> Network:
         """The saved network, in evaluation mode."""
         return load_network(folder)

@@ -138,7 +138,7 @@ def test_a_reserved_column_is_refused(name):
 
 def test_a_wrong_number_of_rows_is_refused():
     given = Given(l=torch.zeros(3))
-    with pytest.raises(InputError, match=r"proposal=3 rows: sample\(4\) must give 4"):
+    with pytest.raises(InputError, match=r"proposal=3 rows: must give the 4 asked for"):
         draw(given, given, Streams(0), 4)
 
 

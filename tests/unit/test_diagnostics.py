@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rsf_dist.diagnostics import TOP, SamplingReport, Statistics, acceptance_interval, target_side_bound
+from rsf_dist.diagnostics import TOP, Statistics, acceptance_interval, target_side_bound
 
 LN2 = np.log(2.0)
 
@@ -203,27 +203,3 @@ def test_target_side_upper_limit_covers():
     counts = np.arange(n + 1)
     uppers = [target_side_bound(np.repeat([60.0, 0.0], [count, n - count]), 0.0)[1] for count in counts]
     assert 0.95 <= stats.binom.pmf(counts, n, mean)[np.array(uppers) >= mean].sum() < 1
-
-
-def test_report_through_json():
-    report = SamplingReport(
-        num_proposed=100,
-        num_accepted=20,
-        acceptance_rate=0.2,
-        acceptance_interval=(0.1, 0.3),
-        log_m=1.5,
-        log_m_source="fixed",
-        num_scored=128,
-        num_capped=1,
-        num_nonfinite=0,
-        max_log_ratio=1.6,
-        ess_fraction=0.4,
-        tail_index=None,
-        tv_bound=0.01,
-        tv_bound_source="target",
-        tv_bound_upper=0.02,
-        acceptance_by_label={0: 0.1, 9: 0.3},
-        shortfall=3,
-        seconds=1.25,
-    )
-    assert SamplingReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report

@@ -26,7 +26,7 @@ def test_pilot_envelope_takes_the_largest_ratio_and_a_margin():
     assert PilotEnvelope(num_pilot=3).choose(seen).log_m == 2.0
     choice = PilotEnvelope(num_pilot=3, margin=0.25).choose(seen)
     assert choice.log_m == 2.25
-    assert choice.source == "largest of 3 pilot ratios + 0.25"
+    assert choice.source == "estimate: largest of 3 pilot ratios + 0.25"
 
 
 def test_pilot_envelope_prefers_a_certified_bound():

@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from rsf_dist.accepted import describe_columns, fingerprint, ledger_of
+from rsf_dist.accepted import describe_columns, fingerprint, ledger_of, num_duplicates
 from rsf_dist.batch import from_table, num_rows, select, to_table
 from rsf_dist.chunk import ChunkWork
 from rsf_dist.diagnostics import Statistics
-from rsf_dist.envelope import Choice
+from rsf_dist.envelope import Choice, Pilot
+from rsf_dist.harvest import ChunkRecorder, Harvest
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import DensityRatio
-from rsf_dist.sampler import ChunkRecorder, Harvest, Plan
+from rsf_dist.sampler import Plan
 from rsf_dist.store import RunStore, Shard
 
 WIDE = DistributionProposal(Normal(0.0, 2.0))
@@ -43,13 +44,29 @@ def test_ledger_of_a_chunk():
     assert len({entry.tobytes() for entry in ledger["digest"]}) == len(ledger)
 
 
-def test_digest_is_of_every_column_but_the_weight():
+def test_ledger_is_of_every_column_but_round_and_weight():
     rows = WORK(3).rows
-    before = ledger_of(to_table(rows))["digest"]
-    assert np.array_equal(before, ledger_of(to_table(rows | {"weight": rows["weight"] + 1}))["digest"])
-    for name in ("x", "log_ratio", "accept_key", "index", "round"):
-        after = ledger_of(to_table(rows | {name: rows[name] + 1}))["digest"]
-        assert (before != after).any(axis=1).all(), name
+    before = ledger_of(to_table(rows))
+    for name in ("weight", "round"):
+        assert np.array_equal(before, ledger_of(to_table(rows | {name: rows[name] + 1})))
+    for name in ("x", "log_ratio", "accept_key", "index", "chunk"):
+        assert (before != ledger_of(to_table(rows | {name: rows[name] + 1}))).all(), name
+
+
+def test_digests_tell_duplicates():
+    rows = WORK(3).rows
+    ledger = ledger_of(to_table(rows))
+    assert num_duplicates(ledger) == 0
+    twice = rows | {"x": rows["x"].clone()}
+    twice["x"][5:8] = twice["x"][0]  # three rows like the first one, whatever their keys
+    assert num_duplicates(ledger_of(to_table(twice))) == 3
+
+
+def test_ledger_has_the_label_where_there_is_one():
+    rows = WORK(3).rows
+    assert set(ledger_of(to_table(rows))["label"]) == {-1}
+    labelled = rows | {"label": torch.arange(num_rows(rows))}
+    assert ledger_of(to_table(labelled))["label"].tolist() == list(range(num_rows(rows)))
 
 
 def test_fingerprint_is_of_rows_order_columns_and_m():
@@ -93,7 +110,7 @@ def test_harvest_takes_the_first_rows_in_order(store):
     # proposals up to and including the last row handed over: 100 of chunk 0, index + 1 of chunk 1
     assert harvest.num_proposed(100) == 100 + chunks[1]["index"][4].item() + 1
     assert [shard.rows for shard in harvest.shards] == [first, second]
-    assert harvest.statistics.num_scored == 200
+    assert harvest.scored.num_scored == 200
 
 
 def test_harvest_that_falls_short_counts_all_proposals(store):
@@ -113,7 +130,7 @@ def test_harvest_filled_to_the_last_row_of_a_chunk(store):
 
 
 def plan(acceptance=0.5, seconds=0.1):
-    return Plan(Choice(math.log(2), "fixed"), WORK, acceptance, seconds)
+    return Plan(Choice(math.log(2), "fixed"), WORK, acceptance, seconds, Pilot(np.zeros(1), np.zeros(1)))
 
 
 def test_first_wave_is_sized_by_the_pilot():
@@ -123,10 +140,10 @@ def test_first_wave_is_sized_by_the_pilot():
 
 def test_later_waves_are_sized_by_what_was_drawn():
     # 20 of 1,000 accepted so far; 100 - 0 + 31 wanted at 1/50: 6,550 proposals
-    harvest = Harvest(100, statistics=Statistics(num_scored=1000, num_accepted=20))
+    harvest = Harvest(100, scored=Statistics(num_scored=1000, num_accepted=20))
     assert plan().wave_size(harvest, 100) == 66
     # nothing of 1,000: twice as many
-    assert plan().wave_size(Harvest(100, statistics=Statistics(num_scored=1000)), 100) == 20
+    assert plan().wave_size(Harvest(100, scored=Statistics(num_scored=1000)), 100) == 20
 
 
 # A chunk of .1 s: 20 make 2 s. 80 chunks on 2 actors: 10 a task, 4 tasks an actor. 1e6 chunks: at most 1,000 tasks.

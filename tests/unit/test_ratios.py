@@ -15,7 +15,8 @@ from rsf_dist.config import (
 from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import ClassifierRatio, ConstantRatio, DensityRatio, Ratio
-from rsf_dist.ratios.classifier import Split, build_network, calibrate, fit_network, judge, network_spec, split_evidence
+from rsf_dist.ratios.calibration import calibrate
+from rsf_dist.ratios.classifier import Split, build_network, fit_network, judge, network_spec, split_evidence
 
 WIDE = DistributionProposal(Normal(0.0, 2.0))
 QUICK = ClassifierRatioConfig(
@@ -142,7 +143,7 @@ def test_classifier_finds_nothing_where_there_is_nothing():
     ratio = ClassifierRatio.fit(grey_images(120, 500, 0), grey_images(120, 1000, 1), QUICK, seed=0)
     found = ratio.log_ratio({"image": grey_images(120, 1000, 2)})
     assert found.std() < 0.329
-    assert ratio.slope >= 0
+    assert ratio.calibration.slope >= 0
 
 
 def test_classifier_is_reproducible():
@@ -174,7 +175,8 @@ def test_classifier_save_and_load(fitted, tmp_path):
     assert torch.equal(loaded.log_ratio(images), fitted.log_ratio(images))
     assert loaded.quality == fitted.quality
     assert loaded.target_log_ratio.tolist() == fitted.target_log_ratio.tolist()
-    assert (loaded.column, loaded.slope, loaded.intercept) == (fitted.column, fitted.slope, fitted.intercept)
+    assert (loaded.column, loaded.calibration, loaded.max_log_ratio) == (fitted.column, fitted.calibration, None)
+    assert loaded.test_index.tolist() == fitted.test_index.tolist()
 
 
 def numbered_images(start, n):
@@ -219,14 +221,16 @@ def test_calibration_undoes_a_scale_and_a_shift(scale):
     Slope 1/scale, intercept -3/scale. The standard error of slope * scale is below .06 with 1,000 and 4,000 rows.
     """
     rng = np.random.default_rng(0)
-    slope, intercept = calibrate(scale * rng.normal(0.5, 1, 1000) + 3, scale * rng.normal(-0.5, 1, 4000) + 3)
+    found = calibrate(scale * rng.normal(0.5, 1, 1000) + 3, scale * rng.normal(-0.5, 1, 4000) + 3)
+    slope, intercept = found.slope, found.intercept
     assert slope * scale == pytest.approx(1, abs=0.2)
     assert (intercept + 3 * slope) == pytest.approx(0, abs=0.15)
 
 
 def test_calibration_does_not_invert_a_ratio():
     rng = np.random.default_rng(0)
-    assert calibrate(rng.normal(-1, 1, 500), rng.normal(1, 1, 500)) == (0.0, 0.0)
+    found = calibrate(rng.normal(-1, 1, 500), rng.normal(1, 1, 500))
+    assert (found.slope, found.intercept) == (0.0, 0.0)
 
 
 def test_quality_by_hand():
@@ -234,7 +238,7 @@ def test_quality_by_hand():
     # Balanced log loss: (-log .8 + (-log .8 - log .2)/2)/2; Brier: (.04 + (.04 + .64)/2)/2 = .19;
     # AUC: half of the proposals lie below, half tie = .75. Mean r over proposals 2.125, mean 1/r over target .25.
     odds = math.log(4)
-    quality = judge(np.array([odds]), np.array([-odds, -odds, odds, odds]), 1.0, 0.0, bins=2)
+    quality = judge(np.array([odds]), np.array([-odds, -odds, odds, odds]), "none", bins=2)
     assert quality.log_loss == pytest.approx((-math.log(0.8) + (-math.log(0.8) - math.log(0.2)) / 2) / 2)
     assert quality.brier == pytest.approx(0.19)
     assert quality.auc == pytest.approx(0.75)
@@ -246,7 +250,7 @@ def test_quality_by_hand():
 def test_calibration_error_by_hand():
     # Two bins: at D = .2 no target row (error .2), at D = .8 all (error .2)
     odds = math.log(4)
-    quality = judge(np.array([odds, odds]), np.array([-odds, -odds]), 1.0, 0.0, bins=2)
+    quality = judge(np.array([odds, odds]), np.array([-odds, -odds]), "none", bins=2)
     assert quality.calibration_error == pytest.approx(0.2)
     assert [share for _, share in quality.reliability] == [0.0, 1.0]
     assert [mean for mean, _ in quality.reliability] == pytest.approx([0.2, 0.8])

@@ -47,7 +47,7 @@ def test_reward_tells_a_certified_bound_from_an_estimate():
     certified, estimated = RewardRatio(identity, 0.5, max_score=1.0), RewardRatio(identity, 0.5)
     assert (certified.log_bound, estimated.log_bound) == (2.0, None)
     sources = [PilotEnvelope().choose(Pilot(pilot, pilot, one.log_bound)).source for one in (certified, estimated)]
-    assert sources == ["bound of the ratio", "largest of 2 pilot ratios + 0"]
+    assert sources == ["bound of the ratio", "estimate: largest of 2 pilot ratios + 0"]
 
 
 def test_a_score_above_its_certified_maximum_is_refused():

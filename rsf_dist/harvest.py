@@ -1,0 +1,135 @@
+"""What chunks send back, and the driver's pile of it: statistics, a ledger entry a row, references to the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+from ray.data import Dataset
+
+from rsf_dist.accept import top_k
+from rsf_dist.accepted import LEDGER_ROW, describe_columns, in_order, ledger_of, stored_dataset
+from rsf_dist.batch import to_table
+from rsf_dist.chunk import ChunkWork
+from rsf_dist.diagnostics import Statistics
+from rsf_dist.store import RunStore, Shard
+
+
+@dataclass
+class Harvest:
+    """The records of chunks so far, in the order of their ids.
+
+    Args:
+        wanted: rows.
+        log_m: what rows are held against; it may grow, and then earlier rows are judged anew by their keys.
+        margin: None: M stays. Else log M is at least the largest log ratio of everything drawn plus this.
+        exhaustive: never full: all chunks are wanted, and `keep_top` decides.
+    """
+
+    wanted: int
+    log_m: float = -np.inf
+    margin: float | None = None
+    exhaustive: bool = False
+    scored: Statistics = field(default_factory=Statistics)
+    shards: list[Shard] = field(default_factory=list)
+    columns: str = ""
+    _ledgers: list[NDArray[np.void]] = field(default_factory=list)
+    _rows: list[ray.ObjectRef] = field(default_factory=list)
+    _count: int = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def full(self) -> bool:
+        """Whether the wanted rows are there."""
+        return not self.exhaustive and self._count >= self.wanted
+
+    def add(self, record: dict) -> None:
+        """Take one chunk's record, of the next chunk."""
+        self.scored = self.scored.merge(Statistics.from_json(record["statistics"]))
+        self.columns = record["columns"]
+        ledger = np.frombuffer(record["ledger"], LEDGER_ROW)
+        if len(ledger):
+            self._ledgers.append(ledger)
+            if record["shard"]:
+                self.shards.append(Shard(record["shard"], len(ledger), record["sha256"]))
+            else:
+                self._rows.append(ray.put(pa.ipc.open_stream(record["rows"]).read_all()))
+        self._count += int((ledger["accept_key"] > self.log_m).sum())
+        if self.margin is not None:
+            self.raise_to(self.scored.max_log_ratio + self.margin)
+
+    def raise_to(self, log_m: float) -> None:
+        """Hold all rows against log_m, if it is larger than what they were held against."""
+        if log_m > self.log_m:
+            self.log_m = log_m
+            self._count = sum(int((ledger["accept_key"] > log_m).sum()) for ledger in self._ledgers)
+
+    def keep_top(self) -> None:
+        """Raise M to where exactly the wanted rows stay, those with the highest keys; there must be one more."""
+        self.raise_to(top_k(self.found()["accept_key"], self.wanted)[1])
+
+    def found(self) -> NDArray[np.void]:
+        """LEDGER_ROW of all rows that came in, at whatever M."""
+        return np.concatenate([np.empty(0, LEDGER_ROW), *self._ledgers])
+
+    def accepted(self) -> NDArray[np.void]:
+        """LEDGER_ROW of all rows accepted at M, the surplus included."""
+        found = self.found()
+        return found[found["accept_key"] > self.log_m]
+
+    def ledger(self) -> NDArray[np.void]:
+        """LEDGER_ROW of the rows handed over, [min(accepted, wanted)]."""
+        return self.accepted()[: self.wanted]
+
+    def statistics(self) -> Statistics:
+        """Of all scored proposals, at M."""
+        found = self.found()
+        return self.scored.at(self.log_m, found["log_ratio"], found["accept_key"] > self.log_m, found["label"])
+
+    def num_proposed(self, chunk_size: int) -> int:
+        """Proposals up to and including the last row handed over; all that were scored where the harvest fell short."""
+        if not self.full:
+            return self.scored.num_scored
+        last = self.ledger()[-1]
+        return int(last["chunk"]) * chunk_size + int(last["index"]) + 1
+
+    def dataset(self, store: RunStore | None) -> Dataset:
+        """All rows that came in, from the store or the object store."""
+        if store is not None:
+            return stored_dataset(store, self.shards)
+        return in_order(ray.data.from_arrow_refs(self._rows))
+
+
+@dataclass(frozen=True)
+class ChunkRecorder:
+    """Runs in an actor: computes a chunk and sends its record; rows go to the store, or along without one."""
+
+    work: ChunkWork
+    store: RunStore | None
+
+    def __call__(self, chunk: int) -> dict[str, int | str | bytes]:
+        """The record of one chunk."""
+        done = self.work(chunk)
+        rows = to_table(done.rows)
+        shard = self.store.write_shard(self.work.round, chunk, rows) if self.store and rows.num_rows else None
+        return {
+            "chunk": chunk,
+            "statistics": done.statistics.to_json(),
+            "columns": describe_columns(rows),
+            "ledger": ledger_of(rows).tobytes(),
+            "rows": _to_ipc(rows) if rows.num_rows and shard is None else b"",
+            "shard": shard.path if shard else "",
+            "sha256": shard.sha256 if shard else "",
+        }
+
+
+def _to_ipc(rows: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return sink.getvalue().to_pybytes()

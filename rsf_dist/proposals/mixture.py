@@ -1,0 +1,70 @@
+"""The mixture a p + (1 - a) q: proposals of which a share a are target rows, drawn again and again from those given.
+
+With target rows that are independent draws of p this is what a relative ratio needs, and it is defensive: r_a <= 1/a
+whatever q misses. The share of p is the empirical law of the rows given, so few rows mean many duplicates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rsf_dist.batch import Batch, num_rows
+from rsf_dist.errors import InputError
+from rsf_dist.proposals.base import Proposal
+from rsf_dist.rng import Streams
+
+COMPONENT = "component"
+
+
+class MixtureProposal:
+    """Rows of `proposal` with probability 1 - alpha, of `target` with probability alpha.
+
+    Args:
+        proposal: q.
+        target: rows drawn from p: the columns that are to be scored and learned from, `label` among them where the
+            proposal has it. Columns that only say how a proposal was made may be missing: there a target row has NaN,
+            or -1 where the column holds integers.
+        alpha: the target's share, in (0, 1).
+
+    Rows: the proposal's columns, and component int64 [n], 1 where the row is from `target`.
+
+    Raises:
+        InputError: alpha is no share, there are no target rows; at sampling, a label is missing, or a column that
+            differs in shape.
+    """
+
+    def __init__(self, proposal: Proposal, target: Batch, alpha: float):
+        if not 0 < alpha < 1:
+            raise InputError("alpha", alpha, "must be in (0, 1)", "use e.g. 0.1")
+        if not target or num_rows(target) == 0:
+            raise InputError("target", "no rows", "the mixture needs some", "give target rows")
+        self.proposal, self.target, self.alpha = proposal, target, alpha
+
+    def sample(self, n: int, rng: Streams) -> Batch:
+        """Draw n rows of the mixture."""
+        generator = rng.numpy(purpose=8)
+        component = torch.from_numpy((generator.random(n) < self.alpha).astype("int64"))
+        chosen = component == 1
+        count = int(chosen.sum())
+        rows = torch.from_numpy(generator.integers(num_rows(self.target), size=count))
+        drawn = self.proposal.sample(n - count, rng)
+        mixed = {}
+        for name, column in drawn.items():
+            mixed[name] = torch.empty((n, *column.shape[1:]), dtype=column.dtype)
+            mixed[name][~chosen] = column
+            mixed[name][chosen] = self._of_target(name, column)[rows].to(column.dtype)
+        return {**mixed, COMPONENT: component}
+
+    def _of_target(self, name: str, column: Tensor) -> Tensor:
+        given = self.target.get(name)
+        if given is None and name == "label":
+            rule = "target rows are unlabelled, and a share of what is accepted would be"
+            raise InputError("target", "(no label)", rule, "give their labels, or use a ratio without alpha")
+        if given is None:
+            missing = torch.nan if column.is_floating_point() else -1
+            return torch.full((num_rows(self.target), *column.shape[1:]), missing, dtype=column.dtype)
+        if given.shape[1:] != column.shape[1:]:
+            rule = f"must be like the proposal's {list(column.shape[1:])}"
+            raise InputError(f"target.{name}", list(given.shape[1:]), rule, "give rows of one shape")
+        return given

@@ -1,0 +1,85 @@
+"""The product of ratios, r = r1 r2 …: the target is q tilted by every factor, p(x) proportional to q(x) r1(x) r2(x) ….
+
+Factors are scored in the order given, the cheap ones first. The accept step's exponential E does not depend on the row,
+so it is known beforehand, and with b_j the bound of all factors after the j-th
+
+    l1 + … + lj + b_j + E <= log M   implies   l + E <= log M:   the row is rejected, whatever the other factors say.
+
+Such rows are not shown to the later factors; what is accepted, and its keys, are the same to the last bit. The log
+ratios of those rows stay unknown; as their loss has the known probability 1 - min(1, exp(l1 + … + lj + b_j - log M)),
+sums over proposals are estimated without bias from the others (Horvitz & Thompson, JASA 1952). Degenerate case: where a
+later factor has no bound, only rows whose ratio is 0 already are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rsf_dist.batch import Batch, num_rows, select
+from rsf_dist.errors import InputError
+from rsf_dist.ratios.base import Ratio, Screened
+
+_ROUNDING = 1e-6  # a float32 factor may exceed its bound by this; such rows must not be lost
+
+
+class ProductRatio:
+    """log r(x) = log r1(x) + log r2(x) + ….
+
+    Args:
+        factors: two or more ratios, the cheap ones first.
+
+    Raises:
+        InputError: fewer than two factors.
+    """
+
+    def __init__(self, factors: Sequence[Ratio]):
+        if len(factors) < 2:
+            raise InputError("ratio.factors", len(factors), "a product needs two or more", "use the factor itself")
+        self.factors = list(factors)
+
+    @property
+    def log_bound(self) -> float | None:
+        """The sum of the factors' bounds: a bound, though perhaps not the supremum. None where one has none."""
+        bound = _bound(self.factors)
+        return None if math.isinf(bound) else bound
+
+    def log_ratio(self, batch: Batch) -> Tensor:
+        """float64 [n]."""
+        return self._scored(batch, torch.full((num_rows(batch),), torch.inf), 0.0).log_ratio
+
+    def screened(self, batch: Batch, exponentials: Tensor, log_m: float) -> Screened:
+        """Without the rows whose key cannot exceed log_m. exponentials: float64 [n]."""
+        return self._scored(batch, exponentials, log_m)
+
+    def _scored(self, batch: Batch, exponentials: Tensor, log_m: float) -> Screened:
+        n = num_rows(batch)
+        total = torch.zeros(n, dtype=torch.float64)
+        inclusion = torch.zeros(n, dtype=torch.float64)
+        left = torch.arange(n)  # rows that may still be accepted
+        for number, factor in enumerate(self.factors):
+            if number:
+                reach = total[left] + _bound(self.factors[number:]) + _ROUNDING - log_m
+                possible = ~(reach + exponentials[left] <= 0) & (total[left] != -torch.inf)
+                left, reach = left[possible], reach[possible]
+                inclusion[left] = reach.clamp(max=0)
+            total[left] += _scores(factor, select(batch, left) if len(left) < n else batch)
+        scored = torch.zeros(n, dtype=torch.bool)
+        scored[left] = True
+        return Screened(torch.where(scored, total, -torch.inf), scored, torch.where(scored, inclusion, 0.0))
+
+
+def _bound(factors: Sequence[Ratio]) -> float:
+    """The sum of the factors' bounds, infinite where one has none."""
+    return sum(math.inf if factor.log_bound is None else factor.log_bound for factor in factors)
+
+
+def _scores(factor: Ratio, batch: Batch) -> Tensor:
+    log_ratio, n = factor.log_ratio(batch).detach().double().cpu(), num_rows(batch)
+    if log_ratio.shape != (n,):
+        kind = type(factor).__name__
+        raise InputError(kind, list(log_ratio.shape), f"log_ratio must have shape [{n}]", "give one number a row")
+    return log_ratio

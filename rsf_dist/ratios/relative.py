@@ -1,0 +1,44 @@
+"""The relative ratio, bounded by construction: r_a(x) = p(x) / (a p(x) + (1 - a) q(x)) <= 1/a.
+
+With r = p/q it is r / (a r + 1 - a) (Yamada, Suzuki, Kanamori, Hachiya & Sugiyama, Neural Computation 2013). Accepting
+at M = 1/a gives exactly p if, and only if, proposals come from the mixture a p + (1 - a) q: for proposals from q alone
+it would give p q/(a p + (1 - a) q). So this ratio takes a `MixtureProposal`, and refuses rows that it did not draw. Of
+the proposals a share a is accepted. Degenerate cases: a to 0 is r itself, without a bound; a to 1 accepts the target
+rows alone, and everything else at random.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from rsf_dist.batch import Batch
+from rsf_dist.errors import InputError
+from rsf_dist.proposals.mixture import COMPONENT, MixtureProposal
+from rsf_dist.ratios.base import Ratio
+
+
+class RelativeRatio:
+    """log r_a(x) = -log(a + (1 - a)/r(x)).
+
+    Args:
+        ratio: p/q of the target and of the mixture's proposal, normalised (a constant factor would change the law).
+        mixture: where rows come from; its share of target rows is a.
+    """
+
+    normalised = True
+
+    def __init__(self, ratio: Ratio, mixture: MixtureProposal):
+        self.ratio, self.alpha = ratio, mixture.alpha
+        self.log_bound = -math.log(mixture.alpha)
+
+    def log_ratio(self, batch: Batch) -> Tensor:
+        """float64 [n], at most -log a; a row with r = +inf, which only the target can give, has exactly that."""
+        if COMPONENT not in batch:
+            rule = "a relative ratio is exact only for proposals of which the target has its share"
+            raise InputError("column", COMPONENT, f"is missing: {rule}", "propose from the MixtureProposal itself")
+        log_ratio = self.ratio.log_ratio(batch).double()
+        alpha = torch.tensor(self.alpha, dtype=torch.float64)
+        return -torch.logaddexp(alpha.log(), torch.log1p(-alpha) - log_ratio)

@@ -1,0 +1,53 @@
+"""A user's own classes and functions by import path, `package.module:name`: imported, never evaluated.
+
+They come from installed packages, or from the one folder that a configuration names as `code`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from rsf_dist.errors import InputError
+
+SEPARATOR = ":"
+
+
+def allow_folder(folder: str | Path, field: str = "code") -> None:
+    """Let modules of `folder` be imported, after everything that is installed. Raises InputError."""
+    path = Path(folder).expanduser().absolute()
+    if not path.is_dir():
+        raise InputError(field, folder, "is not a folder", "name the folder that holds your modules")
+    if str(path) not in sys.path:
+        sys.path.append(str(path))  # Ray hands it on to its workers
+
+
+def load(path: str, field: str) -> Any:
+    """What `path` names. Raises InputError: no such module or name, or the module's own code fails."""
+    module_name, separator, name = path.partition(SEPARATOR)
+    if not (separator and module_name and name):
+        raise InputError(field, path, "is no import path", "write package.module:name")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as err:  # a user's module raises what it pleases
+        rule = f"cannot be imported ({type(err).__name__}: {err})"
+        remedy = "install its package where every node runs, or name its folder as `code`"
+        raise InputError(field, path, rule, remedy) from err
+    if not callable(getattr(module, name, None)):
+        found = f"{module_name} ({getattr(module, '__file__', None) or 'built in'}) has no class or function {name}"
+        raise InputError(field, path, found, "correct the name")
+    return getattr(module, name)
+
+
+def call(path: str, field: str, *arguments: Any, **options: Any) -> Any:
+    """What `load(path)` gives for the arguments. InputError where it refuses them."""
+    function = load(path, field)
+    try:
+        return function(*arguments, **options)
+    except InputError:
+        raise
+    except Exception as err:
+        rule = f"refuses its arguments ({type(err).__name__}: {err})"
+        raise InputError(field, path, rule, "correct its options, or its code") from err
