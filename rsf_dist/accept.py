@@ -72,8 +72,11 @@ def key_quantile(keys: Floats, acceptance: float) -> float:
 
 
 def drs_logit(log_ratio: Floats, log_m: float, eps: float = 1e-8) -> Floats:
-    """F = log s - log(1 - s e^-eps), s = min(1, r/M): discriminator rejection sampling's logit (Azadi et al. 2018)."""
-    log_s = np.minimum(log_ratio - log_m, 0.0)
+    """F = log s - log(1 - s e^-eps), s = min(1, r/M): discriminator rejection sampling's logit (Azadi et al. 2018).
+
+    NaN where r is NaN or infinite, so that such a row is not accepted.
+    """
+    log_s = np.where(log_ratio < np.inf, np.minimum(log_ratio - log_m, 0.0), np.nan)
     return log_s - np.log1p(-np.exp(log_s - eps))
 
 
@@ -88,7 +91,7 @@ def drs_log_acceptance(log_ratio: Floats, log_m: float, gamma: float, eps: float
 def top_k(keys: Floats, k: int) -> tuple[NDArray[np.int64], float]:
     """The positions of the k highest of the keys [n], k < n, in order of position; and the next key, which is log M.
 
-    Exactly these rows have keys above it: rejection at the M that leaves k of a finite pool.
+    Exactly these rows have keys above it, keys being distinct: rejection at the M that leaves k of a finite pool.
     Raises ValueError where there are not more than k.
     """
     if not 0 < k < len(keys):

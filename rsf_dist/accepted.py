@@ -59,7 +59,7 @@ class AcceptedSet:
 
         Rows that were capped at the old M are thinned as they should have been, and weights follow the new M. The count
         of proposals stays, as do ESS and tail, which are of the proposals; the TV bound is that of the old M, which the
-        new one only lowers.
+        new one only lowers. Capped rows are counted among the set's own num_proposed, no longer in whole chunks.
 
         Raises:
             InputError: log_m is below the set's own, whose rows the lower M would need were not kept, or accepts none;
@@ -178,9 +178,11 @@ def _report_at(
 
     return replace(
         report,
+        num_scored=report.num_proposed,
         num_capped=num_capped,
         num_duplicates=num_duplicates(ledger),
         tv_bound=0.0 if blind else report.tv_bound,
+        tv_bound_proposals=0.0 if num_capped == 0 else report.tv_bound_proposals,
         num_accepted=len(ledger),
         acceptance_rate=len(ledger) / report.num_proposed,
         acceptance_interval=acceptance_interval(report.num_proposed, len(ledger), stopped=False),

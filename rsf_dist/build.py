@@ -1,24 +1,41 @@
-"""The objects that a configuration describes: image sets, proposal, envelope, task."""
+"""The objects that a configuration describes: image sets, proposal, envelope, task; ratios are for `fitting`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, Uniform
 from torchvision.transforms import v2
 
-from rsf_dist.config import AugmentConfig, EnvelopeConfig, ImagesConfig, LawConfig, RunConfig, TransformConfig
-from rsf_dist.envelope import BudgetEnvelope, Envelope, FixedEnvelope, PilotEnvelope
+from rsf_dist import user_code
+from rsf_dist.config import (
+    AugmentConfig,
+    ClassifierRatioConfig,
+    EnvelopeConfig,
+    ImagesConfig,
+    LawConfig,
+    ProposalConfig,
+    RunConfig,
+    TransformConfig,
+)
+from rsf_dist.envelope import (
+    AdaptiveEnvelope,
+    BudgetEnvelope,
+    CertifiedEnvelope,
+    DRSEnvelope,
+    Envelope,
+    FixedEnvelope,
+    PilotEnvelope,
+)
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet, load_images
-from rsf_dist.proposals import AugmentProposal
-from rsf_dist.ratios.classifier import MIN_TARGET_IMAGES, network_spec
-from rsf_dist.rng import Stage, Streams
-from rsf_dist.tasks import ClassificationTask
+from rsf_dist.proposals import AugmentProposal, MixtureProposal, Proposal
+from rsf_dist.ratios.classifier import MIN_TARGET_IMAGES
+from rsf_dist.tasks import ClassificationTask, Task
 
 
 @dataclass(frozen=True)
@@ -27,7 +44,7 @@ class Inputs:
 
     Args:
         source: labelled; what proposals are made from.
-        target: of the place where the model must work; labels, if there are any, are dropped.
+        target: of the place where the model must work; its labels are dropped unless a relative ratio needs them.
         test, source_test, oracle: labelled, for the evaluation; None where the configuration has none.
     """
 
@@ -58,7 +75,7 @@ def load_inputs(config: RunConfig) -> Inputs:
         raise InputError("target", f"{len(target)} images", f"a ratio needs {MIN_TARGET_IMAGES} or more", "give more")
     inputs = Inputs(
         source=source,
-        target=ImageSet(target.images),
+        target=target if relative_alpha(config) else ImageSet(target.images),
         test=labelled(evaluation.test, "evaluation.test"),
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
@@ -69,9 +86,33 @@ def load_inputs(config: RunConfig) -> Inputs:
     return inputs
 
 
-def build_proposal(config: AugmentConfig, source: ImageSet) -> AugmentProposal:
-    """Labelled source images under the configured augmentations. Raises InputError."""
-    parameters: dict[str, Distribution] = {name: _law(law) for name, law in config.parameters.items()}
+def sampled_proposal(config: RunConfig, inputs: Inputs) -> Proposal:
+    """What rows are sampled from: the proposal itself; for a relative ratio, with the target's share mixed in."""
+    proposal, alpha = build_proposal(config.proposal, inputs.source), relative_alpha(config)
+    return proposal if alpha is None else build_mixture(alpha, proposal, inputs.target)
+
+
+def build_proposal(config: ProposalConfig, source: ImageSet) -> Proposal:
+    """Labelled source images under the configured augmentations, or proposals of the user's own. Raises InputError."""
+    if isinstance(config, AugmentConfig):
+        return _augmented(config, source)
+    proposal = user_code.call(config.factory, "proposal.factory", {"source": source}, config.options)
+    return of_kind(proposal, Proposal, config.factory, "proposal.factory")
+
+
+def build_mixture(alpha: float, proposal: Proposal, target: ImageSet) -> MixtureProposal:
+    """The proposal with a share alpha of labelled target images. Raises InputError where they have no labels."""
+    labels = target.require_labels("target (which ratio.relative_alpha mixes in)")
+    return MixtureProposal(proposal, {"image": target.images, "label": labels}, alpha)
+
+
+def relative_alpha(config: RunConfig) -> float | None:
+    """The share of target rows in what is sampled from; None: none."""
+    return config.ratio.relative_alpha if isinstance(config.ratio, ClassifierRatioConfig) else None
+
+
+def _augmented(config: AugmentConfig, source: ImageSet) -> AugmentProposal:
+    parameters: dict[str, Distribution] = {name: build_law(law) for name, law in config.parameters.items()}
     prior = None if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
     try:
         return AugmentProposal(source, parameters, prior, _pipeline(config.transforms))
@@ -82,43 +123,42 @@ def build_proposal(config: AugmentConfig, source: ImageSet) -> AugmentProposal:
 def build_envelope(config: EnvelopeConfig) -> Envelope:
     """How M is chosen. Raises InputError."""
     options = config.model_dump(exclude={"kind"})
-    return {"fixed": FixedEnvelope, "pilot": PilotEnvelope, "budget": BudgetEnvelope}[config.kind](**options)
+    if config.kind == "custom":
+        envelope = user_code.call(config.factory, "envelope.factory", {}, config.options)
+        return of_kind(envelope, Envelope, config.factory, "envelope.factory")
+    return _ENVELOPES[config.kind](**options)
 
 
-def build_task(config: RunConfig, source: ImageSet) -> ClassificationTask:
-    """Classification into the source's classes."""
-    return ClassificationTask(source.classes, config.model, channels=source.images.shape[1])
+_ENVELOPES: dict[str, Callable[..., Envelope]] = {
+    "fixed": FixedEnvelope,
+    "certified": CertifiedEnvelope,
+    "pilot": PilotEnvelope,
+    "adaptive": AdaptiveEnvelope,
+    "budget": BudgetEnvelope,
+    "drs": DRSEnvelope,
+}
 
 
-def try_out(config: RunConfig, inputs: Inputs) -> None:
-    """Build everything once and pass two proposals through both networks, so that what cannot work is refused early."""
-    build_envelope(config.envelope)
-    proposal = build_proposal(config.proposal, inputs.source)
-    with _blamed("proposal"):
-        image = proposal.sample(2, Streams(config.seed, Stage.PILOT))["image"]
-    if image.shape[1:] != inputs.target.images.shape[1:] or image.dtype != torch.uint8:
-        found = f"{image.dtype} {list(image.shape[1:])}"
-        rule = f"must leave images uint8 {list(inputs.target.images.shape[1:])}, as the target's"
-        raise InputError("proposal.transforms", found, rule, "correct the steps")
-    channels = image.shape[1]
-    networks = {"ratio.network": network_spec(config.ratio, channels), "model": build_task(config, inputs.source).spec}
-    for field, spec in networks.items():
-        with _blamed(field), torch.inference_mode():
-            spec.build(config.seed).eval()(image)
+def build_task(config: RunConfig, source: ImageSet) -> Task:
+    """Classification into the source's classes, or a task of the user's own. Raises InputError."""
+    channels = source.images.shape[1]
+    if config.task.kind == "classification":
+        return ClassificationTask(source.classes, config.model, channels)
+    given = {"classes": source.classes, "model": config.model, "channels": channels}
+    task = user_code.call(config.task.factory, "task.factory", given, config.task.options)
+    return of_kind(task, Task, config.task.factory, "task.factory")
 
 
-@contextmanager
-def _blamed(field: str) -> Iterator[None]:
-    """Whatever torch and torchvision say of the user's choices, as an InputError of `field`."""
-    try:
-        yield
-    except InputError as err:
-        raise InputError(err.field.replace("model.", f"{field}."), err.value, err.rule, err.remedy) from err
-    except Exception as err:  # the libraries raise what they please
-        raise InputError(field, "(as configured)", f"fails on a first batch: {err}", "correct it") from err
+def of_kind(made: Any, protocol: Any, factory: str, field: str) -> Any:
+    """What a user's factory made, if it is what it should be. Raises InputError naming `field`."""
+    if not isinstance(made, protocol):
+        found = f"gives a {type(made).__name__}, which lacks something of a {protocol.__name__}"
+        raise InputError(field, factory, found, f"return a {protocol.__name__.lower()}")
+    return made
 
 
-def _law(config: LawConfig) -> Distribution:
+def build_law(config: LawConfig) -> Distribution:
+    """A scalar law."""
     if config.uniform is not None:
         return Uniform(*config.uniform)
     assert config.normal is not None

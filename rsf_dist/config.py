@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from rsf_dist.errors import InputError
 
@@ -24,8 +24,31 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
 
+def _import_path(path: str) -> str:
+    module, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), name]):
+        raise ValueError("must be an import path, package.module:name")
+    return path
+
+
+ImportPath = Annotated[str, AfterValidator(_import_path)]
+"""`package.module:name` of a class or function of the user's own, see `rsf_dist.user_code`."""
+
+_TAG = "kind="
+
+
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _kind_or(default: str | None = None) -> Discriminator:
+    """Chooses a member of a union by its `kind`, which may be left out where there is a default."""
+
+    def tag(raw: Any) -> str | None:
+        kind = raw.get("kind", default) if isinstance(raw, dict) else getattr(raw, "kind", None)
+        return None if kind is None else f"{_TAG}{kind}"
+
+    return Discriminator(tag)
 
 
 ParameterName = Literal["rotation", "scale", "translate_x", "translate_y", "brightness", "contrast", "noise"]
@@ -99,6 +122,23 @@ class AugmentConfig(_Config):
     transforms: tuple[TransformConfig, ...] = ()
 
 
+class CustomProposalConfig(_Config):
+    """Proposals of your own: `factory` is called with source (an ImageSet) and `options`, and gives a `Proposal`.
+
+    Its rows need the columns `image`, like the target's, and `label`.
+    """
+
+    kind: Literal["custom"]
+    factory: ImportPath
+    options: dict[str, Any] = {}
+
+
+ProposalConfig = Annotated[
+    Annotated[AugmentConfig, Tag("kind=augment")] | Annotated[CustomProposalConfig, Tag("kind=custom")],
+    _kind_or("augment"),
+]
+
+
 class ModelConfig(_Config):
     """A network.
 
@@ -107,7 +147,8 @@ class ModelConfig(_Config):
         gets num_outputs, channels and `options`, and returns a torch module for float images [n, channels, h, w] on the
         scale 0 to 1; see `NetworkSpec`.
     options: keyword arguments for a function of your own.
-    width: channels of small_cnn's first layer, units of mlp's hidden layers; cost grows with its square.
+    width: channels of small_cnn's first layer, units of mlp's hidden layers, best a multiple of 16; cost grows with
+        its square.
     depth: hidden layers of mlp.
     dropout: of small_cnn's head, after each of mlp's hidden layers.
     weights: a local .safetensors or .pt file, or the name of torchvision weights (downloaded by torchvision); a head of
@@ -122,6 +163,12 @@ class ModelConfig(_Config):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     weights: str | None = None
     input_size: tuple[PositiveInt, PositiveInt] | None = None
+
+    @model_validator(mode="after")
+    def _options_have_a_taker(self) -> ModelConfig:
+        if self.options and ":" not in self.name:
+            raise ValueError(f"options are for a function of your own; {self.name} takes none")
+        return self
 
 
 class OptimizerConfig(_Config):
@@ -165,8 +212,12 @@ class ClassifierRatioConfig(_Config):
     ensemble: networks fitted from different seeds, whose logits are averaged; cost grows with it, chance errors fall.
     num_proposals: proposals drawn for it; the splits are taken from these and from the target images alike.
     calibration: of the logit on its own split: `none`, `temperature` (a factor), `platt` (a factor and a shift) or
-        `isotonic` (any rising function, clipped where the split has no more rows to tell; needs some hundred).
+        `isotonic` (any rising function, clipped where the split has no more rows to tell; needs some hundred). Its end,
+        log(n + 1) of n calibration rows, then counts as the ratio's bound: with many rows and a ratio that falls
+        short of it, set max_log_ratio, or use the budget envelope.
     max_log_ratio: cut log ratios off there, which certifies it as the bound that envelopes and products can use.
+    relative_alpha: use the relative ratio p/(a p + (1 - a) q), whose bound 1/a is exact for proposals of which the
+        target has the share a: labelled target images are mixed into them; unlabelled ones are refused.
     calibration_fraction, test_fraction: held out from fitting, for calibration and for the reported figures.
     num_workers: 0 fits in one Ray task; more, data parallel through Ray Train.
     cpus, gpus: resources of that task, or of each worker.
@@ -181,6 +232,7 @@ class ClassifierRatioConfig(_Config):
     num_proposals: Annotated[int, Field(ge=50)] = 8000
     calibration: Literal["none", "temperature", "platt", "isotonic"] = "platt"
     max_log_ratio: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    relative_alpha: Fraction | None = None
     calibration_fraction: Fraction = 0.2
     test_fraction: Fraction = 0.2
     num_workers: Count = 0
@@ -197,6 +249,97 @@ class ClassifierRatioConfig(_Config):
         return self
 
 
+class LabelShiftRatioConfig(_Config):
+    """Only the mix of classes differs: r = p(y)/q(y), q(y) the proposal's `class_prior`.
+
+    target_prior: p(y), one number a class; None: estimated from the unlabelled target images, by `method`.
+    method: `em`, maximum likelihood after bias-corrected temperature scaling, or `bbse`, black box shift estimation.
+    network, optimizer: the helper that tells classes apart, fitted on labelled proposals.
+    num_proposals: drawn for it; calibration_fraction: of them, held out for its calibration and confusions.
+    cpus, gpus, wait_seconds: as for the classifier ratio.
+    """
+
+    kind: Literal["label_shift"]
+    target_prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
+    method: Literal["em", "bbse"] = "em"
+    network: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    num_proposals: Annotated[int, Field(ge=50)] = 8000
+    calibration_fraction: Fraction = 0.3
+    cpus: PositiveFloat = 1
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    wait_seconds: Seconds = 0.0
+
+
+class DensityRatioConfig(_Config):
+    """The target as laws of the augmentation parameters: r is the product of p_j/q_j over those named.
+
+    Each needs a law in proposal.parameters too; those not named are as the proposal draws them.
+    """
+
+    kind: Literal["density"]
+    parameters: Annotated[dict[ParameterName, LawConfig], Field(min_length=1)]
+
+
+class RewardRatioConfig(_Config):
+    """The proposal tilted by exp(score/beta).
+
+    score: import path of a function; it gets a batch (column -> tensor) and `options`, and gives one number a row.
+    beta: positive, in units of the score. max_score: an upper bound that you can certify; None: M is estimated.
+    """
+
+    kind: Literal["reward"]
+    score: ImportPath
+    options: dict[str, Any] = {}
+    beta: PositiveFloat = 1.0
+    max_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+
+class VerifierRatioConfig(_Config):
+    """The proposal given that a check passes.
+
+    passes: import path of a function; it gets a batch (column -> tensor) and `options`, and gives a boolean a row.
+    """
+
+    kind: Literal["verifier"]
+    passes: ImportPath
+    options: dict[str, Any] = {}
+
+
+class CustomRatioConfig(_Config):
+    """A ratio of your own: `factory` is called with target (uint8 [n, c, h, w]), proposal, seed and `options`."""
+
+    kind: Literal["custom"]
+    factory: ImportPath
+    options: dict[str, Any] = {}
+
+
+class ProductRatioConfig(_Config):
+    """The product of ratios; list cheap ones first. A row that they cannot save is not shown to the later ones."""
+
+    kind: Literal["product"]
+    factors: Annotated[tuple[RatioConfig, ...], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _no_relative_factor(self) -> ProductRatioConfig:
+        if any(isinstance(factor, ClassifierRatioConfig) and factor.relative_alpha for factor in self.factors):
+            raise ValueError("a factor cannot have relative_alpha, which changes what is proposed")
+        return self
+
+
+RatioConfig = Annotated[
+    Annotated[ClassifierRatioConfig, Tag("kind=classifier")]
+    | Annotated[LabelShiftRatioConfig, Tag("kind=label_shift")]
+    | Annotated[DensityRatioConfig, Tag("kind=density")]
+    | Annotated[RewardRatioConfig, Tag("kind=reward")]
+    | Annotated[VerifierRatioConfig, Tag("kind=verifier")]
+    | Annotated[CustomRatioConfig, Tag("kind=custom")]
+    | Annotated[ProductRatioConfig, Tag("kind=product")],
+    _kind_or("classifier"),
+]
+ProductRatioConfig.model_rebuild()
+
+
 class FixedEnvelopeConfig(_Config):
     """M as given: rows whose log ratio exceeds log_m are capped, counted and reported."""
 
@@ -204,12 +347,48 @@ class FixedEnvelopeConfig(_Config):
     log_m: Annotated[float, Field(allow_inf_nan=False)]
 
 
+class CertifiedEnvelopeConfig(_Config):
+    """M is the ratio's own bound; a ratio without one is refused. num_pilot proposals only forecast the acceptance."""
+
+    kind: Literal["certified"]
+    num_pilot: PositiveInt = 2_000
+
+
 class PilotEnvelopeConfig(_Config):
-    """log M = the largest log ratio of num_pilot proposals + margin."""
+    """The ratio's own bound where it has one; else log M = the largest log ratio of num_pilot proposals + margin."""
 
     kind: Literal["pilot"]
     num_pilot: PositiveInt = 10_000
     margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class AdaptiveEnvelopeConfig(_Config):
+    """log M = the largest log ratio of everything drawn + margin; earlier rows are thinned by their keys."""
+
+    kind: Literal["adaptive"]
+    num_pilot: PositiveInt = 10_000
+    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class DRSEnvelopeConfig(_Config):
+    """Discriminator rejection sampling's gamma shift, for comparison only: its acceptance is not proportional to r.
+
+    gamma: the shift; None: the pilot's `percentile` of the discriminator's logit.
+    """
+
+    kind: Literal["drs"]
+    gamma: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    percentile: Annotated[float, Field(gt=0, lt=100)] = 95.0
+    eps: PositiveFloat = 1e-8
+    num_pilot: PositiveInt = 10_000
+
+
+class CustomEnvelopeConfig(_Config):
+    """An envelope of your own: `factory` is called with `options`, and gives an `Envelope`."""
+
+    kind: Literal["custom"]
+    factory: ImportPath
+    options: dict[str, Any] = {}
 
 
 class BudgetEnvelopeConfig(_Config):
@@ -227,7 +406,14 @@ class BudgetEnvelopeConfig(_Config):
 
 
 EnvelopeConfig = Annotated[
-    FixedEnvelopeConfig | PilotEnvelopeConfig | BudgetEnvelopeConfig, Field(discriminator="kind")
+    Annotated[FixedEnvelopeConfig, Tag("kind=fixed")]
+    | Annotated[CertifiedEnvelopeConfig, Tag("kind=certified")]
+    | Annotated[PilotEnvelopeConfig, Tag("kind=pilot")]
+    | Annotated[AdaptiveEnvelopeConfig, Tag("kind=adaptive")]
+    | Annotated[BudgetEnvelopeConfig, Tag("kind=budget")]
+    | Annotated[DRSEnvelopeConfig, Tag("kind=drs")]
+    | Annotated[CustomEnvelopeConfig, Tag("kind=custom")],
+    _kind_or(),
 ]
 
 
@@ -315,18 +501,44 @@ class TrainingConfig(OptimizerConfig):
         return self
 
 
+class ClassificationTaskConfig(_Config):
+    """Image classification: cross entropy, top-1 accuracy."""
+
+    kind: Literal["classification"] = "classification"
+
+
+class CustomTaskConfig(_Config):
+    """A task of your own: `factory` is called with classes, model (a ModelConfig), channels and `options`.
+
+    It gives a `Task`, see `rsf_dist.tasks.base`; its model takes images to one logit a class.
+    """
+
+    kind: Literal["custom"]
+    factory: ImportPath
+    options: dict[str, Any] = {}
+
+
+TaskConfig = Annotated[
+    Annotated[ClassificationTaskConfig, Tag("kind=classification")] | Annotated[CustomTaskConfig, Tag("kind=custom")],
+    _kind_or("classification"),
+]
+
+
 class EvaluationConfig(_Config):
     """What the fine-tuned model is compared with, and on what.
 
     test: labelled images of the target place, used for nothing but the report.
     source_test: labelled images of the source, held out: what fine-tuning costs there.
     arms: `random` fine-tunes on proposals accepted at random, `oracle` on the labelled images of `oracle`.
+    judge: a network whose features (the input of its last layer) tell accepted rows from target images in the report's
+        two-sample tests; None: simple image statistics. Give it weights, and not those of the ratio.
     """
 
     test: ImagesConfig | None = None
     source_test: ImagesConfig | None = None
     oracle: ImagesConfig | None = None
     arms: tuple[Literal["pretrained", "random", "one_shot", "oracle"], ...] = ("pretrained", "random", "one_shot")
+    judge: ModelConfig | None = None
 
     @model_validator(mode="after")
     def _arms_have_data(self) -> EvaluationConfig:
@@ -342,21 +554,26 @@ class RunConfig(_Config):
 
     output: the run's directory, a local path or a URI that pyarrow.fs takes; on several nodes all must see it.
     seed: every random draw follows from it. num_seeds: repeat with seed, seed + 1, … and report all.
-    source: labelled images, clean. target: images of the place where the model must work; labels are not looked at.
-    proposal: q. ratio: log p/q, learned. envelope: how M is chosen. sampling: how many rows, by which actors.
-    model: what is fine-tuned. training: how. evaluation: what it is compared with.
+    code: a folder of modules that import paths (`package.module:name`) may name beside what is installed; all nodes
+        must see it. Networks by import path work with it only where the run itself joins the cluster.
+    source: labelled images, clean. target: images of the place where the model must work; labels are not looked at,
+        unless ratio.relative_alpha needs them.
+    proposal: q. ratio: log p/q. envelope: how M is chosen. sampling: how many rows, by which actors.
+    task: what is learned. model: what is fine-tuned. training: how. evaluation: what it is compared with.
     pretrain: train `model` on the clean source images first, for want of pretrained weights.
     """
 
     output: str
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     num_seeds: PositiveInt = 1
+    code: str | None = None
     source: ImagesConfig
     target: ImagesConfig
-    proposal: AugmentConfig = AugmentConfig()
-    ratio: ClassifierRatioConfig = ClassifierRatioConfig()
+    proposal: ProposalConfig = AugmentConfig()
+    ratio: RatioConfig = ClassifierRatioConfig()
     envelope: EnvelopeConfig = BudgetEnvelopeConfig(kind="budget", acceptance=0.01)
     sampling: SamplingConfig
+    task: TaskConfig = ClassificationTaskConfig()
     model: ModelConfig = ModelConfig()
     pretrain: OptimizerConfig | None = None
     training: TrainingConfig = TrainingConfig()
@@ -424,12 +641,14 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 def _first_complaint(error: ValidationError) -> InputError:
     # A misspelt key that is required is both unknown and missing; the spelling is what to mend.
     found = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    location = [str(part) for part in found["loc"]]
-    if location[:1] == ["envelope"]:
-        del location[1:2]  # pydantic puts the union's chosen kind there; it is no key of the file
+    # Pydantic puts a union's chosen kind among the keys; the file has no such key.
+    tagged = [str(part) for part in found["loc"]]
+    location = [part for part in tagged if not part.startswith(_TAG)]
     field = ".".join(location) or "config"
+    if found["type"].startswith("union_tag"):
+        return _kind_complaint(field, found)
     if found["type"] == "extra_forbidden":
-        known = _keys_at(location[:-1])
+        known = _keys_at(tagged[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)
         remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
         return InputError(field, found["input"], "unknown key", remedy)
@@ -440,9 +659,24 @@ def _first_complaint(error: ValidationError) -> InputError:
     return InputError(field, value, rule[0].lower() + rule[1:], "correct it")
 
 
+def _kind_complaint(field: str, found: Any) -> InputError:
+    given = found["input"]
+    if not isinstance(given, dict):
+        return InputError(field, given, "must hold keys and values, `kind` among them", "see the examples")
+    if given.get("kind") is None:
+        return InputError(f"{field}.kind", "(absent)", "is required", "add it")
+    kinds = [kind.strip("' ").removeprefix(_TAG) for kind in found["ctx"]["expected_tags"].split(",")]
+    close = difflib.get_close_matches(str(given["kind"]), kinds, n=1)
+    remedy = f"did you mean {close[0]}?" if close else "choose one of these"
+    return InputError(f"{field}.kind", given["kind"], f"must be one of {', '.join(kinds)}", remedy)
+
+
 def _keys_at(location: Sequence[str]) -> list[str]:
     models: list[type[BaseModel]] = [RunConfig]
     for part in location:
+        if part.startswith(_TAG):
+            models = [model for model in models if part[len(_TAG) :] in get_args(model.model_fields["kind"].annotation)]
+            continue
         models = [
             inner
             for model in models

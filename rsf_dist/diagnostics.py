@@ -37,6 +37,8 @@ class Statistics:
             the sums are then estimates without bias (Horvitz & Thompson), the largest ratios those of the others.
         max_log_ratio, log_sum_ratio, log_sum_ratio_squared: of l; logarithms of sums of r and of r^2.
         log_sum_excess: log of the sum of (r - M)+.
+        log_sum_weighted_squared: as log_sum_ratio_squared, each r weighted before it is squared: the spread of the
+            estimate of E_q[r], which screening widens.
         top: the largest log ratios, at most TOP, falling.
         by_label: label -> [scored, accepted], where rows have labels.
     """
@@ -50,6 +52,7 @@ class Statistics:
     log_sum_ratio: float = -np.inf
     log_sum_ratio_squared: float = -np.inf
     log_sum_excess: float = -np.inf
+    log_sum_weighted_squared: float = -np.inf
     top: tuple[float, ...] = ()
     by_label: dict[int, tuple[int, int]] = field(default_factory=dict)
 
@@ -80,6 +83,7 @@ class Statistics:
             log_sum_ratio=_log_sum(good + log_weight),
             log_sum_ratio_squared=_log_sum(2 * good + log_weight),
             log_sum_excess=log_sum_of_excess(over, log_m),
+            log_sum_weighted_squared=_log_sum(2 * (good + log_weight)),
             top=tuple(np.sort(good)[::-1][:TOP].tolist()),
             by_label={} if labels is None else _count_labels(labels, keep),
         )
@@ -98,6 +102,7 @@ class Statistics:
             log_sum_ratio=float(np.logaddexp(self.log_sum_ratio, other.log_sum_ratio)),
             log_sum_ratio_squared=float(np.logaddexp(self.log_sum_ratio_squared, other.log_sum_ratio_squared)),
             log_sum_excess=float(np.logaddexp(self.log_sum_excess, other.log_sum_excess)),
+            log_sum_weighted_squared=float(np.logaddexp(self.log_sum_weighted_squared, other.log_sum_weighted_squared)),
             top=tuple(sorted(self.top + other.top, reverse=True)[:TOP]),
             by_label={label: (a + c, b + d) for label, ((a, b), (c, d)) in zip(labels, pairs, strict=True)},
         )
@@ -119,7 +124,8 @@ class Statistics:
         """E_q[r]^2 / E_q[r^2], in (0, 1]; 0 where every ratio is 0."""
         if self.log_sum_ratio == -np.inf:
             return 0.0
-        return float(np.exp(2 * self.log_sum_ratio - self.log_sum_ratio_squared) / self.num_scored)
+        # Of few rows that escaped screening, the two estimates need not agree that it is at most 1.
+        return min(1.0, float(np.exp(2 * self.log_sum_ratio - self.log_sum_ratio_squared) / self.num_scored))
 
     def at(self, log_m: float, log_ratio: Floats, keep: NDArray[np.bool_], labels: NDArray[np.int64]) -> Statistics:
         """The same proposals' statistics at a larger M.
@@ -145,7 +151,10 @@ class Statistics:
     @property
     def mean_ratio_error(self) -> float:
         """The standard error of E_q[r], relative to it; 0 where it is 0."""
-        return float(np.sqrt(max(1 / self.ess_fraction - 1, 0.0) / self.num_scored)) if self.ess_fraction else 0.0
+        if self.log_sum_ratio == -np.inf:
+            return 0.0
+        log_square = self.log_sum_weighted_squared - 2 * self.log_sum_ratio + np.log(self.num_scored)
+        return float(np.sqrt(max(np.exp(log_square) - 1, 0.0) / self.num_scored))
 
     @property
     def tv_bound(self) -> float:

@@ -8,7 +8,7 @@ acceptance below 2e-9. A certified bound, `ratio.log_bound`, makes rejection exa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,6 +43,7 @@ class Choice:
     reshape: Reshape | None = None
 
 
+@runtime_checkable
 class Envelope(Protocol):
     """Chooses log M from a pilot of `num_pilot` proposals."""
 
@@ -217,7 +218,7 @@ class DRSEnvelope:
         log_m = _largest(pilot)
         gamma = self.gamma
         if gamma is None:
-            gamma = float(np.percentile(drs_logit(pilot.log_ratio, log_m, self.eps), self.percentile))
+            gamma = float(np.percentile(drs_logit(pilot.log_ratio, log_m, self.eps), self.percentile, method="higher"))
         if not np.isfinite(gamma):
             raise InputError("envelope.gamma", gamma, "must be finite", "give a number, or a higher percentile")
         source = f"DRS, gamma {gamma:.4g}: not proportional to the ratio, for comparison only"

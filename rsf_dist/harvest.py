@@ -40,6 +40,9 @@ class Harvest:
     _rows: list[ray.ObjectRef] = field(default_factory=list)
     _count: int = 0
 
+    def __post_init__(self) -> None:
+        self._drawn_at = self.log_m
+
     def __len__(self) -> int:
         return self._count
 
@@ -88,6 +91,8 @@ class Harvest:
 
     def statistics(self) -> Statistics:
         """Of all scored proposals, at M."""
+        if self.log_m == self._drawn_at:
+            return self.scored
         found = self.found()
         return self.scored.at(self.log_m, found["log_ratio"], found["accept_key"] > self.log_m, found["label"])
 

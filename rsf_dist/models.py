@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from rsf_dist import user_code
 from rsf_dist.config import ModelConfig
 from rsf_dist.errors import InputError
 
+_PIECE_NUMBERS, _PIECE_ROWS = 2**18, (32, 4096)  # rows scored at once: bounded memory for large images, few calls
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -39,6 +41,10 @@ class Network(nn.Module):
     def head(self) -> nn.Module:
         """The last linear layer."""
         return self.network.get_submodule(head_name(self.network))
+
+    def numbers_per_row(self, rows: Tensor) -> int:
+        """How many numbers the first layer is given for each of these rows."""
+        return rows.shape[1:].numel()
 
     def features(self, rows: Tensor) -> Tensor:
         """What the head is given, [n, features]."""
@@ -88,6 +94,10 @@ class ImageNetwork(Network):
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def numbers_per_row(self, rows: Tensor) -> int:
+        """As Network's, after resizing."""
+        return self.in_channels * torch.Size(self.input_size or rows.shape[2:]).numel()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n, num_outputs] of uint8 images [n, channels, height, width]."""
@@ -154,8 +164,8 @@ class NetworkSpec:
         return None if Path(weights).suffix in {".safetensors", ".pt", ".pth"} else weights
 
     def _users_own(self) -> ImageNetwork:
-        options = {"num_outputs": self.num_outputs, "channels": self.channels, **self.config.options}
-        module = user_code.call(self.config.name, "model.name", **options)
+        given = {"num_outputs": self.num_outputs, "channels": self.channels}
+        module = user_code.call(self.config.name, "model.name", given, self.config.options)
         if not isinstance(module, nn.Module):
             raise InputError(
                 "model.name", self.config.name, f"gives a {type(module).__name__}", "return a torch module"
@@ -192,7 +202,7 @@ class NetworkSpec:
 
         name, weights = self.config.name, self._published_weights
         if name not in models.list_models(module=models):
-            known = "small_cnn, an import path, or one of torchvision.models.list_models(), e.g. resnet18"
+            known = "small_cnn, mlp, an import path, or one of torchvision.models.list_models(), e.g. resnet18"
             raise InputError("model.name", name, "no such network", f"use {known}")
         try:
             network = models.get_model(name, weights=weights)
@@ -217,6 +227,25 @@ _OWN: dict[str, Callable[[NetworkSpec], Network]] = {"small_cnn": NetworkSpec._s
 def device() -> torch.device:
     """The GPU that this process sees, else the CPU; `resources.confine` hides those it was not given."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, numbers_per_row: int | None = None) -> Tensor:
+    """`function` of rows [n, …], in pieces of one size, the last one filled up with its first row.
+
+    A piece has 2^18 numbers, `numbers_per_row` (None: as they are) being those of a row, but no less than 32 rows.
+    Kernels for batches of different sizes round differently; so a row's value is the same whatever it is scored with.
+    (Seen otherwise on some processors for layers of 5 to 10 inputs, whose kernels round by a row's place.)
+    """
+    if not len(rows):
+        return function(rows.to(device()))
+    numbers = numbers_per_row or max(1, rows[:1].numel())
+    size = 2 ** int(np.log2(np.clip(_PIECE_NUMBERS // numbers, *_PIECE_ROWS)))
+    with torch.inference_mode():
+        pieces = []
+        for piece in rows.split(size):
+            filled = torch.cat([piece, piece[:1].expand(size - len(piece), *piece.shape[1:])])
+            pieces.append(function(filled.to(device()))[: len(piece)])
+        return torch.cat(pieces)
 
 
 def save_network(network: nn.Module, spec: NetworkSpec, folder: Path, name: str = "model") -> None:

@@ -19,23 +19,28 @@ import ray
 from ray.data import Dataset
 from torch import nn
 
+from rsf_dist import user_code
 from rsf_dist.accepted import AcceptedSet
-from rsf_dist.build import Inputs, build_proposal, build_task, load_inputs, try_out
+from rsf_dist.build import Inputs, build_proposal, build_task, load_inputs, sampled_proposal
 from rsf_dist.config import OptimizerConfig, RunConfig, dump_config, parse_text
 from rsf_dist.controls import oracle_rows, random_rows
 from rsf_dist.errors import InputError, unwrapped
 from rsf_dist.evaluation import Verdict, classify
+from rsf_dist.fitting import make_ratio
 from rsf_dist.images import ImageSet
+from rsf_dist.judging import judge_round
 from rsf_dist.models import load_network
 from rsf_dist.pretraining import pretrain
 from rsf_dist.progress import Progress
 from rsf_dist.report import record, samples
 from rsf_dist.report.html import write_html
-from rsf_dist.resources import check_pool, check_ratio, check_training, cluster, confine, require_shared
-from rsf_dist.rounds import fit_ratio, sample_round
+from rsf_dist.report.trust import card_in_words
+from rsf_dist.resources import check_pool, check_ratio, check_training, cluster, confine, require_shared, ship_code
+from rsf_dist.rounds import sample_round
 from rsf_dist.store import MANIFEST, RunStore
 from rsf_dist.tasks import Task
 from rsf_dist.trainer import FineTuner, FineTuneResult
+from rsf_dist.tryout import try_out
 
 CONFIG = "config.yaml"
 
@@ -79,7 +84,7 @@ def run(
         StatisticalRefusal: the ratio or the budget allows no result.
     """
     inputs = prepare(config)
-    with cluster(address, verbose):
+    with cluster(address, verbose, config.code):
         store = create(config, sampling=True, training=True)
         for trial in trials(config, inputs, store, progress or Progress()):
             accepted = sample_trial(trial)
@@ -92,7 +97,7 @@ def sample(
 ) -> RunResult:
     """The first half of `run`: the ratio and the accepted rows, for `train` to go on with. Raises as `run`."""
     inputs = prepare(config)
-    with cluster(address, verbose):
+    with cluster(address, verbose, config.code):
         store = create(config, sampling=True, training=False)
         for trial in trials(config, inputs, store, progress or Progress()):
             sample_trial(trial)
@@ -106,7 +111,7 @@ def train(
     store = RunStore(output)
     config = stored_config(store)
     inputs = prepare(config)
-    with cluster(address, verbose):
+    with cluster(address, verbose, config.code):
         check_cluster(config, sampling=False, training=True)
         for trial in trials(config, inputs, store, progress or Progress()):
             train_trial(trial, AcceptedSet.load(trial.store))
@@ -121,8 +126,12 @@ def rebuild_report(output: str) -> RunResult:
 
 def prepare(config: RunConfig) -> Inputs:
     """Read the images and try everything once, so that what is wrong is refused before anything starts."""
+    if config.code is not None:
+        user_code.allow_folder(config.code)
     inputs = load_inputs(config)
     try_out(config, inputs)
+    if config.code is not None:
+        ship_code(config.code)
     return inputs
 
 
@@ -134,6 +143,8 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
     if training and not (sampling and config.training.wait_seconds):  # else its nodes would idle until then
         check_training(config.training)
     require_shared(RunStore(config.output).uri, "output")
+    if config.code is not None:
+        require_shared(config.code, "code")
 
 
 def create(config: RunConfig, sampling: bool, training: bool) -> RunStore:
@@ -207,14 +218,19 @@ def sample_trial(trial: Trial) -> AcceptedSet:
     config, inputs, store = trial.config, trial.inputs, trial.store
     proposal = build_proposal(config.proposal, inputs.source)
     record.start(store, trial.seed)
-    with trial.stage("ratio", f"fitting the ratio: {len(inputs.target):,} target images against proposals"):
-        ratio = fit_ratio(config.ratio, inputs.target.images, proposal, trial.seed, store.path_for_ray("checkpoints"))
-        store.upload_with("rounds/000/ratio", ratio.save)
+    with trial.stage("ratio", f"making the {config.ratio.kind} ratio: {len(inputs.target):,} target images"):
+        ratio = make_ratio(config.ratio, inputs, proposal, trial.seed, store.path_for_ray("checkpoints"))
+        if hasattr(ratio, "save"):
+            store.upload_with("rounds/000/ratio", ratio.save)
+    proposal = sampled_proposal(config, inputs)
     with trial.stage("sampling", f"sampling until {config.sampling.num_accepted:,} rows are accepted"):
         accepted = sample_round(config, proposal, ratio, trial.seed, store, progress=trial.progress)
-    described = record.describe_round(accepted, ratio)
+    with trial.stage("two_sample", "comparing proposals and accepted rows with held-out target images"):
+        judged = judge_round(ratio, proposal, accepted, inputs.target.images, config.evaluation.judge, trial.seed)
+    described = record.describe_round(accepted, ratio, judged)
     record.add(store, rounds=[described])
     trial.progress.say(record.round_in_words(described))
+    trial.progress.say(card_in_words(described["trust"]))
     samples.save(store, proposal, accepted, inputs, trial.seed)
     return accepted
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.data  # importing it sets the levels of its loggers, which `_join` sets again
@@ -21,27 +22,36 @@ import torch
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rsf_dist.config import ClassifierRatioConfig, PoolConfig, TrainingConfig
+from rsf_dist import user_code
+from rsf_dist.config import (
+    ClassifierRatioConfig,
+    LabelShiftRatioConfig,
+    PoolConfig,
+    ProductRatioConfig,
+    RatioConfig,
+    TrainingConfig,
+)
 from rsf_dist.errors import InputError
 
 _POLL_SECONDS = 2.0
 
 
 @contextmanager
-def cluster(address: str | None = None, verbose: bool = False) -> Iterator[None]:
+def cluster(address: str | None = None, verbose: bool = False, code: str | None = None) -> Iterator[None]:
     """Join a Ray cluster for the length of the block, and leave it after.
 
     Args:
         address: of a running cluster, `auto` for the one on this machine; None: RAY_ADDRESS, or else a cluster of one's
             own that ends with the block. Where the process has joined one already, that is used and left as it is.
         verbose: show the workers' output.
+        code: a folder of modules that workers may import; without effect where a cluster was joined already.
 
     Raises:
         InputError: there is no cluster at the address.
     """
     joined_before = ray.is_initialized()
     if not joined_before:
-        _join(address or os.environ.get("RAY_ADDRESS") or "local", verbose)
+        _join(address or os.environ.get("RAY_ADDRESS") or "local", verbose, code)
     try:
         yield
     finally:
@@ -62,10 +72,13 @@ def ensure_cluster() -> None:
         _join(os.environ.get("RAY_ADDRESS") or "local", verbose=False)
 
 
-def _join(address: str, verbose: bool) -> None:
+def _join(address: str, verbose: bool, code: str | None = None) -> None:
     # Without an address, ray.init joins whatever a file under Ray's temporary folder names, a dead
     # cluster too; "local" never looks there.
-    options = {"include_dashboard": False} if address == "local" else {}
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    if code is not None:
+        paths = [str(Path(code).expanduser().absolute()), os.environ.get("PYTHONPATH", "")]
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, paths))}}
     level = logging.INFO if verbose else logging.ERROR
     if not verbose:  # read by Ray's C++ core when it starts, here and in the workers
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -116,9 +129,14 @@ def check_pool(pool: PoolConfig) -> None:
     _require("sampling.pool.min_actors", pool.min_actors, bundles, pool.wait_seconds)
 
 
-def check_ratio(ratio: ClassifierRatioConfig) -> None:
+def check_ratio(ratio: RatioConfig) -> None:
     """InputError unless the cluster holds what fits the ratio, or comes to hold it within `wait_seconds`."""
-    if ratio.num_workers:
+    if isinstance(ratio, ProductRatioConfig):
+        for factor in ratio.factors:
+            check_ratio(factor)
+    if not isinstance(ratio, ClassifierRatioConfig | LabelShiftRatioConfig):
+        return
+    if isinstance(ratio, ClassifierRatioConfig) and ratio.num_workers:
         bundles = [Bundle(ratio.cpus, ratio.gpus)] * ratio.num_workers + [_FOR_RAY_DATA]
         _require("ratio.num_workers", ratio.num_workers, bundles, ratio.wait_seconds)
     field, value = ("ratio.gpus", ratio.gpus) if ratio.gpus else ("ratio.cpus", ratio.cpus)
@@ -183,6 +201,12 @@ def max_actors(pool: PoolConfig) -> int:
 def _copies(bundle: Bundle, node: Bundle) -> int:
     by_gpus = node.gpus // bundle.gpus if bundle.gpus else math.inf
     return int(min(node.cpus // bundle.cpus, by_gpus))
+
+
+def ship_code(folder: str) -> None:
+    """Let what was imported from the folder travel to the workers by value, for those that cannot import it."""
+    for module in user_code.imported_from(folder):
+        ray.cloudpickle.register_pickle_by_value(module)
 
 
 def require_shared(path: str, field: str) -> None:

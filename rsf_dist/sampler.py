@@ -112,6 +112,9 @@ class RejectionSampler:
             if not isinstance(self.proposal, FiniteProposal):
                 raise InputError("num_proposals", None, "this proposal has no end", "say how many to look at")
             num_proposals = self.proposal.num_rows
+        elif isinstance(self.proposal, FiniteProposal) and num_proposals > self.proposal.num_rows:
+            rule = f"the pool has {self.proposal.num_rows:,} rows"
+            raise InputError("num_proposals", num_proposals, rule, "lower it, or leave it out")
         if not 0 < k < num_proposals:
             raise InputError("k", k, f"must be in (0, {num_proposals:,}), the proposals", "lower it")
         self._check(k)
@@ -263,13 +266,16 @@ class Plan:
 
     def wave_size(self, harvest: Harvest, chunk_size: int) -> int:
         """Chunks that should fill the harvest, with room for chance; twice what was drawn where nothing came of it."""
-        missing, seen = harvest.wanted - len(harvest), harvest.scored
+        largest = _MAX_TASKS * self.chunks_in(_LONGEST_TASK_SECONDS)
+        if harvest.exhaustive:
+            return largest
+        missing, scored = harvest.wanted - len(harvest), harvest.scored.num_scored
         likely = missing + 3 * math.sqrt(missing) + 1
-        if seen.num_accepted:
-            proposals = likely * seen.num_scored / seen.num_accepted
+        if len(harvest):
+            proposals = likely * scored / len(harvest)
         else:
-            proposals = 2 * seen.num_scored or likely / max(self.acceptance, 1e-9)
-        return min(math.ceil(proposals / chunk_size), _MAX_TASKS * self.chunks_in(_LONGEST_TASK_SECONDS))
+            proposals = 2 * scored or likely / max(self.acceptance, 1e-9)
+        return min(math.ceil(proposals / chunk_size), largest)
 
     def chunks_per_task(self, wave: range, actors: int) -> int:
         """So many that a task lasts about _TASK_SECONDS and a wave has at most _MAX_TASKS, yet some for every actor."""

@@ -26,7 +26,7 @@ class SamplingReport:
         num_accepted: rows in the set.
         acceptance_rate: num_accepted / num_proposed.
         acceptance_interval: exact 95 % interval of the acceptance probability.
-        acceptance_predicted: (1 - eps)/M, with the q-side eps; times E_q[r], as estimated, for a ratio that is not
+        acceptance_predicted: (1 - eps)/M, with eps = tv_bound; times E_q[r], as estimated, for a ratio that is not
             normalised. None where acceptance is not proportional to the ratio.
         log_m, log_m_source: the envelope's constant and where it is from.
         proportional: whether rows were accepted in proportion to min(r, M), as always but for DRS's shift.
@@ -42,7 +42,8 @@ class SamplingReport:
         mean_ratio, mean_ratio_error: E_q[r] and its standard error, of a normalised ratio: 1 if right.
         mean_inverse_ratio: E_p[1/r], where target samples exist; 1 for the true ratio where p covers q, else below.
         tv_bound, tv_bound_source: bound on the total variation distance between target and sample, as far as the ratio
-            is right: `target` (p-side, its estimate) where target samples exist, else `proposals` (q-side).
+            is right: `target` (p-side, its estimate) where target samples exist, else `proposals` (q-side). It bounds
+            nothing where acceptance is not proportional.
         tv_bound_upper: 95 % upper confidence limit of the p-side bound, else None.
         tv_bound_proposals: the q-side bound; blind to what proposals never met.
         acceptance_by_label: acceptance rate of each label, where rows have labels.
@@ -193,7 +194,9 @@ def summarise(
         tv_bound_upper=upper,
         tv_bound_proposals=statistics.tv_bound,
         acceptance_by_label={label: kept / n for label, (n, kept) in statistics.by_label.items()},
-        curve=curve(log_ratio, accept_key, statistics.num_scored, log_mean_ratio, setting.log_m, target),
+        curve=curve(log_ratio, accept_key, statistics.num_scored, log_mean_ratio, setting.log_m, target)
+        if setting.proportional
+        else (),
         shortfall=shortfall,
         seconds=seconds,
     )

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, RsfError
 
 SEPARATOR = ":"
 
@@ -21,7 +23,14 @@ def allow_folder(folder: str | Path, field: str = "code") -> None:
     if not path.is_dir():
         raise InputError(field, folder, "is not a folder", "name the folder that holds your modules")
     if str(path) not in sys.path:
-        sys.path.append(str(path))  # Ray hands it on to its workers
+        sys.path.append(str(path))
+
+
+def imported_from(folder: str | Path) -> list[ModuleType]:
+    """The modules that were imported from the folder."""
+    root = Path(folder).expanduser().absolute()
+    found = [(module, getattr(module, "__file__", None)) for module in list(sys.modules.values())]
+    return [module for module, file in found if file and root in Path(file).parents]
 
 
 def load(path: str, field: str) -> Any:
@@ -31,7 +40,7 @@ def load(path: str, field: str) -> Any:
         raise InputError(field, path, "is no import path", "write package.module:name")
     try:
         module = importlib.import_module(module_name)
-    except Exception as err:  # a user's module raises what it pleases
+    except (Exception, SystemExit) as err:  # a user's module raises what it pleases
         rule = f"cannot be imported ({type(err).__name__}: {err})"
         remedy = "install its package where every node runs, or name its folder as `code`"
         raise InputError(field, path, rule, remedy) from err
@@ -41,12 +50,15 @@ def load(path: str, field: str) -> Any:
     return getattr(module, name)
 
 
-def call(path: str, field: str, *arguments: Any, **options: Any) -> Any:
-    """What `load(path)` gives for the arguments. InputError where it refuses them."""
+def call(path: str, field: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """What `load(path)` gives for what we give and for the user's options, both by keyword. Raises InputError."""
     function = load(path, field)
+    twice = sorted(given.keys() & options.keys())
+    if twice:
+        raise InputError(field, path, f"is given {twice[0]} already", "leave it out of the options")
     try:
-        return function(*arguments, **options)
-    except InputError:
+        return function(**given, **options)
+    except RsfError:
         raise
     except Exception as err:
         rule = f"refuses its arguments ({type(err).__name__}: {err})"

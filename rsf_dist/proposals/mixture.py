@@ -30,14 +30,18 @@ class MixtureProposal:
     Rows: the proposal's columns, and component int64 [n], 1 where the row is from `target`.
 
     Raises:
-        InputError: alpha is no share, there are no target rows; at sampling, a label is missing, or a column that
-            differs in shape.
+        InputError: alpha is no share, there are no target rows, or of unequal lengths; at sampling, a label is missing,
+            or a column differs in shape or type.
     """
 
     def __init__(self, proposal: Proposal, target: Batch, alpha: float):
         if not 0 < alpha < 1:
             raise InputError("alpha", alpha, "must be in (0, 1)", "use e.g. 0.1")
-        if not target or num_rows(target) == 0:
+        try:
+            count = num_rows(target) if target else 0
+        except ValueError as err:
+            raise InputError("target", sorted(target), str(err), "give columns of one length") from err
+        if count == 0:
             raise InputError("target", "no rows", "the mixture needs some", "give target rows")
         self.proposal, self.target, self.alpha = proposal, target, alpha
 
@@ -48,12 +52,14 @@ class MixtureProposal:
         chosen = component == 1
         count = int(chosen.sum())
         rows = torch.from_numpy(generator.integers(num_rows(self.target), size=count))
-        drawn = self.proposal.sample(n - count, rng)
+        drawn = self.proposal.sample(max(n - count, 1), rng)  # one at least, for its columns
+        if COMPONENT in drawn:
+            raise InputError("proposal", COMPONENT, "this column's name is taken", "rename the proposal's column")
         mixed = {}
         for name, column in drawn.items():
             mixed[name] = torch.empty((n, *column.shape[1:]), dtype=column.dtype)
-            mixed[name][~chosen] = column
-            mixed[name][chosen] = self._of_target(name, column)[rows].to(column.dtype)
+            mixed[name][~chosen] = column[: n - count]
+            mixed[name][chosen] = self._of_target(name, column)[rows]
         return {**mixed, COMPONENT: component}
 
     def _of_target(self, name: str, column: Tensor) -> Tensor:
@@ -61,10 +67,14 @@ class MixtureProposal:
         if given is None and name == "label":
             rule = "target rows are unlabelled, and a share of what is accepted would be"
             raise InputError("target", "(no label)", rule, "give their labels, or use a ratio without alpha")
+        if given is None and column.dtype in (torch.uint8, torch.bool):
+            rule = f"is missing, and {column.dtype} has no value that says so"
+            raise InputError(f"target.{name}", "(absent)", rule, "give that column of the target rows")
         if given is None:
             missing = torch.nan if column.is_floating_point() else -1
             return torch.full((num_rows(self.target), *column.shape[1:]), missing, dtype=column.dtype)
-        if given.shape[1:] != column.shape[1:]:
-            rule = f"must be like the proposal's {list(column.shape[1:])}"
-            raise InputError(f"target.{name}", list(given.shape[1:]), rule, "give rows of one shape")
+        ours, theirs = ((rows.dtype, list(rows.shape[1:])) for rows in (given, column))
+        if ours != theirs:
+            rule = f"must be like the proposal's {theirs[0]} {theirs[1]}"
+            raise InputError(f"target.{name}", f"{ours[0]} {ours[1]}", rule, "give rows of one kind")
         return given

@@ -1,12 +1,12 @@
 """Suprema of density ratios that are known in closed form: what certifies an envelope.
 
-Gaussians: sup log p/q is finite if and only if S_q - S_p is positive definite, and then
+Gaussians: where S_q - S_p is positive definite, sup log p/q is finite,
 
     log M = (log|S_q| - log|S_p| + d' (S_q - S_p)^-1 d) / 2,    d = mu_p - mu_q,
 
-the maximum of a concave quadratic in x (complete the square). Finite sets: the largest weight. log M >= KL(p || q) in
-either case. Where the covariances are nearly equal along some direction, M is huge, and rounding decides; there is no
-bound then. Degenerate case: p = q gives log M = 0.
+the maximum of a concave quadratic in x (complete the square); elsewhere it is taken as infinite. Finite sets: the
+largest weight. log M >= KL(p || q) in either case. Where the covariances are nearly equal along some direction, M is
+huge, and rounding decides; there is no bound then. Degenerate case: p = q gives log M = 0.
 """
 
 from __future__ import annotations

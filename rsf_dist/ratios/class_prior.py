@@ -12,7 +12,8 @@ source images that the classifier was not trained on.
   back the source's mix with a narrow interval; they are refused too.
 
 Intervals are percentiles of a bootstrap over both samples (source rows within their class for `bbse`), the calibration
-kept as it is.
+kept as it is. Those of `em` are too narrow for rare classes, to which it gives nothing at all: examples/label_shift
+found them to hold the truth in 69 to 87 % of cases where 95 % were claimed, those of `bbse` in 92 to 96 %.
 """
 
 from __future__ import annotations

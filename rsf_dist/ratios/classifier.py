@@ -11,7 +11,7 @@ and acceptance at random.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,13 +26,12 @@ from rsf_dist.accept import Floats
 from rsf_dist.batch import Batch
 from rsf_dist.config import ClassifierRatioConfig, OptimizerConfig
 from rsf_dist.errors import InputError
-from rsf_dist.models import Network, NetworkSpec, device, load_network, save_network
+from rsf_dist.models import Network, NetworkSpec, device, in_pieces, load_network, save_network
 from rsf_dist.optimization import descend
 from rsf_dist.ratios import calibration as calibrations
 from rsf_dist.ratios.calibration import Calibration, calibrate, truth_and_weights
 from rsf_dist.rng import Stage, Streams
 
-_PIECE_NUMBERS, _PIECE_ROWS = 2**18, (32, 4096)  # rows scored at once: bounded memory for large images, few calls
 MIN_TARGET_IMAGES = 30
 
 
@@ -89,7 +88,8 @@ class ClassifierRatio:
         networks, spec: rows -> [n, 1] logits, and what builds one.
         calibration: from the logit to the log ratio.
         quality: its figures on the test part.
-        target_log_ratio: log r of the test part's target rows, float64 [m]: what the p-side TV bound is taken from.
+        target_log_ratio: log r of the test part's target rows, float64 [m], not cut off, so that the p-side TV bound,
+            which is taken from them, tells what cutting costs.
         test_index: which of the target rows given to `fit` these were, int64 [m].
         column: what the networks look at.
         max_log_ratio: where to cut log r; None: nowhere.
@@ -165,13 +165,11 @@ class ClassifierRatio:
         on_target, on_proposals = (_logits(networks, part) for part in _parts(splits.calibration))
         calibration = calibrate(on_target, on_proposals, config.calibration)
 
-        def score(rows: Tensor) -> Floats:
-            return _cut(calibration(_logits(networks, rows)), config.max_log_ratio)
-
-        target, proposals = (score(part) for part in _parts(splits.test))
-        quality = judge(target, proposals, str(calibration))
+        highest = config.max_log_ratio
+        target, proposals = (calibration(_logits(networks, part)) for part in _parts(splits.test))
+        quality = judge(_cut(target, highest), _cut(proposals, highest), str(calibration))
         on_cpu = [network.cpu() for network in networks]  # they may travel to where there is no GPU
-        return cls(on_cpu, spec, calibration, quality, target, splits.test_index, column, config.max_log_ratio)
+        return cls(on_cpu, spec, calibration, quality, target, splits.test_index, column, highest)
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
@@ -262,7 +260,10 @@ def fit_network(network: Network, split: Split, config: OptimizerConfig, seed: i
     fitted: nn.Module = network
     if network.frozen_backbone:  # its features stay what they are: compute them once, and fit the head alone
         network.eval()
-        parts, fitted = [_in_pieces(network.features, part).cpu().clone() for part in parts], network.head
+        parts, fitted = (
+            [in_pieces(network.features, part, network.numbers_per_row(part)).cpu().clone() for part in parts],
+            network.head,
+        )
 
     def next_loss() -> Tensor:
         rows = [part[torch.randint(len(part), (half,), generator=generator)] for part in parts]
@@ -317,19 +318,5 @@ def _cut(log_ratio: Floats, highest: float | None) -> Floats:
 
 def _logits(networks: Sequence[Network], rows: Tensor) -> Floats:
     """The mean of the networks' logits, float64 [n]."""
-    members = [_in_pieces(network, rows)[:, 0].double() for network in networks]
+    members = [in_pieces(network, rows, network.numbers_per_row(rows))[:, 0].double() for network in networks]
     return torch.stack(members).mean(dim=0).cpu().numpy()
-
-
-def _in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """`function` of rows [n, …], in pieces of one size, the last one filled up with its first row.
-
-    Kernels for batches of different sizes round differently; so a row's value is the same whatever it is scored with.
-    """
-    size = 2 ** int(np.log2(np.clip(_PIECE_NUMBERS // max(1, rows[:1].numel()), *_PIECE_ROWS)))
-    with torch.inference_mode():
-        pieces = []
-        for piece in rows.split(size):
-            filled = torch.cat([piece, piece[:1].expand(size - len(piece), *piece.shape[1:])])
-            pieces.append(function(filled.to(device()))[: len(piece)])
-        return torch.cat(pieces) if len(rows) else function(rows.to(device()))

@@ -6,6 +6,7 @@ sampler refuses: no M makes up for a target that proposals never show.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -64,10 +65,10 @@ class DensityRatio:
             temperature: in units of the energy; positive.
 
         Raises:
-            InputError: the temperature is not positive.
+            InputError: the temperature is not positive and finite.
         """
-        if not temperature > 0:
-            raise InputError("temperature", temperature, "must be positive", "use e.g. 1")
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise InputError("temperature", temperature, "must be positive and finite", "use e.g. 1")
         return cls(_Boltzmann(energy, temperature), proposal)
 
     def log_ratio(self, batch: Batch) -> Tensor:

@@ -7,6 +7,10 @@ target images. Degenerate case: equal priors accept everything at M = 1.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -15,6 +19,7 @@ from torch import Tensor
 from rsf_dist.accept import Floats
 from rsf_dist.batch import Batch
 from rsf_dist.errors import InputError
+from rsf_dist.ratios.class_prior import ClassPrior
 
 
 class LabelShiftRatio:
@@ -23,13 +28,22 @@ class LabelShiftRatio:
     Args:
         target_prior, proposal_prior: p(y) and q(y), [k] each: not negative, of sum 1 (within 1e-6).
         column: the labels', class numbers 0 to k - 1.
+        estimate: where target_prior is from, if it was estimated; for reports.
 
     Raises:
         InputError: a prior that is none, or a class that the target has and proposals never show; at scoring, no such
             column, or a label outside the classes.
     """
 
-    def __init__(self, target_prior: ArrayLike, proposal_prior: ArrayLike, column: str = "label"):
+    normalised = True
+
+    def __init__(
+        self,
+        target_prior: ArrayLike,
+        proposal_prior: ArrayLike,
+        column: str = "label",
+        estimate: ClassPrior | None = None,
+    ):
         target, proposal = _prior(target_prior, "target_prior"), _prior(proposal_prior, "proposal_prior")
         if len(target) != len(proposal):
             rule = f"must have the {len(proposal)} classes of the proposals"
@@ -42,7 +56,20 @@ class LabelShiftRatio:
             log_weight = np.log(target) - np.log(np.where(proposal > 0, proposal, 1.0))
         self.log_weight = torch.from_numpy(log_weight)
         self.log_bound = float(log_weight.max())
-        self.column = column
+        self.target_prior, self.proposal_prior = target, proposal
+        self.column, self.estimate = column, estimate
+
+    def save(self, folder: Path) -> None:
+        """Write ratio.json: both priors, and the estimate's interval."""
+        described: dict[str, Any] = {
+            "target_prior": self.target_prior.tolist(),
+            "proposal_prior": self.proposal_prior.tolist(),
+        }
+        if self.estimate is not None:
+            interval = {"low": self.estimate.low.tolist(), "high": self.estimate.high.tolist()}
+            described |= {"method": self.estimate.method, **interval}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "ratio.json").write_text(json.dumps(described, indent=2) + "\n")
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from rsf_dist.batch import Batch, num_rows, select
 from rsf_dist.errors import InputError
 from rsf_dist.ratios.base import Ratio, Screened
 
-_ROUNDING = 1e-6  # a float32 factor may exceed its bound by this; such rows must not be lost
+_ROUNDING = 1e-6  # relative; a float32 factor may exceed its bound by this, and such rows must not be lost
 
 
 class ProductRatio:
@@ -47,6 +48,13 @@ class ProductRatio:
         bound = _bound(self.factors)
         return None if math.isinf(bound) else bound
 
+    def save(self, folder: Path) -> None:
+        """Write factor-0/, factor-1/, … of the factors that can be written."""
+        for number, factor in enumerate(self.factors):
+            if hasattr(factor, "save"):
+                (folder / f"factor-{number}").mkdir(parents=True, exist_ok=True)
+                factor.save(folder / f"factor-{number}")
+
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
         return self._scored(batch, torch.full((num_rows(batch),), torch.inf), 0.0).log_ratio
@@ -62,7 +70,8 @@ class ProductRatio:
         left = torch.arange(n)  # rows that may still be accepted
         for number, factor in enumerate(self.factors):
             if number:
-                reach = total[left] + _bound(self.factors[number:]) + _ROUNDING - log_m
+                bound = _bound(self.factors[number:])
+                reach = total[left] + bound + _ROUNDING * max(1.0, abs(bound)) - log_m
                 possible = ~(reach + exponentials[left] <= 0) & (total[left] != -torch.inf)
                 left, reach = left[possible], reach[possible]
                 inclusion[left] = reach.clamp(max=0)

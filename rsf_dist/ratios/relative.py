@@ -10,6 +10,7 @@ rows alone, and everything else at random.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -33,6 +34,14 @@ class RelativeRatio:
     def __init__(self, ratio: Ratio, mixture: MixtureProposal):
         self.ratio, self.alpha = ratio, mixture.alpha
         self.log_bound = -math.log(mixture.alpha)
+        for known in ("quality", "test_index"):
+            if hasattr(ratio, known):
+                setattr(self, known, getattr(ratio, known))
+
+    def save(self, folder: Path) -> None:
+        """Write the ratio that it is made of, where that can be written."""
+        if hasattr(self.ratio, "save"):
+            self.ratio.save(folder)
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n], at most -log a; a row with r = +inf, which only the target can give, has exactly that."""

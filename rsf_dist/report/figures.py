@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from rsf_dist.report.record import ARMS
@@ -94,6 +95,31 @@ def log_ratios(accepted: NDArray[np.float64], log_m: float) -> bytes:
     axes.text(log_m, axes.get_ylim()[1], " log M", va="top", fontsize=8)
     axes.set_xlabel("log ratio of accepted rows")
     axes.set_ylabel("rows")
+    return _png(figure)
+
+
+def curve(points: Sequence[dict[str, Any]]) -> bytes:
+    """What other M would have given: acceptance (logarithmic, left) and the bounds on its bias (right)."""
+    figure, axes = _figure(3.6, 2.4)
+    log_m = [point["log_m"] for point in points]
+    accepted, biased = _COLOURS["one_shot"], _COLOURS["random"]
+    axes.plot(log_m, [100 * point["acceptance"] or np.nan for point in points], color=accepted)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("log M")
+    axes.set_ylabel("accepted (%)", color=accepted)
+    right = axes.twinx()
+    for key, style, name in [("bias_target", "-", "target rows"), ("bias_proposals", "--", "proposals")]:
+        if points[0][key] is not None:
+            bias = [np.nan if point[key] is None else point[key] for point in points]
+            right.plot(log_m, bias, style, color=biased, label=f"from {name}")
+    right.spines["top"].set_visible(False)
+    right.tick_params(labelsize=8)
+    right.set_ylim(0, max(0.05, *right.get_ylim()))
+    right.set_ylabel("bias, at most", color=biased, fontsize=9)
+    right.legend(frameon=False, fontsize=7, loc="upper right")
     return _png(figure)
 
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rsf_dist.report import figures, samples
 from rsf_dist.report.record import ARMS
+from rsf_dist.report.trust import SEVERITY, overall
 from rsf_dist.store import RunStore
 
 
@@ -25,8 +26,9 @@ def write_html(store: RunStore, first_trial: RunStore, report: dict[str, Any]) -
         report=report,
         pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()},
         arms=_arms(report["evaluation"]),
-        arm_names=ARMS,
         gain=_gain(report["evaluation"]),
+        card=_card(report["rounds"][-1]["trust"]),
+        prior=_prior(report),
     )
     store.write("report.html", page)
 
@@ -44,7 +46,10 @@ def _pictures(trial: RunStore, report: dict[str, Any]) -> dict[str, bytes]:
     if sampling["acceptance_by_label"]:
         rates, overall = sampling["acceptance_by_label"], sampling["acceptance_rate"]
         drawn["acceptance_by_label"] = figures.acceptance_by_label(rates, overall, classes)
-    drawn["reliability"] = figures.reliability(current["ratio"])
+    if sampling["curve"]:
+        drawn["curve"] = figures.curve(sampling["curve"])
+    if "reliability" in current["ratio"]:
+        drawn["reliability"] = figures.reliability(current["ratio"])
     if report["training"]:
         drawn["training"] = figures.training_curves(report["training"])
     if evaluation:
@@ -54,6 +59,27 @@ def _pictures(trial: RunStore, report: dict[str, Any]) -> dict[str, bytes]:
         if shown is not None:
             drawn["predictions"] = figures.predictions(shown, classes)
     return drawn
+
+
+def _card(trust: list[dict[str, str]]) -> dict[str, Any]:
+    """The checks, worst first, how many there are of each light, and the worst light."""
+    lights = [check["light"] for check in trust]
+    return {
+        "checks": sorted(trust, key=lambda check: SEVERITY.index(check["light"])),
+        "counts": {light: lights.count(light) for light in SEVERITY if light in lights},
+        "overall": overall(lights),
+    }
+
+
+def _prior(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """A table row for each class of an estimated class prior."""
+    estimate = report["rounds"][-1]["ratio"].get("estimate")
+    if estimate is None:
+        return []
+    classes = report["evaluation"]["classes"] if report["evaluation"] else []
+    names = [classes[label] if label < len(classes) else str(label) for label in range(len(estimate["prior"]))]
+    rows = zip(names, estimate["prior"], estimate["low"], estimate["high"], strict=True)
+    return [dict(zip(("name", "share", "low", "high"), row, strict=True)) for row in rows]
 
 
 def _arms(evaluation: dict[str, Any] | None) -> list[dict[str, Any]]:

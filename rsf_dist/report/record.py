@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +13,8 @@ from typing import Any
 from rsf_dist.accepted import AcceptedSet
 from rsf_dist.errors import InputError
 from rsf_dist.evaluation import Verdict, gap_closed
-from rsf_dist.ratios import ClassifierRatio
+from rsf_dist.ratios import Ratio
+from rsf_dist.report.trust import trust_card
 from rsf_dist.store import RunStore
 from rsf_dist.trainer import FineTuneResult
 
@@ -50,8 +52,8 @@ def read(store: RunStore) -> dict[str, Any]:
 
 
 def write(store: RunStore, record: dict[str, Any]) -> None:
-    """Replace the record, atomically."""
-    store.write(RECORD, json.dumps(record, indent=2) + "\n")
+    """Replace the record, atomically. Numbers that are not finite, for which JSON has no word, become null."""
+    store.write(RECORD, json.dumps(finite(record), indent=2, allow_nan=False) + "\n")
 
 
 def merge(stores: Sequence[RunStore], folders: Sequence[str]) -> dict[str, Any]:
@@ -72,18 +74,48 @@ def merge(stores: Sequence[RunStore], folders: Sequence[str]) -> dict[str, Any]:
     return merged | {"evaluation": evaluations[0] | together | {"gap_closed": gap_closed(together["arms"])}}
 
 
-def describe_round(accepted: AcceptedSet, ratio: ClassifierRatio) -> dict[str, Any]:
-    """A round's entry."""
-    return {"sampling": accepted.report.to_dict(), "fingerprint": accepted.fingerprint, "ratio": asdict(ratio.quality)}
+def describe_round(
+    accepted: AcceptedSet, ratio: Ratio, two_sample: dict[str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """A round's entry. two_sample: as of `trust_card`."""
+    sampling, described, tested = finite(accepted.report.to_dict()), describe_ratio(ratio), finite(two_sample)
+    return {
+        "sampling": sampling,
+        "fingerprint": accepted.fingerprint,
+        "ratio": described,
+        "two_sample": tested,
+        "trust": [asdict(check) for check in trust_card(sampling, described, tested)],
+    }
+
+
+def describe_ratio(ratio: Ratio) -> dict[str, Any]:
+    """Its kind and bound; the quality of a learned one; the class prior that was estimated for it."""
+    described: dict[str, Any] = {"kind": type(ratio).__name__, "log_bound": ratio.log_bound}
+    quality, estimate = getattr(ratio, "quality", None), getattr(ratio, "estimate", None)
+    if quality is not None:
+        described |= asdict(quality)
+    if estimate is not None:
+        ends = {name: getattr(estimate, name).tolist() for name in ("prior", "low", "high")}
+        described["estimate"] = ends | {"method": estimate.method}
+    return finite(described)
+
+
+def finite(value: Any) -> Any:
+    """The value with None for each number within that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def round_in_words(described: dict[str, Any]) -> str:
     """The round's entry as a line."""
-    sampling = described["sampling"]
+    sampling, ratio = described["sampling"], described["ratio"]
+    auc = f", held-out AUC of the ratio {ratio['auc']:.3f}" if "auc" in ratio else ""
     return (
         f"accepted {sampling['num_accepted']:,} of {sampling['num_proposed']:,} proposals "
-        f"({sampling['acceptance_rate']:.3%}), log M {sampling['log_m']:.3f}, {sampling['num_capped']:,} capped, "
-        f"held-out AUC of the ratio {described['ratio']['auc']:.3f}"
+        f"({sampling['acceptance_rate']:.3%}), log M {sampling['log_m']:.3f}, {sampling['num_capped']:,} capped{auc}"
     )
 
 

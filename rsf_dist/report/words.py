@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from rsf_dist.report.record import ARMS, round_in_words
+from rsf_dist.report.trust import card_in_words
 
 
 def in_words(report: dict[str, Any]) -> str:
-    """What was accepted, and each arm's accuracy on the target: mean over seeds, and every seed's value."""
-    lines = [round_in_words(report["rounds"][-1])]
+    """What was accepted, the trust card, and each arm's accuracy on the target: mean over seeds, every seed's value."""
+    current = report["rounds"][-1]
+    lines = [round_in_words(current), card_in_words(current["trust"])]
     evaluation = report["evaluation"]
     if evaluation:
         lines += ["", f"target {evaluation['metric']} on {evaluation['num_test']:,} test images, fine-tuned on"]

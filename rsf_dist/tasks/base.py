@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -11,6 +11,7 @@ from torchmetrics import MetricCollection
 from rsf_dist.batch import Batch
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is learned from which columns."""
 

@@ -3,11 +3,14 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from rsf_dist.accept import drs_log_acceptance
 from rsf_dist.batch import num_rows
 from rsf_dist.chunk import BOOKKEEPING, ChunkWork, draw
+from rsf_dist.envelope import DRSEnvelope, Pilot
 from rsf_dist.errors import InputError
-from rsf_dist.proposals import DistributionProposal
+from rsf_dist.proposals import DatasetProposal, DistributionProposal
 from rsf_dist.ratios import ConstantRatio, DensityRatio
+from rsf_dist.ratios.base import Screened
 from rsf_dist.rng import Stage, Streams
 
 WIDE = DistributionProposal(Normal(0.0, 2.0))
@@ -29,8 +32,8 @@ class Given:
         return batch["l"]
 
 
-def work(log_m=0.69, chunk_size=200, **options):
-    return ChunkWork(WIDE, RATIO, log_m, chunk_size, **({"seed": 3} | options))
+def work(log_m=0.69, chunk_size=200, ratio=None, **options):
+    return ChunkWork(WIDE, ratio or RATIO, log_m, chunk_size, **({"seed": 3} | options))
 
 
 def same_chunk(left, right):
@@ -143,7 +146,7 @@ def test_a_wrong_number_of_rows_is_refused():
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(3, 1), torch.zeros(1), torch.tensor(0.0)])
-def test_a_ratio_of_another_shape_is_refused(wrong):
+def test_a_ratio_another_shape_is_refused(wrong):
     class Ratio:
         log_bound = None
 
@@ -165,3 +168,85 @@ def test_constant_ratio_accepts_everything_at_m_1():
     assert num_rows(chunk.rows) == 50
     assert chunk.statistics.num_capped == 0
     assert chunk.rows["log_ratio"].dtype == torch.float64
+
+
+POOL = DatasetProposal({"x": torch.linspace(-3, 3, 10)})
+
+
+def test_a_finite_pool_is_gone_through_once():
+    works = ChunkWork(POOL, ConstantRatio(), 0.0, 4, seed=0, pool_size=10)
+    rows = [works(chunk).rows for chunk in range(3)]
+    assert [num_rows(one) for one in rows] == [4, 4, 2]
+    assert torch.equal(torch.cat([one["x"] for one in rows]), POOL.rows["x"])
+    assert rows[2]["index"].tolist() == [0, 1]
+    # without a pool's size the same proposal is drawn from, with replacement
+    drawn = torch.cat([ChunkWork(POOL, ConstantRatio(), 0.0, 10, seed=0)(chunk).rows["x"] for chunk in range(3)])
+    assert len(set(drawn.tolist())) < 30
+
+
+def test_part_of_a_pool():
+    works = ChunkWork(POOL, ConstantRatio(), 0.0, 4, seed=0, pool_size=6)
+    assert torch.equal(torch.cat([works(chunk).rows["x"] for chunk in range(2)]), POOL.rows["x"][:6])
+
+
+def test_a_number_of_draws_ends_in_a_smaller_chunk():
+    whole, part = (ChunkWork(WIDE, RATIO, -9.0, 100, seed=0, pool_size=size)(1) for size in (200, 150))
+    assert (whole.statistics.num_scored, part.statistics.num_scored) == (100, 50)
+
+
+def test_keys_of_a_pool_follow_from_its_place():
+    works = ChunkWork(POOL, ConstantRatio(), 0.0, 4, seed=0, pool_size=10)
+    keys = torch.cat([works(chunk).rows["accept_key"] for chunk in range(3)])
+    assert len(set(keys.tolist())) == 10
+    assert torch.equal(works(2).rows["accept_key"], keys[8:])
+
+
+class Screening:
+    """Leaves out whatever lies above 1 in x, and says so."""
+
+    log_bound = 0.0
+    asked = None
+
+    def log_ratio(self, batch):
+        return torch.zeros(num_rows(batch), dtype=torch.float64)
+
+    def screened(self, batch, exponentials, log_m):
+        self.asked = exponentials, log_m
+        scored = batch["x"] < 1
+        inclusion = torch.full_like(exponentials, -0.5)
+        return Screened(torch.where(scored, 0.0, -torch.inf).double(), scored, torch.where(scored, inclusion, 0.0))
+
+
+def test_a_ratio_that_screens_is_given_the_exponentials_and_m():
+    ratio = Screening()
+    chunk = work(log_m=0.25, ratio=ratio)(5)
+    batch, _, exponentials = draw(WIDE, RATIO, Streams(3, chunk=5), 200)
+    assert ratio.asked[0].tolist() == exponentials.tolist()
+    assert ratio.asked[1] == 0.25
+    scored = batch["x"] < 1
+    assert chunk.statistics.num_screened_out == int((~scored).sum()) > 0
+    # each scored row stands for e^.5 rows, of ratio 1
+    assert chunk.statistics.log_sum_ratio == pytest.approx(np.log(int(scored.sum())) + 0.5)
+    kept = torch.from_numpy(exponentials > 0.25) & scored
+    assert chunk.rows["index"].tolist() == torch.nonzero(kept).flatten().tolist()
+
+
+def test_a_reshaped_acceptance_is_compared_with_m_and_nothing_else_changes():
+    choice = DRSEnvelope(gamma=1.0, eps=1e-3).choose(Pilot(np.array([0.69]), np.array([1.0])))
+    chunk = work(log_m=choice.log_m, reshape=choice.reshape)(5)
+    _, log_ratio, exponentials = draw(WIDE, RATIO, Streams(3, chunk=5), 200)
+    keep = exponentials > -drs_log_acceptance(log_ratio, choice.log_m, 1.0, 1e-3)
+    assert chunk.rows["index"].tolist() == np.flatnonzero(keep).tolist()
+    assert chunk.rows["log_ratio"].tolist() == log_ratio[keep].tolist()
+    assert set(chunk.rows["weight"].tolist()) == {1.0}
+    assert 0 < keep.sum() < num_rows(work(log_m=choice.log_m)(5).rows)
+    # the statistics are those of the ratio itself
+    plain = work(log_m=choice.log_m)(5).statistics
+    assert chunk.statistics.log_sum_ratio == plain.log_sum_ratio
+    assert chunk.statistics.num_capped == plain.num_capped
+
+
+def test_a_reshaped_acceptance_never_screens():
+    ratio = Screening()
+    work(log_m=0.25, ratio=ratio, reshape=lambda log_ratio: log_ratio)(5)
+    assert ratio.asked is None

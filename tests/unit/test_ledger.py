@@ -139,11 +139,13 @@ def test_first_wave_is_sized_by_the_pilot():
 
 
 def test_later_waves_are_sized_by_what_was_drawn():
-    # 20 of 1,000 accepted so far; 100 - 0 + 31 wanted at 1/50: 6,550 proposals
-    harvest = Harvest(100, scored=Statistics(num_scored=1000, num_accepted=20))
-    assert plan().wave_size(harvest, 100) == 66
+    # 20 of 1,000 accepted so far; 80 + 3 sqrt(80) + 1 = 107.8 wanted at 1/50: 5,392 proposals
+    harvest = Harvest(100, scored=Statistics(num_scored=1000, num_accepted=20), _count=20)
+    assert plan().wave_size(harvest, 100) == 54
     # nothing of 1,000: twice as many
     assert plan().wave_size(Harvest(100, scored=Statistics(num_scored=1000)), 100) == 20
+    # a finite pool is gone through whole, in waves of 1,000 tasks of 20 s, 200 chunks each
+    assert plan().wave_size(Harvest(100, exhaustive=True, _count=500), 100) == 200_000
 
 
 # A chunk of .1 s: 20 make 2 s. 80 chunks on 2 actors: 10 a task, 4 tasks an actor. 1e6 chunks: at most 1,000 tasks.

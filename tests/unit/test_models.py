@@ -1,12 +1,14 @@
 import pickle
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from rsf_dist import user_code
 from rsf_dist.config import ModelConfig
 from rsf_dist.errors import InputError
-from rsf_dist.models import ImageNetwork, NetworkSpec, head_name, load_network, save_network
+from rsf_dist.models import ImageNetwork, NetworkSpec, head_name, in_pieces, load_network, save_network
 
 SMALL = NetworkSpec(ModelConfig(width=4), num_outputs=3, channels=1, classes=("a", "b", "c"))
 
@@ -201,3 +203,191 @@ def test_an_unfrozen_network_moves_everywhere():
     assert network.training
     assert all(p.requires_grad for p in network.parameters())
     assert not torch.equal(network.state_dict()["network.1.running_mean"], before)
+
+
+MLP = NetworkSpec(ModelConfig(name="mlp", width=8, depth=2, dropout=0.0), 1, channels=3)
+
+
+def numbers(n=5, d=3):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+
+
+def test_mlp_layer_by_layer():
+    layers = MLP.build().network
+    assert [type(layer).__name__ for layer in layers] == ["Linear", "ReLU", "Dropout"] * 2 + ["Linear"]
+    assert [tuple(layer.weight.shape) for layer in layers if isinstance(layer, nn.Linear)] == [(8, 3), (8, 8), (1, 8)]
+    deep = NetworkSpec(ModelConfig(name="mlp", width=4, depth=4, dropout=0.25), 7, channels=2).build()
+    assert sum(isinstance(layer, nn.Linear) for layer in deep.network) == 5
+    assert {layer.p for layer in deep.network if isinstance(layer, nn.Dropout)} == {0.25}
+    assert deep.eval()(numbers(d=2)).shape == (5, 7)
+
+
+def test_mlp_takes_numbers_of_any_type_as_they_are():
+    network = MLP.build().eval()
+    whole = torch.arange(15).reshape(5, 3)
+    assert torch.equal(network(whole), network(whole.double()))
+    assert not torch.equal(network(whole), network(whole / 255))
+
+
+def test_mlp_by_hand():
+    # Weights of 1, biases of 0, one layer of 5: 5 relu(1 + 2 - 1) = 10; and relu(-3) = 0
+    network = NetworkSpec(ModelConfig(name="mlp", width=5, depth=1, dropout=0.0), 1, 3).build()
+    for layer in network.network:
+        if isinstance(layer, nn.Linear):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    assert network(torch.tensor([[1.0, 2.0, -1.0], [-1.0, -1.0, -1.0]])).flatten().tolist() == [10.0, 0.0]
+
+
+def test_mlp_save_and_load(tmp_path):
+    network = MLP.build(seed=3)
+    save_network(network, MLP, tmp_path)
+    loaded = load_network(tmp_path)
+    assert type(loaded) is type(network)
+    assert torch.equal(loaded(numbers()), network.eval()(numbers()))
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows", "width"),
+    [(SMALL, images(), 64), (MLP, numbers(), 8), (resnet(input_size=(32, 32)), images(), 512)],
+)
+def test_features_are_what_the_head_is_given(spec, rows, width):
+    network = spec.build().eval()
+    features = network.features(rows)
+    assert features.shape == (5, width)
+    assert torch.equal(network.head(features), network(rows))
+    assert len(network.head._forward_pre_hooks) == 0
+
+
+def test_features_leave_no_hook_behind_where_they_fail():
+    network = MLP.build()
+    with pytest.raises(RuntimeError):
+        network.features(numbers(d=4))
+    assert len(network.head._forward_pre_hooks) == 0
+
+
+@pytest.mark.parametrize(("spec", "rows"), [(SMALL, images(n=70)), (MLP, numbers(n=70))])
+def test_a_row_has_one_value_whatever_it_is_scored_with(spec, rows):
+    network = spec.build().eval()
+    together = in_pieces(network, rows)
+    some = torch.tensor([69, 3, 40])
+    assert torch.equal(in_pieces(network, rows[some]), together[some])
+    assert torch.equal(in_pieces(network, rows[5:6]), together[5:6])
+    assert torch.equal(in_pieces(network, torch.cat([rows] * 70)), torch.cat([together] * 70))  # more than one piece
+
+
+@pytest.mark.xfail(
+    reason="where a layer has 5, 6, 7, 9 or 10 inputs, some processors round by a row's place in the piece"
+)
+@pytest.mark.parametrize("width", [5, 10])
+def test_a_row_has_one_value_whatever_its_networks_width(width):
+    network = NetworkSpec(ModelConfig(name="mlp", width=width, depth=2, dropout=0.0), 1, channels=3).build().eval()
+    rows = numbers(n=3000)
+    assert torch.equal(in_pieces(network, rows[::2]), in_pieces(network, rows)[::2])
+
+
+def test_pieces_are_of_one_size():
+    # 2^18 numbers at once, from 32 to 4,096 rows: 65,536 numbers a row would be 4 rows, 8 x 8 = 64 all 4,096
+    sizes = []
+
+    def count(rows):
+        sizes.append(len(rows))
+        return rows
+
+    for n, numbers_a_row, expected in [(40, 65_536, [32, 32]), (5000, 64, [4096, 4096]), (600, 1000, [256, 256, 256])]:
+        sizes.clear()
+        rows = torch.arange(n).expand(numbers_a_row, n).T
+        assert torch.equal(in_pieces(count, rows), rows)
+        assert sizes == expected
+
+
+def test_what_comes_out_of_pieces_can_be_learned_from():
+    features = in_pieces(SMALL.build().eval().features, images()).clone()
+    nn.Linear(64, 1)(features).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows"),
+    [(SMALL, images(n=0)), (MLP, numbers(n=0)), (resnet(input_size=(32, 32)), images(channels=3, n=0))],
+)
+def test_no_rows_in_pieces(spec, rows):
+    assert in_pieces(spec.build().eval(), rows).shape == (0, spec.num_outputs)
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+def network(num_outputs, channels, hidden=3):
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 64, hidden), nn.Linear(hidden, num_outputs))
+
+
+class Colour(nn.Module):
+    in_channels = 3
+
+    def __init__(self, num_outputs, channels):
+        super().__init__()
+        self.last = nn.Linear(3, num_outputs)
+
+    def forward(self, x):
+        return self.last(x.mean(dim=(2, 3)))
+
+
+def headless(num_outputs, channels):
+    return nn.Conv2d(channels, num_outputs, 1)
+
+
+def nothing(num_outputs, channels):
+    return None
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text(OWN)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    user_code.allow_folder(tmp_path)
+    yield lambda name, num_outputs=2, channels=1, **config: NetworkSpec(
+        ModelConfig(name=f"my_networks:{name}", **config), num_outputs, channels
+    )
+    sys.modules.pop("my_networks", None)
+
+
+def test_a_network_of_ones_own(own, tmp_path):
+    spec = own("network", options={"hidden": 5})
+    network = spec.build(seed=3)
+    assert network.head.in_features == 5
+    assert network.eval()(images()).shape == (5, 2)
+    assert equal_weights(network, spec.build(seed=3))
+    assert not equal_weights(network, spec.build(seed=4))
+    save_network(network, spec, tmp_path / "saved")
+    assert torch.equal(load_network(tmp_path / "saved")(images()), network(images()))
+
+
+def test_a_network_of_ones_own_takes_weights_from_a_file(own, tmp_path):
+    source = own("network").build(seed=3)
+    save_network(source, own("network"), tmp_path)
+    loaded = own("network", weights=str(tmp_path / "model.safetensors")).build(seed=9)
+    assert equal_weights(loaded, source)
+
+
+def test_a_network_of_ones_own_sees_images_on_the_scale_0_to_1(own):
+    network = own("Colour").build()
+    nn.init.ones_(network.head.weight)
+    nn.init.zeros_(network.head.bias)
+    # grey of 51 repeated to its three channels: .2 + .2 + .2
+    assert network(torch.full((1, 1, 4, 4), 51, dtype=torch.uint8)).tolist() == [pytest.approx([0.6, 0.6])]
+
+
+def test_networks_of_ones_own_that_are_refused(own):
+    assert refusal(own("nothing")).rule == "gives a NoneType"
+    assert "no class or function absent" in refusal(own("absent")).rule
+    assert "unexpected keyword argument 'deep'" in refusal(own("network", options={"deep": 1})).rule
+    assert refusal(own("network", weights="IMAGENET1K_V1")).field == "model.weights"
+    with pytest.raises(InputError, match="its last layer is not linear"):
+        own("headless").build().freeze_backbone()
+
+
+def test_an_unknown_network_is_told_of_every_kind():
+    assert "mlp" in refusal(NetworkSpec(ModelConfig(name="resnet19"), 3, 3)).remedy

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -12,11 +13,22 @@ from rsf_dist.config import (
     RatioNetworkConfig,
     RatioOptimizerConfig,
 )
+from rsf_dist.diagnostics import target_side_bound
 from rsf_dist.errors import InputError, StatisticalRefusal
+from rsf_dist.models import Network
 from rsf_dist.proposals import DistributionProposal
-from rsf_dist.ratios import ClassifierRatio, ConstantRatio, DensityRatio, Ratio
+from rsf_dist.ratios import ClassifierRatio, ConstantRatio, DensityRatio, LabelShiftRatio, Ratio
 from rsf_dist.ratios.calibration import calibrate
-from rsf_dist.ratios.classifier import Split, build_network, fit_network, judge, network_spec, split_evidence
+from rsf_dist.ratios.class_prior import ClassPrior
+from rsf_dist.ratios.classifier import (
+    Split,
+    build_network,
+    fit_network,
+    judge,
+    member_seed,
+    network_spec,
+    split_evidence,
+)
 
 WIDE = DistributionProposal(Normal(0.0, 2.0))
 QUICK = ClassifierRatioConfig(
@@ -273,3 +285,182 @@ def test_frozen_backbone_is_left_as_it_was():
     fit_network(network, Split(grey_images(140, 50, 0), grey_images(110, 50, 1)), OptimizerConfig(steps=2), seed=0)
     changed = [key for key, value in network.cpu().state_dict().items() if not torch.equal(value, before[key])]
     assert changed == ["network.13.weight", "network.13.bias"]
+
+
+def test_where_the_target_has_no_density_the_ratio_is_zero_even_if_the_proposal_has_none():
+    # p = U(0, 1), q = U(0, 2) at -1, .5, 1.5: 0/0, 1/(1/2), 0/(1/2); and p = U(0, 3) at 2.5: (1/3)/0
+    proposal = DistributionProposal(Uniform(0.0, 2.0))
+    found = DensityRatio(Uniform(0.0, 1.0), proposal).log_ratio({"x": torch.tensor([-1.0, 0.5, 1.5])})
+    assert found.tolist() == pytest.approx([-math.inf, math.log(2), -math.inf])
+    assert DensityRatio(Uniform(0.0, 3.0), proposal).log_ratio({"x": torch.tensor([2.5])}).tolist() == [math.inf]
+    assert DensityRatio(Uniform(0.0, 1.0), proposal).log_ratio({"x": torch.tensor([math.nan])}).isnan().all()
+
+
+def test_energy_by_hand():
+    # U(x) = x^2 at temperature 1/2: log p = -2 x^2 up to a constant; q = U(-2, 2) has density 1/4
+    proposal = DistributionProposal(Uniform(-2.0, 2.0))
+    ratio = DensityRatio.of_energy(lambda x: x**2, proposal, temperature=0.5)
+    assert ratio.log_ratio({"x": torch.tensor([0.0, 1.0])}).tolist() == pytest.approx([math.log(4), math.log(4) - 2])
+    assert (ratio.log_bound, ratio.normalised) == (None, False)
+    walled = DensityRatio.of_energy(lambda x: torch.where(x > 0, torch.inf, 0.0), proposal)
+    assert walled.log_ratio({"x": torch.tensor([1.0, -1.0, 3.0])}).tolist() == (
+        pytest.approx([-math.inf, math.log(4), -math.inf])
+    )
+
+
+def test_energy_of_a_module_needs_no_gradient():
+    energy = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0))
+    plane = DistributionProposal(Independent(Normal(torch.zeros(2), torch.ones(2)), 1))
+    found = DensityRatio.of_energy(energy, plane).log_ratio({"x": torch.zeros(3, 2)})
+    assert found.shape == (3,)
+    assert not found.requires_grad
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(InputError, match=r"temperature=.*must be positive"):
+        DensityRatio.of_energy(lambda x: x, WIDE, temperature)
+
+
+def test_an_infinite_temperature_is_refused():
+    with pytest.raises(InputError, match="temperature"):
+        DensityRatio.of_energy(lambda x: x, WIDE, math.inf)
+
+
+def quick(**changes):
+    optimizer = QUICK.optimizer.model_copy(update={"steps": changes.pop("steps", 3)})
+    return QUICK.model_copy(update={"optimizer": optimizer, **changes})
+
+
+TARGET, PROPOSALS = grey_images(140, 200, 0), grey_images(110, 400, 1)
+LEVELS = {"image": grey_images(125, 50, 3)}
+
+
+def test_an_ensemble_is_the_mean_of_its_members_logits():
+    ratio = ClassifierRatio.fit(TARGET, PROPOSALS, quick(ensemble=3, calibration="none"), seed=4)
+    logits = [network(LEVELS["image"])[:, 0].double() for network in ratio.networks]
+    assert len(logits) == 3
+    assert ratio.log_ratio(LEVELS).tolist() == pytest.approx(torch.stack(logits).mean(dim=0).tolist(), abs=1e-5)
+    # members differ, and the first one is what would be fitted alone
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+    alone = ClassifierRatio.fit(TARGET, PROPOSALS, quick(calibration="none"), seed=4)
+    assert alone.log_ratio(LEVELS).tolist() == pytest.approx(logits[0].tolist(), abs=1e-5)
+
+
+def test_seeds_of_an_ensembles_members():
+    seeds = [member_seed(4, member) for member in range(5)]
+    assert seeds[0] == 4
+    assert len(set(seeds)) == 5
+    assert not set(seeds[1:]) & {member_seed(5, member) for member in range(1, 5)}
+
+
+@pytest.mark.parametrize("calibration", ["platt", "isotonic"])
+def test_an_ensemble_save_and_load(calibration, tmp_path):
+    ratio = ClassifierRatio.fit(
+        TARGET, PROPOSALS, quick(ensemble=2, calibration=calibration, max_log_ratio=0.5), seed=4
+    )
+    ratio.save(tmp_path)
+    loaded = ClassifierRatio.load(tmp_path)
+    assert len(loaded.networks) == 2
+    assert torch.equal(loaded.log_ratio(LEVELS), ratio.log_ratio(LEVELS))
+    assert (loaded.log_bound, loaded.max_log_ratio) == (ratio.log_bound, 0.5)
+    assert loaded.calibration == ratio.calibration
+
+
+@pytest.fixture(scope="module")
+def recalibrated():
+    """One fitted network, calibrated as asked for."""
+    splits = split_evidence(TARGET, PROPOSALS, QUICK, seed=4)
+    network = build_network(network_spec(QUICK, 1), QUICK, seed=4)
+    fit_network(network, splits.fit, quick(steps=40).optimizer, seed=4)
+    return lambda **changes: ClassifierRatio.calibrated([network], network_spec(QUICK, 1), splits, quick(**changes))
+
+
+def test_max_log_ratio_is_the_bound(recalibrated):
+    free, cut = recalibrated(), recalibrated(max_log_ratio=0.25)
+    found, whole = cut.log_ratio(LEVELS), free.log_ratio(LEVELS)
+    assert (free.log_bound, cut.log_bound) == (None, 0.25)
+    assert found.tolist() == whole.clamp(max=0.25).tolist()
+    assert found.max() == 0.25 < whole.max()
+
+
+def test_the_smaller_of_two_bounds_holds(recalibrated):
+    bounds = {
+        highest: recalibrated(calibration="isotonic", max_log_ratio=highest).log_bound for highest in (None, 0.25, 50.0)
+    }
+    assert 0.25 < bounds[None] <= math.log(61) + 1e-12  # 60 target rows calibrate: log(n + 1)
+    assert bounds[0.25] == 0.25
+    assert bounds[50.0] == bounds[None]
+
+
+def test_what_a_cut_costs_is_seen_on_the_target_side(recalibrated):
+    ratio = recalibrated(max_log_ratio=0.0)
+    assert target_side_bound(ratio.target_log_ratio, ratio.log_bound)[0] > 0.05
+
+
+def test_a_ratio_of_rows_of_numbers():
+    """N(1, 1) over N(0, 1) in the first of two numbers: log r = x - 1/2."""
+    rng = np.random.default_rng(0)
+    target, proposals = (
+        torch.tensor(rng.normal([mean, 0.0], 1, (1200, 2)), dtype=torch.float32) for mean in (1.0, 0.0)
+    )
+    config = quick(steps=120, network=RatioNetworkConfig(name="mlp", width=16, depth=1, dropout=0.0))
+    ratio = ClassifierRatio.fit(target, proposals, config, seed=1, column="v")
+    at = torch.stack([torch.linspace(-1, 2, 31), torch.zeros(31)], 1)
+    found, true = ratio.log_ratio({"v": at}).numpy(), at[:, 0].numpy() - 0.5
+    assert np.abs(found - true).max() < 0.6
+    with pytest.raises(InputError, match=r"column=v: is not among the rows' \['image'\]"):
+        ratio.log_ratio(LEVELS)
+
+
+def test_frozen_features_are_computed_once():
+    """Passes through the backbone do not grow with the number of steps."""
+    calls = []
+
+    def passes(steps):
+        calls.clear()
+        config = quick(steps=steps, freeze_backbone=True)
+        network = build_network(network_spec(config, 1), config, seed=0)
+        network.network[0].register_forward_hook(lambda *_: calls.append(1))
+        fit_network(network, Split(TARGET, PROPOSALS), config.optimizer, seed=0)
+        return len(calls)
+
+    assert passes(2) == passes(20) == 2  # the target rows, and the proposals
+
+
+def test_a_frozen_fit_is_that_of_the_whole_network_in_evaluation_mode():
+    config = quick(steps=5, freeze_backbone=True)
+    networks = [build_network(network_spec(config, 1), config, seed=0) for _ in range(2)]
+    split = Split(TARGET, PROPOSALS)
+    fit_network(networks[0], split, config.optimizer, seed=0)
+    networks[1].frozen_backbone = False  # the long way: every step through a backbone in evaluation mode
+    networks[1].train = lambda mode=True: Network.eval(networks[1]) if mode else networks[1]
+    torch.nn.Module.train(networks[1], False)
+    fit_network(networks[1], split, config.optimizer, seed=0)
+    assert networks[1].head.weight.requires_grad
+    assert torch.allclose(networks[0].head.weight, networks[1].head.weight, atol=1e-5)
+    assert not torch.equal(networks[0].head.weight, build_network(network_spec(config, 1), config, seed=0).head.weight)
+
+
+def test_calibrated_says_which_target_rows_it_was_judged_on():
+    ratio = ClassifierRatio.fit(TARGET, PROPOSALS, quick(), seed=4)
+    assert len(ratio.test_index) == len(ratio.target_log_ratio) == 60
+    again = ratio.log_ratio({"image": TARGET[torch.from_numpy(ratio.test_index)]})
+    assert again.tolist() == ratio.target_log_ratio.tolist()
+
+
+def test_an_estimated_prior_is_written_with_its_interval(tmp_path):
+    estimate = ClassPrior(np.array([0.3, 0.7]), np.array([0.2, 0.6]), np.array([0.4, 0.8]), "em")
+    ratio = LabelShiftRatio(estimate.prior, [0.5, 0.5], estimate=estimate)
+    ratio.save(tmp_path)
+    written = json.loads((tmp_path / "ratio.json").read_text())
+    assert written == {
+        "target_prior": [0.3, 0.7],
+        "proposal_prior": [0.5, 0.5],
+        "method": "em",
+        "low": [0.2, 0.6],
+        "high": [0.4, 0.8],
+    }
+    assert ratio.estimate is estimate
+    LabelShiftRatio([0.3, 0.7], [0.5, 0.5]).save(tmp_path)
+    assert set(json.loads((tmp_path / "ratio.json").read_text())) == {"target_prior", "proposal_prior"}

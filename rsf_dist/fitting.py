@@ -1,0 +1,224 @@
+"""The ratio that a configuration describes: built from laws and functions, or learned in Ray tasks or by Ray Train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import pyarrow as pa
+import ray
+import torch
+from scipy.special import softmax
+from torch import Tensor
+
+from rsf_dist import user_code
+from rsf_dist.batch import Batch, to_table
+from rsf_dist.build import Inputs, build_law, build_mixture, of_kind
+from rsf_dist.config import (
+    ClassifierRatioConfig,
+    CustomRatioConfig,
+    DensityRatioConfig,
+    LabelShiftRatioConfig,
+    ProductRatioConfig,
+    RatioConfig,
+    RewardRatioConfig,
+    TrainingConfig,
+    VerifierRatioConfig,
+)
+from rsf_dist.errors import InputError, unwrapped
+from rsf_dist.images import ImageSet
+from rsf_dist.models import Network, in_pieces
+from rsf_dist.pretraining import pretrain
+from rsf_dist.proposals import DistributionProposal, Proposal
+from rsf_dist.ratios import (
+    ClassifierRatio,
+    DensityRatio,
+    LabelShiftRatio,
+    ProductRatio,
+    Ratio,
+    RelativeRatio,
+    RewardRatio,
+    VerifierRatio,
+)
+from rsf_dist.ratios.class_prior import BiasCorrectedTemperature, ClassPrior, bbse, em
+from rsf_dist.ratios.classifier import Split, Splits, member_seed, network_spec, split_evidence
+from rsf_dist.resources import check_ratio, confine
+from rsf_dist.rng import Stage, Streams
+from rsf_dist.tasks import ClassificationTask
+from rsf_dist.tasks.discrimination import DiscriminationTask
+from rsf_dist.trainer import FineTuner
+
+_BLOCK_ROWS = 256
+
+
+def make_ratio(
+    config: RatioConfig,
+    inputs: Inputs,
+    proposal: Proposal,
+    seed: int,
+    checkpoints: str | None = None,
+    field: str = "ratio",
+) -> Ratio:
+    """log p/q as configured, `proposal` being q; errors name `field`. Raises InputError, StatisticalRefusal.
+
+    What is learned is learned in a Ray task; a classifier with `num_workers` through Ray Train, whose checkpoints go to
+    `checkpoints`.
+    """
+    if isinstance(config, ProductRatioConfig):
+        factors = [
+            make_ratio(factor, inputs, proposal, seed, checkpoints, f"{field}.factors.{number}")
+            for number, factor in enumerate(config.factors)
+        ]
+        return ProductRatio(factors)
+    if isinstance(config, ClassifierRatioConfig):
+        fitted = fit_classifier(config, inputs.target.images, proposal, seed, checkpoints)
+        if config.relative_alpha is None:
+            return fitted
+        return RelativeRatio(fitted, build_mixture(config.relative_alpha, proposal, inputs.target))
+    if isinstance(config, LabelShiftRatioConfig) and config.target_prior is None:
+        estimate = estimate_prior(config, inputs, proposal, seed)
+        return LabelShiftRatio(estimate.prior, class_prior(proposal, field), estimate=estimate)
+    return build_ratio(config, inputs, proposal, seed, field)
+
+
+def build_ratio(config: RatioConfig, inputs: Inputs, proposal: Proposal, seed: int, field: str = "ratio") -> Ratio:
+    """A ratio that needs no fit of ours: from laws, a known prior, functions or a factory. Raises InputError."""
+    if isinstance(config, DensityRatioConfig):
+        return _parameter_ratio(config, proposal, field)
+    if isinstance(config, RewardRatioConfig):
+        return RewardRatio(_function(config.score, config.options, f"{field}.score"), config.beta, config.max_score)
+    if isinstance(config, VerifierRatioConfig):
+        return VerifierRatio(_function(config.passes, config.options, f"{field}.passes"))
+    if isinstance(config, LabelShiftRatioConfig) and config.target_prior is not None:
+        return LabelShiftRatio(config.target_prior, class_prior(proposal, field))
+    if isinstance(config, CustomRatioConfig):
+        given = {"target": inputs.target.images, "proposal": proposal, "seed": seed}
+        ratio = user_code.call(config.factory, f"{field}.factory", given, config.options)
+        return of_kind(ratio, Ratio, config.factory, f"{field}.factory")
+    raise TypeError(f"{field}: a {config.kind} ratio is learned, not built")
+
+
+def class_prior(proposal: Proposal, field: str) -> Tensor:
+    """The proposal's own q(y), [k]. Raises InputError where it has none."""
+    prior = getattr(proposal, "class_prior", None)
+    if prior is None:
+        kind = type(proposal).__name__
+        raise InputError(field, kind, "label shift needs the proposal's class_prior", "give your proposal one")
+    return prior
+
+
+def _function(path: str, options: dict[str, Any], field: str) -> Callable[[Batch], Tensor]:
+    return partial(user_code.load(path, field), **options)
+
+
+def _parameter_ratio(config: DensityRatioConfig, proposal: Proposal, field: str) -> Ratio:
+    laws = getattr(proposal, "parameters", {})
+    unknown = sorted(config.parameters.keys() - laws.keys())
+    if unknown:
+        rule = "the proposal draws no such parameter"
+        raise InputError(f"{field}.parameters", unknown[0], rule, "give it a law in proposal.parameters too")
+    factors = [
+        DensityRatio(build_law(law), DistributionProposal(laws[name], column=name))
+        for name, law in config.parameters.items()
+    ]
+    return ProductRatio(factors) if len(factors) > 1 else factors[0]
+
+
+def fit_classifier(
+    config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int, checkpoints: str | None = None
+) -> ClassifierRatio:
+    """Learn log p/q from target images uint8 [n, c, h, w] and fresh proposals.
+
+    In one Ray task, or with `config.num_workers` through Ray Train, whose checkpoints go to `checkpoints`.
+    Raises InputError, StatisticalRefusal.
+    """
+    check_ratio(config)
+    with unwrapped():
+        task = {"num_cpus": config.cpus, "num_gpus": config.gpus}
+        if config.num_workers == 0:
+            return ray.get(_fit.options(**task).remote(config, target, proposal, seed))
+        splits = ray.get(_gather.options(**task).remote(config, target, proposal, seed))
+        seeds = [member_seed(seed, member) for member in range(config.ensemble)]
+        networks = [_fit_parallel(config, splits, one, checkpoints) for one in seeds]
+        return ray.get(_calibrate.options(**task).remote(config, networks, splits))
+
+
+def estimate_prior(config: LabelShiftRatioConfig, inputs: Inputs, proposal: Proposal, seed: int) -> ClassPrior:
+    """The target's mix of classes, from its unlabelled images. Raises InputError, StatisticalRefusal."""
+    check_ratio(config)
+    options = {"num_cpus": config.cpus, "num_gpus": config.gpus}
+    with unwrapped():
+        return ray.get(_estimate_prior.options(**options).remote(config, inputs, proposal, seed))
+
+
+@ray.remote
+def _fit(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int) -> ClassifierRatio:
+    confine(config.cpus)
+    return ClassifierRatio.fit(target, _proposals(config, proposal, seed), config, seed)
+
+
+@ray.remote
+def _gather(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int) -> Splits:
+    confine(config.cpus)
+    return split_evidence(target, _proposals(config, proposal, seed), config, seed)
+
+
+@ray.remote
+def _calibrate(config: ClassifierRatioConfig, networks: list[Network], splits: Splits) -> ClassifierRatio:
+    confine(config.cpus)
+    spec = network_spec(config, channels=splits.fit.target.shape[1])
+    return ClassifierRatio.calibrated(networks, spec, splits, config)
+
+
+@ray.remote
+def _estimate_prior(config: LabelShiftRatioConfig, inputs: Inputs, proposal: Proposal, seed: int) -> ClassPrior:
+    """Fit the helper on labelled proposals, calibrate it on others, and solve for the mix of the target images."""
+    confine(config.cpus)
+    classes = inputs.source.classes
+    rows = proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO))
+    drawn = ImageSet(rows["image"], rows["label"], classes)
+    held_out = round(config.num_proposals * config.calibration_fraction)
+    task = ClassificationTask(classes, config.network, channels=rows["image"].shape[1])
+    helper = cast(Network, pretrain(task, drawn.subset(slice(held_out, None)), config.optimizer, seed))
+    source, target = (
+        in_pieces(helper, images, helper.numbers_per_row(images)).double().cpu().numpy()
+        for images in (drawn.images[:held_out], inputs.target.images)
+    )
+    labels = rows["label"][:held_out].numpy()
+    if config.method == "bbse":
+        return bbse(softmax(source, axis=1), labels, softmax(target, axis=1), seed=seed)
+    calibrated = BiasCorrectedTemperature.fit(source, labels)
+    return em(calibrated(source), calibrated(target), seed=seed)
+
+
+def _proposals(config: ClassifierRatioConfig, proposal: Proposal, seed: int) -> Tensor:
+    return proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO))["image"]
+
+
+def _fit_parallel(config: ClassifierRatioConfig, splits: Splits, seed: int, checkpoints: str | None) -> Network:
+    training = TrainingConfig(
+        **config.optimizer.model_dump(),
+        num_workers=config.num_workers,
+        cpus_per_worker=config.cpus,
+        use_gpu=config.gpus > 0,
+    )
+    task = DiscriminationTask(config, channels=splits.fit.target.shape[1])
+    tuner = FineTuner(task, training, seed=seed, storage_path=checkpoints, name="ratio")
+    generator = Streams(seed, Stage.RATIO).torch(purpose=6)
+    fit, held_out = (_blocks(_balanced(split, generator)) for split in (splits.fit, splits.calibration))
+    tuned = tuner.fit(ray.data.from_arrow(fit), ray.data.from_arrow(held_out))
+    return cast(Network, tuned.load_model())
+
+
+def _balanced(split: Split, generator: torch.Generator) -> pa.Table:
+    """As many target rows (label 1, drawn with replacement) as proposals (label 0), shuffled."""
+    n = len(split.proposals)
+    again = torch.randint(len(split.target), (n,), generator=generator)
+    order = torch.randperm(2 * n, generator=generator)
+    images = torch.cat([split.proposals, split.target[again]])[order]
+    return to_table({"image": images, "label": (order >= n).long()})
+
+
+def _blocks(rows: pa.Table) -> list[pa.Table]:
+    return [rows.slice(start, _BLOCK_ROWS) for start in range(0, rows.num_rows, _BLOCK_ROWS)]

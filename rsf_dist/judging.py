@@ -1,0 +1,67 @@
+"""Accepted rows and proposals against target images that the ratio was not fitted to, by features of another kind."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+
+from rsf_dist.accept import Floats
+from rsf_dist.accepted import AcceptedSet
+from rsf_dist.batch import from_table
+from rsf_dist.config import ModelConfig
+from rsf_dist.errors import unwrapped
+from rsf_dist.models import NetworkSpec, device, in_pieces
+from rsf_dist.proposals import Proposal
+from rsf_dist.ratios import Ratio
+from rsf_dist.resources import confine
+from rsf_dist.rng import Stage, Streams
+from rsf_dist.two_sample import MIN_ROWS, compare, describe
+
+_ROWS = 2_000
+
+
+def judge_round(
+    ratio: Ratio, proposal: Proposal, accepted: AcceptedSet, target: Tensor, judge: ModelConfig | None, seed: int
+) -> dict[str, Any] | None:
+    """Two-sample tests before (proposals) and after (accepted rows): `TwoSample` as dicts, of 2,000 rows at most.
+
+    Args:
+        ratio: where it has a `test_index`, only those target images are used, which it was not fitted to.
+        proposal, accepted: what is held against the target.
+        target: images uint8 [n, c, h, w].
+        judge: the network whose features tell rows apart; None: image statistics.
+        seed: of the proposals drawn, of halves and permutations.
+
+    None where either side has too few rows for a test.
+    """
+    index = getattr(ratio, "test_index", None)
+    held_out = target if index is None else target[torch.tensor(index)]
+    if min(len(held_out), accepted.report.num_accepted) < MIN_ROWS:
+        return None
+    rows = from_table(accepted.head(_ROWS))["image"]
+    with unwrapped():
+        return ray.get(_judge.remote(held_out[:_ROWS], proposal, rows, judge, seed))
+
+
+@ray.remote
+def _judge(
+    target: Tensor, proposal: Proposal, accepted: Tensor, judge: ModelConfig | None, seed: int
+) -> dict[str, Any]:
+    confine()
+    drawn = proposal.sample(len(accepted), Streams(seed, Stage.CONTROL_PILOT, chunk=1))["image"]
+    (of_target, name), *others = [_features(rows, judge, seed) for rows in (target, drawn, accepted)]
+    tests = [asdict(compare(of_target, features, seed, name)) for features, _ in others]
+    return dict(zip(("before", "after"), tests, strict=True))
+
+
+def _features(images: Tensor, judge: ModelConfig | None, seed: int) -> tuple[Floats, str]:
+    """[n, d], and their name."""
+    if judge is None:
+        return describe(images)
+    network = NetworkSpec(judge, num_outputs=1, channels=images.shape[1]).build(seed).to(device()).eval()
+    features = in_pieces(network.features, images, network.numbers_per_row(images)).flatten(1).double().cpu().numpy()
+    return features, f"features of {judge.name}"

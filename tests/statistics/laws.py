@@ -1,0 +1,177 @@
+"""Laws whose every figure is known, the sampler's way in one process, and tests of rows against laws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.spatial.distance import cdist
+
+from rsf_dist.batch import Batch, concat, select
+from rsf_dist.chunk import ChunkWork, draw
+from rsf_dist.diagnostics import Statistics
+from rsf_dist.envelope import Choice, Envelope, Pilot
+from rsf_dist.proposals import Proposal
+from rsf_dist.ratios import Ratio
+from rsf_dist.rng import Stage, Streams
+
+Floats = NDArray[np.float64]
+N = 20_000
+Z = 3.29  # two-sided normal quantile of 1e-3
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Accepted rows in (chunk, index) order, statistics of all proposals, what was chosen, and the log M in the end."""
+
+    rows: Batch
+    statistics: Statistics
+    choice: Choice
+    log_m: float
+
+
+def sample_chunks(
+    proposal: Proposal, ratio: Ratio, envelope: Envelope | float, n: int = N, chunks: int = 5, seed: int = 0
+) -> Sample:
+    """What the sampler does with n proposals, without Ray: pilot, envelope, chunks. A number is a fixed log M."""
+    if isinstance(envelope, float):
+        return sample_at(proposal, ratio, Choice(envelope, "fixed"), n, chunks, seed)
+    _, log_ratio, exponentials = draw(proposal, ratio, Streams(seed, Stage.PILOT), envelope.num_pilot)
+    choice = envelope.choose(Pilot(log_ratio, log_ratio + exponentials, ratio.log_bound))
+    return sample_at(proposal, ratio, choice, n, chunks, seed)
+
+
+def sample_at(proposal: Proposal, ratio: Ratio, choice: Choice, n: int = N, chunks: int = 5, seed: int = 0) -> Sample:
+    """n proposals in chunks at a choice; where its M may grow, all rows are held against the last one."""
+    work = ChunkWork(proposal, ratio, choice.log_m, n // chunks, seed, reshape=choice.reshape)
+    done = [work(chunk) for chunk in range(chunks)]
+    statistics = Statistics()
+    for chunk in done:
+        statistics = statistics.merge(chunk.statistics)
+    rows = concat([chunk.rows for chunk in done])
+    if choice.margin is None:
+        return Sample(rows, statistics, choice, choice.log_m)
+    log_m = max(choice.log_m, statistics.max_log_ratio + choice.margin)
+    keep = rows["accept_key"] > log_m
+    labels = np.full(len(keep), -1)
+    statistics = statistics.at(log_m, rows["log_ratio"].numpy(), keep.numpy(), labels)
+    return Sample(select(rows, keep), statistics, choice, log_m)
+
+
+@dataclass(frozen=True)
+class Law:
+    """q's mass on cells of x, or on atoms, and the log ratio there: every exact figure is a sum over them.
+
+    Args:
+        ends: the cells' ends, [k + 1]; None for the atoms 0 to k - 1.
+        q: [k], of sum 1.
+        log_ratio: [k], with whatever constant the ratio has.
+    """
+
+    ends: Floats | None
+    q: Floats
+    log_ratio: Floats
+
+    @staticmethod
+    def line(
+        q: stats.rv_continuous, log_p: Callable[[Floats], Floats], low: float, high: float, cells: int = 100_000
+    ) -> Law:
+        """Densities at the middles of equal cells of [low, high], which holds all but 1e-9 of q and p."""
+        ends = np.linspace(low, high, cells + 1)
+        middles = (ends[1:] + ends[:-1]) / 2
+        log_q = q.logpdf(middles)
+        mass = np.exp(log_q)
+        return Law(ends, mass / mass.sum(), log_p(middles) - log_q)
+
+    @staticmethod
+    def atoms(q: list[float], p: list[float]) -> Law:
+        """On the atoms 0 to k - 1."""
+        with np.errstate(divide="ignore"):
+            return Law(None, np.array(q), np.log(p) - np.log(q))
+
+    @property
+    def p(self) -> Floats:
+        """The target's mass, [k]."""
+        mass = self.q * np.exp(self.log_ratio - self.log_ratio.max())
+        return mass / mass.sum()
+
+    @property
+    def log_constant(self) -> float:
+        """log E_q r: 0 where both densities are normalised."""
+        top = self.log_ratio.max()
+        return float(top + np.log((self.q * np.exp(self.log_ratio - top)).sum()))
+
+    def probability(self, log_m: float, gamma: float | None = None) -> Floats:
+        """min(1, r/M), [k]; with a gamma that of discriminator rejection sampling, s/(s + (1 - s) e^gamma)."""
+        s = np.exp(np.minimum(self.log_ratio - log_m, 0))
+        return s if gamma is None else s / (s + (1 - s) * np.exp(gamma))
+
+    def acceptance(self, log_m: float, gamma: float | None = None) -> float:
+        """The mean of `probability` over q."""
+        return float((self.q * self.probability(log_m, gamma)).sum())
+
+    def accepted(self, log_m: float, gamma: float | None = None) -> Floats:
+        """The law of accepted rows, [k]: without gamma q min(r, M)/acceptance, which is p where M bounds r."""
+        return self.q * self.probability(log_m, gamma) / self.acceptance(log_m, gamma)
+
+    def eps(self, log_m: float) -> float:
+        """E_p (1 - M/r)+."""
+        return float((self.p * -np.expm1(np.minimum(log_m - self.log_ratio, 0))).sum())
+
+    def pvalue(self, x: Floats, mass: Floats) -> float:
+        """KS, or chi-square on atoms, of rows x against `mass` [k]."""
+        if self.ends is None:
+            return chisquare_pvalue(x, mass)
+        return float(self.kolmogorov(x, mass).pvalue)
+
+    def kolmogorov(self, x: Floats, mass: Floats) -> Any:
+        """SciPy's KS test of rows x against `mass` [k]."""
+        heights = np.append(0.0, np.cumsum(mass))
+        return stats.kstest(x, lambda at: np.interp(at, self.ends, heights))
+
+
+def total_variation(left: Floats, right: Floats) -> float:
+    """Half of the sum of |left - right|."""
+    return float(np.abs(left - right).sum() / 2)
+
+
+def chisquare_pvalue(x: Floats, mass: Floats) -> float:
+    """Pearson's test that the atoms 0 to k - 1 come with these probabilities; 0 where one of mass 0 comes at all."""
+    counts = np.bincount(np.asarray(x), minlength=len(mass))
+    if counts[mass == 0].any():
+        return 0.0
+    return float(stats.chisquare(counts[mass > 0], counts.sum() * mass[mass > 0]).pvalue)
+
+
+def wald_pvalue(scores: Floats) -> float:
+    """That independent rows of scores [n, k] have mean 0: their sum in the metric of their own covariance.
+
+    Chi-square with the covariance's rank; for counts that are dependent within a row, and for weighted ones.
+    """
+    total, covariance = scores.sum(axis=0), scores.T @ scores
+    statistic = total @ np.linalg.pinv(covariance, rcond=1e-9, hermitian=True) @ total
+    return float(stats.chi2.sf(statistic, np.linalg.matrix_rank(covariance, hermitian=True, rtol=1e-9)))
+
+
+def randomised_binomial_pvalues(successes: Floats, trials: int, probability: float, uniforms: Floats) -> Floats:
+    """P(K < k) + u P(K = k): exactly uniform where the law is right, as the p-value of a discrete count is not."""
+    law = stats.binom(trials, probability)
+    return law.cdf(successes - 1) + uniforms * law.pmf(successes)
+
+
+def energy_pvalue(x: Floats, y: Floats, permutations: int = 999, seed: int = 0) -> float:
+    """That x [n, d] and y [m, d] have one law: energy distance (Szekely & Rizzo 2013) under permutations of the rows.
+
+    2 E|X - Y| - E|X - X'| - E|Y - Y'| is -s'Ds for the distances D and signs s = 1/n on x, -1/m on y. The smallest
+    p-value is 1/(permutations + 1), and P(p <= a) = a for its multiples.
+    """
+    rows = np.concatenate([x, y])
+    distances = cdist(rows, rows)
+    signs = np.repeat([1 / len(x), -1 / len(y)], [len(x), len(y)])
+    permuted = np.random.default_rng(seed).permuted(np.tile(signs, (permutations, 1)), axis=1)
+    found = -signs @ distances @ signs
+    return float((1 + (-((permuted @ distances) * permuted).sum(axis=1) >= found - 1e-12).sum()) / (1 + permutations))
