@@ -1,0 +1,198 @@
+"""The grid of 25 Gaussians: samples of a small GAN before and after rejection on a learned density ratio.
+
+p is a mixture of 25 Gaussians of standard deviation 0.05 with means on {-2, -1, 0, 1, 2}^2, as in discriminator
+rejection sampling (Azadi et al. 2018, arXiv 1810.06758) and MH-GAN (Turner et al. 2019, arXiv 1811.11357). q is a GAN
+that leaves rows between the modes (gan.py). A classifier of fresh real rows and fresh generated rows gives log p/q;
+beside it stands the GAN's own discriminator, whose logit is what those papers start from. Each is used with three
+envelopes: M from a pilot, M that keeps a fifth of the proposals, and the gamma shift of discriminator rejection
+sampling. A row is good within four standard deviations of a mean.
+
+    python examples/gaussians25/main.py [--seed 0] [--rows 10000] [--output FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from gan import CENTRES, LATENT, SD, real, train_gan
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+import rsf_dist as rsf
+from rsf_dist.batch import from_table
+from rsf_dist.config import ClassifierRatioConfig
+from rsf_dist.rng import Stage, Streams
+
+GOOD = 4 * SD
+ENVELOPES = {
+    "pilot": rsf.PilotEnvelope(num_pilot=1_000),  # one proposal in 1,001 is capped, in expectation
+    "budget": rsf.BudgetEnvelope(acceptance=0.2),
+    "drs": rsf.DRSEnvelope(percentile=95),
+}
+
+
+# Ray's workers get these two classes by value, for they cannot import what lies beside this script.
+class GeneratorProposal:
+    """x = G(z), z ~ N(0, I). The density of x is unknown."""
+
+    def __init__(self, generator: nn.Module):
+        self.generator = generator
+
+    def sample(self, n: int, rng: Streams) -> dict[str, Tensor]:
+        """{"x": float32 [n, 2]}."""
+        with torch.no_grad():
+            return {"x": self.generator(torch.randn(n, LATENT, generator=rng.torch()))}
+
+
+class DiscriminatorRatio:
+    """log r(x) = the discriminator's logit: log p/q as far as the discriminator is optimal (Goodfellow et al. 2014)."""
+
+    log_bound = None
+
+    def __init__(self, discriminator: nn.Module):
+        self.discriminator = discriminator
+
+    def log_ratio(self, batch: dict[str, Tensor]) -> Tensor:
+        """float64 [n]."""
+        with torch.no_grad():
+            return self.discriminator(batch["x"])[:, 0].double()
+
+
+def learn_ratio(proposal: GeneratorProposal, steps: int, seed: int) -> rsf.ClassifierRatio:
+    """Fit a classifier on as many real rows as generated ones, none of which the GAN has seen."""
+    config = ClassifierRatioConfig(
+        network={"name": "mlp", "width": 100, "depth": 3, "dropout": 0.0},
+        optimizer={"steps": steps, "batch_size": 2048, "learning_rate": 2e-3, "weight_decay": 0.0},
+        num_proposals=100_000,
+        ensemble=2,  # one network alone has spikes, and the largest of them would be M
+        calibration_fraction=0.1,
+        test_fraction=0.1,
+    )
+    streams = Streams(seed, Stage.RATIO)
+    proposals = proposal.sample(config.num_proposals, streams)["x"]
+    return rsf.ClassifierRatio.fit(
+        real(config.num_proposals, streams.torch(purpose=0)), proposals, config, seed, column="x"
+    )
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How close rows are to the mixture.
+
+    Args:
+        good: share of rows within GOOD of a mean.
+        modes: means with a good row. fair_modes: those with a quarter or more of their fair share of rows.
+        sd: root mean square distance of good rows from their mean, per coordinate; 0.05 is right.
+        mode_tv: total variation distance between the good rows' modes and the uniform law.
+        energy: energy distance (Székely & Rizzo 2013) to real rows, over 4,000 of each.
+    """
+
+    good: float
+    modes: int
+    fair_modes: int
+    sd: float
+    mode_tv: float
+    energy: float
+
+    @staticmethod
+    def of(x: Tensor, truth: Tensor) -> Quality:
+        """Of rows x [n, 2]; `truth` are real rows."""
+        distance, mode = torch.cdist(x, CENTRES).min(dim=1)
+        good = distance <= GOOD
+        counts = torch.bincount(mode[good], minlength=len(CENTRES))
+        return Quality(
+            good=good.double().mean().item(),
+            modes=int((counts > 0).sum()),
+            fair_modes=int((counts >= len(x) / len(CENTRES) / 4).sum()),
+            sd=(distance[good].double().square().mean() / 2).sqrt().item(),
+            mode_tv=(counts / counts.sum() - 1 / len(CENTRES)).abs().sum().item() / 2,
+            energy=_energy(x[:4_000].double(), truth[:4_000].double()),
+        )
+
+
+def _energy(x: Tensor, y: Tensor) -> float:
+    """2 E|x - y| - E|x - x'| - E|y - y'|, without bias: pairs of a row with itself are left out."""
+
+    def within(rows: Tensor) -> Tensor:
+        return torch.cdist(rows, rows).sum() / (len(rows) * (len(rows) - 1))
+
+    return (2 * torch.cdist(x, y).mean() - within(x) - within(y)).item()
+
+
+def draw_figure(samples: Mapping[str, Tensor], qualities: Mapping[str, Quality], path: Path) -> None:
+    """A panel for each sample, good rows in blue, others in orange."""
+    names = ["real", *(f"classifier, {one}" for one in ENVELOPES)]
+    names += ["generator", *(f"discriminator, {one}" for one in ENVELOPES)]
+    figure = Figure(figsize=(13, 6.9), layout="constrained")
+    for axes, name in zip(figure.subplots(2, len(names) // 2).flat, names, strict=True):
+        x = samples[name][:5_000]
+        good = torch.cdist(x, CENTRES).min(dim=1).values <= GOOD
+        for rows, colour in ((x[good], "#2f6fb3"), (x[~good], "#e0701b")):
+            axes.scatter(*rows.T, s=2.0, linewidths=0, alpha=0.6, color=colour, rasterized=True)
+        axes.set_title(f"{name}: {100 * qualities[name].good:.1f} % good", fontsize=11)
+        axes.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), xticks=[], yticks=[], aspect="equal")
+    figure.savefig(path, dpi=130)
+
+
+def tell(name: str, quality: Quality, report: rsf.SamplingReport | None = None) -> None:
+    """One line of the table."""
+    sampled = f"{report.acceptance_rate:>10.4f}{report.num_capped:>9,}" if report else ""
+    print(
+        f"{name:24}{quality.good:>8.4f}{quality.modes:>7}{quality.fair_modes:>6}{quality.sd:>8.4f}"
+        f"{quality.mode_tv:>9.4f}{quality.energy:>9.4f}{sampled}",
+        flush=True,
+    )
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Train, learn, reject; print the table as it grows; write results.json and scatter.png."""
+    torch.set_num_threads(1)  # sums of floats must not depend on the machine's cores
+    seed, rows = arguments.seed, arguments.rows
+    gan = train_gan(arguments.steps, seed)
+    proposal = GeneratorProposal(gan.generator)
+    classifier = learn_ratio(proposal, arguments.ratio_steps, seed)
+    ratios = {"classifier": classifier, "discriminator": DiscriminatorRatio(gan.discriminator)}
+
+    streams = Streams(seed, Stage.PLACE)
+    truth = real(rows, streams.torch(purpose=0))
+    samples = {"real": real(rows, streams.torch(purpose=3)), "generator": proposal.sample(rows, streams)["x"]}
+    reports: dict[str, rsf.SamplingReport] = {}
+    print(f"{'':24}    good  modes  fair      sd  mode TV   energy  accepted   capped")
+    for name, x in samples.items():
+        tell(name, Quality.of(x, truth))
+    with rsf.cluster():
+        for kind, ratio in ratios.items():
+            for envelope, choice in ENVELOPES.items():
+                name = f"{kind}, {envelope}"
+                accepted = rsf.RejectionSampler(proposal, ratio, choice, seed=seed, chunk_size=16_384).sample(rows)
+                samples[name], reports[name] = from_table(accepted.head(rows))["x"], accepted.report
+                tell(name, Quality.of(samples[name], truth), accepted.report)
+
+    qualities = {name: Quality.of(x, truth) for name, x in samples.items()}
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    draw_figure(samples, qualities, arguments.output / "scatter.png")
+    results = {
+        "settings": {"seed": seed, "rows": rows, "steps": arguments.steps, "ratio_steps": arguments.ratio_steps},
+        "classifier": asdict(classifier.quality),
+        "quality": {name: asdict(quality) for name, quality in qualities.items()},
+        "sampling": {name: report.to_dict() for name, report in reports.items()},
+    }
+    (arguments.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=4_000, help="of the GAN")
+    parser.add_argument("--ratio-steps", type=int, default=8_000, help="of each of the classifier's networks")
+    parser.add_argument("--rows", type=int, default=10_000, help="that each arm accepts")
+    parser.add_argument("--output", type=Path, default=Path("runs/gaussians25"))
+    try:
+        main(parser.parse_args())
+    except rsf.RsfError as err:
+        parser.exit(err.exit_code, f"error: {err}\n")
