@@ -179,6 +179,7 @@ def _report_at(
     return replace(
         report,
         num_scored=report.num_proposed,
+        num_screened_out=round(report.num_screened_out * report.num_proposed / report.num_scored),
         num_capped=num_capped,
         num_duplicates=num_duplicates(ledger),
         tv_bound=0.0 if blind else report.tv_bound,

@@ -86,12 +86,6 @@ def load_inputs(config: RunConfig) -> Inputs:
     return inputs
 
 
-def sampled_proposal(config: RunConfig, inputs: Inputs) -> Proposal:
-    """What rows are sampled from: the proposal itself; for a relative ratio, with the target's share mixed in."""
-    proposal, alpha = build_proposal(config.proposal, inputs.source), relative_alpha(config)
-    return proposal if alpha is None else build_mixture(alpha, proposal, inputs.target)
-
-
 def build_proposal(config: ProposalConfig, source: ImageSet) -> Proposal:
     """Labelled source images under the configured augmentations, or proposals of the user's own. Raises InputError."""
     if isinstance(config, AugmentConfig):

@@ -254,7 +254,7 @@ class LabelShiftRatioConfig(_Config):
 
     target_prior: p(y), one number a class; None: estimated from the unlabelled target images, by `method`.
     method: `em`, maximum likelihood after bias-corrected temperature scaling, or `bbse`, black box shift estimation.
-    network, optimizer: the helper that tells classes apart, fitted on labelled proposals.
+    network, optimizer: the classifier that tells classes apart, fitted on labelled proposals.
     num_proposals: drawn for it; calibration_fraction: of them, held out for its calibration and confusions.
     cpus, gpus, wait_seconds: as for the classifier ratio.
     """
@@ -558,7 +558,8 @@ class RunConfig(_Config):
         must see it. Networks by import path work with it only where the run itself joins the cluster.
     source: labelled images, clean. target: images of the place where the model must work; labels are not looked at,
         unless ratio.relative_alpha needs them.
-    proposal: q. ratio: log p/q. envelope: how M is chosen. sampling: how many rows, by which actors.
+    proposal: q. ratio: log p/q. envelope: how M is chosen; by default the exact bound of kinds label_shift and
+        verifier, and the best sample at an acceptance of 1 % else. sampling: how many rows, by which actors.
     task: what is learned. model: what is fine-tuned. training: how. evaluation: what it is compared with.
     pretrain: train `model` on the clean source images first, for want of pretrained weights.
     """
@@ -578,6 +579,21 @@ class RunConfig(_Config):
     pretrain: OptimizerConfig | None = None
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _exact_where_it_can_be(cls, raw: Any) -> Any:
+        ratio = raw.get("ratio") if isinstance(raw, dict) else None
+        if isinstance(ratio, dict) and ratio.get("kind") in ("label_shift", "verifier") and "envelope" not in raw:
+            return raw | {"envelope": {"kind": "certified"}}
+        return raw
+
+    @model_validator(mode="after")
+    def _judge_is_another(self) -> RunConfig:
+        judge = self.evaluation.judge and self.evaluation.judge.model_dump()
+        if isinstance(self.ratio, ClassifierRatioConfig) and judge == self.ratio.network.model_dump():
+            raise ValueError("evaluation.judge must be another network than ratio.network")
+        return self
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

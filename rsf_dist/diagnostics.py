@@ -207,14 +207,25 @@ def target_side_bound(target_log_ratio: Floats, log_m: float, confidence: float 
     (Hoeffding, JASA 1963, eq. 2.1).
     """
     losses = -np.expm1(np.minimum(log_m - target_log_ratio, 0.0))
-    mean, n = float(losses.mean()), len(losses)
+    mean = float(losses.mean())
+    return mean, _chernoff_upper(mean, len(losses), confidence)
+
+
+def target_side_lower(target_log_ratio: Floats, log_m: float, confidence: float = 0.95) -> float:
+    """The lower limit that goes with `target_side_bound`'s upper one: the same bound, for 1 - loss."""
+    losses = -np.expm1(np.minimum(log_m - target_log_ratio, 0.0))
+    return 1 - _chernoff_upper(1 - float(losses.mean()), len(losses), confidence)
+
+
+def _chernoff_upper(mean: float, n: int, confidence: float) -> float:
+    """The u above the mean of n variables in [0, 1] with n KL(mean || u) = log(1/(1 - confidence))."""
     needed = np.log(1 / (1 - confidence)) / n
 
     def shortage(upper: float) -> float:
         return float(special.rel_entr(mean, upper) + special.rel_entr(1 - mean, 1 - upper)) - needed
 
     end = 1 - 1e-12
-    return mean, float(optimize.brentq(shortage, mean, end)) if mean < end and shortage(end) > 0 else 1.0
+    return float(optimize.brentq(shortage, mean, end)) if mean < end and shortage(end) > 0 else 1.0
 
 
 def log_sum_of_excess(log_ratio: Floats, log_m: float) -> float:

@@ -117,6 +117,7 @@ class PilotEnvelope:
 
     def __post_init__(self) -> None:
         _require_pilot(self.num_pilot)
+        _require_margin(self.margin)
 
     def choose(self, pilot: Pilot) -> Choice:
         """The bound, or the pilot's largest log ratio + margin."""
@@ -145,6 +146,7 @@ class AdaptiveEnvelope:
 
     def __post_init__(self) -> None:
         _require_pilot(self.num_pilot)
+        _require_margin(self.margin)
 
     def choose(self, pilot: Pilot) -> Choice:
         """Begin with the pilot's largest log ratio + margin."""
@@ -191,8 +193,9 @@ class DRSEnvelope:
     """Discriminator rejection sampling's gamma shift (Azadi et al., ICLR 2019), for comparison only.
 
     Accepts with probability sigmoid(F - gamma), F = log s - log(1 - s e^-eps), s = r/M, M the pilot's largest ratio.
-    This is not proportional to the ratio unless gamma = 0: it flattens what exceeds some ratio, so that the sample
-    follows neither p nor min(p, M q). At equal acceptance, `BudgetEnvelope` comes closer to p.
+    This is not proportional to the ratio unless gamma = 0: below 0 it flattens large ratios, above 0 it favours them,
+    so that the sample follows neither p nor min(p, M q). At equal acceptance, `BudgetEnvelope` comes closer to p. The
+    paper lets M grow while it samples; here it stays the pilot's.
 
     Args:
         gamma: the shift; larger lowers the acceptance. None: the pilot's `percentile` of F, as published.
@@ -240,6 +243,11 @@ class _GammaShift:
 def _require_pilot(num_pilot: int) -> None:
     if num_pilot < 1:
         raise InputError("envelope.num_pilot", num_pilot, "must be positive", "use e.g. 10000")
+
+
+def _require_margin(margin: float) -> None:
+    if not 0 <= margin < np.inf:
+        raise InputError("envelope.margin", margin, "must be finite and not below 0", "use e.g. 0.5")
 
 
 def _largest(pilot: Pilot) -> float:

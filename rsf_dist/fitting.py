@@ -75,7 +75,9 @@ def make_ratio(
         fitted = fit_classifier(config, inputs.target.images, proposal, seed, checkpoints)
         if config.relative_alpha is None:
             return fitted
-        return RelativeRatio(fitted, build_mixture(config.relative_alpha, proposal, inputs.target))
+        left = torch.ones(len(inputs.target), dtype=torch.bool)
+        left[torch.tensor(fitted.test_index)] = False  # these judge what is accepted
+        return RelativeRatio(fitted, build_mixture(config.relative_alpha, proposal, inputs.target.subset(left)))
     if isinstance(config, LabelShiftRatioConfig) and config.target_prior is None:
         estimate = estimate_prior(config, inputs, proposal, seed)
         return LabelShiftRatio(estimate.prior, class_prior(proposal, field), estimate=estimate)
@@ -173,16 +175,16 @@ def _calibrate(config: ClassifierRatioConfig, networks: list[Network], splits: S
 
 @ray.remote
 def _estimate_prior(config: LabelShiftRatioConfig, inputs: Inputs, proposal: Proposal, seed: int) -> ClassPrior:
-    """Fit the helper on labelled proposals, calibrate it on others, and solve for the mix of the target images."""
+    """Fit a classifier on labelled proposals, calibrate it on others, and solve for the mix of the target images."""
     confine(config.cpus)
     classes = inputs.source.classes
     rows = proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO))
     drawn = ImageSet(rows["image"], rows["label"], classes)
     held_out = round(config.num_proposals * config.calibration_fraction)
     task = ClassificationTask(classes, config.network, channels=rows["image"].shape[1])
-    helper = cast(Network, pretrain(task, drawn.subset(slice(held_out, None)), config.optimizer, seed))
+    classifier = cast(Network, pretrain(task, drawn.subset(slice(held_out, None)), config.optimizer, seed))
     source, target = (
-        in_pieces(helper, images, helper.numbers_per_row(images)).double().cpu().numpy()
+        in_pieces(classifier, images, classifier.numbers_per_row(images)).double().cpu().numpy()
         for images in (drawn.images[:held_out], inputs.target.images)
     )
     labels = rows["label"][:held_out].numpy()

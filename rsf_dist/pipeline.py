@@ -21,7 +21,7 @@ from torch import nn
 
 from rsf_dist import user_code
 from rsf_dist.accepted import AcceptedSet
-from rsf_dist.build import Inputs, build_proposal, build_task, load_inputs, sampled_proposal
+from rsf_dist.build import Inputs, build_proposal, build_task, load_inputs
 from rsf_dist.config import OptimizerConfig, RunConfig, dump_config, parse_text
 from rsf_dist.controls import oracle_rows, random_rows
 from rsf_dist.errors import InputError, unwrapped
@@ -222,9 +222,9 @@ def sample_trial(trial: Trial) -> AcceptedSet:
         ratio = make_ratio(config.ratio, inputs, proposal, trial.seed, store.path_for_ray("checkpoints"))
         if hasattr(ratio, "save"):
             store.upload_with("rounds/000/ratio", ratio.save)
-    proposal = sampled_proposal(config, inputs)
+    drawn_from = getattr(ratio, "mixture", proposal)  # of a relative ratio
     with trial.stage("sampling", f"sampling until {config.sampling.num_accepted:,} rows are accepted"):
-        accepted = sample_round(config, proposal, ratio, trial.seed, store, progress=trial.progress)
+        accepted = sample_round(config, drawn_from, ratio, trial.seed, store, progress=trial.progress)
     with trial.stage("two_sample", "comparing proposals and accepted rows with held-out target images"):
         judged = judge_round(ratio, proposal, accepted, inputs.target.images, config.evaluation.judge, trial.seed)
     described = record.describe_round(accepted, ratio, judged)

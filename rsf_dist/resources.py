@@ -129,17 +129,17 @@ def check_pool(pool: PoolConfig) -> None:
     _require("sampling.pool.min_actors", pool.min_actors, bundles, pool.wait_seconds)
 
 
-def check_ratio(ratio: RatioConfig) -> None:
+def check_ratio(ratio: RatioConfig, place: str = "ratio") -> None:
     """InputError unless the cluster holds what fits the ratio, or comes to hold it within `wait_seconds`."""
     if isinstance(ratio, ProductRatioConfig):
-        for factor in ratio.factors:
-            check_ratio(factor)
+        for number, factor in enumerate(ratio.factors):
+            check_ratio(factor, f"{place}.factors.{number}")
     if not isinstance(ratio, ClassifierRatioConfig | LabelShiftRatioConfig):
         return
     if isinstance(ratio, ClassifierRatioConfig) and ratio.num_workers:
         bundles = [Bundle(ratio.cpus, ratio.gpus)] * ratio.num_workers + [_FOR_RAY_DATA]
-        _require("ratio.num_workers", ratio.num_workers, bundles, ratio.wait_seconds)
-    field, value = ("ratio.gpus", ratio.gpus) if ratio.gpus else ("ratio.cpus", ratio.cpus)
+        _require(f"{place}.num_workers", ratio.num_workers, bundles, ratio.wait_seconds)
+    field, value = (f"{place}.gpus", ratio.gpus) if ratio.gpus else (f"{place}.cpus", ratio.cpus)
     _require(field, value, [Bundle(ratio.cpus, ratio.gpus)], ratio.wait_seconds)
 
 

@@ -102,7 +102,7 @@ class RejectionSampler:
 
         It is rejection at the M that leaves k of them, log M the next key: for a finite pool of which k are wanted, a
         `DatasetProposal`, every row of which is looked at once (num_proposals=None). As exact as that M: the report
-        says how many rows it capped.
+        says how many rows it capped. Of the budget, max_seconds holds.
 
         Raises:
             InputError: k is not positive or not below the proposals, or their number is missing.
@@ -125,12 +125,15 @@ class RejectionSampler:
             plan = self._plan(pilot, Choice(log_m, f"key {k + 1:,} of {num_proposals:,}"), round, num_proposals)
             harvest = Harvest(k, log_m, exhaustive=True)
             self._gather(plan, harvest, end, started, progress or Progress())
+            if harvest.scored.num_scored < num_proposals:
+                finding = f"time was up after {harvest.scored.num_scored:,} of {num_proposals:,} proposals"
+                raise StatisticalRefusal(finding, "raise budget.max_seconds: the top k are known when all were seen")
             if len(harvest) > k:
                 harvest.keep_top()
                 return self._hand_over(plan, harvest, started)
         raise StatisticalRefusal(
-            f"{len(harvest):,} of {harvest.scored.num_scored:,} proposals have a ratio above 0, not more than k={k:,}",
-            "lower k, add proposals, or give more time",
+            f"{len(harvest):,} of {num_proposals:,} proposals have a ratio above 0, not more than k={k:,}",
+            "lower k, or add proposals",
         )
 
     def _check(self, num_accepted: int) -> None:

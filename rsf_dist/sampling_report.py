@@ -14,6 +14,7 @@ from rsf_dist.diagnostics import (
     log_sum_of_excess,
     tail_threshold,
     target_side_bound,
+    target_side_lower,
 )
 
 
@@ -44,9 +45,10 @@ class SamplingReport:
         tv_bound, tv_bound_source: bound on the total variation distance between target and sample, as far as the ratio
             is right: `target` (p-side, its estimate) where target samples exist, else `proposals` (q-side). It bounds
             nothing where acceptance is not proportional.
-        tv_bound_upper: 95 % upper confidence limit of the p-side bound, else None.
+        tv_bound_lower, tv_bound_upper: 95 % confidence limits of the p-side bound, either by itself; else None.
         tv_bound_proposals: the q-side bound; blind to what proposals never met.
-        acceptance_by_label: acceptance rate of each label, where rows have labels.
+        acceptance_by_label, scored_by_label: acceptance rate of each label, and of how many proposals, where rows have
+            labels.
         curve: what other M would have given, from the stored keys: see `curve`.
         shortfall: rows that were asked for and not found within the budget.
         seconds: of sampling, the pilot's included. Not part of the fingerprint.
@@ -76,9 +78,11 @@ class SamplingReport:
     mean_inverse_ratio: float | None
     tv_bound: float
     tv_bound_source: str
+    tv_bound_lower: float | None
     tv_bound_upper: float | None
     tv_bound_proposals: float
     acceptance_by_label: dict[int, float]
+    scored_by_label: dict[int, int]
     curve: tuple[CurvePoint, ...] = ()
     shortfall: int = 0
     seconds: float = 0.0
@@ -92,7 +96,8 @@ class SamplingReport:
         """The inverse of `to_dict`, also after a way through JSON."""
         values = {entry.name: raw[entry.name] for entry in fields(SamplingReport)}
         values["acceptance_interval"] = tuple(values["acceptance_interval"])
-        values["acceptance_by_label"] = {int(label): rate for label, rate in values["acceptance_by_label"].items()}
+        for name in ("acceptance_by_label", "scored_by_label"):
+            values[name] = {int(label): value for label, value in values[name].items()}
         values["curve"] = tuple(CurvePoint(**point) for point in values["curve"])
         return SamplingReport(**values)
 
@@ -157,10 +162,11 @@ def summarise(
         num_proposed, num_accepted, num_duplicates, shortfall, seconds: as in SamplingReport.
         stopped: whether sampling stopped at the last row, rather than after a number of proposals.
     """
-    bound, source, upper, inverse = statistics.tv_bound, "proposals", None, None
+    bound, source, lower, upper, inverse = statistics.tv_bound, "proposals", None, None, None
     target = setting.target_log_ratio
     if target is not None:
         (bound, upper), source = target_side_bound(target, setting.log_m), "target"
+        lower = target_side_lower(target, setting.log_m)
         inverse = float(np.exp(-target).mean())
     log_mean_ratio = statistics.log_mean_ratio
     mean_ratio = float(np.exp(log_mean_ratio)) if setting.normalised else None
@@ -191,9 +197,11 @@ def summarise(
         mean_inverse_ratio=inverse,
         tv_bound=bound,
         tv_bound_source=source,
+        tv_bound_lower=lower,
         tv_bound_upper=upper,
         tv_bound_proposals=statistics.tv_bound,
         acceptance_by_label={label: kept / n for label, (n, kept) in statistics.by_label.items()},
+        scored_by_label={label: n for label, (n, _) in statistics.by_label.items()},
         curve=curve(log_ratio, accept_key, statistics.num_scored, log_mean_ratio, setting.log_m, target)
         if setting.proportional
         else (),

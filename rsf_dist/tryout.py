@@ -10,7 +10,7 @@ import torch
 
 from rsf_dist import user_code
 from rsf_dist.batch import Batch, num_rows
-from rsf_dist.build import Inputs, build_envelope, build_proposal, build_task, sampled_proposal
+from rsf_dist.build import Inputs, build_envelope, build_mixture, build_proposal, build_task, relative_alpha
 from rsf_dist.chunk import score
 from rsf_dist.config import (
     ClassifierRatioConfig,
@@ -18,6 +18,7 @@ from rsf_dist.config import (
     LabelShiftRatioConfig,
     ProductRatioConfig,
     RatioConfig,
+    RewardRatioConfig,
     RunConfig,
 )
 from rsf_dist.errors import InputError
@@ -33,15 +34,33 @@ def try_out(config: RunConfig, inputs: Inputs) -> None:
     """Build everything once and pass two proposals through it, so that what cannot work is refused early."""
     build_envelope(config.envelope)
     proposal = build_proposal(config.proposal, inputs.source)
+    alpha = relative_alpha(config)
+    drawn_from = proposal if alpha is None else build_mixture(alpha, proposal, inputs.target)
     with _blamed("proposal"):
-        rows = sampled_proposal(config, inputs).sample(2, Streams(config.seed, Stage.PILOT))
+        rows = drawn_from.sample(2, Streams(config.seed, Stage.PILOT))
     _require_trainable(rows, inputs.target)
+    if config.envelope.kind == "certified" and not has_bound(config.ratio):
+        remedy = "use another kind, or set what bounds it: max_log_ratio, calibration: isotonic, max_score"
+        raise InputError("envelope.kind", "certified", f"a {config.ratio.kind} ratio like this has no bound", remedy)
     _try_ratio(config.ratio, inputs, proposal, rows, config.seed, "ratio")
     task = build_task(config, inputs.source)
     with _blamed("model"):
         model = task.build_model(config.seed).eval()
     with _blamed("model"), torch.inference_mode():
         model(rows["image"])
+    if config.evaluation.judge is not None:
+        judge = NetworkSpec(config.evaluation.judge, num_outputs=1, channels=rows["image"].shape[1])
+        _try_network(judge, rows, config.seed, "evaluation.judge")
+
+
+def has_bound(config: RatioConfig) -> bool:
+    """Whether a ratio so configured may have a bound; of laws and of one's own that shows when it is made."""
+    if isinstance(config, ProductRatioConfig):
+        return all(has_bound(factor) for factor in config.factors)
+    if isinstance(config, ClassifierRatioConfig):
+        limits = (config.max_log_ratio, config.relative_alpha)
+        return config.calibration == "isotonic" or any(limit is not None for limit in limits)
+    return not isinstance(config, RewardRatioConfig) or config.max_score is not None
 
 
 def _require_trainable(rows: Batch, target: ImageSet) -> None:

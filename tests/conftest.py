@@ -2,12 +2,20 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from rsf_dist.config import RunConfig, parse_config
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="larger numbers, and the tests marked `soak`")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # How long a case takes is the machine's affair; new cases are for the long form.
+    settings.register_profile("short", deadline=None, derandomize=True)
+    settings.register_profile("soak", deadline=None, max_examples=1_000)
+    settings.load_profile("soak" if config.getoption("--soak") else "short")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

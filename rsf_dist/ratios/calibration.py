@@ -6,7 +6,8 @@
 Temperature: Guo, Pleiss, Sun & Weinberger, ICML 2017. Platt 1999. Isotonic: Zadrozny & Elkan, KDD 2002; it saturates at
 0 and 1, where r would be 0 or infinite, and so is clipped at d = 1/(n + 2), n the rows of the smaller class: the
 largest ratio that so few rows can support (Laplace's rule). That makes log((1 - d)/d) a certified bound of what it
-gives. Degenerate case: a logit that tells nothing gives slope 0, or one flat step, hence log r = 0.
+gives; what the clip costs is not seen on the target's side either, whose rows it clips too. Degenerate case: a logit
+that tells nothing gives slope 0, or one flat step, hence log r = 0.
 """
 
 from __future__ import annotations

@@ -28,9 +28,10 @@ class DensityRatio:
         proposal: where x comes from, with its own density.
         log_bound: sup log p/q where you know it, which certifies M; known by itself for two Gaussians and two
             Categoricals (`ratios.bounds`).
+        target_samples: rows x [m, …] drawn from p, if there are any, for the p-side bounds of the report.
 
     Raises:
-        InputError: a target that is neither; at scoring, a missing column or a wrong shape.
+        InputError: a target that is neither, a bound that is not finite; at scoring, a missing column or a wrong shape.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class DensityRatio:
         target: Distribution | Callable[[Tensor], Tensor],
         proposal: DistributionProposal,
         log_bound: float | None = None,
+        target_samples: Tensor | None = None,
     ):
         if not (hasattr(target, "log_prob") or callable(target)):
             raise InputError("target", target, "has no log_prob and cannot be called", "give a density")
@@ -51,11 +53,20 @@ class DensityRatio:
         self.target = target
         self.proposal = proposal
         self.log_bound = log_supremum(target, proposal.distribution) if log_bound is None else log_bound
+        if self.log_bound is not None and not math.isfinite(self.log_bound):
+            raise InputError("log_bound", log_bound, "must be finite", "leave it out where no bound is known")
         self.normalised = isinstance(target, Distribution)
+        self.target_log_ratio = None
+        if target_samples is not None:
+            self.target_log_ratio = self.log_ratio({proposal.column: target_samples}).numpy()
 
     @classmethod
     def of_energy(
-        cls, energy: Callable[[Tensor], Tensor], proposal: DistributionProposal, temperature: float = 1.0
+        cls,
+        energy: Callable[[Tensor], Tensor],
+        proposal: DistributionProposal,
+        temperature: float = 1.0,
+        log_bound: float | None = None,
     ) -> DensityRatio:
         """The ratio of an energy model, p(x) proportional to exp(-energy(x)/temperature) (LeCun et al. 2006).
 
@@ -63,13 +74,14 @@ class DensityRatio:
             energy: x -> [n], e.g. a torch module; +inf where p is 0.
             proposal: where x comes from.
             temperature: in units of the energy; positive.
+            log_bound: sup of -energy/temperature - log q, where you know it.
 
         Raises:
             InputError: the temperature is not positive and finite.
         """
         if not (temperature > 0 and math.isfinite(temperature)):
             raise InputError("temperature", temperature, "must be positive and finite", "use e.g. 1")
-        return cls(_Boltzmann(energy, temperature), proposal)
+        return cls(_Boltzmann(energy, temperature), proposal, log_bound)
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""

@@ -5,7 +5,9 @@ so it is known beforehand, and with b_j the bound of all factors after the j-th
 
     l1 + … + lj + b_j + E <= log M   implies   l + E <= log M:   the row is rejected, whatever the other factors say.
 
-Such rows are not shown to the later factors; what is accepted, and its keys, are the same to the last bit. The log
+Such rows are not shown to the later factors; what is accepted, and its keys, are the same to the last bit, if a factor
+gives a row the same number whatever else is in the batch (a ClassifierRatio does; a network in a score of your own
+rounds differently in batches of other sizes, unless it is applied by `models.in_pieces`). The log
 ratios of those rows stay unknown; as their loss has the known probability 1 - min(1, exp(l1 + … + lj + b_j - log M)),
 sums over proposals are estimated without bias from the others (Horvitz & Thompson, JASA 1952). Degenerate case: where a
 later factor has no bound, only rows whose ratio is 0 already are left out.
@@ -15,8 +17,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +45,13 @@ class ProductRatio:
         if len(factors) < 2:
             raise InputError("ratio.factors", len(factors), "a product needs two or more", "use the factor itself")
         self.factors = list(factors)
+        for known in ("quality", "estimate"):  # for reports, where one factor alone was learned
+            found = [getattr(factor, known) for factor in factors if getattr(factor, known, None) is not None]
+            if len(found) == 1:
+                setattr(self, known, found[0])
+        held_out = [index for factor in factors if (index := getattr(factor, "test_index", None)) is not None]
+        if held_out:
+            self.test_index = reduce(np.intersect1d, held_out)
 
     @property
     def log_bound(self) -> float | None:

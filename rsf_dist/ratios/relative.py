@@ -2,7 +2,7 @@
 
 With r = p/q it is r / (a r + 1 - a) (Yamada, Suzuki, Kanamori, Hachiya & Sugiyama, Neural Computation 2013). Accepting
 at M = 1/a gives exactly p if, and only if, proposals come from the mixture a p + (1 - a) q: for proposals from q alone
-it would give p q/(a p + (1 - a) q). So this ratio takes a `MixtureProposal`, and refuses rows that it did not draw. Of
+it would give p q/(a p + (1 - a) q). So this ratio takes a `MixtureProposal`, and refuses rows that come from none. Of
 the proposals a share a is accepted. Degenerate cases: a to 0 is r itself, without a bound; a to 1 accepts the target
 rows alone, and everything else at random.
 """
@@ -26,17 +26,20 @@ class RelativeRatio:
 
     Args:
         ratio: p/q of the target and of the mixture's proposal, normalised (a constant factor would change the law).
-        mixture: where rows come from; its share of target rows is a.
+        mixture: where rows come from; its share of target rows is a. Rows that the ratio's figures are taken from
+            (`test_index`) are better left out of it.
     """
 
     normalised = True
 
     def __init__(self, ratio: Ratio, mixture: MixtureProposal):
-        self.ratio, self.alpha = ratio, mixture.alpha
+        self.ratio, self.mixture, self.alpha = ratio, mixture, mixture.alpha
         self.log_bound = -math.log(mixture.alpha)
         for known in ("quality", "test_index"):
             if hasattr(ratio, known):
                 setattr(self, known, getattr(ratio, known))
+        on_target = getattr(ratio, "target_log_ratio", None)
+        self.target_log_ratio = None if on_target is None else self._relative(torch.from_numpy(on_target)).numpy()
 
     def save(self, folder: Path) -> None:
         """Write the ratio that it is made of, where that can be written."""
@@ -48,6 +51,8 @@ class RelativeRatio:
         if COMPONENT not in batch:
             rule = "a relative ratio is exact only for proposals of which the target has its share"
             raise InputError("column", COMPONENT, f"is missing: {rule}", "propose from the MixtureProposal itself")
-        log_ratio = self.ratio.log_ratio(batch).double()
+        return self._relative(self.ratio.log_ratio(batch).double())
+
+    def _relative(self, log_ratio: Tensor) -> Tensor:
         alpha = torch.tensor(self.alpha, dtype=torch.float64)
         return -torch.logaddexp(alpha.log(), torch.log1p(-alpha) - log_ratio)

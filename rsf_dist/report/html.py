@@ -44,8 +44,8 @@ def _pictures(trial: RunStore, report: dict[str, Any]) -> dict[str, bytes]:
             drawn[kind] = figures.grid(images[kind])
         drawn["log_ratios"] = figures.log_ratios(images["accepted_log_ratio"], sampling["log_m"])
     if sampling["acceptance_by_label"]:
-        rates, overall = sampling["acceptance_by_label"], sampling["acceptance_rate"]
-        drawn["acceptance_by_label"] = figures.acceptance_by_label(rates, overall, classes)
+        rates, of_all = sampling["acceptance_by_label"], sampling["acceptance_rate"]
+        drawn["acceptance_by_label"] = figures.acceptance_by_label(rates, of_all, classes)
     if sampling["curve"]:
         drawn["curve"] = figures.curve(sampling["curve"])
     if "reliability" in current["ratio"]:

@@ -10,8 +10,10 @@ With r = p/q as the ratio gives it, the constant M, and eps = E_p[(1 - M/r)+]:
     KL(p || q)            Phi^-1(AUC)^2 between two normal laws of one covariance, AUC of the best classifier; and
                           log M >= KL whatever the laws, as KL is a mean of log r over p
     ESS fraction          E_q[r]^2/E_q[r^2] >= 1/M (Kong 1992)
+    E_q[min(r, M)]        1 - eps of a true ratio that was itself cut off at M
     tail index            of a generalised Pareto law: below 0, r has an end point; above min(0.7, 1 - 1/log10 n),
-                          estimates from n ratios are not reliable (Vehtari, Simpson, Gelman, Yao & Gabry, JMLR 2024)
+                          estimates from n ratios are not reliable (Vehtari, Simpson, Gelman, Yao & Gabry, JMLR 2024);
+                          standard error (1 + index)/sqrt(k) from the k largest (Smith, Biometrika 1987)
     calibration error     sqrt(2/pi) s in each of b bins for a perfect ratio, s^2 = b D (1 - D) ((1 - D)/m + D/n) / 2,
                           m target rows and n proposals, D = P(target): the noise of the bin's counts
     two-sample tests      AUC of 1/2 within 2 null deviations (Mann & Whitney 1947; Lopez-Paz & Oquab, ICLR 2017), MMD
@@ -32,6 +34,8 @@ from typing import Any, Literal, ParamSpec
 
 import numpy as np
 from scipy.stats import norm
+
+from rsf_dist.diagnostics import ROUNDING, TOP
 
 Light = Literal["green", "amber", "red", "grey"]
 Numbers = dict[str, Any]
@@ -57,11 +61,12 @@ INVERSE_GREEN, INVERSE_AMBER = 5, 20  # exceeded by the true ratio with probabil
 ECE_GREEN, ECE_AMBER = 0.03, 0.1  # above chance; 5 % of perfect ratios exceed 0.03 on 60 target rows (simulated)
 CHANCE_LOSS, LOSS_MARGIN = math.log(2), 0.05  # nats; what a ratio of 1 loses, and noise where 1 is the truth
 AUC_GREEN, AUC_AMBER = 0.95, 0.999  # KL of 2.7 and 9.5 nats between normal laws: M of at least 15 and 14,000
+AUC_NULL_SD = 0.05  # beyond it, an AUC of 0.6 passes for chance: with many accepted rows, below 34 target rows
 HALF_WAY = 0.5  # of the way from the proposals to what cannot be told apart
 MMD_LEVEL = 0.05  # false alarms
 SPREAD_GREEN = 10  # the most accepted class over the least
+CLASS_EXPECTED = 5  # accepted rows; none are found of as many with probability e^-5 = 0.7 %
 DUPLICATES_GREEN, DUPLICATES_AMBER = 0.01, 0.1  # of the accepted rows
-ROUNDING = 1e-6  # of log M: as in `diagnostics`
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def trust_card(sampling: Numbers, ratio: Numbers, two_sample: Numbers | None) ->
         largest_ratio(sampling),
         tail(sampling, ratio),
         effective_sample_size(sampling),
-        mean_ratio(sampling),
+        mean_ratio(sampling, ratio),
         mean_inverse_ratio(sampling),
         calibration(ratio),
         distance(ratio),
@@ -164,18 +169,29 @@ def constant(sampling: Numbers, ratio: Numbers) -> Finding:
     if capped:
         share = min(1.0, capped / scored / max(sampling["acceptance_rate"], 1e-300))  # capped rows are accepted
         meaning = f"{_percent(share)} of the accepted rows were capped: among themselves they follow the proposals."
-        return value, _up_to(share, CAPPED_GREEN, CAPPED_AMBER), f"{meaning} Row weights make up for it in training."
+        return value, _up_to(share, CAPPED_GREEN, CAPPED_AMBER), f"{meaning} {_ROW_WEIGHTS}"
     if not _certified(sampling, ratio):
         limit = _percent(-math.log(0.05) / scored)
-        return value, "green", f"No proposal exceeded M, so at most {limit} would (95 %): an estimate, no proof."
-    if "auc" in ratio:
-        return value, "green", "M is where the fitted ratio was cut off: capping adds no error of its own."
+        return value, "green", f"No proposal exceeded M, so at most about {limit} would (95 %): no proof."
+    if _cut_off(ratio):
+        return value, "green", f"The ratio itself was cut off at M. {_cost_of_cut(sampling, ratio)}"
     return value, "green", "M is a bound of the ratio: rejection is exact, as far as the ratio is."
+
+
+_ROW_WEIGHTS = "Only with training.use_row_weights are they weighted to make up for it."
+
+
+def _cost_of_cut(sampling: Numbers, ratio: Numbers) -> str:
+    if _isotonic(ratio):
+        return "What that costs is not all seen: the calibration cuts off the target rows' ratios as well."
+    if sampling["tv_bound_source"] == "target":
+        return "What that costs, eps from the target's side says."
+    return "What that costs is not known without target rows."
 
 
 @_check(
     "acceptance",
-    "Green where the 95 % interval meets (1 − eps)/M, eps up to its limit, or the rate is within a factor of "
+    "Green where the 95 % interval meets (1 − eps)/M, eps within its limits, or the rate is within a factor of "
     f"{ACCEPTANCE_GREEN:g} of it; amber up to a factor of {ACCEPTANCE_AMBER:g}.",
 )
 def acceptance(sampling: Numbers) -> Finding:
@@ -187,10 +203,12 @@ def acceptance(sampling: Numbers) -> Finding:
         why = "M was raised afterwards" if sampling["proportional"] else "it is not in proportion to the ratio"
         return value, "grey", f"Nothing predicts it: {why}."
     value += f", predicted {_percent(predicted)}"
-    bound, upper = sampling["tv_bound"], sampling["tv_bound_upper"]
-    noisy = upper is not None and bound is not None and bound < 1  # eps is from few target rows
-    least = predicted * (1 - upper) / (1 - bound) if noisy else predicted
-    off = 1.0 if low <= predicted and least <= high else _factor(rate, predicted)
+    bound, lower, upper = (sampling[key] for key in ("tv_bound", "tv_bound_lower", "tv_bound_upper"))
+    exact = bound is None or bound >= 1  # else eps may be from few target rows
+    least, most = (
+        predicted if exact or limit is None else predicted * (1 - limit) / (1 - bound) for limit in (upper, lower)
+    )
+    off = 1.0 if low <= most and least <= high else _factor(rate, predicted)
     light = _up_to(off, ACCEPTANCE_GREEN, ACCEPTANCE_AMBER)
     if light == "green":
         return value, light, "Rows are accepted as often as the ratio, M and eps imply."
@@ -204,7 +222,8 @@ def acceptance(sampling: Numbers) -> Finding:
 @_check(
     "bias of capping",
     f"By the bound eps on the total variation distance, its 95 % limit where target rows give one: green up to "
-    f"{TV_GREEN:g}, amber up to {TV_AMBER:g}. From proposals alone at best amber, unless M is certified.",
+    f"{TV_GREEN:g}, amber up to {TV_AMBER:g}. From proposals alone at best amber, unless M is certified by a "
+    "ratio that was not cut off.",
 )
 def bias(sampling: Numbers, ratio: Numbers) -> Finding:
     """The bound on the total variation distance that capping causes: the target's side where there is one."""
@@ -213,16 +232,19 @@ def bias(sampling: Numbers, ratio: Numbers) -> Finding:
         return "–", "grey", "The bound is one for rows accepted in proportion to min(r, M)."
     if bound is None:
         return "not finite", "red", "Some ratios are not usable, so that no bound could be computed."
-    from_target, certified = sampling["tv_bound_source"] == "target", _certified(sampling, ratio)
+    from_target, certified, cut = sampling["tv_bound_source"] == "target", _certified(sampling, ratio), _cut_off(ratio)
     value = f"eps {bound:.3f} from proposals"
     if from_target:
         limit = "" if upper is None else f" (95 % limit {upper:.3f})"
         value = f"eps {bound:.3f}{limit} from target rows, {_figure(proposals)} from proposals"
-    if certified:
-        return value, _up_to(bound, TV_GREEN, TV_AMBER), "No ratio can exceed M: capping causes no bias."
+    if certified and bound <= ROUNDING and not cut:
+        return value, "green", "No ratio can exceed M: capping causes no bias."
     judged = bound if upper is None else upper
     light = _up_to(judged, TV_GREEN, TV_AMBER)
-    meaning = f"At most {_percent(judged)} of the accepted rows are misplaced by capping, as far as the ratio is right."
+    cause = "cutting the ratio off at M" if certified and cut else "capping"
+    meaning = f"At most {_percent(judged)} of the accepted rows are misplaced by {cause}, as far as the ratio is right."
+    if certified and cut and _isotonic(ratio):
+        meaning += f" {_cost_of_cut(sampling, ratio)}"
     if not from_target:
         light = "amber" if light == "green" else light
         meaning += " This is blind to what proposals never met: give target rows to judge it on."
@@ -247,27 +269,38 @@ def largest_ratio(sampling: Numbers) -> Finding:
     if top <= log_m + ROUNDING:
         return value, "green", "M covers every ratio that was met."
     weight = math.exp(min(top - log_m, 700.0))
-    meaning = f"The largest ratio is {_count(weight)} M: its row should count for {_count(weight)}, and counts for one."
+    meaning = f"The largest ratio is {_count(weight)} M: its row should count for {_count(weight)}, "
+    meaning += "and counts for one unless training.use_row_weights is set."
     return value, _up_to(weight, 1.0, WEIGHT_AMBER), meaning
 
 
 @_check(
     "tail of the ratio",
-    "By the generalised Pareto index of the largest ratios: green below 0, where there is an end point; amber up to "
-    "min(0.7, 1 − 1/log10 n); red above. With a certified M, green and amber in place of amber and red.",
+    f"By the generalised Pareto index of the largest ratios: green where it is below 0, an end point, by {ERRORS:g} "
+    "standard errors; amber up to min(0.7, 1 − 1/log10 n); red above. With a certified M, green and amber in place of "
+    "amber and red.",
 )
 def tail(sampling: Numbers, ratio: Numbers) -> Finding:
     """The tail index against its threshold."""
     index, threshold = sampling["tail_index"], sampling["tail_threshold"]
     if index is None:
         return "–", "grey", "There are too few different large ratios to fit a tail to."
-    value, certified = f"index {index:.2f}, threshold {threshold:.2f}", _certified(sampling, ratio)
-    if index < 0:
+    error, certified = _tail_error(sampling), _certified(sampling, ratio)
+    value = f"index {index:.2f} ± {error:.2f} (standard error), threshold {threshold:.2f}"
+    if index + ERRORS * error < 0:
         return value, "green", "The largest ratios approach an end point, so that some M is exact."
     if index <= threshold:
         return (value, "green", "M is certified.") if certified else (value, "amber", "No M can be called exact.")
     meaning = "Means over the proposals' ratios, the effective sample size among them, cannot be relied on."
     return value, "amber" if certified else "red", meaning
+
+
+def _tail_error(sampling: Numbers) -> float:
+    """The tail index's standard error, by the number of ratios that `Statistics.tail_index` fits."""
+    n = sampling["num_scored"]
+    if sampling["num_screened_out"]:  # it is then the pilot's, of as many rows as the threshold is for, or more
+        n = min(n, round(10 ** (1 / (1 - sampling["tail_threshold"]))))
+    return max(0.0, 1 + sampling["tail_index"]) / math.sqrt(min(TOP, max(25, n // 10)))
 
 
 @_check("effective sample size", f"Green from {ESS_GREEN} rows, amber from {ESS_AMBER}.")
@@ -286,7 +319,7 @@ def effective_sample_size(sampling: Numbers) -> Finding:
     f"Over proposals it should be 1: green within {ERRORS:g} standard errors or a factor of {MEAN_GREEN:g}, amber up "
     f"to a factor of {MEAN_AMBER:g}; amber at best where the standard error exceeds {MEAN_ERROR:g}.",
 )
-def mean_ratio(sampling: Numbers) -> Finding:
+def mean_ratio(sampling: Numbers, ratio: Numbers) -> Finding:
     """E_q[r] against 1."""
     mean, error = sampling["mean_ratio"], sampling["mean_ratio_error"]
     if not sampling["normalised"]:
@@ -302,6 +335,9 @@ def mean_ratio(sampling: Numbers) -> Finding:
         return value, light, "The ratio is as large as it should be, on average over the proposals."
     if mean > 1:
         return value, light, "The ratio is too large on average: too many proposals are taken for the target."
+    if _certified(sampling, ratio) and _cut_off(ratio):
+        meaning = "The ratio was cut off at M, which makes it too small on average."
+        return value, light, f"{meaning} {_cost_of_cut(sampling, ratio)}"
     return value, light, "The ratio is too small on average, or the target has parts that proposals never reach."
 
 
@@ -327,7 +363,7 @@ def mean_inverse_ratio(sampling: Numbers) -> Finding:
             "Tells little: target rows miss the bulk of the proposals, as is usual if these are far.",
         )
     if light == "green":
-        return value, light, "No target row is taken for less likely than it should be."
+        return value, light, "Nothing was found: the true ratio may well have as large a mean over these rows."
     return value, light, "Some target rows are taken for far too unlikely: rows like them are missed."
 
 
@@ -339,7 +375,7 @@ def mean_inverse_ratio(sampling: Numbers) -> Finding:
 def calibration(ratio: Numbers) -> Finding:
     """Whether a learned ratio's probabilities hold on held-out rows."""
     if "auc" not in ratio:
-        return "–", "grey", f"{ratio['kind']} is not learned from target rows."
+        return "–", "grey", f"{ratio['kind']} has no figures on held-out target rows."
     error, brier, loss = (ratio[key] for key in ("calibration_error", "brier", "log_loss"))
     if error is None or brier is None or loss is None:
         return "not finite", "red", "The ratio is not usable: its figures on held-out rows are not finite."
@@ -368,7 +404,7 @@ def chance_calibration_error(ratio: Numbers) -> float:
 def distance(ratio: Numbers) -> Finding:
     """How far the proposals are from the target, by the AUC of the ratio."""
     if "auc" not in ratio:
-        return "–", "grey", f"{ratio['kind']} is not learned from target rows."
+        return "–", "grey", f"{ratio['kind']} has no figures on held-out target rows."
     auc = ratio["auc"]
     value = f"AUC {auc:.3f} on {ratio['num_target']:,} target rows and {ratio['num_proposals']:,} proposals"
     if auc >= 1:
@@ -381,7 +417,8 @@ def distance(ratio: Numbers) -> Finding:
 @_check(
     "two-sample AUC",
     f"Green where a classifier tells accepted from target rows with an AUC within {ERRORS:g} null deviations of 0.5; "
-    f"amber where {100 * HALF_WAY:g} % or more of the proposals' distance from 0.5 is gone; red else.",
+    f"amber where {100 * HALF_WAY:g} % or more of the proposals' distance from 0.5 is gone; red else. Amber at best "
+    f"where the null deviation exceeds {AUC_NULL_SD:g}.",
 )
 def two_sample_auc(two_sample: Numbers | None) -> Finding:
     """A classifier's verdict on proposals and on accepted rows, each against target rows."""
@@ -393,6 +430,9 @@ def two_sample_auc(two_sample: Numbers | None) -> Finding:
     had, left = (abs(one["auc"] - 0.5) for one in (before, after))
     if left > ERRORS * after["auc_null_sd"]:
         return value, *_way_gone(had, left, after["features"])
+    if after["auc_null_sd"] > AUC_NULL_SD:
+        chance = f"{0.5 + ERRORS * after['auc_null_sd']:.2f}"
+        return value, "amber", f"The rows are too few to tell: an AUC of {chance} would pass for chance."
     return value, "green", _not_told_apart(after, had <= ERRORS * before["auc_null_sd"])
 
 
@@ -433,23 +473,28 @@ def _way_gone(had: float, left: float, features: str) -> tuple[Light, str]:
 @_check(
     "classes",
     f"Green where the most accepted class is accepted up to {SPREAD_GREEN:g} times as often as the least, amber above; "
-    "red where a class that was proposed is never accepted.",
+    f"red where one is never accepted. Only classes with {CLASS_EXPECTED} or more accepted rows to be expected.",
 )
 def classes(sampling: Numbers) -> Finding:
     """How acceptance differs between classes."""
-    rates = sampling["acceptance_by_label"]
+    rates, scored = sampling["acceptance_by_label"], sampling["scored_by_label"]
     if len(rates) < 2:
         return "–", "grey", "All rows are of one class." if rates else "The rows have no labels."
-    least, most = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
+    judged = [label for label in rates if scored[label] * sampling["acceptance_rate"] >= CLASS_EXPECTED]
+    if len(judged) < 2:
+        return "–", "grey", "Too few rows were proposed to compare classes."
+    least, most = min(judged, key=rates.__getitem__), max(judged, key=rates.__getitem__)
     value = f"accepted {_percent(rates[least])} (class {least}) to {_percent(rates[most])} (class {most})"
-    never = ", ".join(str(label) for label, rate in rates.items() if rate == 0)
+    if len(judged) < len(rates):
+        value += f"; {len(rates) - len(judged)} with too few rows to tell"
+    never = ", ".join(str(label) for label in judged if rates[label] == 0)
     if never:
         return value, "red", f"Never accepted: class {never}. Right only if the target has none of it."
     spread = rates[most] / rates[least]
     if spread > SPREAD_GREEN:
         meaning = f"A factor of {spread:.3g}: right only if the target's mix of classes is that unusual."
         return value, "amber", meaning
-    return value, "green", f"A factor of {spread:.3g}: every class is among the accepted rows."
+    return value, "green", f"A factor of {spread:.3g}: each of these classes is among the accepted rows."
 
 
 @_check(
@@ -490,6 +535,15 @@ def _certified(sampling: Numbers, ratio: Numbers) -> bool:
     """Whether the ratio vouches for M, and has kept to it."""
     bound = ratio["log_bound"]
     return bound is not None and sampling["log_m"] >= bound - ROUNDING and not sampling["num_capped"]
+
+
+def _cut_off(ratio: Numbers) -> bool:
+    """Whether a bound is where a learned ratio was cut off, rather than one of the ratio as it should be."""
+    return ratio["log_bound"] is not None and "auc" in ratio and ratio["kind"] != "RelativeRatio"
+
+
+def _isotonic(ratio: Numbers) -> bool:
+    return "calibration" in ratio and ratio["calibration"].startswith("isotonic")
 
 
 def _up_to(value: float, green: float, amber: float) -> Light:

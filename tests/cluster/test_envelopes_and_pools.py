@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -80,6 +81,8 @@ def test_a_product_that_screens_accepts_the_same_rows() -> None:
     # the mean ratio from the survivors against that from all: some 8,000 proposals, ESS about a third of them
     assert screened.report.ess_fraction == pytest.approx(plain.report.ess_fraction, rel=0.1)
     assert screened.report.acceptance_predicted == pytest.approx(plain.report.acceptance_predicted, rel=0.1)
+    raised = screened.rethreshold(screened.report.log_m + 0.5).report
+    assert 0 < raised.num_screened_out < raised.num_scored
 
 
 def test_top_k_of_a_pool_are_its_highest_keys() -> None:
@@ -105,6 +108,24 @@ def test_top_k_takes_almost_the_whole_pool_too() -> None:
     assert set(rows_of(rsf.RejectionSampler(pool, even, chunk_size=30).top_k(49))["x"]) < set(range(0, 100, 2))
     with pytest.raises(rsf.StatisticalRefusal, match="50 of 100 proposals have a ratio above 0, not more than k=50"):
         rsf.RejectionSampler(pool, even, chunk_size=30).top_k(50)
+
+
+def test_top_k_is_refused_where_time_ends_before_the_pool() -> None:
+    pool = rsf.DatasetProposal({"x": torch.arange(20_000.0)})
+    slow = rsf.RewardRatio(Slow(), max_score=0.0)
+    budget = rsf.Budget(max_seconds=0.5)
+    with pytest.raises(rsf.StatisticalRefusal, match=r"time was up after .* of 20,000 proposals"):
+        rsf.RejectionSampler(pool, slow, rsf.FixedEnvelope(0.0, num_pilot=1), chunk_size=500, budget=budget).top_k(20)
+    with pytest.raises(rsf.InputError, match="the pool has 20,000 rows"):
+        rsf.RejectionSampler(pool, slow).top_k(20, 20_001)
+
+
+class Slow:
+    """A score of 0, at half a second a chunk."""
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        time.sleep(0.5)
+        return torch.zeros(num_rows(batch))
 
 
 def test_drs_is_marked_as_not_proportional() -> None:

@@ -25,6 +25,7 @@ from rsf_dist.envelope import (
     FixedEnvelope,
     PilotEnvelope,
 )
+from rsf_dist.models import Network
 from rsf_dist.proposals import DistributionProposal, MixtureProposal, Proposal
 from rsf_dist.ratios import (
     ClassifierRatio,
@@ -80,8 +81,11 @@ class DoubleWell(nn.Module):
         return self.depth * (x**2 - 1) ** 2
 
 
-class Quadratic(nn.Module):
+class Quadratic(Network):
     """A network that has learned 2 log N(x; 1, 1)/N(x; 0, 2) + 3: the Bayes-optimal logit, badly calibrated."""
+
+    def __init__(self):
+        super().__init__(nn.Identity())
 
     def forward(self, x):
         return (2 * (LOG_2 - (x - 1) ** 2 / 2 + x**2 / 8) + 3)[:, None]

@@ -18,7 +18,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal, Uniform
 
 from rsf_dist.batch import num_rows
 from rsf_dist.diagnostics import target_side_bound
-from rsf_dist.envelope import AdaptiveEnvelope, PilotEnvelope
+from rsf_dist.envelope import Choice, PilotEnvelope
 from rsf_dist.proposals import DistributionProposal, Proposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, Ratio, RewardRatio
 
@@ -228,10 +228,19 @@ def test_rows_of_a_small_m_can_be_thinned_to_a_larger_one():
     assert stats.kstest(rows["x"], "norm").pvalue < 1e-3
 
 
+class Timid:
+    """Follows the largest log ratio a nat below it, so that rows are capped while M grows."""
+
+    num_pilot = 1
+
+    def choose(self, pilot):
+        return Choice(float(pilot.log_ratio.max()) - 1.0, "a nat below the largest", margin=-1.0)
+
+
 def test_statistics_after_m_grew_are_those_of_the_larger_m():
     """`Statistics.at` against a fresh sample at the M that the adaptive envelope ended with: the same proposals."""
     case = CASES["unbounded"]
-    grown = sample_chunks(case.proposal, case.ratio, AdaptiveEnvelope(num_pilot=1, margin=-1.0))
+    grown = sample_chunks(case.proposal, case.ratio, Timid())
     fresh = sample_chunks(case.proposal, case.ratio, grown.log_m)
     assert grown.log_m > grown.choice.log_m
     assert torch.equal(grown.rows["x"], fresh.rows["x"])

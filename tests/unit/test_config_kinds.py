@@ -15,7 +15,6 @@ from rsf_dist.build import (
     build_proposal,
     build_task,
     relative_alpha,
-    sampled_proposal,
 )
 from rsf_dist.config import parse_config
 from rsf_dist.envelope import (
@@ -29,11 +28,11 @@ from rsf_dist.envelope import (
 from rsf_dist.errors import InputError
 from rsf_dist.fitting import build_ratio, class_prior, make_ratio
 from rsf_dist.images import ImageSet
-from rsf_dist.proposals import AugmentProposal, DistributionProposal, MixtureProposal
+from rsf_dist.proposals import AugmentProposal, DistributionProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
 from rsf_dist.rng import Streams
 from rsf_dist.tasks import ClassificationTask
-from rsf_dist.tryout import try_out
+from rsf_dist.tryout import has_bound, try_out
 
 MODULE = '''
 import torch
@@ -179,7 +178,7 @@ def test_an_envelope_of_ones_own():
 
 def test_a_proposal_of_ones_own():
     config = having(proposal={**OWN, "options": {"level": 9}})
-    rows = sampled_proposal(config, inputs()).sample(3, Streams(0))
+    rows = build_proposal(config.proposal, image_set()).sample(3, Streams(0))
     assert rows["image"].shape == (3, 1, 8, 8)
     assert rows["image"].unique().tolist() == [9]
 
@@ -196,10 +195,44 @@ def test_only_a_relative_classifier_mixes_the_target_in():
     assert relative_alpha(having(ratio={})) is None
     config = having(ratio={"relative_alpha": 0.5})
     assert relative_alpha(config) == 0.5
-    mixture = sampled_proposal(config, inputs())
-    assert isinstance(mixture, MixtureProposal)
-    assert set(mixture.sample(50, Streams(0))["component"].tolist()) == {0, 1}
-    assert "relative_alpha" in complaint(sampled_proposal, config, inputs(target_labels=False)).field
+    assert "relative_alpha" in complaint(try_out, config, inputs(target_labels=False)).field
+    try_out(config, inputs())
+
+
+@pytest.mark.parametrize(
+    ("ratio", "bounded"),
+    [
+        ({}, False),
+        ({"calibration": "isotonic"}, True),
+        ({"max_log_ratio": 2.0}, True),
+        ({"relative_alpha": 0.5}, True),
+        ({"kind": "reward", "score": "my_kinds:column"}, False),
+        ({"kind": "label_shift"}, True),
+        ({"kind": "product", "factors": [{"kind": "label_shift"}, {}]}, False),
+    ],
+)
+def test_a_certified_envelope_needs_a_ratio_with_a_bound(ratio, bounded):
+    assert has_bound(having(ratio=ratio).ratio) == bounded
+
+
+def test_a_certified_envelope_without_a_bound_is_refused_before_anything_is_drawn():
+    error = complaint(try_out, having(envelope={"kind": "certified"}), inputs())
+    assert (error.field, error.value) == ("envelope.kind", "certified")
+
+
+def test_exact_kinds_are_exact_by_default():
+    assert having(ratio={"kind": "label_shift"}).envelope.kind == "certified"
+    assert having(ratio={"kind": "verifier", "passes": "a:b"}).envelope.kind == "certified"
+    assert having(ratio={"kind": "reward", "score": "a:b"}).envelope.kind == "budget"
+    assert having().envelope.kind == "budget"
+
+
+def test_the_judge_is_built_early_and_is_not_the_ratios_network():
+    odd = having(evaluation={"judge": {"name": "no_such_net"}})
+    assert complaint(try_out, odd, inputs()).field == "evaluation.judge.name"
+    network = {"name": "small_cnn", "width": 16, "dropout": 0.5}
+    error = complaint(having, ratio={"network": network}, evaluation={"judge": network})
+    assert "another network" in error.rule
 
 
 def test_a_mixture_is_of_images_and_labels():

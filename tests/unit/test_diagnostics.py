@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rsf_dist.diagnostics import TOP, Statistics, acceptance_interval, target_side_bound
+from rsf_dist.diagnostics import TOP, Statistics, acceptance_interval, target_side_bound, target_side_lower
 
 LN2 = np.log(2.0)
 
@@ -187,6 +187,14 @@ def test_target_side_bound_solves_its_equation():
     assert m == pytest.approx(np.maximum(0, 1 - np.exp(1 - log_ratio)).mean())
     assert 200 * (m * np.log(m / u) + (1 - m) * np.log((1 - m) / (1 - u))) == pytest.approx(np.log(10))
     assert u > m
+
+
+def test_target_side_limits_mirror_each_other():
+    log_ratio = np.log([0.5, 2.0, 4.0, 4.0])  # losses at M = 1: 0, 1/2, 3/4, 3/4, of mean 1/2
+    mean, upper = target_side_bound(log_ratio, 0.0)
+    assert mean == pytest.approx(0.5)
+    assert target_side_lower(log_ratio, 0.0) == pytest.approx(1 - upper)
+    assert target_side_lower(np.zeros(3), 0.0) == 0.0
 
 
 def test_target_side_bound_at_the_far_end():

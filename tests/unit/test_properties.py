@@ -29,9 +29,6 @@ from rsf_dist.ratios.calibration import calibrate, from_json, to_json
 from rsf_dist.rng import Streams
 from rsf_dist.sampling_report import curve
 
-settings.register_profile("loaded", deadline=None)  # how long a case takes is the machine's affair
-settings.load_profile("loaded")
-
 EXTREMES = st.sampled_from([-700.0, 700.0, -math.inf, math.inf, math.nan, 0.0, -1e308, 1e-308])
 LOG_RATIOS = EXTREMES | st.floats(-800, 800)
 REGULAR = st.floats(-700, 700) | st.just(-math.inf)

@@ -35,6 +35,7 @@ def test_counts_and_rates():
     assert report.acceptance_interval == acceptance_interval(4, 2, stopped=False)
     assert report_of(stopped=True).acceptance_interval == acceptance_interval(4, 2, stopped=True)
     assert report.acceptance_by_label == {3: pytest.approx(1 / 3), 8: 1.0}
+    assert report.scored_by_label == {3: 3, 8: 1}
     assert (report.num_duplicates, report.shortfall, report.seconds) == (1, 5, 1.5)
     assert (report.log_m, report.log_m_source) == (LN2, "fixed")
     assert report.max_log_ratio == np.log(6.0)
@@ -201,9 +202,11 @@ FULL = SamplingReport(
     mean_inverse_ratio=0.9,
     tv_bound=0.01,
     tv_bound_source="target",
+    tv_bound_lower=0.005,
     tv_bound_upper=0.02,
     tv_bound_proposals=0.015,
     acceptance_by_label={0: 0.5, 11: 0.25},
+    scored_by_label={0: 6, 11: 4},
     curve=(CurvePoint(1.5, 0.012, 0.015, 0.01), CurvePoint(2.5, 0.004, 0.0, None)),
     shortfall=4,
     seconds=2.5,
@@ -221,8 +224,10 @@ def test_every_field_survives_json():
 
 
 def test_what_is_unknown_survives_json():
-    assert len(OPTIONAL) == 7
-    unknown = replace(FULL, **dict.fromkeys(OPTIONAL), curve=(), acceptance_by_label={}, max_log_ratio=-np.inf)
+    assert len(OPTIONAL) == 8
+    unknown = replace(
+        FULL, **dict.fromkeys(OPTIONAL), curve=(), acceptance_by_label={}, scored_by_label={}, max_log_ratio=-np.inf
+    )
     assert SamplingReport.from_dict(json.loads(json.dumps(unknown.to_dict()))) == unknown
 
 

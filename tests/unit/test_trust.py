@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rsf_dist.ratios import LabelShiftRatio
+from rsf_dist.diagnostics import Statistics, tail_threshold
+from rsf_dist.ratios import ConstantRatio, LabelShiftRatio, ProductRatio
 from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.ratios.classifier import judge
 from rsf_dist.report import record, trust
@@ -43,9 +44,11 @@ GOOD_REPORT = SamplingReport(
     mean_inverse_ratio=0.9,
     tv_bound=0.0,
     tv_bound_source="target",
+    tv_bound_lower=0.0,
     tv_bound_upper=0.04,
     tv_bound_proposals=0.0,
     acceptance_by_label={0: 0.05, 1: 0.15},
+    scored_by_label={0: 10_000, 1: 10_000},
     curve=(CurvePoint(2.3, 0.1, 0.0, 0.0), CurvePoint(3.3, 0.037, 0.0, 0.0)),
 )
 SAMPLING = GOOD_REPORT.to_dict()
@@ -64,16 +67,21 @@ RATIO = {
     "reliability": [[(2 * bin + 1) / 20] * 2 for bin in range(10)],
 }
 GIVEN = {"kind": "DensityRatio", "log_bound": 2.3}  # not learned, of known bound
+CUT = RATIO | {"log_bound": 2.3}  # learned, and cut off at M
 
 
-def against_target(auc=0.5, mmd2=0.0, pvalue=0.5):
+def against_target(auc=0.5, mmd2=0.0, pvalue=0.5, null_sd=0.05):
     rows = {"num_first": 60, "num_second": 2_000, "auc_rows": (30, 1_000), "mmd_rows": (60, 1_000)}
-    figures = {"auc": auc, "auc_interval": (auc - 0.1, auc + 0.1), "auc_null_sd": 0.05}
+    figures = {"auc": auc, "auc_interval": (auc - 0.1, auc + 0.1), "auc_null_sd": null_sd}
     return rows | figures | {"mmd2": mmd2, "mmd_pvalue": pvalue, "features": "image statistics"}
 
 
 FAR = against_target(auc=0.9, mmd2=0.08, pvalue=0.002)
 TWO_SAMPLE = {"before": FAR, "after": against_target()}
+
+
+LITTLE = {1: 9_000, 2: 9_000}
+"""Proposals scored, of a class 0 that is to be added."""
 
 
 def card(sampling=None, ratio=None, two_sample=None):
@@ -130,8 +138,10 @@ def test_a_good_run_is_green():
         ("largest ratio", "red", {"max_log_ratio": 2_000.0}),
         ("largest ratio", "green", {"log_ratio_quantile": None}),
         ("largest ratio", "grey", {"max_log_ratio": None}),
-        ("tail of the ratio", "green", {"tail_index": -0.001}),
-        ("tail of the ratio", "amber", {"tail_index": 0.0}),
+        # of 256 ratios: 2 (1 - .112)/16 = .1110, and 2 (1 - .111)/16 = .1111
+        ("tail of the ratio", "green", {"tail_index": -0.112}),
+        ("tail of the ratio", "amber", {"tail_index": -0.111}),
+        ("tail of the ratio", "green", {"tail_index": -1.5}),
         ("tail of the ratio", "amber", {"tail_index": 0.7}),
         ("tail of the ratio", "red", {"tail_index": 0.71}),
         ("tail of the ratio", "red", {"tail_index": 0.6, "tail_threshold": 0.5}),
@@ -160,7 +170,13 @@ def test_a_good_run_is_green():
         ("mean inverse ratio", "red", {"mean_inverse_ratio": None}),
         ("classes", "green", {"acceptance_by_label": {0: 0.01, 1: 0.1}}),
         ("classes", "amber", {"acceptance_by_label": {0: 0.01, 1: 0.101}}),
-        ("classes", "red", {"acceptance_by_label": {"0": 0.0, "1": 0.1}}),
+        ("classes", "red", {"acceptance_by_label": {0: 0.0, 1: 0.1}}),
+        # a tenth is accepted: 5 rows of 50 are to be expected
+        ("classes", "red", {"acceptance_by_label": {0: 0.0, 1: 0.1, 2: 0.1}, "scored_by_label": LITTLE | {0: 50}}),
+        ("classes", "green", {"acceptance_by_label": {0: 0.0, 1: 0.1, 2: 0.1}, "scored_by_label": LITTLE | {0: 49}}),
+        ("classes", "amber", {"acceptance_by_label": {0: 0.9, 1: 0.01, 2: 0.01}, "scored_by_label": LITTLE | {0: 50}}),
+        ("classes", "green", {"acceptance_by_label": {0: 0.9, 1: 0.01, 2: 0.01}, "scored_by_label": LITTLE | {0: 49}}),
+        ("classes", "grey", {"acceptance_by_label": {0: 0.0, 1: 0.1}, "scored_by_label": LITTLE | {0: 49}}),
         ("classes", "grey", {"acceptance_by_label": {}}),
         ("classes", "grey", {"acceptance_by_label": {7: 0.1}}),
         ("duplicates", "green", {"num_duplicates": 20}),
@@ -179,6 +195,13 @@ def test_the_predicted_acceptance_is_as_uncertain_as_eps():
     """Predicted .2 at eps = .2; at the limit .6 it is .1, which the interval .096 to .104 meets, at .5 it is .125."""
     for upper, light in [(0.6, "green"), (0.5, "amber"), (None, "amber")]:
         noisy = {"acceptance_predicted": 0.2, "tv_bound": 0.2, "tv_bound_upper": upper}
+        assert card(sampling=noisy)["acceptance"] == light
+
+
+def test_the_predicted_acceptance_may_be_too_low_by_chance():
+    """Predicted .05 at eps = .5; at the lower limit .04 it is .096, where the interval begins, at .05 it is .095."""
+    for lower, light in [(0.039, "green"), (0.05, "amber"), (None, "amber")]:
+        noisy = {"acceptance_predicted": 0.05, "tv_bound": 0.5, "tv_bound_lower": lower, "tv_bound_upper": 0.9}
         assert card(sampling=noisy)["acceptance"] == light
 
 
@@ -235,6 +258,7 @@ def test_the_calibration_error_of_perfect_ratios(num_target):
         ({"auc": 0.699}, {"two-sample AUC": "amber"}),  # the proposals' .9 - .5 = .4 is .2 half of the way
         ({"auc": 0.701}, {"two-sample AUC": "red"}),
         ({"auc": 0.95}, {"two-sample AUC": "red"}),
+        ({"null_sd": 0.051}, {"two-sample AUC": "amber"}),
         ({"mmd2": 0.03, "pvalue": 0.05}, {}),
         ({"mmd2": 0.039, "pvalue": 0.049}, {"two-sample MMD": "amber"}),
         ({"mmd2": 0.041, "pvalue": 0.002}, {"two-sample MMD": "red"}),
@@ -288,6 +312,71 @@ def test_a_broken_bound_certifies_nothing():
     assert card(sampling=broken, ratio=GIVEN)["bias of capping"] == "amber"
 
 
+def test_a_ratio_that_was_cut_off_is_not_exact():
+    """The true ratio's mean above a cut at M is eps less than 1, as is the share of the target that M can give."""
+    costly = SAMPLING | {"tv_bound": 0.6, "tv_bound_lower": 0.5, "tv_bound_upper": 0.7, "mean_ratio": 0.4}
+    found = {check.name: check for check in trust.trust_card(costly, CUT, None)}
+    assert found["bias of capping"].light == "red"
+    assert "cutting the ratio off at M" in found["bias of capping"].meaning
+    assert "no bias" not in found["bias of capping"].meaning
+    assert "itself was cut off at M. What that costs, eps from the target's side says" in found["constant M"].meaning
+    assert found["mean ratio"].light == "red"
+    assert "cut off at M" in found["mean ratio"].meaning
+    assert "cut off" not in trust.mean_ratio(costly, RATIO).meaning
+
+
+def test_what_cutting_off_costs_is_not_said_to_be_known_where_it_is_not():
+    alone = SAMPLING | {"tv_bound_source": "proposals", "tv_bound_upper": None}
+    assert trust.bias(alone, CUT | {"kind": "ProductRatio"}).light == "amber"
+    assert "not known without target rows" in trust.constant(alone, CUT | {"kind": "ProductRatio"}).meaning
+    isotonic = CUT | {"calibration": "isotonic: 9 knots, log ratio -2 to 2.3"}
+    assert "not all seen" in trust.constant(SAMPLING, isotonic).meaning
+    assert "not all seen" in trust.bias(SAMPLING, isotonic).meaning
+
+
+def test_a_bound_that_target_rows_exceed_certifies_no_lack_of_bias():
+    broken = SAMPLING | {"tv_bound": 0.3, "tv_bound_upper": 0.4}
+    found = trust.bias(broken, GIVEN)
+    assert found.light == "amber"
+    assert "no bias" not in found.meaning
+
+
+def test_a_relative_ratio_is_exact():
+    few, relative = SAMPLING | {"tv_bound_upper": 0.2}, CUT | {"kind": "RelativeRatio"}
+    assert trust.bias(few, relative).light == "green"
+    assert "capping causes no bias" in trust.bias(few, relative).meaning
+    assert "rejection is exact" in trust.constant(few, relative).meaning
+    assert "cut off" not in trust.mean_ratio(few | {"mean_ratio": 0.4}, relative).meaning
+    assert trust.bias(few, CUT).light == "amber"
+
+
+def test_the_tail_of_log_normal_ratios_has_no_end_point():
+    """Logs of sd .3, whose fitted index is below 0 more often than not: green in at most 9 of 40 samples of 20,000.
+
+    Of 200 such samples 15 were green: false-alarm rate P(10 or more of 40) = 6e-4. Negative control: the ratios of
+    p(x) = 4 (1 - x)^3 to uniform proposals end at 4, and are green in nearly all samples.
+    """
+    rng = np.random.default_rng(0)
+
+    def judged(log_ratio):
+        index = Statistics.of(log_ratio, np.ones(20_000, bool), log_m=9.0).tail_index
+        return index, trust.tail(SAMPLING | {"tail_index": index}, RATIO).light
+
+    endless = [judged(rng.normal(0, 0.3, 20_000)) for _ in range(40)]
+    assert sum(index < 0 for index, _ in endless) >= 15
+    assert sum(light == "green" for _, light in endless) <= 9
+    ended = [judged(math.log(4) + 3 * np.log(rng.random(20_000))) for _ in range(40)]
+    assert sum(light == "green" for _, light in ended) >= 35
+
+
+def test_the_tails_error_is_of_as_many_ratios_as_were_fitted():
+    """Index -.2: .8/16 of 256, .8/sqrt(50) of 50 and .8/5 of 25; with screening the pilot's, here of 500 rows: 50."""
+    for num_scored, error in [(20_000, "0.05"), (500, "0.11"), (100, "0.16")]:
+        assert f"± {error} " in trust.tail(SAMPLING | {"num_scored": num_scored}, RATIO).value
+    screened = {"num_screened_out": 5_000, "tail_threshold": tail_threshold(500)}
+    assert "± 0.11 " in trust.tail(SAMPLING | screened, RATIO).value
+
+
 def test_the_bound_from_proposals():
     for bound, light in [(0.0, "amber"), (0.5, "amber"), (0.51, "red")]:
         blind = {"tv_bound_source": "proposals", "tv_bound": bound, "tv_bound_upper": None}
@@ -312,6 +401,18 @@ def test_a_ratio_that_is_not_learned_and_no_two_sample_test():
     grey = {check.name for check in checks if check.light == "grey"}
     assert grey - {"screened out"} == {"calibration", "distance of proposals", "two-sample AUC", "two-sample MMD"}
     assert trust.overall(check.light for check in checks) == "green"
+    assert "no figures on held-out target rows" in trust.calibration(GIVEN).meaning
+    assert "no figures on held-out target rows" in trust.distance(GIVEN).meaning
+
+
+def test_no_more_is_said_than_was_found():
+    assert "Only with training.use_row_weights" in trust.constant(SAMPLING | {"num_capped": 20}, RATIO).meaning
+    assert "at most about 0.015" in trust.constant(SAMPLING, RATIO).meaning  # ln 20 of 20,000: 0.015 %
+    above = trust.largest_ratio(SAMPLING | {"max_log_ratio": 2.3 + math.log(73)})
+    assert "count for 73, and counts for one unless training.use_row_weights is set" in above.meaning
+    assert "Nothing was found" in trust.mean_inverse_ratio(SAMPLING).meaning
+    few = trust.two_sample_auc({"before": FAR, "after": against_target(null_sd=0.06)})
+    assert "too few to tell: an AUC of 0.62 would pass" in few.meaning
 
 
 def test_the_demos_auc_is_far():
@@ -356,10 +457,10 @@ def test_whatever_is_not_finite_never_crashes():
     absent = {
         "acceptance_predicted": None, "max_log_ratio": None, "tail_index": None, "log_ratio_quantile": None,
         "mean_ratio": None, "mean_ratio_error": None, "mean_inverse_ratio": None, "tv_bound": None,
-        "tv_bound_upper": None, "tv_bound_proposals": None,
+        "tv_bound_lower": None, "tv_bound_upper": None, "tv_bound_proposals": None,
     }  # fmt: skip
     for sampling in [absent, *({name: None} for name in absent)]:
-        for ratio in (RATIO, GIVEN, RATIO | {"log_loss": None, "brier": None, "calibration_error": None}):
+        for ratio in (RATIO, GIVEN, CUT, RATIO | {"log_loss": None, "brier": None, "calibration_error": None}):
             for two_sample in (TWO_SAMPLE, None):
                 for check in trust.trust_card(SAMPLING | sampling, ratio, two_sample):
                     assert check.light in trust.SEVERITY
@@ -408,6 +509,9 @@ def test_records_are_strict_json(tmp_path):
 
 def test_a_ratio_is_described_by_what_it_has(learned, estimated):
     assert describe(learned)["ratio"]["auc"] == pytest.approx(6 / 9)  # 2 and 1 above all three, -800 above none
+    product = describe(ProductRatio([ConstantRatio(), learned]))["ratio"]
+    assert product["kind"] == "ProductRatio"
+    assert "AUC 0.667" in trust.distance(product).value
     found = describe(estimated)["ratio"]
     assert found["kind"] == "LabelShiftRatio"
     assert found["log_bound"] == pytest.approx(math.log(1.4))
