@@ -21,6 +21,7 @@ def example(*arguments: object, **environment: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.ray
+@pytest.mark.soak  # two minutes
 @pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 def test_label_shift_estimates_reweights_and_rejects(tmp_path: Path, ray_address: str) -> None:
     smaller = [
