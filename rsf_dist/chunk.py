@@ -54,8 +54,8 @@ class ChunkWork:
         exponentials = streams.numpy().exponential(size=num_rows(batch))
         found = self._screened(batch, exponentials)
         log_ratio = found.log_ratio.numpy()
-        score = log_ratio if self.reshape is None else self.reshape(log_ratio)
-        decision = accept(score, exponentials, self.log_m)
+        compared = log_ratio if self.reshape is None else self.reshape(log_ratio)
+        decision = accept(compared, exponentials, self.log_m)
         statistics = Statistics.of(
             log_ratio,
             decision.keep,

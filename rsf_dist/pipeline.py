@@ -32,6 +32,7 @@ from rsf_dist.judging import judge_round
 from rsf_dist.models import load_network
 from rsf_dist.pretraining import pretrain
 from rsf_dist.progress import Progress
+from rsf_dist.ratios import RelativeRatio
 from rsf_dist.report import record, samples
 from rsf_dist.report.html import write_html
 from rsf_dist.report.trust import card_in_words
@@ -222,7 +223,7 @@ def sample_trial(trial: Trial) -> AcceptedSet:
         ratio = make_ratio(config.ratio, inputs, proposal, trial.seed, store.path_for_ray("checkpoints"))
         if hasattr(ratio, "save"):
             store.upload_with("rounds/000/ratio", ratio.save)
-    drawn_from = getattr(ratio, "mixture", proposal)  # of a relative ratio
+    drawn_from = ratio.mixture if isinstance(ratio, RelativeRatio) else proposal
     with trial.stage("sampling", f"sampling until {config.sampling.num_accepted:,} rows are accepted"):
         accepted = sample_round(config, drawn_from, ratio, trial.seed, store, progress=trial.progress)
     with trial.stage("two_sample", "comparing proposals and accepted rows with held-out target images"):
