@@ -89,9 +89,10 @@ class AcceptedSet:
     @staticmethod
     def load(store: RunStore, round: int = 0) -> AcceptedSet:
         """The rows of a stored round, each shard checked against the manifest. Raises InputError."""
-        described = store.manifest()["rounds"].get(str(round))
-        if described is None:
-            raise InputError("round", round, f"is not in {store.uri}", "sample it first: rsf sample")
+        described = store.round(round)
+        if described is None or not described["complete"]:
+            state = "is not in" if described is None else "is not complete in"
+            raise InputError("round", round, f"{state} {store.uri}", "sample it first: rsf sample")
         shards = [Shard(**listed) for listed in described["shards"]]
         report = SamplingReport.from_dict(described["report"])
         found = np.concatenate([ledger_of(store.read_shard(shard)) for shard in shards])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -53,6 +53,11 @@ class Inputs:
     test: ImageSet | None
     source_test: ImageSet | None
     oracle: ImageSet | None
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each set that is there, for a run to tell whether it goes on with the images it began with."""
+        sets = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: images.digest() for name, images in sets.items() if images is not None}
 
 
 def load_inputs(config: RunConfig) -> Inputs:
@@ -119,7 +124,11 @@ def build_envelope(config: EnvelopeConfig) -> Envelope:
     options = config.model_dump(exclude={"kind"})
     if config.kind == "custom":
         envelope = user_code.call(config.factory, "envelope.factory", {}, config.options)
-        return of_kind(envelope, Envelope, config.factory, "envelope.factory")
+        of_kind(envelope, Envelope, config.factory, "envelope.factory")
+        num_pilot: object = envelope.num_pilot
+        if not isinstance(num_pilot, int) or num_pilot < 1:
+            raise InputError("envelope.factory", config.factory, f"its num_pilot is {num_pilot}", "name a count from 1")
+        return envelope
     return _ENVELOPES[config.kind](**options)
 
 
@@ -145,7 +154,9 @@ def build_task(config: RunConfig, source: ImageSet) -> Task:
 
 def of_kind(made: Any, protocol: Any, factory: str, field: str) -> Any:
     """What a user's factory made, if it is what it should be. Raises InputError naming `field`."""
-    if not isinstance(made, protocol):
+    with user_code.blamed(field, factory, "gives what fails when it is looked at"):
+        fits = isinstance(made, protocol)
+    if not fits:
         found = f"gives a {type(made).__name__}, which lacks something of a {protocol.__name__}"
         raise InputError(field, factory, found, f"return a {protocol.__name__.lower()}")
     return made

@@ -6,19 +6,22 @@ does not matter.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rsf_dist.accept import Floats, Reshape, accept
 from rsf_dist.batch import Batch, num_rows, select
 from rsf_dist.diagnostics import Statistics
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.base import FiniteProposal, Proposal
-from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio
+from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio, log_ratios
 from rsf_dist.rng import Stage, Streams
+from rsf_dist.user_code import blamed
 
 BOOKKEEPING = ("round", "chunk", "index", "log_ratio", "accept_key", "weight")
 """The columns added to each accepted row."""
@@ -81,12 +84,14 @@ class ChunkWork:
         start = chunk * self.chunk_size
         n = min(self.chunk_size, self.pool_size - start)
         if isinstance(self.proposal, FiniteProposal):
-            return checked(self.proposal.take(start, n), n)
+            with _proposing(self.proposal, n):
+                return checked(self.proposal.take(start, n), n)
         return propose(self.proposal, streams, n)
 
     def _screened(self, batch: Batch, exponentials: Floats) -> Screened:
         if isinstance(self.ratio, ScreeningRatio) and self.reshape is None:
-            return self.ratio.screened(batch, torch.from_numpy(exponentials), self.log_m)
+            with blamed("ratio", type(self.ratio).__name__, f"fails on {num_rows(batch)} proposals", "mend it"):
+                return self.ratio.screened(batch, torch.from_numpy(exponentials), self.log_m)
         log_ratio = torch.from_numpy(score(self.ratio, batch))
         return Screened(log_ratio, torch.ones_like(log_ratio, dtype=torch.bool), torch.zeros_like(log_ratio))
 
@@ -108,13 +113,29 @@ def draw(proposal: Proposal, ratio: Ratio, streams: Streams, n: int) -> tuple[Ba
 
 def propose(proposal: Proposal, streams: Streams, n: int) -> Batch:
     """n proposals. Raises InputError on a broken contract."""
-    return checked(proposal.sample(n, streams), n)
+    with _proposing(proposal, n):
+        return checked(proposal.sample(n, streams), n)
+
+
+def _proposing(proposal: Proposal, n: int) -> AbstractContextManager[None]:
+    return blamed("proposal", type(proposal).__name__, f"fails to give {n} rows", "mend it")
 
 
 def checked(batch: Batch, n: int) -> Batch:
-    """The batch itself, if it has n rows and no column of ours. Raises InputError."""
-    if num_rows(batch) != n:
-        raise InputError("proposal", f"{num_rows(batch)} rows", f"must give the {n} asked for", "mend the proposal")
+    """The batch itself, if it has n rows, columns that can be stored, and none of ours. Raises InputError."""
+    if not (isinstance(batch, dict) and all(isinstance(column, Tensor) for column in batch.values())):
+        raise InputError(
+            "proposal", type(batch).__name__, "must give a dict of tensors", "give column -> tensor [n, …]"
+        )
+    try:
+        count = num_rows(batch)
+    except ValueError as err:
+        raise InputError("proposal", sorted(batch), str(err), f"give every column {n} rows") from err
+    if count != n:
+        raise InputError("proposal", f"{count} rows", f"must give the {n} asked for", "mend the proposal")
+    for name, column in batch.items():
+        if column.is_complex() or column.is_quantized or column.dtype == torch.bfloat16:
+            raise InputError("proposal", f"{name} {column.dtype}", "has no column in Arrow", "convert it to float32")
     taken = sorted(set(BOOKKEEPING) & batch.keys())
     if taken:
         raise InputError("proposal", taken[0], "this column's name is taken", "rename the proposal's column")
@@ -123,11 +144,7 @@ def checked(batch: Batch, n: int) -> Batch:
 
 def score(ratio: Ratio, batch: Batch) -> Floats:
     """The log ratios, float64 [n]. Raises InputError on a broken contract."""
-    log_ratio = ratio.log_ratio(batch).detach().double().cpu().numpy()
-    if log_ratio.shape != (num_rows(batch),):
-        rule = f"log_ratio must have shape [{num_rows(batch)}]"
-        raise InputError("ratio", list(log_ratio.shape), rule, "give one number a row")
-    return log_ratio
+    return log_ratios(ratio, batch).numpy()
 
 
 def class_labels(batch: Batch) -> NDArray[np.int64] | None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -90,6 +91,49 @@ def report(directory: Directory, as_json: Json = False, debug: Debug = False) ->
 
 
 @app.command()
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="How many to forecast for; by default all there are.")
+    ] = None,
+    address: Address = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Forecast acceptance, bias and cost of sampling from a pilot, and recommend an envelope; writes nothing."""
+    from rsf_dist.config import load_config
+
+    loaded = load_config(config, overrides or ())
+    from rsf_dist.planning import plan_run  # seconds; what is wrong with the configuration is said before
+    from rsf_dist.report.outlook import outlook_in_words
+
+    with _progress() as progress:
+        found = plan_run(loaded, actors=actors, address=address, verbose=debug, progress=progress).to_dict()
+    print(json.dumps(found, indent=2) if as_json else outlook_in_words(found))
+
+
+@app.command()
+def verify(
+    directory: Directory,
+    chunks: Annotated[int, typer.Option(min=0, help="How many chunks to draw again, chosen at random.")] = 8,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check a run: its files' hashes, some chunks drawn again, the report against the rows; exit code 2 if it fails."""
+    from rsf_dist.verification import verify as verify_run
+
+    with _progress() as progress:
+        found = verify_run(directory, num_chunks=chunks, progress=progress)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        print("\n".join([f"wrong: {line}" for line in found.wrong] or [f"in order: {found}"]))
+    if found.wrong:
+        raise typer.Exit(InputError.exit_code)
+
+
+@app.command()
 def demo(
     overrides: Overrides = None,
     output: Annotated[str | None, typer.Option(help="A local folder; by default runs/demo, or runs/demo-2, …")] = None,
@@ -104,6 +148,7 @@ def demo(
     from rsf_dist import pipeline
     from rsf_dist.config import load_config
     from rsf_dist.demo.place import make_place
+    from rsf_dist.store import RunStore
 
     output = output or next(name for name in _demo_names() if not Path(name).exists())
     if "://" in output:
@@ -112,16 +157,19 @@ def demo(
     paths = {"target": "unlabelled", "evaluation.test": "test", "evaluation.oracle": "oracle"}
     ours = [f"output={output}", f"num_seeds={seeds}", *(f"{key}.root={place / name}" for key, name in paths.items())]
     loaded = load_config(str(files("rsf_dist.demo") / "digits.yaml"), [*ours, *(overrides or ())])
-    pipeline.require_new(loaded)
+    pipeline.require_same(RunStore(output), loaded)
     with _progress() as progress:
-        progress.say(f"writing the target place's images into {place}")
-        make_place(place)
+        if not place.exists():
+            progress.say(f"writing the target place's images into {place}")
+            make_place(place.with_name("place.partial"))
+            place.with_name("place.partial").rename(place)
         result = pipeline.run(loaded, address=address, verbose=debug, progress=progress)
     _show(result, as_json)
 
 
 def main() -> None:
     """Run the command and exit: 0 done, 1 our bug, 2 the user's input, 3 a statistical refusal, 130 interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to interrupt
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False)

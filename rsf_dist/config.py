@@ -6,22 +6,36 @@ complaints into one InputError that names the field, the value, the rule and a r
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from rsf_dist import plain_yaml
+from rsf_dist.complaints import TAG, first_complaint, one_line
 from rsf_dist.errors import InputError
 
+_LARGEST_COUNT = 10**12  # more is a slip of the pen, and would not fit the integers of files and tensors
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(gt=0, le=_LARGEST_COUNT)]
+Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
+Words = Annotated[str, Field(min_length=1)]
 
 
 def _import_path(path: str) -> str:
@@ -34,11 +48,19 @@ def _import_path(path: str) -> str:
 ImportPath = Annotated[str, AfterValidator(_import_path)]
 """`package.module:name` of a class or function of the user's own, see `rsf_dist.user_code`."""
 
-_TAG = "kind="
-
 
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _flags_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes `true` for 1; and YAML takes an unquoted yes, no, on or off for a flag
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        given = value if isinstance(value, list) else [value]
+        if annotation is not bool and any(isinstance(one, bool) for one in given):
+            raise ValueError("must not be true or false (yes, no, on and off need quotes to be words)")
+        return value
 
 
 def _kind_or(default: str | None = None) -> Discriminator:
@@ -46,12 +68,20 @@ def _kind_or(default: str | None = None) -> Discriminator:
 
     def tag(raw: Any) -> str | None:
         kind = raw.get("kind", default) if isinstance(raw, dict) else getattr(raw, "kind", None)
-        return None if kind is None else f"{_TAG}{kind}"
+        return None if kind is None else f"{TAG}{kind}"
 
     return Discriminator(tag)
 
 
-ParameterName = Literal["rotation", "scale", "translate_x", "translate_y", "brightness", "contrast", "noise"]
+ParameterName = Literal["rotation", "scale", "brightness", "contrast", "translate_x", "translate_y", "noise"]
+
+
+def _in_one_order(laws: dict[str, Any]) -> dict[str, Any]:
+    return {name: laws[name] for name in get_args(ParameterName) if name in laws}
+
+
+Laws = Annotated[dict[ParameterName, "LawConfig"], AfterValidator(_in_one_order)]
+"""A law a parameter; the order in which a file names them decides nothing."""
 
 
 class ImagesConfig(_Config):
@@ -67,7 +97,7 @@ class ImagesConfig(_Config):
     """
 
     kind: Literal["digits", "idx", "image_folder", "npz"]
-    root: str | None = None
+    root: Words | None = None
     split: Literal["train", "test"] = "train"
     start: Count = 0
     limit: PositiveInt | None = None
@@ -79,6 +109,13 @@ class ImagesConfig(_Config):
     def _has_root(self) -> ImagesConfig:
         if self.root is None and self.kind != "digits":
             raise ValueError(f"kind {self.kind} needs `root`, the folder or file")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> ImagesConfig:
+        twice = [name for number, name in enumerate(self.classes) if name in self.classes[:number]]
+        if twice:
+            raise ValueError(f"classes must differ, and {twice[0]} is there twice")
         return self
 
 
@@ -103,7 +140,7 @@ class LawConfig(_Config):
 class TransformConfig(_Config):
     """One step of a torchvision.transforms.v2 pipeline: the class's `name` and its keyword `options`."""
 
-    name: str
+    name: Words
     options: dict[str, Any] = {}
 
 
@@ -117,7 +154,7 @@ class AugmentConfig(_Config):
     """
 
     kind: Literal["augment"] = "augment"
-    parameters: dict[ParameterName, LawConfig] = {}
+    parameters: Laws = {}
     class_prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
     transforms: tuple[TransformConfig, ...] = ()
 
@@ -156,12 +193,12 @@ class ModelConfig(_Config):
     input_size: [height, width] that images are resized to in the network; None: as they are.
     """
 
-    name: str = "small_cnn"
+    name: Words = "small_cnn"
     options: dict[str, Any] = {}
     width: PositiveInt = 16
     depth: PositiveInt = 3
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    weights: str | None = None
+    weights: Words | None = None
     input_size: tuple[PositiveInt, PositiveInt] | None = None
 
     @model_validator(mode="after")
@@ -229,7 +266,7 @@ class ClassifierRatioConfig(_Config):
     freeze_backbone: bool = False
     ensemble: PositiveInt = 1
     optimizer: RatioOptimizerConfig = RatioOptimizerConfig()
-    num_proposals: Annotated[int, Field(ge=50)] = 8000
+    num_proposals: Annotated[int, Field(ge=50, le=_LARGEST_COUNT)] = 8000
     calibration: Literal["none", "temperature", "platt", "isotonic"] = "platt"
     max_log_ratio: Annotated[float, Field(allow_inf_nan=False)] | None = None
     relative_alpha: Fraction | None = None
@@ -264,7 +301,7 @@ class LabelShiftRatioConfig(_Config):
     method: Literal["em", "bbse"] = "em"
     network: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    num_proposals: Annotated[int, Field(ge=50)] = 8000
+    num_proposals: Annotated[int, Field(ge=50, le=_LARGEST_COUNT)] = 8000
     calibration_fraction: Fraction = 0.3
     cpus: PositiveFloat = 1
     gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
@@ -278,7 +315,7 @@ class DensityRatioConfig(_Config):
     """
 
     kind: Literal["density"]
-    parameters: Annotated[dict[ParameterName, LawConfig], Field(min_length=1)]
+    parameters: Annotated[Laws, Field(min_length=1)]
 
 
 class RewardRatioConfig(_Config):
@@ -307,7 +344,11 @@ class VerifierRatioConfig(_Config):
 
 
 class CustomRatioConfig(_Config):
-    """A ratio of your own: `factory` is called with target (uint8 [n, c, h, w]), proposal, seed and `options`."""
+    """A ratio of your own: `factory` is called with target (uint8 [n, c, h, w]), proposal, seed and `options`.
+
+    A class is also made, and tried on a few proposals, before the cluster is joined; what takes its time, as learning
+    does, belongs into a function, which is called only then.
+    """
 
     kind: Literal["custom"]
     factory: ImportPath
@@ -423,6 +464,9 @@ class PoolConfig(_Config):
     min_actors, max_actors: the pool's size; it grows while there is work. None: as many as the nodes that are up have
         CPUs for; name it on a cluster that scales by itself.
     cpus_per_actor, gpus_per_actor: reserved for each; fractions are allowed.
+    max_tasks_in_flight: tasks sent to an actor at once, running or waiting there; more hide the way to it, fewer leave
+        less behind when sampling ends. None: Ray Data's own.
+    chunk_seconds: how long one chunk may take; what hangs in a proposal or ratio of your own is refused after that.
     wait_seconds: for a cluster that scales by itself to bring up what this stage needs; 0 refuses at once.
     """
 
@@ -430,6 +474,8 @@ class PoolConfig(_Config):
     max_actors: PositiveInt | None = None
     cpus_per_actor: PositiveFloat = 1
     gpus_per_actor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    max_tasks_in_flight: PositiveInt | None = None
+    chunk_seconds: PositiveFloat = 600.0
     wait_seconds: Seconds = 0.0
 
     @model_validator(mode="after")
@@ -460,11 +506,15 @@ class SamplingConfig(_Config):
     """How many rows, and how.
 
     num_accepted: rows to keep.
+    mode: `store` trains on these rows, epoch after epoch. `stream` samples while it trains: these rows are stored for
+        validation and for the report, and training takes training.steps * training.batch_size further ones, each fresh
+        and used once. It needs an envelope whose M stays, and room for workers and actors at once.
     chunk_size: proposals drawn and scored at once, the unit of work and of randomness.
     pool: the actors. budget: when to stop short.
     """
 
     num_accepted: PositiveInt
+    mode: Literal["store", "stream"] = "store"
     chunk_size: PositiveInt = 4096
     pool: PoolConfig = PoolConfig()
     budget: Budget = Budget()
@@ -564,10 +614,10 @@ class RunConfig(_Config):
     pretrain: train `model` on the clean source images first, for want of pretrained weights.
     """
 
-    output: str
+    output: Words
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     num_seeds: PositiveInt = 1
-    code: str | None = None
+    code: Words | None = None
     source: ImagesConfig
     target: ImagesConfig
     proposal: ProposalConfig = AugmentConfig()
@@ -602,10 +652,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Relative paths in the file are relative to where the command runs. Raises InputError.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(plain_yaml.MAX_CHARACTERS + 1)  # a device has no end
     except FileNotFoundError as err:
         raise InputError("config", path, "no such file", "correct the path") from err
-    except (OSError, UnicodeDecodeError) as err:
+    except (OSError, ValueError) as err:  # ValueError: bytes that are no text, a path that can be none
         raise InputError("config", path, f"cannot be read ({err})", "name a YAML file") from err
     return parse_text(text, overrides, str(path))
 
@@ -613,9 +664,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def parse_text(text: str, overrides: Sequence[str] = (), path: str = "config.yaml") -> RunConfig:
     """As `load_config`, of a file's text; `path` names it in errors."""
     try:
-        raw = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as err:  # ValueError: a date that is none
-        raise InputError("config", path, f"is not YAML ({_one_line(err)})", "correct the syntax there") from err
+        raw = plain_yaml.read(text)
+    except ValueError as err:
+        raise InputError("config", path, f"is not YAML ({one_line(err)})", "correct the syntax there") from err
     if not isinstance(raw, dict):
         raise InputError("config", path, "must hold keys and values", "see the examples")
     for override in overrides:
@@ -628,7 +679,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as err:
-        raise _first_complaint(err) from None
+        raise first_complaint(err, RunConfig) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -636,9 +687,41 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+RESOURCES = (
+    "output",
+    "sampling.pool",
+    "sampling.budget",
+    "training.num_workers",
+    "training.cpus_per_worker",
+    "training.use_gpu",
+    "training.max_failures",
+    "wait_seconds",
+)
+"""Keys, with all beneath them, that may change when a run goes on; `wait_seconds` wherever it stands."""
+
+
+def differences(before: RunConfig, now: RunConfig) -> list[str]:
+    """What else than RESOURCES differs between two configurations, as `key=value (was value)`."""
+    old, new = (dict(_leaves(config.model_dump(mode="json"))) for config in (before, now))
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_resource(key)]
+    return [f"{key}={new.get(key, '(absent)')} (was {old.get(key, '(absent)')})" for key in keys]
+
+
+def _is_resource(key: str) -> bool:
+    return any(f".{key}.".startswith(f".{name}.") or key.endswith(".wait_seconds") for name in RESOURCES)
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, dict):
+        yield path, node
+        return
+    for key, value in node.items():
+        yield from _leaves(value, f"{path}.{key}" if path else str(key))
+
+
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise InputError("override", override, "must be key=value", "write e.g. training.steps=100")
     *parents, leaf = key.split(".")
     node = raw
@@ -649,64 +732,6 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise InputError("override", override, f"{parent} is a value, not a section", "correct the key")
     try:
-        node[leaf] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as err:
-        raise InputError("override", override, "its value is not YAML", "quote it") from err
-
-
-def _first_complaint(error: ValidationError) -> InputError:
-    # A misspelt key that is required is both unknown and missing; the spelling is what to mend.
-    found = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    # Pydantic puts a union's chosen kind among the keys; the file has no such key.
-    tagged = [str(part) for part in found["loc"]]
-    location = [part for part in tagged if not part.startswith(_TAG)]
-    field = ".".join(location) or "config"
-    if found["type"].startswith("union_tag"):
-        return _kind_complaint(field, found)
-    if found["type"] == "extra_forbidden":
-        known = _keys_at(tagged[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-        return InputError(field, found["input"], "unknown key", remedy)
-    if found["type"] == "missing":
-        return InputError(field, "(absent)", "is required", "add it")
-    rule = _one_line(found["msg"].removeprefix("Value error, "))
-    value = found["input"] if not isinstance(found["input"], dict) else "{…}"
-    return InputError(field, value, rule[0].lower() + rule[1:], "correct it")
-
-
-def _kind_complaint(field: str, found: Any) -> InputError:
-    given = found["input"]
-    if not isinstance(given, dict):
-        return InputError(field, given, "must hold keys and values, `kind` among them", "see the examples")
-    if given.get("kind") is None:
-        return InputError(f"{field}.kind", "(absent)", "is required", "add it")
-    kinds = [kind.strip("' ").removeprefix(_TAG) for kind in found["ctx"]["expected_tags"].split(",")]
-    close = difflib.get_close_matches(str(given["kind"]), kinds, n=1)
-    remedy = f"did you mean {close[0]}?" if close else "choose one of these"
-    return InputError(f"{field}.kind", given["kind"], f"must be one of {', '.join(kinds)}", remedy)
-
-
-def _keys_at(location: Sequence[str]) -> list[str]:
-    models: list[type[BaseModel]] = [RunConfig]
-    for part in location:
-        if part.startswith(_TAG):
-            models = [model for model in models if part[len(_TAG) :] in get_args(model.model_fields["kind"].annotation)]
-            continue
-        models = [
-            inner
-            for model in models
-            if part in model.model_fields
-            for inner in _models_in(model.model_fields[part].annotation)
-        ] or models
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+        node[leaf] = plain_yaml.read(text)
+    except ValueError as err:
+        raise InputError("override", override, f"its value is not YAML ({one_line(err)})", "quote it") from err

@@ -14,14 +14,24 @@ from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ConstantRatio
 from rsf_dist.rng import Stage, Streams
 from rsf_dist.sampler import RejectionSampler
+from rsf_dist.stream import RowStream
 
 _BLOCKS = 16
 
 
 def random_rows(config: RunConfig, proposal: Proposal, num_rows: int, seed: int) -> Dataset:
     """`num_rows` proposals as they come: the same sampler with p = q, its streams apart from the run's own."""
+    return _random_sampler(config, proposal, num_rows, seed).sample(num_rows).dataset
+
+
+def random_stream(config: RunConfig, proposal: Proposal, num_rows: int, seed: int) -> RowStream:
+    """As `random_rows`, drawn while they are used."""
+    return _random_sampler(config, proposal, num_rows, seed).row_stream(num_rows)
+
+
+def _random_sampler(config: RunConfig, proposal: Proposal, num_rows: int, seed: int) -> RejectionSampler:
     sampling = config.sampling
-    sampler = RejectionSampler(
+    return RejectionSampler(
         proposal,
         ConstantRatio(),
         FixedEnvelope(0.0, num_pilot=64),
@@ -30,7 +40,6 @@ def random_rows(config: RunConfig, proposal: Proposal, num_rows: int, seed: int)
         pool=sampling.pool,
         stage=Stage.CONTROL,
     )
-    return sampler.sample(num_rows).dataset
 
 
 def oracle_rows(images: ImageSet, num_rows: int, seed: int) -> Dataset:

@@ -217,6 +217,12 @@ def target_side_lower(target_log_ratio: Floats, log_m: float, confidence: float 
     return 1 - _chernoff_upper(1 - float(losses.mean()), len(losses), confidence)
 
 
+def mean_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float]:
+    """Limits of the mean of independent values [n] in [0, 1], by the same bound, half of the error on either side."""
+    mean, one_sided = float(values.mean()), (1 + confidence) / 2
+    return 1 - _chernoff_upper(1 - mean, len(values), one_sided), _chernoff_upper(mean, len(values), one_sided)
+
+
 def _chernoff_upper(mean: float, n: int, confidence: float) -> float:
     """The u above the mean of n variables in [0, 1] with n KL(mean || u) = log(1/(1 - confidence))."""
     needed = np.log(1 / (1 - confidence)) / n

@@ -7,13 +7,16 @@ acceptance below 2e-9. A certified bound, `ratio.log_bound`, makes rejection exa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from rsf_dist.accept import Floats, Reshape, drs_log_acceptance, drs_logit, key_quantile
 from rsf_dist.errors import InputError, StatisticalRefusal
+from rsf_dist.user_code import blamed
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,33 @@ class Envelope(Protocol):
     def choose(self, pilot: Pilot) -> Choice:
         """Name log M; StatisticalRefusal where the pilot allows none."""
         ...
+
+
+def choose(envelope: Envelope, pilot: Pilot) -> Choice:
+    """`envelope.choose(pilot)`. Raises InputError where an envelope of the user's own fails or gives none."""
+    kind = type(envelope).__name__
+    with blamed("envelope", kind, f"fails on a pilot of {len(pilot.log_ratio)} rows", "mend it"):
+        choice: object = envelope.choose(pilot)
+    if not isinstance(choice, Choice):
+        raise InputError("envelope", kind, f"choose gives a {type(choice).__name__}", "give a Choice")
+    if not _is_finite(choice.log_m):
+        raise InputError("envelope", kind, f"chooses log_m={choice.log_m}", "choose a finite number")
+    if choice.margin is not None and not (_is_finite(choice.margin) and choice.margin >= 0):
+        raise InputError("envelope", kind, f"chooses margin={choice.margin}", "choose None, or a number from 0")
+    if choice.reshape is not None:
+        _require_alike(choice.reshape, pilot.log_ratio, kind)
+    return choice
+
+
+def _require_alike(reshape: Reshape, log_ratio: Floats, kind: str) -> None:
+    with blamed("envelope", kind, "its reshape fails", "mend it"):
+        shape = np.shape(reshape(log_ratio))
+    if shape != log_ratio.shape:
+        raise InputError("envelope", kind, f"its reshape gives shape {list(shape)}", "give one number a row")
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
 
 
 @dataclass(frozen=True)

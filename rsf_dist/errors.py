@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class RsfError(Exception):
@@ -25,11 +26,15 @@ class InputError(RsfError):
     exit_code = 2
 
     def __init__(self, field: str, value: object, rule: str, remedy: str):
-        super().__init__(field, value, rule, remedy)  # args rebuild the error on the other side of a Ray call
+        super().__init__(field, value, rule, remedy)
         self.field, self.value, self.rule, self.remedy = field, value, rule, remedy
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not from args, which Ray Data appends advice of its own to before it sends an error on.
+        return type(self), (self.field, self.value, self.rule, self.remedy)
+
     def __str__(self) -> str:
-        return " ".join(f"{self.field}={_short(self.value)}: {self.rule}; {self.remedy}".split())
+        return _one_line(f"{self.field}={_short(self.value)}: {self.rule}; {self.remedy}")
 
 
 class StatisticalRefusal(RsfError):
@@ -41,8 +46,16 @@ class StatisticalRefusal(RsfError):
         super().__init__(finding, remedy)
         self.finding, self.remedy = finding, remedy
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.finding, self.remedy)
+
     def __str__(self) -> str:
-        return " ".join(f"{self.finding}; {self.remedy}".split())
+        return _one_line(f"{self.finding}; {self.remedy}")
+
+
+def _one_line(text: str) -> str:
+    """Without line ends, and without what would steer a terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
 
 
 def _short(value: object, limit: int = 120) -> str:

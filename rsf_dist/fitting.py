@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, cast
+import math
+from numbers import Real
+from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import ray
@@ -13,7 +14,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from rsf_dist import user_code
-from rsf_dist.batch import Batch, to_table
+from rsf_dist.batch import to_table
 from rsf_dist.build import Inputs, build_law, build_mixture, of_kind
 from rsf_dist.config import (
     ClassifierRatioConfig,
@@ -59,26 +60,34 @@ def make_ratio(
     seed: int,
     checkpoints: str | None = None,
     field: str = "ratio",
+    saved: Path | None = None,
 ) -> Ratio:
     """log p/q as configured, `proposal` being q; errors name `field`. Raises InputError, StatisticalRefusal.
 
     What is learned is learned in a Ray task; a classifier with `num_workers` through Ray Train, whose checkpoints go to
-    `checkpoints`.
+    `checkpoints`. With a folder that such a ratio's `save` filled, it is read from there, and nothing is learned.
     """
     if isinstance(config, ProductRatioConfig):
-        factors = [
-            make_ratio(factor, inputs, proposal, seed, checkpoints, f"{field}.factors.{number}")
-            for number, factor in enumerate(config.factors)
-        ]
-        return ProductRatio(factors)
+        return ProductRatio(
+            [
+                make_ratio(factor, inputs, proposal, seed, checkpoints, f"{field}.factors.{number}", part)
+                for number, factor in enumerate(config.factors)
+                for part in [saved and saved / f"factor-{number}"]
+            ]
+        )
     if isinstance(config, ClassifierRatioConfig):
-        fitted = fit_classifier(config, inputs.target.images, proposal, seed, checkpoints)
+        if saved is not None:
+            fitted = ClassifierRatio.load(saved)
+        else:
+            fitted = fit_classifier(config, inputs.target.images, proposal, seed, checkpoints)
         if config.relative_alpha is None:
             return fitted
         left = torch.ones(len(inputs.target), dtype=torch.bool)
         left[torch.tensor(fitted.test_index)] = False  # these judge what is accepted
         return RelativeRatio(fitted, build_mixture(config.relative_alpha, proposal, inputs.target.subset(left)))
     if isinstance(config, LabelShiftRatioConfig) and config.target_prior is None:
+        if saved is not None:
+            return LabelShiftRatio.load(saved, class_prior(proposal, field))
         estimate = estimate_prior(config, inputs, proposal, seed)
         return LabelShiftRatio(estimate.prior, class_prior(proposal, field), estimate=estimate)
     return build_ratio(config, inputs, proposal, seed, field)
@@ -89,16 +98,27 @@ def build_ratio(config: RatioConfig, inputs: Inputs, proposal: Proposal, seed: i
     if isinstance(config, DensityRatioConfig):
         return _parameter_ratio(config, proposal, field)
     if isinstance(config, RewardRatioConfig):
-        return RewardRatio(_function(config.score, config.options, f"{field}.score"), config.beta, config.max_score)
+        return RewardRatio(
+            user_code.bound(config.score, f"{field}.score", config.options), config.beta, config.max_score
+        )
     if isinstance(config, VerifierRatioConfig):
-        return VerifierRatio(_function(config.passes, config.options, f"{field}.passes"))
+        return VerifierRatio(user_code.bound(config.passes, f"{field}.passes", config.options))
     if isinstance(config, LabelShiftRatioConfig) and config.target_prior is not None:
         return LabelShiftRatio(config.target_prior, class_prior(proposal, field))
     if isinstance(config, CustomRatioConfig):
         given = {"target": inputs.target.images, "proposal": proposal, "seed": seed}
         ratio = user_code.call(config.factory, f"{field}.factory", given, config.options)
-        return of_kind(ratio, Ratio, config.factory, f"{field}.factory")
+        return _with_bound(of_kind(ratio, Ratio, config.factory, f"{field}.factory"), config.factory, field)
     raise TypeError(f"{field}: a {config.kind} ratio is learned, not built")
+
+
+def _with_bound(ratio: Ratio, factory: str, field: str) -> Ratio:
+    bound: object = ratio.log_bound
+    finite = isinstance(bound, Real) and not isinstance(bound, bool) and math.isfinite(bound)
+    if bound is not None and not finite:
+        rule = f"its log_bound is {bound}, neither None nor a finite number"
+        raise InputError(f"{field}.factory", factory, rule, "give the supremum of log_ratio where it is known")
+    return ratio
 
 
 def class_prior(proposal: Proposal, field: str) -> Tensor:
@@ -108,10 +128,6 @@ def class_prior(proposal: Proposal, field: str) -> Tensor:
         kind = type(proposal).__name__
         raise InputError(field, kind, "label shift needs the proposal's class_prior", "give your proposal one")
     return prior
-
-
-def _function(path: str, options: dict[str, Any], field: str) -> Callable[[Batch], Tensor]:
-    return partial(user_code.load(path, field), **options)
 
 
 def _parameter_ratio(config: DensityRatioConfig, proposal: Proposal, field: str) -> Ratio:

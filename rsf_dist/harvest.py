@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,12 +30,14 @@ class Harvest:
         log_m: what rows are held against; it may grow, and then earlier rows are judged anew by their keys.
         margin: None: M stays. Else log M is at least the largest log ratio of everything drawn plus this.
         exhaustive: never full: all chunks are wanted, and `keep_top` decides.
+        num_chunks: how many came in; the next one has this id.
     """
 
     wanted: int
     log_m: float = -np.inf
     margin: float | None = None
     exhaustive: bool = False
+    num_chunks: int = 0
     scored: Statistics = field(default_factory=Statistics)
     shards: list[Shard] = field(default_factory=list)
     columns: str = ""
@@ -53,18 +58,33 @@ class Harvest:
 
     def add(self, record: dict) -> None:
         """Take one chunk's record, of the next chunk."""
-        self.scored = self.scored.merge(Statistics.from_json(record["statistics"]))
-        self.columns = record["columns"]
         ledger = np.frombuffer(record["ledger"], LEDGER_ROW)
-        if len(ledger):
-            self._ledgers.append(ledger)
-            if record["shard"]:
-                self.shards.append(Shard(record["shard"], len(ledger), record["sha256"]))
-            else:
-                self._rows.append(ray.put(pa.ipc.open_stream(record["rows"]).read_all()))
-        self._count += int((ledger["accept_key"] > self.log_m).sum())
+        if len(ledger) and record["shard"]:
+            self.shards.append(Shard(self.num_chunks, record["shard"], len(ledger), record["sha256"]))
+        elif len(ledger):
+            self._rows.append(ray.put(pa.ipc.open_stream(record["rows"]).read_all()))
+        self.num_chunks += 1
+        self._take(Statistics.from_json(record["statistics"]), [ledger], record["columns"])
+
+    def _take(self, statistics: Statistics, ledgers: list[NDArray[np.void]], columns: str) -> None:
+        self.scored = self.scored.merge(statistics)
+        self.columns = columns
+        self._ledgers += [ledger for ledger in ledgers if len(ledger)]
+        self._count += sum(int((ledger["accept_key"] > self.log_m).sum()) for ledger in ledgers)
         if self.margin is not None:
             self.raise_to(self.scored.max_log_ratio + self.margin)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the manifest says of the chunks so far, besides their shards."""
+        statistics = json.loads(self.scored.to_json())
+        return {"chunks": self.num_chunks, "log_m": self.log_m, "statistics": statistics, "columns": self.columns}
+
+    def restore(self, described: Mapping[str, Any], store: RunStore) -> None:
+        """Take the chunks that the manifest lists. Raises InputError where a shard is missing or damaged."""
+        self.shards = [Shard(**listed) for listed in described["shards"]]
+        self.num_chunks = described["chunks"]
+        ledgers = [ledger_of(store.read_shard(shard)) for shard in self.shards]
+        self._take(Statistics.from_json(json.dumps(described["statistics"])), ledgers, described["columns"])
 
     def raise_to(self, log_m: float) -> None:
         """Hold all rows against log_m, if it is larger than what they were held against."""

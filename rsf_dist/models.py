@@ -284,8 +284,12 @@ def _replace_head(network: nn.Module, num_outputs: int) -> None:
 
 
 def _read_weights(path: str) -> dict[str, Tensor]:
-    file = Path(path).expanduser()
-    if not file.is_file():
+    try:
+        file = Path(path).expanduser()
+        found = file.is_file()
+    except (OSError, RuntimeError):  # a name that can be none, the home of someone who has none
+        found = False
+    if not found:
         raise InputError("model.weights", path, "no such file", "correct the path")
     try:
         if file.suffix == ".safetensors":
@@ -317,4 +321,7 @@ def _load_matching(network: Network, weights: Mapping[str, Tensor], path: str) -
     if wrong:
         remedy = "use weights of this very network; only its head may differ"
         raise InputError("model.weights", path, f"does not fit the network at {wrong[0]}", remedy)
+    broken = [key for key, value in kept.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise InputError("model.weights", path, f"holds NaN or infinite numbers at {broken[0]}", "use sound weights")
     network.network.load_state_dict(kept, strict=False)

@@ -3,47 +3,38 @@
     config -> inputs -> for each seed:  ratio -> accepted rows -> fine-tuned model, beside the other arms -> report
 
 Each seed is a trial with a directory of its own: the run's, or, where there are several, seeds/000, seeds/001, …
+A run whose directory exists goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.data import Dataset
 from torch import nn
 
 from rsf_dist import user_code
 from rsf_dist.accepted import AcceptedSet
-from rsf_dist.build import Inputs, build_proposal, build_task, load_inputs
-from rsf_dist.config import OptimizerConfig, RunConfig, dump_config, parse_text
-from rsf_dist.controls import oracle_rows, random_rows
-from rsf_dist.errors import InputError, unwrapped
-from rsf_dist.evaluation import Verdict, classify
-from rsf_dist.fitting import make_ratio
-from rsf_dist.images import ImageSet
-from rsf_dist.judging import judge_round
+from rsf_dist.build import Inputs, load_inputs
+from rsf_dist.config import RunConfig, differences, dump_config, parse_text
+from rsf_dist.errors import InputError
+from rsf_dist.lock import held
 from rsf_dist.models import load_network
-from rsf_dist.pretraining import pretrain
 from rsf_dist.progress import Progress
-from rsf_dist.ratios import RelativeRatio
-from rsf_dist.report import record, samples
+from rsf_dist.report import record
 from rsf_dist.report.html import write_html
-from rsf_dist.report.trust import card_in_words
-from rsf_dist.resources import check_pool, check_ratio, check_training, cluster, confine, require_shared, ship_code
-from rsf_dist.rounds import sample_round
-from rsf_dist.store import MANIFEST, RunStore
-from rsf_dist.tasks import Task
-from rsf_dist.trainer import FineTuner, FineTuneResult
+from rsf_dist.resources import check_disk, check_pool, check_ratio, check_training, cluster, require_shared, ship_code
+from rsf_dist.store import RunStore
+from rsf_dist.trial import Trial, sample_trial, train_trial
 from rsf_dist.tryout import try_out
 
 CONFIG = "config.yaml"
+INPUTS, DIGESTS = "inputs", "digests.json"
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ class RunResult:
 def run(
     config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Progress | None = None
 ) -> RunResult:
-    """The main job, whole: sample, fine-tune, compare, report.
+    """The main job, whole: sample, fine-tune, compare, report. Where the directory holds this run, it goes on.
 
     Args:
         config: see `load_config`.
@@ -81,13 +72,14 @@ def run(
         progress: who is told.
 
     Raises:
-        InputError: something in the configuration, its files or the cluster does not fit; nothing was drawn.
+        InputError: something in the configuration, its files or the cluster does not fit; the directory holds another
+            run, or somebody is writing it. What was committed before is kept.
         StatisticalRefusal: the ratio or the budget allows no result.
     """
-    inputs = prepare(config)
-    with cluster(address, verbose, config.code):
-        store = create(config, sampling=True, training=True)
-        for trial in trials(config, inputs, store, progress or Progress()):
+    progress = progress or Progress()
+    with opened(config, progress) as (store, inputs), cluster(address, verbose, config.code):
+        begin(config, inputs, store, sampling=True, training=True)
+        for trial in trials(config, inputs, store, progress):
             accepted = sample_trial(trial)
             train_trial(trial, accepted)
         return finish(config, store)
@@ -97,10 +89,10 @@ def sample(
     config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Progress | None = None
 ) -> RunResult:
     """The first half of `run`: the ratio and the accepted rows, for `train` to go on with. Raises as `run`."""
-    inputs = prepare(config)
-    with cluster(address, verbose, config.code):
-        store = create(config, sampling=True, training=False)
-        for trial in trials(config, inputs, store, progress or Progress()):
+    progress = progress or Progress()
+    with opened(config, progress) as (store, inputs), cluster(address, verbose, config.code):
+        begin(config, inputs, store, sampling=True, training=False)
+        for trial in trials(config, inputs, store, progress):
             sample_trial(trial)
         return finish(config, store)
 
@@ -109,12 +101,10 @@ def train(
     output: str, *, address: str | None = None, verbose: bool = False, progress: Progress | None = None
 ) -> RunResult:
     """The second half of `run`, on the rows in the directory `output`. Raises as `run`."""
-    store = RunStore(output)
-    config = stored_config(store)
-    inputs = prepare(config)
-    with cluster(address, verbose, config.code):
-        check_cluster(config, sampling=False, training=True)
-        for trial in trials(config, inputs, store, progress or Progress()):
+    progress, config = progress or Progress(), stored_config(RunStore(output))
+    with opened(config, progress) as (store, inputs), cluster(address, verbose, config.code):
+        check_cluster(config, sampling=config.sampling.mode == "stream", training=True)
+        for trial in trials(config, inputs, store, progress):
             train_trial(trial, AcceptedSet.load(trial.store))
         return finish(config, store)
 
@@ -123,6 +113,36 @@ def rebuild_report(output: str) -> RunResult:
     """Merge the trials' records and draw report.html again. Raises InputError."""
     store = RunStore(output)
     return finish(stored_config(store), store)
+
+
+@contextmanager
+def opened(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
+    """The run's directory, held against other writers, and the run's images. Raises InputError."""
+    store = RunStore(config.output)
+    with held(store, progress):
+        require_same(store, config)
+        if store.exists(CONFIG):
+            store.sweep()
+            progress.say(f"going on with the run in {store.uri}")
+        with user_code.recorded() as loaded:
+            inputs = prepare(config)
+        for path in loaded:
+            progress.say(str(path))
+        changed = changed_inputs(store, inputs)
+        if changed:
+            rule = f"these images are not those that the run in {store.uri} began with"
+            raise InputError(changed[0], "(its images)", rule, "restore them, or name another directory")
+        yield store, inputs
+
+
+def require_same(store: RunStore, config: RunConfig) -> None:
+    """InputError where the directory holds a run that was configured otherwise, but for what it runs on."""
+    if not store.exists(CONFIG):
+        return
+    found = differences(stored_config(store), config)
+    if found:
+        rule = f"holds another run: {', '.join(found)}"
+        raise InputError("output", store.uri, rule, "restore the configuration, or name another directory")
 
 
 def prepare(config: RunConfig) -> Inputs:
@@ -136,35 +156,45 @@ def prepare(config: RunConfig) -> Inputs:
     return inputs
 
 
+def changed_inputs(store: RunStore, inputs: Inputs) -> list[str]:
+    """The image sets that are not those that the run began with; none where it has not begun."""
+    if not store.holds(INPUTS):
+        return []
+    before = store.fetch(INPUTS, lambda folder: json.loads((folder / DIGESTS).read_text()))
+    now = inputs.digests()
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
+
+
+def begin(config: RunConfig, inputs: Inputs, store: RunStore, sampling: bool, training: bool) -> None:
+    """Check cluster and disk, then write down the resolved configuration. Raises InputError."""
+    check_cluster(config, sampling, training)
+    check_disk(store.uri, forecast_bytes(config, inputs), "output")
+    if not store.holds(INPUTS):
+        digests = json.dumps(inputs.digests(), indent=1) + "\n"
+        store.keep(INPUTS, lambda folder: (folder / DIGESTS).write_text(digests))
+    store.write(CONFIG, dump_config(config))
+
+
 def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
     """Refuse what the cluster cannot hold, and a directory that not all its nodes see. Raises InputError."""
+    beside = config.sampling.pool if config.sampling.mode == "stream" else None
     if sampling:
         check_ratio(config.ratio)
         check_pool(config.sampling.pool)
     if training and not (sampling and config.training.wait_seconds):  # else its nodes would idle until then
-        check_training(config.training)
+        check_training(config.training, beside)
     require_shared(RunStore(config.output).uri, "output")
     if config.code is not None:
         require_shared(config.code, "code")
 
 
-def create(config: RunConfig, sampling: bool, training: bool) -> RunStore:
-    """The run's directory, with the resolved configuration; the cluster is checked first. Raises InputError."""
-    try:
-        store = require_new(config)
-        check_cluster(config, sampling, training)
-        store.write(CONFIG, dump_config(config))
-    except OSError as err:
-        raise InputError("output", config.output, f"cannot be written ({err})", "name another directory") from err
-    return store
+def forecast_bytes(config: RunConfig, inputs: Inputs) -> int:
+    """What the accepted rows may take on disk: all wanted, not compressed."""
+    row = inputs.source.images[0].nbytes + ROW_BYTES
+    return config.num_seeds * config.sampling.num_accepted * row
 
 
-def require_new(config: RunConfig) -> RunStore:
-    """The directory to be. Raises InputError where there is a run already."""
-    store = RunStore(config.output)
-    if store.exists(MANIFEST) or store.exists(f"seeds/000/{MANIFEST}"):  # before that, nothing was committed
-        raise InputError("output", config.output, "holds a run already", "name another directory, or remove that one")
-    return store
+ROW_BYTES = 100  # of parameters and bookkeeping
 
 
 def stored_config(store: RunStore) -> RunConfig:
@@ -181,25 +211,6 @@ def finish(config: RunConfig, store: RunStore) -> RunResult:
     return RunResult(store, report)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One seed of a run."""
-
-    config: RunConfig
-    inputs: Inputs
-    store: RunStore
-    seed: int
-    progress: Progress
-
-    @contextmanager
-    def stage(self, name: str, text: str) -> Iterator[None]:
-        """Announce a stage and record its seconds."""
-        self.progress.say(text)
-        started = time.monotonic()
-        yield
-        record.add(self.store, seconds={name: round(time.monotonic() - started, 2)})
-
-
 def trials(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progress) -> Iterator[Trial]:
     """The run's seeds, one after the other."""
     for number in range(config.num_seeds):
@@ -212,110 +223,3 @@ def trials(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progres
 def trial_folder(number: int, num_seeds: int) -> str:
     """Of the number-th seed, within the run's directory."""
     return "" if num_seeds == 1 else f"seeds/{number:03d}"
-
-
-def sample_trial(trial: Trial) -> AcceptedSet:
-    """Fit the ratio, sample, and store both."""
-    config, inputs, store = trial.config, trial.inputs, trial.store
-    proposal = build_proposal(config.proposal, inputs.source)
-    record.start(store, trial.seed)
-    with trial.stage("ratio", f"making the {config.ratio.kind} ratio: {len(inputs.target):,} target images"):
-        ratio = make_ratio(config.ratio, inputs, proposal, trial.seed, store.path_for_ray("checkpoints"))
-        if hasattr(ratio, "save"):
-            store.upload_with("rounds/000/ratio", ratio.save)
-    drawn_from = ratio.mixture if isinstance(ratio, RelativeRatio) else proposal
-    with trial.stage("sampling", f"sampling until {config.sampling.num_accepted:,} rows are accepted"):
-        accepted = sample_round(config, drawn_from, ratio, trial.seed, store, progress=trial.progress)
-    with trial.stage("two_sample", "comparing proposals and accepted rows with held-out target images"):
-        judged = judge_round(ratio, proposal, accepted, inputs.target.images, config.evaluation.judge, trial.seed)
-    described = record.describe_round(accepted, ratio, judged)
-    record.add(store, rounds=[described])
-    trial.progress.say(record.round_in_words(described))
-    trial.progress.say(card_in_words(described["trust"]))
-    samples.save(store, proposal, accepted, inputs, trial.seed)
-    return accepted
-
-
-def train_trial(trial: Trial, accepted: AcceptedSet) -> None:
-    """Fine-tune on the accepted rows and on the other arms' rows, and judge every model on the test images."""
-    config, inputs = trial.config, trial.inputs
-    with trial.stage("pretraining", "the model before fine-tuning"):
-        before = starting_model(config, inputs, trial.seed)
-    models = {}
-    for arm in arms(config):
-        if arm == "pretrained":
-            models[arm] = before
-        else:
-            with trial.stage(arm, f"fine-tuning: {record.ARMS[arm]}"):
-                rows = arm_rows(trial, arm, accepted)
-                tuned = fine_tune(trial, arm, rows, before)
-            record.add(trial.store, training={arm: {"rows": rows.count(), **record.describe_training(tuned)}})
-            models[arm] = tuned.load_model()
-    trial.store.upload_with("", lambda folder: build_task(config, inputs.source).save(models["one_shot"], folder))
-    if inputs.test is not None:
-        with trial.stage("evaluation", f"judging on {len(inputs.test):,} labelled test images"):
-            verdicts, on_source = judge(models, inputs.test), judge(models, inputs.source_test)
-        record.add(trial.store, evaluation=record.describe_evaluation(verdicts, on_source, inputs.source.classes))
-        samples.save_predictions(trial.store, inputs.test, verdicts)
-
-
-def arms(config: RunConfig) -> list[str]:
-    """What is compared; nothing but the run itself where no test images tell."""
-    return list(config.evaluation.arms) if config.evaluation.test else ["one_shot"]
-
-
-def starting_model(config: RunConfig, inputs: Inputs, seed: int) -> nn.Module:
-    """With its configured weights, trained on the source images first where `pretrain` says so."""
-    task = build_task(config, inputs.source)
-    if config.pretrain is None:
-        return task.build_model(seed)
-    with unwrapped():
-        return ray.get(_pretrain.remote(task, inputs.source, config.pretrain, seed))
-
-
-def arm_rows(trial: Trial, arm: str, accepted: AcceptedSet) -> Dataset:
-    """The training rows of an arm, as many for each."""
-    num_rows = accepted.report.num_accepted
-    if arm == "random":
-        proposal = build_proposal(trial.config.proposal, trial.inputs.source)
-        return random_rows(trial.config, proposal, num_rows, trial.seed)
-    if arm == "oracle":
-        assert trial.inputs.oracle is not None
-        return oracle_rows(trial.inputs.oracle, num_rows, trial.seed)
-    return accepted.dataset
-
-
-def fine_tune(trial: Trial, arm: str, rows: Dataset, initial: nn.Module) -> FineTuneResult:
-    """The same training for every arm; only accepted rows have weights."""
-    training = trial.config.training
-    if arm != "one_shot":
-        training = training.model_copy(update={"use_row_weights": False})
-    tuner = FineTuner(
-        build_task(trial.config, trial.inputs.source),
-        training,
-        seed=trial.seed,
-        initial=initial,
-        storage_path=trial.store.path_for_ray("checkpoints"),
-        name=arm,
-    )
-    return tuner.fit(rows)
-
-
-def judge(models: dict[str, nn.Module], images: ImageSet | None) -> dict[str, Verdict]:
-    """Each model's verdict on labelled images; none without images."""
-    if images is None:
-        return {}
-    with unwrapped():
-        return ray.get(_classify.remote(models, images))
-
-
-@ray.remote
-def _pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int) -> nn.Module:
-    confine()
-    return pretrain(task, source, config, seed)
-
-
-@ray.remote
-def _classify(models: dict[str, nn.Module], images: ImageSet) -> dict[str, Verdict]:
-    confine()
-    return {name: classify(model, images) for name, model in models.items()}

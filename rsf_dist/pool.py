@@ -7,13 +7,19 @@ order of the ids, whatever the order in which actors finish, die or are replaced
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, Dataset
 
 from rsf_dist.config import PoolConfig
 from rsf_dist.resources import confine, max_actors
+from rsf_dist.time_limit import in_time
+
+BLAMED, HANGS = "proposal or ratio", "mend what hangs there, or raise sampling.pool.chunk_seconds"
+"""What an error names, and what it advises, where a chunk takes too long."""
 
 Record = Mapping[str, int | str | bytes]
 """What one chunk sends back: plain values, with the same keys and types for every chunk."""
@@ -32,30 +38,68 @@ def map_chunks(
 
     Closing the generator early ends the work.
     """
-    tasks = [pa.table({"chunk": list(chunks[i : i + chunks_per_task])}) for i in range(0, len(chunks), chunks_per_task)]
+    tasks = [chunks[start : start + chunks_per_task] for start in range(0, len(chunks), chunks_per_task)]
+    records = over_actors(_OneRow(work), tasks, pool)
+    for table in records.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from table.to_pylist()
+
+
+def over_actors(
+    work: Callable[[int], pa.Table], tasks: Sequence[Sequence[int]], pool: PoolConfig, memory: float | None = None
+) -> Dataset:
+    """A lazy Dataset of the rows of work(chunk), for the chunks of all tasks, in their order.
+
+    Args:
+        work: a pure function, sent to each actor once; its tables have the same columns, also where they have no row.
+        tasks: the ids that travel together, task by task.
+        pool: the actors.
+        memory: bytes of the object store that results may take before they are read; None: half of it. One result of
+            each actor finds room whatever it says.
+    """
     size = max(pool.min_actors, min(max_actors(pool), len(tasks)))
-    shared_work = ray.put(work)  # held here for as long as an actor may be replaced
-    records = ray.data.from_arrow(tasks).map_batches(
+    shared_work = ray.put(work)  # held by the Dataset for as long as an actor may be replaced
+    rows = ray.data.from_arrow([pa.table({"chunk": list(chunks)}) for chunks in tasks]).map_batches(
         _Actor,
-        fn_constructor_args=(shared_work,),
+        fn_constructor_args=(shared_work, pool.chunk_seconds),
         batch_size=None,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=min(pool.min_actors, size), max_size=size),
+        compute=ActorPoolStrategy(
+            min_size=min(pool.min_actors, size),
+            max_size=size,
+            max_tasks_in_flight_per_actor=pool.max_tasks_in_flight,
+        ),
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
     )
-    records.context.enable_progress_bars = False
-    records.context.execution_options.preserve_order = True
-    for table in records.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from table.to_pylist()
+    options = rows.context.execution_options
+    rows.context.enable_progress_bars = False
+    rows.context.raise_original_map_exception = True  # else ours is lost on the way back
+    options.preserve_order = True
+    if memory is not None:
+        options.resource_limits = options.resource_limits.copy(object_store_memory=memory)
+    return rows
+
+
+@dataclass(frozen=True)
+class _OneRow:
+    """A chunk's record as a table."""
+
+    work: Callable[[int], Record]
+
+    def __call__(self, chunk: int) -> pa.Table:
+        return pa.Table.from_pylist([dict(self.work(chunk))])
 
 
 class _Actor:
     """Runs chunks on one thread, so that sums of floats do not depend on the machine's cores."""
 
-    def __init__(self, work: ray.ObjectRef):
+    def __init__(self, work: ray.ObjectRef, seconds: float):
         confine()
-        self._work: Callable[[int], Record] = ray.get(work)
+        self._work: Callable[[int], pa.Table] = ray.get(work)
+        self._seconds = seconds
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([dict(self._work(chunk)) for chunk in table["chunk"].to_pylist()])
+        return pa.concat_tables([self._in_time(chunk) for chunk in table["chunk"].to_pylist()])
+
+    def _in_time(self, chunk: int) -> pa.Table:
+        return in_time(partial(self._work, chunk), self._seconds, BLAMED, f"chunk {chunk}", HANGS)

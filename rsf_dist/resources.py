@@ -6,8 +6,11 @@ import logging
 import math
 import os
 import secrets
+import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +23,7 @@ import ray
 import ray.data  # importing it sets the levels of its loggers, which `_join` sets again
 import torch
 from ray.autoscaler.sdk import request_resources
+from ray.exceptions import NodeDiedError, TaskUnschedulableError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rsf_dist import user_code
@@ -77,19 +81,32 @@ def _join(address: str, verbose: bool, code: str | None = None) -> None:
     # cluster too; "local" never looks there.
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     if code is not None:
-        paths = [str(Path(code).expanduser().absolute()), os.environ.get("PYTHONPATH", "")]
-        options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, paths))}}
+        options["runtime_env"] = {
+            "env_vars": {user_code.FOLDER_VARIABLE: str(Path(code).expanduser().absolute())},
+            "worker_process_setup_hook": "rsf_dist.user_code.allow_named_folder",
+        }
     level = logging.INFO if verbose else logging.ERROR
     if not verbose:  # read by Ray's C++ core when it starts, here and in the workers
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        with _without_line("Set ray log level"):
+        with _own_termination(), _without_line("Set ray log level"):
             ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
     except (ConnectionError, RuntimeError, ValueError) as err:
         remedy = "start one (ray start --head), or correct the address"
         raise InputError("address", address, f"no Ray cluster answers ({err})", remedy) from err
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _own_termination() -> Iterator[None]:
+    """Ray takes SIGTERM over, and would exit with 15 in the middle of whatever is to be left in order."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -137,38 +154,52 @@ def check_ratio(ratio: RatioConfig, place: str = "ratio") -> None:
     if not isinstance(ratio, ClassifierRatioConfig | LabelShiftRatioConfig):
         return
     if isinstance(ratio, ClassifierRatioConfig) and ratio.num_workers:
-        bundles = [Bundle(ratio.cpus, ratio.gpus)] * ratio.num_workers + [_FOR_RAY_DATA]
-        _require(f"{place}.num_workers", ratio.num_workers, bundles, ratio.wait_seconds)
+        bundles = [Bundle(ratio.cpus, ratio.gpus)] * ratio.num_workers + [Bundle(1.0)]
+        _require(f"{place}.num_workers", ratio.num_workers, bundles, ratio.wait_seconds, _FOR_RAY_DATA)
     field, value = (f"{place}.gpus", ratio.gpus) if ratio.gpus else (f"{place}.cpus", ratio.cpus)
     _require(field, value, [Bundle(ratio.cpus, ratio.gpus)], ratio.wait_seconds)
 
 
-def check_training(training: TrainingConfig) -> None:
-    """InputError unless the cluster holds the workers and leaves Ray Data a CPU, or comes to within `wait_seconds`.
+def check_training(training: TrainingConfig, pool: PoolConfig | None = None) -> None:
+    """InputError unless the cluster holds the workers and what feeds them, or comes to within `wait_seconds`.
 
-    Ray Train takes its CPUs first; with none left, the workers would wait for their rows for ever.
+    Ray Train takes its CPUs first; with none left, the workers would wait for their rows for ever. They are fed by Ray
+    Data, which needs a CPU, or, where it is given, by the least number of actors of a sampler's `pool`.
     """
-    bundles = [Bundle(training.cpus_per_worker, float(training.use_gpu))] * training.num_workers + [_FOR_RAY_DATA]
-    _require("training.num_workers", training.num_workers, bundles, training.wait_seconds)
+    beside, why = [Bundle(1.0)], _FOR_RAY_DATA
+    if pool is not None:
+        beside = [Bundle(pool.cpus_per_actor, pool.gpus_per_actor)] * pool.min_actors
+        why = f", and {pool.min_actors} sampling actor(s) work at the same time as the training workers"
+    wait_seconds = max(training.wait_seconds, pool.wait_seconds if pool else 0.0)
+    _require("training.num_workers", training.num_workers, workers(training) + beside, wait_seconds, why)
 
 
-_FOR_RAY_DATA = Bundle(1.0)
+_FOR_RAY_DATA = ", and Ray Data needs a whole CPU that the workers leave"
+
+
+def workers(training: TrainingConfig) -> list[Bundle]:
+    """What the training workers take."""
+    return [Bundle(training.cpus_per_worker, float(training.use_gpu))] * training.num_workers
 
 
 def fits(bundles: Sequence[Bundle], nodes: Sequence[Bundle]) -> bool:
     """Whether the bundles can be placed on the nodes, the largest first, each on the first node with room."""
-    room = [[node.cpus, node.gpus] for node in nodes]
+    return _room_beside(bundles, nodes) is not None
+
+
+def _room_beside(bundles: Sequence[Bundle], nodes: Sequence[Bundle]) -> list[Bundle] | None:
+    """What each node has left once the bundles are placed; None where they do not fit."""
+    room = list(nodes)
     for bundle in sorted(bundles, key=lambda one: (one.gpus, one.cpus), reverse=True):
-        home = next((left for left in room if left[0] >= bundle.cpus and left[1] >= bundle.gpus), None)
+        home = next((i for i, left in enumerate(room) if left.cpus >= bundle.cpus and left.gpus >= bundle.gpus), None)
         if home is None:
-            return False
-        home[0] -= bundle.cpus
-        home[1] -= bundle.gpus
-    return True
+            return None
+        room[home] = Bundle(room[home].cpus - bundle.cpus, room[home].gpus - bundle.gpus)
+    return room
 
 
-def _require(field: str, value: object, bundles: Sequence[Bundle], wait_seconds: float) -> None:
-    """InputError unless the bundles fit the nodes that are up, or those that come up while we wait."""
+def _require(field: str, value: object, bundles: Sequence[Bundle], wait_seconds: float, why: str = "") -> None:
+    """InputError, which ends with `why`, unless the bundles fit the nodes that are up, or come up while we wait."""
     end = time.monotonic() + wait_seconds
     if wait_seconds and not fits(bundles, nodes_up()):
         request_resources(bundles=[{"CPU": one.cpus, "GPU": one.gpus} for one in bundles])
@@ -177,9 +208,7 @@ def _require(field: str, value: object, bundles: Sequence[Bundle], wait_seconds:
         request_resources(bundles=[])  # from here on the work itself keeps the nodes
     nodes = nodes_up()
     if not fits(bundles, nodes):
-        rule = f"needs {_in_words(bundles)}; the cluster has {_in_words(nodes)} on {len(nodes)} node(s)"
-        if _FOR_RAY_DATA in bundles:
-            rule += ", and Ray Data needs a whole CPU that the workers leave"
+        rule = f"needs {_in_words(bundles)}; the cluster has {_in_words(nodes)} on {len(nodes)} node(s){why}"
         remedy = "lower it or what each takes, join a larger cluster, or set wait_seconds where it grows by itself"
         raise InputError(field, value, rule, remedy)
 
@@ -190,12 +219,16 @@ def _in_words(bundles: Sequence[Bundle]) -> str:
     return " + ".join(f"{count} × {bundle}" for bundle, count in counts.items())
 
 
-def max_actors(pool: PoolConfig) -> int:
-    """The pool's upper size: as configured, or as many actors as the nodes have CPUs (and GPUs) for."""
-    if pool.max_actors is not None:
+def max_actors(pool: PoolConfig, beside: Sequence[Bundle] = ()) -> int:
+    """The pool's upper size: as configured, but beside other work at most as many actors as it leaves room for.
+
+    Where nothing is configured, as many as the nodes have CPUs (and GPUs) for; never fewer than `min_actors`.
+    """
+    if pool.max_actors is not None and not beside:
         return pool.max_actors
     actor = Bundle(pool.cpus_per_actor, pool.gpus_per_actor)
-    return max(pool.min_actors, sum(_copies(actor, node) for node in nodes_up()))
+    room = sum(_copies(actor, node) for node in _room_beside(beside, nodes_up()) or [])
+    return max(pool.min_actors, min(room, pool.max_actors or room))
 
 
 def _copies(bundle: Bundle, node: Bundle) -> int:
@@ -209,6 +242,17 @@ def ship_code(folder: str) -> None:
         ray.cloudpickle.register_pickle_by_value(module)
 
 
+def check_disk(path: str, needed: int, field: str) -> None:
+    """InputError unless the disk of the local folder `path`, which may not exist yet, has `needed` bytes; URIs pass."""
+    if "://" in path:
+        return
+    there = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        rule = f"its disk has {free / 2**20:,.0f} MiB left, and the accepted rows may take {needed / 2**20:,.0f} MiB"
+        raise InputError(field, path, rule, "free some space, name another disk, or ask for fewer rows")
+
+
 def require_shared(path: str, field: str) -> None:
     """InputError unless every node of the cluster sees the local folder `path` (created if absent); URIs pass.
 
@@ -218,24 +262,36 @@ def require_shared(path: str, field: str) -> None:
     if "://" in path or len(nodes) < 2:
         return
     folder, token = Path(path).absolute(), secrets.token_hex(16)
-    folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe-{token}"
-    probe.write_text(token)
     try:
-        seen = ray.get(
-            [
-                _read_text.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                    str(probe)
-                )
-                for node in nodes
-            ]
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text(token)
+        reading = {node: _read_text.options(scheduling_strategy=_on(node)).remote(str(probe)) for node in nodes}
+        seen = {node: _told(text) for node, text in reading.items()}
+    except OSError as err:
+        remedy = "free some space, or check the path and its permissions"
+        raise InputError(field, path, f"cannot be written ({err})", remedy) from err
     finally:
-        probe.unlink()
-    blind = [node for node, text in zip(nodes, seen, strict=True) if text != token]
+        probe.unlink(missing_ok=True)
+    blind = [node for node, text in seen.items() if text not in (token, _GONE)]
     if blind:
         rule = f"{len(blind)} of the cluster's {len(nodes)} nodes cannot see this folder"
         raise InputError(field, path, rule, "use a folder that all nodes share (NFS, EFS), or an s3:// or gs:// URI")
+
+
+_GONE = object()
+
+
+def _on(node: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def _told(text: ray.ObjectRef) -> object:
+    """What the task read; _GONE where its node has left the cluster meanwhile."""
+    try:
+        return ray.get(text)
+    except (TaskUnschedulableError, NodeDiedError, WorkerCrashedError):
+        return _GONE
 
 
 @ray.remote(num_cpus=0)

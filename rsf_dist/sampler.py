@@ -9,33 +9,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 
 import numpy as np
-import ray
+from ray.data import Dataset
 
 from rsf_dist.accept import Floats, key_quantile
 from rsf_dist.accepted import AcceptedSet, fingerprint, handed_over, num_duplicates
-from rsf_dist.chunk import ChunkWork, draw
+from rsf_dist.chunk import ChunkWork
 from rsf_dist.config import Budget, PoolConfig
-from rsf_dist.diagnostics import Statistics
-from rsf_dist.envelope import Choice, Envelope, Pilot, PilotEnvelope
+from rsf_dist.envelope import Choice, Envelope, PilotEnvelope
 from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
 from rsf_dist.harvest import ChunkRecorder, Harvest
+from rsf_dist.journal import Journal
+from rsf_dist.pilot import PilotRun, Probe, draw_pilot, refuse_nonfinite
 from rsf_dist.pool import map_chunks
 from rsf_dist.progress import Progress
 from rsf_dist.proposals.base import FiniteProposal, Proposal
 from rsf_dist.ratios.base import Ratio
-from rsf_dist.resources import check_pool, confine, ensure_cluster, max_actors, require_shared
+from rsf_dist.resources import check_pool, ensure_cluster, max_actors, require_shared
 from rsf_dist.rng import Stage, Streams
-from rsf_dist.sampling_report import SamplingReport, Setting, summarise
+from rsf_dist.sampling_report import SamplingReport, summarise
 from rsf_dist.store import RunStore
+from rsf_dist.stream import Cursor, RowStream, forecast_mean_weight, measured
+from rsf_dist.waves import Plan
 
-_TASK_SECONDS = 2.0  # Ray Data costs the driver some 6 ms a task
-_LONGEST_TASK_SECONDS = 20.0  # in large waves: rows and the time limit wait for a task's end
-_MAX_TASKS = 1_000  # a wave; each leaves some 10 KB with the driver
 _LOWEST_LOG_M = -1e300  # below every log ratio that is not -inf
 
 
@@ -48,7 +47,8 @@ class RejectionSampler:
         seed: every random draw follows from it.
         chunk_size: proposals drawn and scored at once. Larger chunks use vectorised code better and need more memory.
         pool: the actors.
-        store: a run's directory for the accepted rows, as Parquet; None: Ray's object store.
+        store: a run's directory for the accepted rows, as Parquet, and for the pilot; what it holds already of the same
+            proposal, ratio and M is not drawn again. None: Ray's object store, and nothing is kept.
         budget: when to stop short.
         stage: which family of random streams; a control sample drawn beside the main one needs another.
 
@@ -87,13 +87,12 @@ class RejectionSampler:
             rule = f"is below one chunk of {self.chunk_size:,} proposals"
             raise InputError("budget.max_proposals", limit, rule, "raise it, or lower chunk_size")
         self._check(num_accepted)
-        started = time.monotonic()
-        pilot = self._pilot(round)
-        plan = self._plan(pilot, self.envelope.choose(pilot.rows), round)
+        plan = self.plan(round)
+        journal = Journal(self.store, plan.work)
         harvest = Harvest(num_accepted, plan.choice.log_m, plan.choice.margin)
-        self._gather(plan, harvest, limit // self.chunk_size, started, progress or Progress())
+        self._gather(plan, harvest, limit // self.chunk_size, journal, progress or Progress())
         self._check_shortfall(plan, harvest)
-        return self._hand_over(plan, harvest, started)
+        return self._hand_over(plan, harvest, journal)
 
     def top_k(
         self, k: int, num_proposals: int | None = None, round: int = 0, progress: Progress | None = None
@@ -118,23 +117,59 @@ class RejectionSampler:
         if not 0 < k < num_proposals:
             raise InputError("k", k, f"must be in (0, {num_proposals:,}), the proposals", "lower it")
         self._check(k)
-        started = time.monotonic()
         pilot = self._pilot(round)
         end = math.ceil(num_proposals / self.chunk_size)
-        for log_m in _below(pilot.rows.accept_key, k / num_proposals):
+        for log_m in self._thresholds(pilot, k / num_proposals, round):
             plan = self._plan(pilot, Choice(log_m, f"key {k + 1:,} of {num_proposals:,}"), round, num_proposals)
-            harvest = Harvest(k, log_m, exhaustive=True)
-            self._gather(plan, harvest, end, started, progress or Progress())
+            journal, harvest = Journal(self.store, plan.work), Harvest(k, log_m, exhaustive=True)
+            self._gather(plan, harvest, end, journal, progress or Progress())
             if harvest.scored.num_scored < num_proposals:
                 finding = f"time was up after {harvest.scored.num_scored:,} of {num_proposals:,} proposals"
                 raise StatisticalRefusal(finding, "raise budget.max_seconds: the top k are known when all were seen")
             if len(harvest) > k:
                 harvest.keep_top()
-                return self._hand_over(plan, harvest, started)
+                return self._hand_over(plan, harvest, journal)
+            journal.forget()
         raise StatisticalRefusal(
             f"{len(harvest):,} of {num_proposals:,} proposals have a ratio above 0, not more than k={k:,}",
             "lower k, or add proposals",
         )
+
+    def stream(self, num_accepted: int, round: int = 0) -> Dataset:
+        """The rows of `sample`, drawn as they are read: a lazy Dataset, for training while sampling.
+
+        A pilot chooses M now. Reading ends short, without an error, where budget.max_proposals ends; an error of ours
+        comes inside Ray's, from where `rsf_dist.errors.unwrapped` takes it.
+
+        Raises:
+            InputError: as `sample`; or M would grow, and rows already handed over cannot be taken back.
+            StatisticalRefusal: the pilot allows no M, or meets a ratio that is NaN or +inf.
+        """
+        return self.row_stream(num_accepted, round).dataset(num_accepted)
+
+    def row_stream(self, num_rows: int, round: int = 0, after: Cursor | None = None) -> RowStream:
+        """What draws `num_rows` rows, those after a place; see `stream`. The budget counts the rows before it too."""
+        after = after or Cursor()
+        limit = self.budget.proposals_for(after.rows + num_rows)
+        if limit < self.chunk_size:
+            rule = f"is below one chunk of {self.chunk_size:,} proposals"
+            raise InputError("budget.max_proposals", limit, rule, "raise it, or lower chunk_size")
+        self._check(num_rows)
+        plan = self.plan(round)
+        if plan.choice.margin is not None:
+            rule = "its M grows, and rows already handed over cannot be taken back"
+            raise InputError("envelope.kind", "adaptive", rule, "stream with kind fixed, certified, pilot or budget")
+        likely = math.ceil(num_rows / max(plan.acceptance, 1e-9) / self.chunk_size)
+        stream = RowStream(
+            plan.work,
+            self.pool,
+            end=limit // self.chunk_size,
+            chunks_per_task=plan.chunks_per_task(likely, max_actors(self.pool)),
+            start=after,
+            mean_weight=forecast_mean_weight(plan.score, plan.choice.log_m),
+            acceptance=plan.acceptance,
+        )
+        return measured(stream)
 
     def _check(self, num_accepted: int) -> None:
         if num_accepted < 1:
@@ -144,17 +179,42 @@ class RejectionSampler:
         if self.store is not None:
             require_shared(self.store.uri, "output")
 
-    def _pilot(self, round: int) -> PilotRun:
-        pool = self.pool
-        task = _pilot.options(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor)
+    def plan(self, round: int = 0, num_pilot: int | None = None) -> Plan:
+        """The pilot and what follows from it; a stored pilot of the same proposal and ratio is not drawn again.
+
+        Args:
+            round: of the run.
+            num_pilot: proposals of the pilot; None: `self.num_pilot`.
+
+        Raises:
+            InputError: the proposal or the ratio fails on a first chunk, or is not the one that the store's pilot knew.
+            StatisticalRefusal: the pilot allows no M, or meets a ratio that is NaN or +inf.
+        """
+        pilot = self._pilot(round, num_pilot)
+        return self._plan(pilot, self.envelope.choose(pilot.rows), round)
+
+    def _pilot(self, round: int, num_pilot: int | None = None) -> PilotRun:
         streams = Streams(self.seed, _pilot_stage(self.stage), round)
-        certified = isinstance(self.envelope, PilotEnvelope) and self.ratio.log_bound is not None
-        num_pilot = min(self.envelope.num_pilot, 2_000) if certified else self.envelope.num_pilot
-        with unwrapped():
-            pilot = ray.get(task.remote(self.proposal, self.ratio, streams, num_pilot, self.chunk_size))
-        log_ratio = pilot.rows.log_ratio
-        _refuse_nonfinite(int((~(log_ratio < np.inf)).sum()), len(log_ratio), "pilot ")
+        probe = Probe.of(self.proposal, self.ratio, streams)
+        folder, num_pilot = f"rounds/{round:03d}/pilot", num_pilot or self.num_pilot
+        if self.store is not None and self.store.holds(folder):
+            kept = self.store.fetch(folder, PilotRun.load)
+            if not probe.agrees_with(kept.probe):
+                rule = f"draws and scores other rows than when the run in {self.store.uri} began"
+                remedy = "restore proposal, ratio, seed and libraries, or name another directory"
+                raise InputError("proposal or ratio", type(self.ratio).__name__, rule, remedy)
+            if len(kept.rows.log_ratio) == num_pilot:
+                return kept
+        pilot = draw_pilot(self.proposal, self.ratio, streams, num_pilot, self.chunk_size, self.pool, probe)
+        if self.store is not None:
+            self.store.keep(folder, pilot.save)
         return pilot
+
+    @property
+    def num_pilot(self) -> int:
+        """Proposals that a pilot draws: as the envelope says, and few where it only forecasts the acceptance."""
+        certified = isinstance(self.envelope, PilotEnvelope) and self.ratio.log_bound is not None
+        return min(self.envelope.num_pilot, 2_000) if certified else self.envelope.num_pilot
 
     def _plan(self, pilot: PilotRun, choice: Choice, round: int, pool_size: int | None = None) -> Plan:
         work = ChunkWork(
@@ -168,27 +228,40 @@ class RejectionSampler:
             choice.reshape,
             pool_size,
         )
-        score = pilot.rows.log_ratio if choice.reshape is None else choice.reshape(pilot.rows.log_ratio)
-        acceptance = float(np.exp(np.minimum(score - choice.log_m, 0)).mean())
-        return Plan(choice, work, acceptance, pilot.seconds_per_row * self.chunk_size, pilot.rows)
+        return Plan(choice, work, pilot)
 
-    def _gather(self, plan: Plan, harvest: Harvest, end: int, started: float, progress: Progress) -> None:
-        """Waves of chunks into the harvest until it is full, the end-th chunk is reached or time is up."""
+    def _thresholds(self, pilot: PilotRun, acceptance: float, round: int) -> Iterator[float]:
+        """What `_below` names, from the one on that the store's chunks were drawn at."""
+        named = list(_below(pilot.rows.accept_key, acceptance))
+        drawn_at = Journal(self.store, self._plan(pilot, Choice(named[0], ""), round).work).drawn_at()
+        yield from named[named.index(drawn_at) :] if drawn_at in named else named
+
+    def _gather(self, plan: Plan, harvest: Harvest, end: int, journal: Journal, progress: Progress) -> None:
+        """What is stored, then waves of chunks, into the harvest until it is full, at its end, or time is up."""
         recorder = ChunkRecorder(plan.work, self.store)
-        first = 0
-        while first < end and not harvest.full:
-            wave = range(first, min(end, first + plan.wave_size(harvest, self.chunk_size)))
-            per_task = plan.chunks_per_task(wave, max_actors(self.pool))
-            with unwrapped(), closing(map_chunks(recorder, wave, self.pool, per_task)) as records:
-                for record in records:
-                    harvest.add(record)
-                    _refuse_nonfinite(harvest.scored.num_nonfinite, harvest.scored.num_scored)
-                    progress.count("accepted rows", min(len(harvest), harvest.wanted), harvest.wanted)
-                    if harvest.full:
-                        break
-                    if self._out_of_time(started):
-                        return
-            first = wave.stop
+        started = time.monotonic()
+        journal.restore(harvest, lambda chunks: self._records(recorder, chunks, plan))
+        refuse_nonfinite(harvest.scored.num_nonfinite, harvest.scored.num_scored)
+        with journal.keeping(harvest):
+            while harvest.num_chunks < end and not harvest.full:
+                first = harvest.num_chunks
+                wave = range(first, min(end, first + plan.wave_size(harvest)))
+                with closing(self._records(recorder, wave, plan)) as records:
+                    for record in records:
+                        harvest.add(record)
+                        refuse_nonfinite(harvest.scored.num_nonfinite, harvest.scored.num_scored)
+                        journal.note(harvest)
+                        progress.count("accepted rows", min(len(harvest), harvest.wanted), harvest.wanted)
+                        if harvest.full:
+                            break
+                        if self._out_of_time(started):
+                            return
+
+    def _records(self, recorder: ChunkRecorder, chunks: Sequence[int], plan: Plan) -> Generator[dict, None, None]:
+        """The records of chunks, in their order."""
+        with unwrapped():
+            per_task = plan.chunks_per_task(len(chunks), max_actors(self.pool))
+            yield from map_chunks(recorder, chunks, self.pool, per_task)
 
     def _out_of_time(self, started: float) -> bool:
         return self.budget.max_seconds is not None and time.monotonic() - started > self.budget.max_seconds
@@ -225,88 +298,15 @@ class RejectionSampler:
             seconds=seconds,
         )
 
-    def _hand_over(self, plan: Plan, harvest: Harvest, started: float) -> AcceptedSet:
-        report = self._report(plan, harvest, time.monotonic() - started)
+    def _hand_over(self, plan: Plan, harvest: Harvest, journal: Journal) -> AcceptedSet:
+        if self.store is not None and journal.is_complete(harvest.wanted):
+            return AcceptedSet.load(self.store, plan.work.round)
+        report = self._report(plan, harvest, journal.seconds)
         ledger, drawn_at = harvest.ledger(), plan.choice.log_m
         mark = fingerprint(ledger, harvest.columns, harvest.log_m)
-        if self.store is not None:
-            described = {"fingerprint": mark, "columns": harvest.columns, "drawn_at_log_m": drawn_at}
-            self.store.commit_round(plan.work.round, harvest.shards, {**described, "report": report.to_dict()})
+        journal.commit(harvest, fingerprint=mark, report=report.to_dict())
         rows = handed_over(harvest.dataset(self.store), harvest.found(), ledger, drawn_at, harvest.log_m)
         return AcceptedSet(rows, report, mark, ledger, harvest.columns)
-
-
-@dataclass(frozen=True)
-class PilotRun:
-    """A pilot's rows, and what one cost on one core."""
-
-    rows: Pilot
-    seconds_per_row: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the pilot taught: M, the chunks' work, the acceptance to expect and what a chunk costs on one core."""
-
-    choice: Choice
-    work: ChunkWork
-    acceptance: float
-    seconds_per_chunk: float
-    pilot: Pilot
-
-    def setting(self, log_m: float) -> Setting:
-        """What the report needs to know, log_m being the M in the end."""
-        ratio, log_ratio = self.work.ratio, self.pilot.log_ratio
-        return Setting(
-            log_m=log_m,
-            source=self.choice.source,
-            proportional=self.choice.reshape is None,
-            normalised=getattr(ratio, "normalised", False),
-            target_log_ratio=getattr(ratio, "target_log_ratio", None),
-            pilot=Statistics.of(log_ratio, log_ratio > log_m, log_m),
-            log_ratio_quantile=float(np.quantile(log_ratio, 0.999, method="higher")),
-        )
-
-    def wave_size(self, harvest: Harvest, chunk_size: int) -> int:
-        """Chunks that should fill the harvest, with room for chance; twice what was drawn where nothing came of it."""
-        largest = _MAX_TASKS * self.chunks_in(_LONGEST_TASK_SECONDS)
-        if harvest.exhaustive:
-            return largest
-        missing, scored = harvest.wanted - len(harvest), harvest.scored.num_scored
-        likely = missing + 3 * math.sqrt(missing) + 1
-        if len(harvest):
-            proposals = likely * scored / len(harvest)
-        else:
-            proposals = 2 * scored or likely / max(self.acceptance, 1e-9)
-        return min(math.ceil(proposals / chunk_size), largest)
-
-    def chunks_per_task(self, wave: range, actors: int) -> int:
-        """So many that a task lasts about _TASK_SECONDS and a wave has at most _MAX_TASKS, yet some for every actor."""
-        several_each = math.ceil(len(wave) / (4 * actors))
-        return max(math.ceil(len(wave) / _MAX_TASKS), min(self.chunks_in(_TASK_SECONDS), several_each))
-
-    def chunks_in(self, seconds: float) -> int:
-        """Chunks that one core computes in this time, at least one."""
-        return max(1, round(seconds / max(self.seconds_per_chunk, 1e-6)))
-
-
-@ray.remote
-def _pilot(proposal: Proposal, ratio: Ratio, streams: Streams, num_pilot: int, chunk_size: int) -> PilotRun:
-    """Score num_pilot proposals as actors would."""
-    confine()
-    pieces: list[tuple[Floats, Floats]] = []
-    started = time.monotonic()
-    for chunk, size in enumerate(_sizes(num_pilot, chunk_size)):
-        one = Streams(streams.seed, streams.stage, streams.round, chunk)
-        _, log_ratio, exponentials = draw(proposal, ratio, one, size)
-        pieces.append((log_ratio, log_ratio + exponentials))
-    log_ratios, keys = (np.concatenate(column) for column in zip(*pieces, strict=True))
-    return PilotRun(Pilot(log_ratios, keys, ratio.log_bound), (time.monotonic() - started) / num_pilot)
-
-
-def _sizes(total: int, size: int) -> Iterator[int]:
-    for start in range(0, total, size):
-        yield min(size, total - start)
 
 
 def _below(keys: Floats, acceptance: float) -> Iterator[float]:
@@ -321,11 +321,3 @@ def _below(keys: Floats, acceptance: float) -> Iterator[float]:
 def _pilot_stage(stage: Stage) -> Stage:
     """A pilot's streams are never those of the rows that it helps to choose."""
     return {Stage.SAMPLE: Stage.PILOT, Stage.CONTROL: Stage.CONTROL_PILOT}[stage]
-
-
-def _refuse_nonfinite(count: int, total: int, what: str = "") -> None:
-    if count:
-        raise StatisticalRefusal(
-            f"{count:,} of {total:,} {what}log ratios are NaN or +inf",
-            "mend the target or the ratio there; the proposal must have density wherever the target has",
-        )

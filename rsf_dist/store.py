@@ -1,20 +1,22 @@
-"""A run's directory: shards of accepted rows, and the manifest that says which of them exist.
+"""A run's directory: shards of accepted rows, folders of whatever else was made, and the manifest that lists both.
 
 Local paths and any URI that pyarrow.fs takes (s3://, gs://, …). A file appears under its name only when it is whole;
-the manifest is replaced atomically, and what it does not list does not exist.
+the manifest is replaced atomically, and what it does not list does not exist. The manifest before the last one is kept
+beside it and takes its place where it cannot be read: no more than what was committed last is then made again.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,12 +25,17 @@ from pyarrow import fs
 from rsf_dist.errors import InputError
 
 MANIFEST = "manifest.json"
+PREVIOUS = "manifest.previous.json"
+VERSION = 2
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file of accepted rows: its path within the run, rows and SHA-256."""
+    """One Parquet file of accepted rows: its chunk, its path within the run, rows and SHA-256."""
 
+    chunk: int
     path: str
     rows: int
     sha256: str
@@ -41,11 +48,15 @@ class RunStore:
         uri: a local path or a URI.
 
     Raises:
-        InputError: pyarrow knows no such file system.
+        InputError: pyarrow knows no such file system; on use: what should be there is not, or cannot be read or
+            written, or the manifest names a path outside of the directory.
     """
 
     def __init__(self, uri: str | os.PathLike[str]):
-        self.uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser().absolute())
+        try:
+            self.uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser().absolute())
+        except RuntimeError as err:  # the home of someone who has none
+            raise InputError("output", uri, f"is no path or URI ({err})", "correct it") from err
         self._open()
 
     def _open(self) -> None:
@@ -53,6 +64,8 @@ class RunStore:
             self.filesystem, self.root = fs.FileSystem.from_uri(self.uri)
         except (pa.ArrowInvalid, OSError) as err:
             raise InputError("output", self.uri, f"is no path or URI ({err})", "correct it") from err
+        if not self.root or "\0" in self.root:
+            raise InputError("output", self.uri, "names no folder or bucket", "correct it")
 
     def __getstate__(self) -> dict[str, str]:
         return {"uri": self.uri}
@@ -60,6 +73,11 @@ class RunStore:
     def __setstate__(self, state: dict[str, str]) -> None:
         self.uri = state["uri"]
         self._open()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine's file systems."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def at(self, folder: str) -> RunStore:
         """The store of a folder within this one; `""` is this one."""
@@ -71,43 +89,54 @@ class RunStore:
         return f"{base.rstrip('/')}/{name}{mark}{options}"
 
     def path(self, name: str) -> str:
-        """The full path of a file of the run, in the file system's terms."""
+        """The full path of a file of the run, in the file system's terms. Raises InputError where it leaves the run."""
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise InputError("path", name, f"leaves the run's directory {self.uri}", "restore its manifest")
         return f"{self.root}/{name}" if name else self.root
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file or folder."""
-        return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
+        try:
+            return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
+        except OSError as err:
+            raise self._refused(name, "read", err) from err
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises InputError where there is none."""
         if not self.exists(name):
             raise InputError(name, self.uri, "is not in this run's directory", "name the directory of an rsf run")
-        with self.filesystem.open_input_stream(self.path(name)) as stream:
-            return stream.read()
+        try:
+            with self.filesystem.open_input_stream(self.path(name)) as stream:
+                return stream.read()
+        except OSError as err:
+            raise self._refused(name, "read", err) from err
 
     def write(self, name: str, data: bytes | str) -> None:
-        """Write a file whole: under another name first, then moved into place."""
-        target = self.path(name)
-        self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-        if not isinstance(self.filesystem, fs.LocalFileSystem):  # object stores show an object once it is whole
-            with self.filesystem.open_output_stream(target) as stream:
-                stream.write(data.encode() if isinstance(data, str) else data)
+        """Write a file whole: under another name first, flushed, then moved into place. Raises InputError."""
+        target, content = self.path(name), data.encode() if isinstance(data, str) else data
+        try:
+            self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+            if self.is_local:
+                _write_durably(Path(target), content)
+            else:  # object stores show an object once it is whole
+                with self.filesystem.open_output_stream(target) as stream:
+                    stream.write(content)
+        except OSError as err:
+            raise self._refused(name, "written", err) from err
+
+    def delete(self, name: str) -> None:
+        """Remove a file; none is fine. Raises InputError."""
+        if not self.exists(name):
             return
-        draft = f"{target}.{uuid.uuid4().hex}.tmp"
-        with open(draft, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, target)
+        try:
+            self.filesystem.delete_file(self.path(name))
+        except FileNotFoundError:  # somebody else was quicker
+            return
+        except OSError as err:
+            raise self._refused(name, "deleted", err) from err
 
-    def upload(self, folder: Path, name: str) -> None:
-        """Copy a local folder's files into the run as `name`."""
-        self.filesystem.create_dir(self.path(name), recursive=True)
-        fs.copy_files(str(folder), self.path(name), destination_filesystem=self.filesystem)
-
-    def download(self, name: str, folder: Path) -> None:
-        """Copy the run's folder `name` to a local one."""
-        fs.copy_files(self.path(name), str(folder), source_filesystem=self.filesystem)
+    def _refused(self, name: str, done: str, err: OSError) -> InputError:
+        return InputError("output", self.path_for_ray(name), f"cannot be {done} ({err})", remedy_of(err))
 
     def write_shard(self, round: int, chunk: int, rows: pa.Table) -> Shard:
         """Write a chunk's accepted rows."""
@@ -116,28 +145,146 @@ class RunStore:
         pq.write_table(rows, sink)
         data = sink.getvalue().to_pybytes()
         self.write(name, data)
-        return Shard(name, rows.num_rows, hashlib.sha256(data).hexdigest())
+        return Shard(chunk, name, rows.num_rows, _sha256(data))
 
     def read_shard(self, shard: Shard) -> pa.Table:
         """A shard's rows. Raises InputError where its bytes are not those of the manifest."""
         data = self.read(shard.path)
-        if hashlib.sha256(data).hexdigest() != shard.sha256:
-            raise InputError(shard.path, self.uri, "differs from its SHA-256 in the manifest", "sample the run again")
+        if _sha256(data) != shard.sha256:
+            remedy = "run it again with the same configuration, which draws that chunk again"
+            raise InputError(shard.path, self.uri, "differs from its SHA-256 in the manifest", remedy)
         return pq.read_table(pa.BufferReader(data))
 
+    def is_whole(self, shard: Shard) -> bool:
+        """Whether the shard's file is there and has the manifest's SHA-256."""
+        return self.exists(shard.path) and _sha256(self.read(shard.path)) == shard.sha256
+
     def manifest(self) -> dict[str, Any]:
-        """The manifest; empty before anything was committed."""
-        return json.loads(self.read(MANIFEST)) if self.exists(MANIFEST) else {"version": 1, "rounds": {}}
+        """The manifest, or the one before where it is damaged; empty before anything was committed.
+
+        Raises:
+            InputError: neither can be read, or they are of another version.
+        """
+        there = [name for name in (MANIFEST, PREVIOUS) if self.exists(name)]
+        if not there:
+            return {"version": VERSION, "folders": {}, "rounds": {}}
+        for name in there:
+            manifest = _parsed(self.read(name))
+            if manifest is not None:
+                return self._of_this_version(manifest)
+        raise InputError(MANIFEST, self.uri, "is damaged, and so is the one before it", "name another directory")
+
+    def _of_this_version(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest.get("version") != VERSION:
+            rule = f"this version of rsf_dist reads manifests of version {VERSION}"
+            raise InputError(f"{MANIFEST} version", manifest.get("version"), rule, "use the version that wrote the run")
+        return manifest
+
+    def commit(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Let `change` edit the manifest, and replace it."""
+        manifest = self.manifest()
+        change(manifest)
+        last = self.read(MANIFEST) if self.exists(MANIFEST) else b""
+        if _parsed(last) is not None:
+            self.write(PREVIOUS, last)
+        self.write(MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+    def round(self, round: int) -> dict[str, Any] | None:
+        """What the manifest says of a round; None: nothing."""
+        return self.manifest()["rounds"].get(str(round))
 
     def commit_round(self, round: int, shards: Sequence[Shard], described: dict[str, Any]) -> None:
         """List a round's shards in the manifest, and whatever else describes the round."""
-        manifest = self.manifest()
-        listed = [{"path": shard.path, "rows": shard.rows, "sha256": shard.sha256} for shard in shards]
-        manifest["rounds"][str(round)] = {**described, "shards": listed}
-        self.write(MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        entry = {**described, "shards": [asdict(shard) for shard in shards]}
+        self.commit(lambda manifest: manifest["rounds"].update({str(round): entry}))
 
-    def upload_with(self, name: str, write: Callable[[Path], None]) -> None:
-        """Let `write(folder)` fill a temporary folder, then upload it as `name`."""
-        with TemporaryDirectory() as folder:
-            write(Path(folder))
-            self.upload(Path(folder), name)
+    def put(self, folder: str, write: Callable[[Path], object]) -> dict[str, str]:
+        """Let `write` fill a temporary folder, and copy its files into the run's `folder`: name -> SHA-256."""
+        written = {}
+        with TemporaryDirectory() as temporary:
+            write(Path(temporary))
+            for file in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
+                name, data = file.relative_to(temporary).as_posix(), file.read_bytes()
+                self.write(f"{folder}/{name}" if folder else name, data)
+                written[name] = _sha256(data)
+        return written
+
+    def keep(self, folder: str, write: Callable[[Path], object]) -> None:
+        """As `put`, and list the folder in the manifest."""
+        written = self.put(folder, write)
+        self.commit(lambda manifest: manifest["folders"].update({folder: written}))
+
+    def damage(self, folder: str) -> str | None:
+        """What is wrong with a folder that the manifest lists, in words; None: nothing."""
+        listed = self.manifest()["folders"].get(folder)
+        if listed is None:
+            return f"{folder} is not in the manifest"
+        for name, sha256 in listed.items():
+            self.path(name)  # refuses one that leaves the folder
+            path = f"{folder}/{name}"
+            if not self.exists(path):
+                return f"{path} is missing"
+            if _sha256(self.read(path)) != sha256:
+                return f"{path} differs from its SHA-256 in the manifest"
+        return None
+
+    def holds(self, folder: str) -> bool:
+        """Whether the folder was kept and is undamaged."""
+        return self.damage(folder) is None
+
+    def fetch(self, folder: str, read: Callable[[Path], _T]) -> _T:
+        """What `read` makes of a local copy of a kept folder. Raises InputError where it is damaged."""
+        damage = self.damage(folder)
+        if damage is not None:
+            raise InputError(folder, self.uri, damage, "run it again with the same configuration: it is made again")
+        with TemporaryDirectory() as temporary:
+            for name in self.manifest()["folders"][folder]:
+                file = Path(temporary) / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(self.read(f"{folder}/{name}"))
+            return read(Path(temporary))
+
+    def sweep(self) -> None:
+        """Remove what killed writers left half-written."""
+        if self.is_local:
+            for draft in Path(self.root).rglob("*.tmp"):
+                if not draft.name.startswith("lock."):  # a claim that is being made right now
+                    draft.unlink(missing_ok=True)
+
+
+def remedy_of(err: OSError) -> str:
+    """What to do about a file system's refusal."""
+    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space, then run it again: it goes on"
+    return "check the path and its permissions"
+
+
+def _write_durably(target: Path, data: bytes) -> None:
+    draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too, outlives a power cut
+    finally:
+        os.close(folder)
+
+
+def _parsed(data: bytes) -> dict[str, Any] | None:
+    """The JSON object, or None where it is none."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,47 +1,44 @@
 """Fine-tuning with Ray Train's TorchTrainer: blind to M, p and q, it sees rows and weights.
 
-Every worker holds a replica (DDP: gloo on CPUs, NCCL on GPUs) and an equal share of the training rows; steps are
-counted, not epochs, so that all ranks do the same number. Validation rows are not split: each rank scores every
-world-size-th batch and torchmetrics adds up, so that none is lost.
+Every worker holds a replica (DDP: gloo on CPUs, NCCL on GPUs). It trains on an equal share of stored rows, epoch after
+epoch, or of fresh ones from a stream, each used once; steps are counted, so that all ranks do the same number.
+Validation rows are not split: each rank scores every world-size-th batch and torchmetrics adds up, so that none is
+lost. What a worker does is in `training_loop`.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import signal
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-import torch
-from ray.data import Dataset
-from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, Result, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device, prepare_model
-from safetensors.torch import load_file
+from ray.data import Dataset, ExecutionOptions
+from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric
 
-from rsf_dist.batch import Batch
+from rsf_dist.checkpoints import RunFolder
 from rsf_dist.config import TrainingConfig
 from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
-from rsf_dist.optimization import optimizer_and_schedule
-from rsf_dist.resources import check_training, ensure_cluster, require_shared
+from rsf_dist.resources import check_training, ensure_cluster, max_actors, require_shared, workers
+from rsf_dist.stream import RowStream
 from rsf_dist.tasks.base import Task
+from rsf_dist.training_loop import History, Loop, StreamReport, columns, share, train
 
-_SHUFFLE_ROWS = 10_000
-_CURVE_POINTS = 50
+_RESULTS = "~/ray_results"  # Ray's default
+_MAY_CHANGE = {"num_workers", "cpus_per_worker", "use_gpu", "keep", "evaluate_every", "max_failures", "wait_seconds"}
 
 
 class FineTuner:
-    """Fine-tunes a task's model on a Ray Dataset.
+    """Fine-tunes a task's model on a Ray Dataset, or on rows that are sampled meanwhile.
 
     Args:
         task: the model, its loss and its metrics.
@@ -49,7 +46,9 @@ class FineTuner:
         seed: of what no weights give, of dropout and of shuffling.
         initial: a model of the task to begin with; None: the task's own.
         storage_path: where checkpoints go, a folder that every node sees, or a URI; None: Ray's default.
-        name: of the run beneath it; a suffix keeps it apart from earlier ones, which Ray would resume.
+        name: of the run beneath it; a suffix keeps it apart from earlier ones, unless it resumes one.
+        resume: go on from the newest whole checkpoint of the run of exactly this name, if there is one: after the
+            driver died, with whatever number of workers. A finished run gives its result again.
     """
 
     def __init__(
@@ -61,77 +60,172 @@ class FineTuner:
         initial: nn.Module | None = None,
         storage_path: str | None = None,
         name: str = "fine-tune",
+        resume: bool = False,
     ):
         self.task, self.training, self.seed = task, training or TrainingConfig(), seed
         self.initial = initial if initial is not None else task.build_model(seed)
         self.storage_path = storage_path
-        self.name = f"{name}-{uuid.uuid4().hex[:8]}"
+        self.name = name if resume else f"{name}-{uuid.uuid4().hex[:8]}"
+        self.resume = resume
 
-    def fit(self, dataset: Dataset, validation: Dataset | None = None) -> FineTuneResult:
+    def fit(self, dataset: Dataset | RowStream, validation: Dataset | None = None) -> FineTuneResult:
         """Train on `dataset` for the configured steps; score checkpoints on `validation`.
 
         Args:
-            dataset: rows with the task's columns, and `weight` where training.use_row_weights is set.
+            dataset: rows with the task's columns, and `weight` where training.use_row_weights is set. Or a stream of
+                such rows: steps * batch_size of them, each used once. Weighted losses are divided by the rows' mean
+                weight; that of a stream's rows is not known beforehand, and its pilot's forecast stands for it.
             validation: rows with the task's columns; None: hold out the last
-                training.validation_fraction of the dataset, which should be in random order, as accepted rows are.
+                training.validation_fraction of the dataset, which should be in random order, as accepted rows are. A
+                stream needs some.
 
         Raises:
             InputError: a column is missing, there are fewer rows than a batch, the cluster is too small, the folder is
-                not shared, a label lies outside of the classes.
-            StatisticalRefusal: the loss is not finite.
+                not shared, a label lies outside of the classes; or the run to resume is another training.
+            StatisticalRefusal: the loss is not finite; or the stream ends before the steps are done.
         """
         ensure_cluster()
-        check_training(self.training)
+        check_training(self.training, dataset.pool if isinstance(dataset, RowStream) else None)
         if self.storage_path is not None:
             require_shared(self.storage_path, "storage_path")
-        rows = self._checked(dataset)
+        feed = (
+            self._streamed(dataset, validation) if isinstance(dataset, RowStream) else self._stored(dataset, validation)
+        )
+        if not self._finished(feed):
+            with unwrapped(), _own_interrupts():
+                result = self._trainer(feed).fit()
+            if isinstance(result.return_value, StatisticalRefusal):
+                raise result.return_value
+        return FineTuneResult.of(self._folder, self.task, self.training.keep)
+
+    def _stored(self, dataset: Dataset, validation: Dataset | None) -> Rows:
+        rows = self._checked(dataset).materialize()
         if validation is None:
             rows, held_out = rows.train_test_split(self.training.validation_fraction)
         else:
-            held_out = validation.select_columns(list(self.task.columns)).materialize()
-        self._require_rows(rows, held_out)
-        with unwrapped(), _own_interrupts():
-            result = self._trainer(rows, held_out).fit()
-        return FineTuneResult.of(result, self.task, self.training.keep)
-
-    def _checked(self, dataset: Dataset) -> Dataset:
-        wanted = list(self.task.columns) + ["weight"] * self.training.use_row_weights
-        schema = dataset.schema()
-        there = list(schema.names) if schema else []
-        missing = [name for name in wanted if name not in there]
-        if missing:
-            raise InputError("column", missing[0], f"is not among the dataset's {there}", "add or rename it")
-        return dataset.select_columns(wanted).materialize()
-
-    def _require_rows(self, rows: Dataset, held_out: Dataset) -> None:
+            held_out = self._held_out(validation)
         count, batch = rows.count(), self.training.batch_size
         if count < batch:
             rule = f"the {count:,} training rows do not fill one batch"
             raise InputError("training.batch_size", batch, rule, "lower it, or accept more rows")
+        mean_weight = rows.mean("weight") if self.training.use_row_weights else 1.0
+        return Rows(self._required(held_out), float(mean_weight or 1.0), stored=rows, epoch=count // batch)
+
+    def _streamed(self, stream: RowStream, validation: Dataset | None) -> Rows:
+        if validation is None:
+            rule = "a stream leaves no rows to hold out"
+            raise InputError("validation", None, rule, "give a Dataset of accepted rows that came before the stream")
+        self._require_columns([*stream.columns, "weight"])
+        room = max_actors(stream.pool, beside=workers(self.training))
+        stream = dataclasses.replace(stream, pool=stream.pool.model_copy(update={"max_actors": room}))
+        return Rows(self._required(self._held_out(validation)), stream.mean_weight, stream=stream)
+
+    def _checked(self, dataset: Dataset) -> Dataset:
+        schema = dataset.schema()
+        return dataset.select_columns(self._require_columns(list(schema.names) if schema else []))
+
+    def _require_columns(self, there: list[str]) -> list[str]:
+        wanted = columns(self.task, self.training)
+        missing = [name for name in wanted if name not in there]
+        if missing:
+            raise InputError("column", missing[0], f"is not among the dataset's {there}", "add or rename it")
+        return wanted
+
+    def _held_out(self, validation: Dataset) -> Dataset:
+        return validation.select_columns(list(self.task.columns)).materialize()
+
+    def _required(self, held_out: Dataset) -> Dataset:
         if held_out.count() == 0:
             raise InputError("validation", "0 rows", "there must be some", "raise training.validation_fraction")
+        return held_out
 
-    def _trainer(self, rows: Dataset, held_out: Dataset) -> TorchTrainer:
+    @property
+    def _folder(self) -> RunFolder:
+        return RunFolder.of(self._storage, self.name)
+
+    @property
+    def _storage(self) -> str:
+        return self.storage_path or str(Path(_RESULTS).expanduser())
+
+    def _identity(self, rows: Rows) -> dict[str, Any]:
+        """What a run must have in common with the one that it resumes."""
+        return {"seed": self.seed, **self.training.model_dump(mode="json", exclude=_MAY_CHANGE), **rows.identity()}
+
+    def _finished(self, rows: Rows) -> bool:
+        """Whether the run to resume is done. Raises InputError where it is another training."""
+        if not self.resume:
+            return False
+        self._folder.forget_broken_list()
+        saved = self._folder.newest()
+        if saved is None:
+            return False
+        was, now = saved.described["identity"], self._identity(rows)
+        other = [name for name in now if was.get(name) != now[name]]
+        if other:
+            rule = f"holds a training with {other[0]}={was.get(other[0])}, not {now[other[0]]}"
+            raise InputError("name", self.name, rule, "name another run, or configure that one")
+        return saved.step >= self.training.steps
+
+    def _trainer(self, rows: Rows) -> TorchTrainer:
         training = self.training
         resources = {"CPU": training.cpus_per_worker} | ({"GPU": 1} if training.use_gpu else {})
-        weights = rows.mean("weight") if training.use_row_weights else 1.0
-        loop = Loop(self.task, training, self.seed, float(weights or 1.0))
+        loop = Loop(self.task, training, self.seed, rows.mean_weight, rows.epoch, self._folder, self._identity(rows))
+        by = {"checkpoint_score_attribute": self.task.metric} if training.keep == "best" else {}
         return TorchTrainer(
-            _train,
-            train_loop_config={"loop": loop, "initial": ray.put(copy.deepcopy(self.initial).cpu())},
-            datasets={"train": rows, "validation": held_out},
-            dataset_config=DataConfig(datasets_to_split=["train"]),
+            train,
+            train_loop_config={
+                "loop": loop,
+                "initial": ray.put(copy.deepcopy(self.initial).cpu()),
+                "stream": rows.stream and ray.put(rows.stream),
+                "start": rows.stream and rows.stream.start,
+            },
+            datasets={"validation": rows.validation, **rows.shares(training.num_workers)},
+            dataset_config=DataConfig(datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)),
             scaling_config=ScalingConfig(
                 num_workers=training.num_workers, use_gpu=training.use_gpu, resources_per_worker=resources
             ),
             run_config=RunConfig(
                 name=self.name,
-                storage_path=self.storage_path,
+                storage_path=self._storage,
                 failure_config=FailureConfig(max_failures=training.max_failures),
-                # The best one is kept, and Ray Train never deletes the latest.
-                checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=self.task.metric),
+                # Two, so that one is left where the other is damaged. Ray Train never deletes the latest.
+                checkpoint_config=CheckpointConfig(num_to_keep=2, **by),
             ),
         )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What to train on, stored or streamed.
+
+    Args:
+        validation: what checkpoints are scored on.
+        mean_weight: of the training rows.
+        stored: materialised, with the columns wanted.
+        epoch: batches in all stored rows.
+        stream: where they come from, with a pool that fits beside the workers.
+    """
+
+    validation: Dataset
+    mean_weight: float
+    stored: Dataset | None = None
+    epoch: int = 0
+    stream: RowStream | None = None
+
+    def shares(self, num_workers: int) -> dict[str, Dataset]:
+        """Each rank's stored rows, equally many; always the same ones, which Ray Train's own split does not promise."""
+        if self.stored is None:
+            return {}
+        return {share(rank): part for rank, part in enumerate(self.stored.split(num_workers, equal=True))}
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these rows from others, as far as it is cheaply known."""
+        if self.stream is None:
+            return {"batches": self.epoch}
+        work = self.stream.work
+        known = {name: getattr(work, name) for name in ("seed", "stage", "round", "chunk_size", "log_m")}
+        known |= {f"start.{name}": value for name, value in asdict(self.stream.start).items()}
+        return {f"stream.{name}": value for name, value in known.items()}
 
 
 @contextmanager
@@ -156,12 +250,14 @@ class FineTuneResult:
         history: over the whole training.
         checkpoint: the chosen one.
         task: what it is a model of.
+        stream: what was taken from a stream; None where the rows were stored.
     """
 
     metrics: dict[str, float]
     history: History
     checkpoint: Checkpoint
     task: Task
+    stream: StreamReport | None = None
 
     def load_model(self) -> nn.Module:
         """The fine-tuned model, on the CPU, in evaluation mode."""
@@ -169,158 +265,23 @@ class FineTuneResult:
             return self.task.load(Path(folder))
 
     @staticmethod
-    def of(result: Result, task: Task, keep: str) -> FineTuneResult:
-        """From Ray Train's result, whose own checkpoint is the last; keep: `last`, or `best` by the task's metric."""
-        checkpoint, reported = result.checkpoint, result.metrics
+    def of(folder: RunFolder, task: Task, keep: str) -> FineTuneResult:
+        """From the whole checkpoints of a run; keep: `last`, or `best` by the task's metric.
+
+        Raises:
+            InputError: there is none.
+        """
+        last = folder.newest()
+        if last is None:
+            raise InputError("checkpoints", folder.path, "none there is whole", "train again")
+        chosen = last
         if keep == "best":
-            checkpoint, reported = max(result.best_checkpoints, key=lambda kept: kept[1][task.metric])
-        metrics = {name: value for name, value in reported.items() if name != "history"}
-        return FineTuneResult(metrics, History(**result.metrics["history"]), checkpoint, task)
-
-
-@dataclass
-class History:
-    """How training went.
-
-    Args:
-        curve: [{"step", "train_loss", "learning_rate"}, …]
-        evaluations: [{"step", and the task's metrics on the validation rows}, …]
-    """
-
-    curve: list[dict[str, float]] = field(default_factory=list)
-    evaluations: list[dict[str, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Loop:
-    """What a worker needs. mean_weight: the denominator of weighted losses, the weights' mean over all rows."""
-
-    task: Task
-    training: TrainingConfig
-    seed: int
-    mean_weight: float
-
-
-def _train(config: dict[str, Any]) -> None:
-    """One worker's life."""
-    loop: Loop = config["loop"]
-    context = ray.train.get_context()
-    torch.set_num_threads(max(1, int(loop.training.cpus_per_worker)))
-    device = get_device() if loop.training.use_gpu else torch.device("cpu")
-    model = ray.get(config["initial"]).to(device)  # before the optimizer, whose restored state follows its parameters
-    state = TrainingState(model, *optimizer_and_schedule(model, loop.training))
-    state.restore()
-    torch.manual_seed((loop.seed + state.step) * 1_000_003 + context.get_world_rank())  # dropout differs between ranks
-    replica = prepare_model(model, move_to_device=device)
-    window = MeanMetric(nan_strategy="disable").to(device)
-    every = max(1, loop.training.steps // _CURVE_POINTS)
-    replica.train()
-    for batch in _endless_batches(loop, context.get_world_size(), state.step, device):
-        if state.step >= loop.training.steps:
-            break
-        window.update(_step(loop, replica, batch, state))
-        last = state.step == loop.training.steps
-        if state.step % every == 0 or last:
-            rate = state.schedule.get_last_lr()[0]
-            state.history.curve.append(
-                {"step": state.step, "train_loss": _mean_loss(window), "learning_rate": float(rate)}
-            )
-        if state.step % loop.training.evaluate_every == 0 or last:
-            _report(loop.task, state, device)
-
-
-@dataclass
-class TrainingState:
-    """What a checkpoint holds, so that a restarted group of workers goes on from it."""
-
-    model: nn.Module
-    optimizer: Optimizer
-    schedule: LRScheduler
-    step: int = 0
-    history: History = field(default_factory=History)
-
-    def save(self, task: Task, folder: Path) -> None:
-        """model.safetensors, model.json and training.pt."""
-        task.save(self.model, folder)
-        optimizer, schedule = self.optimizer.state_dict(), self.schedule.state_dict()
-        rest = {"optimizer": optimizer, "schedule": schedule, "step": self.step, "history": asdict(self.history)}
-        torch.save(rest, folder / "training.pt")
-
-    def restore(self) -> None:
-        """From the worker group's last checkpoint, where there is one."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return
-        with checkpoint.as_directory() as folder:
-            self.model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
-            rest = torch.load(Path(folder) / "training.pt", map_location="cpu", weights_only=True)
-        self.optimizer.load_state_dict(rest["optimizer"])
-        self.schedule.load_state_dict(rest["schedule"])
-        self.step, self.history = rest["step"], History(**rest["history"])
-
-
-def _step(loop: Loop, replica: nn.Module, batch: Batch, state: TrainingState) -> torch.Tensor:
-    losses = loop.task.loss(replica, batch)
-    if loop.training.use_row_weights:
-        losses = losses * batch["weight"] / loop.mean_weight
-    loss = losses.mean()
-    state.optimizer.zero_grad()
-    loss.backward()
-    state.optimizer.step()
-    state.schedule.step()
-    state.step += 1
-    return loss.detach()
-
-
-def _endless_batches(loop: Loop, world_size: int, first_step: int, device: torch.device) -> Iterator[Batch]:
-    """This rank's share of the rows, again and again, each time in another order, also after a restart."""
-    shard = ray.train.get_dataset_shard("train")
-    epoch = first_step
-    while True:
-        epoch += 1
-        yield from shard.iter_torch_batches(
-            batch_size=loop.training.batch_size // world_size,
-            drop_last=True,
-            local_shuffle_buffer_size=_SHUFFLE_ROWS,
-            local_shuffle_seed=loop.seed * 1_000_003 + epoch,
-            device=device,
+            chosen = max(folder.newest_first(), key=lambda saved: saved.described["metrics"][task.metric])
+        stream = last.described["stream"]
+        return FineTuneResult(
+            chosen.described["metrics"],
+            History(**last.described["history"]),
+            chosen.checkpoint,
+            task,
+            stream and StreamReport(**stream),
         )
-
-
-def _mean_loss(window: MeanMetric) -> float:
-    """Over all ranks, since the last call; all ranks raise where it is not finite."""
-    loss = float(window.compute())
-    window.reset()
-    if not torch.isfinite(torch.tensor(loss)):
-        raise StatisticalRefusal("the training loss is not finite", "lower training.learning_rate")
-    return loss
-
-
-def _report(task: Task, state: TrainingState, device: torch.device) -> None:
-    """Evaluate on all ranks, checkpoint on rank 0, report on all: a barrier."""
-    values = _evaluate(task, state.model, device) | {"step": state.step}
-    state.history.evaluations.append(values)
-    metrics = values | {"history": asdict(state.history)}
-    if ray.train.get_context().get_world_rank() != 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        state.save(task, Path(folder))
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-
-
-def _evaluate(task: Task, model: nn.Module, device: torch.device) -> dict[str, float]:
-    context = ray.train.get_context()
-    if context.get_world_size() > 1:
-        for buffer in model.buffers():  # batch norm's statistics; DDP itself sends rank 0's only before a training step
-            torch.distributed.broadcast(buffer, 0)
-    metrics = task.metrics().to(device)
-    batches = ray.train.get_dataset_shard("validation").iter_torch_batches(batch_size=256, device=device)
-    model.eval()
-    with torch.inference_mode():
-        for number, batch in enumerate(batches):
-            if number % context.get_world_size() == context.get_world_rank():
-                task.update(metrics, model, batch)
-        values = {name: float(value) for name, value in metrics.compute().items()}
-    model.train()
-    return values

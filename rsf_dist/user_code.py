@@ -1,13 +1,17 @@
 """A user's own classes and functions by import path, `package.module:name`: imported, never evaluated.
 
-They come from installed packages, or from the one folder that a configuration names as `code`.
+They come from installed packages, or from the one folder that a configuration names as `code`, which is looked into
+last: its modules take the place of none that is installed.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,15 +19,53 @@ from typing import Any
 from rsf_dist.errors import InputError, RsfError
 
 SEPARATOR = ":"
+FOLDER_VARIABLE = "RSF_DIST_CODE"
+"""Names the `code` folder to worker processes, see `allow_named_folder`."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An import path that was used, and the file that it led to."""
+
+    path: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"using {self.path} from {self.file}"
+
+
+_recorders: list[list[Loaded]] = []
+
+
+@contextmanager
+def recorded() -> Iterator[list[Loaded]]:
+    """The list that each import path loaded within the block is added to, once."""
+    found: list[Loaded] = []
+    _recorders.append(found)
+    try:
+        yield found
+    finally:
+        _recorders.remove(found)
 
 
 def allow_folder(folder: str | Path, field: str = "code") -> None:
     """Let modules of `folder` be imported, after everything that is installed. Raises InputError."""
-    path = Path(folder).expanduser().absolute()
-    if not path.is_dir():
+    try:
+        path = Path(folder).expanduser().absolute()
+        found = path.is_dir()
+    except (OSError, RuntimeError):  # a name that can be none, the home of someone who has none
+        found = False
+    if not found:
         raise InputError(field, folder, "is not a folder", "name the folder that holds your modules")
     if str(path) not in sys.path:
         sys.path.append(str(path))
+
+
+def allow_named_folder() -> None:
+    """`allow_folder` for a worker process. PYTHONPATH comes first, and a json.py there would take the place of json."""
+    folder = os.environ.get(FOLDER_VARIABLE, "")
+    if folder and Path(folder).is_dir():
+        allow_folder(folder)
 
 
 def imported_from(folder: str | Path) -> list[ModuleType]:
@@ -38,16 +80,47 @@ def load(path: str, field: str) -> Any:
     module_name, separator, name = path.partition(SEPARATOR)
     if not (separator and module_name and name):
         raise InputError(field, path, "is no import path", "write package.module:name")
-    try:
+    remedy = "install its package where every node runs, or name its folder as `code`"
+    with blamed(field, path, "cannot be imported", remedy):
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as err:  # a user's module raises what it pleases
-        rule = f"cannot be imported ({type(err).__name__}: {err})"
-        remedy = "install its package where every node runs, or name its folder as `code`"
-        raise InputError(field, path, rule, remedy) from err
+    file = getattr(module, "__file__", None) or "(built in)"
     if not callable(getattr(module, name, None)):
-        found = f"{module_name} ({getattr(module, '__file__', None) or 'built in'}) has no class or function {name}"
-        raise InputError(field, path, found, "correct the name")
+        raise InputError(field, path, f"{module_name} {file} has no class or function {name}", "correct the name")
+    for found in _recorders:
+        if Loaded(path, file) not in found:
+            found.append(Loaded(path, file))
     return getattr(module, name)
+
+
+@contextmanager
+def blamed(field: str, value: object, what: str, remedy: str = "correct it") -> Iterator[None]:
+    """Whatever the block raises, as an InputError of `field`: `what` (the error). Errors of ours are passed on."""
+    try:
+        yield
+    except RsfError:
+        raise
+    except (Exception, SystemExit) as err:  # a user's code raises what it pleases
+        raise InputError(field, value, f"{what} ({type(err).__name__}: {err})", remedy) from err
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A user's function with its options, whose failures name the import path."""
+
+    function: Callable[..., Any]
+    path: str
+    field: str
+    options: Mapping[str, Any]
+
+    def __call__(self, *given: Any) -> Any:
+        """Call it. Raises InputError."""
+        with blamed(self.field, self.path, "fails", "mend it, or correct its options"):
+            return self.function(*given, **self.options)
+
+
+def bound(path: str, field: str, options: Mapping[str, Any]) -> Bound:
+    """The function that `path` names, for later calls. Raises InputError."""
+    return Bound(load(path, field), path, field, options)
 
 
 def call(path: str, field: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
@@ -56,10 +129,5 @@ def call(path: str, field: str, given: Mapping[str, Any], options: Mapping[str, 
     twice = sorted(given.keys() & options.keys())
     if twice:
         raise InputError(field, path, f"is given {twice[0]} already", "leave it out of the options")
-    try:
+    with blamed(field, path, "refuses its arguments", "correct its options, or its code"):
         return function(**given, **options)
-    except RsfError:
-        raise
-    except Exception as err:
-        rule = f"refuses its arguments ({type(err).__name__}: {err})"
-        raise InputError(field, path, rule, "correct its options, or its code") from err

@@ -1,10 +1,26 @@
+from __future__ import annotations
+
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from rsf_dist.config import RunConfig, parse_config
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+# For the tests' own S3 server; the cluster's workers inherit them.
+for _name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+    os.environ.setdefault(_name, "testing")
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+# A node whose processes are gone is missed after 5 refused checks, one a second. A busy one has 10 s to answer each.
+NODE_HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,22 +47,28 @@ def soak(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
+def ray_cluster() -> Iterator[Cluster]:
     """The session's cluster: two nodes of two CPUs each, on this machine."""
     import ray
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 2, "object_store_memory": 400 * 2**20, "include_dashboard": False},
+        head_node_args={"num_cpus": 2, "object_store_memory": 400 * 2**20, "include_dashboard": False}
+        | {"_system_config": NODE_HEALTH},
     )
     cluster.add_node(num_cpus=2, object_store_memory=400 * 2**20)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    yield cluster.address
+    yield cluster
     ray.shutdown()
     cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_address(ray_cluster: Cluster) -> str:
+    return ray_cluster.address
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +80,11 @@ def _cluster_for_ray_tests(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def small_run(tmp_path) -> dict:
     """The main job, as small as it goes: a configuration as nested dicts, for digits turned by about 0.8 rad."""
+    return small_run_in(tmp_path)
+
+
+def small_run_in(tmp_path: Path) -> dict:
+    """`small_run` with its images and its output in a folder."""
     from rsf_dist.demo.place import make_place
 
     make_place(tmp_path / "place", num_unlabelled=120, num_test=200, num_oracle=256)
@@ -68,7 +95,7 @@ def small_run(tmp_path) -> dict:
         "proposal": {"parameters": {"rotation": {"uniform": [-1.5, 1.5]}, "brightness": {"uniform": [0.2, 1.0]}}},
         "ratio": {"network": {"width": 4}, "optimizer": {"steps": 30, "batch_size": 64}, "num_proposals": 1000},
         "envelope": {"kind": "budget", "acceptance": 0.1, "num_pilot": 2000},
-        "sampling": {"num_accepted": 256, "chunk_size": 512},
+        "sampling": {"num_accepted": 256, "chunk_size": 512, "pool": {"max_actors": 1}},
         "model": {"width": 4},
         "pretrain": {"steps": 30},
         "training": {"steps": 20, "batch_size": 32, "num_workers": 2, "cpus_per_worker": 0.5},

@@ -46,12 +46,12 @@ class AugmentProposal:
         transform: Callable[[Tensor], Tensor] | None = None,
     ):
         self.images = images
-        self.parameters = dict(parameters)
         self.transform = transform
         labels = images.require_labels("images")
-        unknown = sorted(self.parameters.keys() - NEUTRAL.keys())
+        unknown = sorted(parameters.keys() - NEUTRAL.keys())
         if unknown:
             raise InputError("parameters", unknown[0], f"must be one of {', '.join(NEUTRAL)}", "correct the name")
+        self.parameters = {name: parameters[name] for name in NEUTRAL if name in parameters}
         for name, law in self.parameters.items():
             if law.batch_shape + law.event_shape:
                 raise InputError(f"parameters.{name}", law, "must draw one number", "use a scalar distribution")

@@ -16,13 +16,13 @@ from torch import Tensor
 NEUTRAL = {
     "rotation": 0.0,  # radians, clockwise on the screen as torchvision's angle
     "scale": 1.0,  # factor; below 0.01 is taken as that
-    "translate_x": 0.0,  # fraction of half the width, to the right
-    "translate_y": 0.0,  # fraction of half the height, downwards
     "brightness": 1.0,  # factor on the intensities, >= 0
     "contrast": 1.0,  # factor on the distance from the image's mean, >= 0
+    "translate_x": 0.0,  # fraction of half the width, to the right
+    "translate_y": 0.0,  # fraction of half the height, downwards
     "noise": 0.0,  # standard deviation of Gaussian noise, fraction of full range, >= 0
 }
-"""The augmentation parameters known here, with the value that changes nothing."""
+"""The augmentation parameters known here, in the order in which they are drawn; the value that changes nothing."""
 
 
 _SMALLEST_SCALE = 0.01

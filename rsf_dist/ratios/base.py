@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch
+from rsf_dist.batch import Batch, num_rows
+from rsf_dist.errors import InputError
+from rsf_dist.user_code import blamed
 
 
 @runtime_checkable
@@ -52,3 +55,16 @@ class ScreeningRatio(Ratio, Protocol):
     def screened(self, batch: Batch, exponentials: Tensor, log_m: float) -> Screened:
         """As log_ratio, but for rows with l + E <= log_m, some of which it leaves out. exponentials: E, float64 [n]."""
         ...
+
+
+def log_ratios(ratio: Ratio, batch: Batch, field: str = "ratio") -> Tensor:
+    """`ratio.log_ratio(batch)`, float64 [n] on the CPU. Raises InputError naming `field` where it fails or is none."""
+    kind, n = type(ratio).__name__, num_rows(batch)
+    with blamed(field, kind, f"fails on {n} proposals", "mend it"):
+        given: object = ratio.log_ratio(batch)
+    if not isinstance(given, Tensor):
+        raise InputError(field, kind, f"log_ratio gives a {type(given).__name__}", f"give a tensor of shape [{n}]")
+    if given.shape != (n,) or given.is_complex():
+        found = f"{kind} gives {given.dtype} {list(given.shape)}"
+        raise InputError(field, found, f"log_ratio must have shape [{n}]", "give one number a row")
+    return given.detach().to("cpu", torch.float64)

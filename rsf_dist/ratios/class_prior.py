@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,12 @@ class ClassPrior:
     low: Floats
     high: Floats
     method: str
+
+    @staticmethod
+    def from_json(raw: dict[str, Any]) -> ClassPrior:
+        """From lists of numbers."""
+        prior, low, high = (np.array(raw[name]) for name in ("prior", "low", "high"))
+        return ClassPrior(prior, low, high, raw["method"])
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,16 @@ class LabelShiftRatio:
             "proposal_prior": self.proposal_prior.tolist(),
         }
         if self.estimate is not None:
-            interval = {"low": self.estimate.low.tolist(), "high": self.estimate.high.tolist()}
-            described |= {"method": self.estimate.method, **interval}
+            ends = {name: getattr(self.estimate, name).tolist() for name in ("prior", "low", "high")}
+            described["estimate"] = {**ends, "method": self.estimate.method}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "ratio.json").write_text(json.dumps(described, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, proposal_prior: ArrayLike) -> LabelShiftRatio:
+        """An estimated one as it was saved, to the last bit."""
+        estimate = ClassPrior.from_json(json.loads((folder / "ratio.json").read_text())["estimate"])
+        return cls(estimate.prior, proposal_prior, estimate=estimate)
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""

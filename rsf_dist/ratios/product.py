@@ -26,7 +26,7 @@ from torch import Tensor
 
 from rsf_dist.batch import Batch, num_rows, select
 from rsf_dist.errors import InputError
-from rsf_dist.ratios.base import Ratio, Screened
+from rsf_dist.ratios.base import Ratio, Screened, log_ratios
 
 _ROUNDING = 1e-6  # relative; a float32 factor may exceed its bound by this, and such rows must not be lost
 
@@ -86,7 +86,9 @@ class ProductRatio:
                 possible = ~(reach + exponentials[left] <= 0) & (total[left] != -torch.inf)
                 left, reach = left[possible], reach[possible]
                 inclusion[left] = reach.clamp(max=0)
-            total[left] += _scores(factor, select(batch, left) if len(left) < n else batch)
+            total[left] += log_ratios(
+                factor, select(batch, left) if len(left) < n else batch, f"ratio.factors.{number}"
+            )
         scored = torch.zeros(n, dtype=torch.bool)
         scored[left] = True
         return Screened(torch.where(scored, total, -torch.inf), scored, torch.where(scored, inclusion, 0.0))
@@ -95,11 +97,3 @@ class ProductRatio:
 def _bound(factors: Sequence[Ratio]) -> float:
     """The sum of the factors' bounds, infinite where one has none."""
     return sum(math.inf if factor.log_bound is None else factor.log_bound for factor in factors)
-
-
-def _scores(factor: Ratio, batch: Batch) -> Tensor:
-    log_ratio, n = factor.log_ratio(batch).detach().double().cpu(), num_rows(batch)
-    if log_ratio.shape != (n,):
-        kind = type(factor).__name__
-        raise InputError(kind, list(log_ratio.shape), f"log_ratio must have shape [{n}]", "give one number a row")
-    return log_ratio

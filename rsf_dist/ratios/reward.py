@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rsf_dist.batch import Batch, num_rows
 from rsf_dist.errors import InputError
+from rsf_dist.user_code import blamed
 
 
 class RewardRatio:
@@ -44,7 +45,8 @@ class RewardRatio:
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
-        with torch.no_grad():
+        found = f"fails on {num_rows(batch)} proposals"
+        with torch.no_grad(), blamed("ratio.score", getattr(self.score, "__name__", "(yours)"), found, "mend it"):
             given = torch.as_tensor(self.score(batch))
         if given.shape != (num_rows(batch),):
             raise InputError("ratio.score", list(given.shape), f"must be [{num_rows(batch)}]", "give one number a row")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rsf_dist.batch import Batch, num_rows
 from rsf_dist.errors import InputError
+from rsf_dist.user_code import blamed
 
 
 class VerifierRatio:
@@ -32,7 +33,8 @@ class VerifierRatio:
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
-        with torch.no_grad():
+        found = f"fails on {num_rows(batch)} proposals"
+        with torch.no_grad(), blamed("ratio.passes", getattr(self.passes, "__name__", "(yours)"), found, "mend it"):
             verdict = torch.as_tensor(self.passes(batch))
         if verdict.dtype != torch.bool or verdict.shape != (num_rows(batch),):
             found, rule = f"{verdict.dtype} {list(verdict.shape)}", f"must be torch.bool [{num_rows(batch)}]"

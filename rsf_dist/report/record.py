@@ -30,8 +30,10 @@ ARMS = {
 _LIBRARIES = ("rsf-dist", "ray", "torch", "torchvision", "numpy", "pyarrow")
 
 
-def start(store: RunStore, seed: int) -> None:
-    """An empty record."""
+def begin(store: RunStore, seed: int) -> None:
+    """An empty record, where there is none."""
+    if store.exists(RECORD):
+        return
     versions = {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
     write(
         store, {"versions": versions, "seeds": [seed], "rounds": [], "training": {}, "evaluation": None, "seconds": {}}
@@ -39,11 +41,23 @@ def start(store: RunStore, seed: int) -> None:
 
 
 def add(store: RunStore, **found: Any) -> None:
-    """Replace or, for `training` and `seconds`, extend entries of the record."""
+    """Replace or, for `training`, extend entries of the record."""
     record = read(store)
     for name, value in found.items():
-        record[name] = record[name] | value if name in ("training", "seconds") else value
+        record[name] = record[name] | value if name == "training" else value
     write(store, record)
+
+
+def add_seconds(store: RunStore, stage: str, seconds: float) -> None:
+    """Add to what a stage took, over all attempts at it."""
+    record = read(store)
+    record["seconds"][stage] = round(record["seconds"].get(stage, 0.0) + seconds, 2)
+    write(store, record)
+
+
+def has_round(store: RunStore, fingerprint: str) -> bool:
+    """Whether the record tells of a round with these rows."""
+    return any(described["fingerprint"] == fingerprint for described in read(store)["rounds"])
 
 
 def read(store: RunStore) -> dict[str, Any]:
@@ -120,8 +134,9 @@ def round_in_words(described: dict[str, Any]) -> str:
 
 
 def describe_training(tuned: FineTuneResult) -> dict[str, Any]:
-    """An arm's training."""
-    return {"metrics": tuned.metrics, **asdict(tuned.history)}
+    """An arm's training; with a stream, what it took from it."""
+    stream = {} if tuned.stream is None else {"stream": asdict(tuned.stream)}
+    return {"metrics": tuned.metrics, **asdict(tuned.history), **stream}
 
 
 def describe_evaluation(

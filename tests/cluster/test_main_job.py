@@ -106,7 +106,7 @@ def test_a_ratio_fitted_through_ray_train(small_run: dict) -> None:
     ("override", "message"),
     [
         ("sampling.num_accepted=0", "sampling.num_accepted=0"),
-        ("sampling.pool.min_actors=64", "needs 64 × 1 CPU; the cluster has 2 × 2 CPU on 2 node(s)"),
+        ("sampling.pool={min_actors: 64}", "needs 64 × 1 CPU; the cluster has 2 × 2 CPU on 2 node(s)"),
         ("training.num_workers=8", "Ray Data needs a whole CPU"),
         ("ratio.gpus=1", "needs 1 × (1 CPU, 1 GPU)"),
         ("ratio.cpus=3", "needs 1 × 3 CPU; the cluster has 2 × 2 CPU"),

@@ -4,7 +4,6 @@ false-alarm rates are what another seed would run.
 
 import math
 import sys
-import threading
 import time
 
 import numpy as np
@@ -12,7 +11,6 @@ import psutil
 import pytest
 import ray
 import torch
-from processes import own_processes
 from scipy import stats
 from torch.distributions import Categorical, Normal, Uniform
 
@@ -24,11 +22,14 @@ pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the actors cannot import a test module
 
 PROPOSAL = rsf.DistributionProposal(Normal(0.0, 2.0))
+ONE_ACTOR = rsf.PoolConfig(max_actors=1)  # each takes seconds to start
 RATIO = rsf.DensityRatio(Normal(0.0, 1.0), PROPOSAL, log_bound=math.log(2))  # sup p/q = 2 at 0
 
 
 def sampler(log_m: float = math.log(2), **options) -> rsf.RejectionSampler:
-    return rsf.RejectionSampler(PROPOSAL, RATIO, rsf.FixedEnvelope(log_m), **{"chunk_size": 1000, **options})
+    return rsf.RejectionSampler(
+        PROPOSAL, RATIO, rsf.FixedEnvelope(log_m), **{"chunk_size": 1000, "pool": ONE_ACTOR, **options}
+    )
 
 
 def column(accepted: rsf.AcceptedSet, name: str) -> np.ndarray:
@@ -69,9 +70,20 @@ def test_first_n_rows_in_order_with_their_bookkeeping(accepted) -> None:
     assert set(rows) == {"x", "round", "chunk", "index", "log_ratio", "accept_key", "weight"}
 
 
-@pytest.mark.parametrize("actors", [1, 2, 4])
-def test_fingerprint_does_not_depend_on_the_number_of_actors(actors: int, accepted) -> None:
-    pool = rsf.PoolConfig(min_actors=actors, max_actors=actors)
+@pytest.mark.parametrize(
+    ("actors", "in_flight"),
+    [
+        (3, None),
+        (8, 1),
+        pytest.param(2, 1, marks=pytest.mark.soak),
+        pytest.param(2, 7, marks=pytest.mark.soak),
+        pytest.param(4, None, marks=pytest.mark.soak),
+        pytest.param(8, 3, marks=pytest.mark.soak),
+    ],
+)
+def test_fingerprint_does_not_depend_on_the_pool(actors: int, in_flight: int | None, accepted) -> None:
+    share = {"min_actors": actors, "max_actors": actors, "cpus_per_actor": 0.5}
+    pool = rsf.PoolConfig(**share, max_tasks_in_flight=in_flight)
     assert sampler(pool=pool).sample(20_000).fingerprint == accepted.fingerprint
 
 
@@ -111,47 +123,12 @@ def test_rethreshold_gives_the_rows_that_the_larger_m_would_have_given(accepted)
         accepted.rethreshold(0.0)
 
 
-def test_killed_actors_change_nothing(accepted, soak: bool) -> None:
-    """SIGKILL pool actors while they work; the rows are those of the undisturbed run."""
-    slow = rsf.RejectionSampler(
-        SlowNormal(Normal(0.0, 2.0)), RATIO, rsf.FixedEnvelope(math.log(2)), chunk_size=1000,
-        pool=rsf.PoolConfig(min_actors=2, max_actors=2),
-    )  # fmt: skip
-    for _ in range(5 if soak else 1):
-        with Killer(kills=2) as killer:
-            assert slow.sample(20_000).fingerprint == accepted.fingerprint
-        assert killer.killed > 0
-
-
 class SlowNormal(rsf.DistributionProposal):
     """As its base, 0.2 s a chunk: time to be killed in."""
 
     def sample(self, n, rng):
         time.sleep(0.2)
         return super().sample(n, rng)
-
-
-class Killer:
-    """Kills this session's own pool actors, one every two seconds, by their process ids."""
-
-    def __init__(self, kills: int):
-        self.wanted, self.killed = kills, 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> "Killer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while self.killed < self.wanted and not self._stop.wait(2.0):
-            for actor in own_processes("ray::MapWorker")[:1]:
-                actor.kill()
-                self.killed += 1
 
 
 def test_a_target_that_nothing_meets_is_refused_at_once() -> None:
@@ -177,7 +154,7 @@ def test_a_shortfall_is_refused_or_handed_over_as_it_is() -> None:
 
 def test_the_time_limit_ends_sampling() -> None:
     slow = rsf.RejectionSampler(
-        SlowNormal(Normal(0.0, 2.0)), RATIO, rsf.FixedEnvelope(math.log(2)), chunk_size=500,
+        SlowNormal(Normal(0.0, 2.0)), RATIO, rsf.FixedEnvelope(math.log(2)), chunk_size=500, pool=ONE_ACTOR,
         budget=rsf.Budget(max_seconds=3, max_proposals=10**9),
     )  # fmt: skip
     started = time.monotonic()

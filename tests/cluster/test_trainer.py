@@ -1,6 +1,8 @@
 import json
 import math
+import shutil
 import threading
+from pathlib import Path
 
 import pytest
 import ray
@@ -9,9 +11,11 @@ from processes import own_processes
 
 import rsf_dist as rsf
 from rsf_dist.batch import to_table
+from rsf_dist.checkpoints import RunFolder
 from rsf_dist.config import ImagesConfig, ModelConfig
 from rsf_dist.images import load_images
 from rsf_dist.models import ImageNetwork
+from rsf_dist.trainer import FineTuneResult
 
 pytestmark = pytest.mark.ray
 
@@ -30,7 +34,7 @@ def training(**options) -> rsf.TrainingConfig:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_learns_and_keeps_the_best_and_the_last(workers: int, tmp_path) -> None:
+def test_learns_and_keeps_its_last_checkpoints(workers: int, tmp_path) -> None:
     tuner = rsf.FineTuner(TASK, training(num_workers=workers), storage_path=str(tmp_path))
     tuned = tuner.fit(dataset(), dataset(600))
     assert tuned.metrics["step"] == 60
@@ -45,8 +49,9 @@ def test_learns_and_keeps_the_best_and_the_last(workers: int, tmp_path) -> None:
     assert accuracy > 0.5
     kept = {json.loads(file.read_text())["classes"][3] for file in tmp_path.rglob("checkpoint*/model.json")}
     assert kept == {"3"}
-    best = max(evaluation["accuracy"] for evaluation in tuned.history.evaluations)
-    assert len(list(tmp_path.rglob("checkpoint*/model.safetensors"))) == (1 if tuned.metrics["accuracy"] == best else 2)
+    assert len(list(tmp_path.rglob("checkpoint*/model.safetensors"))) == 2  # the one before stands in for it
+    best = FineTuneResult.of(RunFolder.of(str(tmp_path), tuner.name), TASK, "best")
+    assert best.metrics["accuracy"] == max(evaluation["accuracy"] for evaluation in tuned.history.evaluations[1:])
 
 
 def test_begins_with_the_model_that_it_is_given(tmp_path) -> None:
@@ -96,17 +101,19 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path) -> None:
         rsf.FineTuner(TASK, training(), initial=broken, storage_path=str(tmp_path)).fit(dataset())
 
 
-def test_a_killed_worker_goes_on_from_the_last_checkpoint(tmp_path) -> None:
-    """SIGKILL one of two workers once a checkpoint is there; the curve has every step once all the same."""
+def test_a_killed_worker_changes_nothing(tmp_path) -> None:
+    """SIGKILL one of two workers once a checkpoint is there: every step is done once, as it would have been."""
+    steps = training(steps=300, evaluate_every=110, num_workers=2, max_failures=1)  # 16 steps an epoch: in its middle
+    undisturbed = rsf.FineTuner(TASK, steps, storage_path=str(tmp_path / "undisturbed")).fit(dataset())
     killed = threading.Event()
-    thread = threading.Thread(target=kill_a_train_worker, args=(tmp_path, killed))
+    thread = threading.Thread(target=kill_a_train_worker, args=(tmp_path / "disturbed", killed))
     thread.start()
-    steps = training(steps=600, evaluate_every=100, num_workers=2, max_failures=1)
-    tuned = rsf.FineTuner(TASK, steps, storage_path=str(tmp_path)).fit(dataset())
+    tuned = rsf.FineTuner(TASK, steps, storage_path=str(tmp_path / "disturbed")).fit(dataset())
     thread.join()
     assert killed.is_set()
-    assert [point["step"] for point in tuned.history.curve] == list(range(12, 601, 12))
-    assert [evaluation["step"] for evaluation in tuned.history.evaluations] == [100, 200, 300, 400, 500, 600]
+    assert [point["step"] for point in tuned.history.curve] == list(range(6, 301, 6))
+    assert [evaluation["step"] for evaluation in tuned.history.evaluations] == [110, 220, 300]
+    assert tuned.history == undisturbed.history  # to the last bit
 
 
 def kill_a_train_worker(folder, killed: threading.Event) -> None:
@@ -118,3 +125,31 @@ def kill_a_train_worker(folder, killed: threading.Event) -> None:
     for worker in own_processes("ray::RayTrainWorker")[:1]:
         worker.kill()
         killed.set()
+
+
+def test_resumes_and_steps_back_over_what_is_damaged(tmp_path) -> None:
+    def tuner(**options) -> rsf.FineTuner:
+        return rsf.FineTuner(TASK, training(**options), storage_path=str(tmp_path), name="again", resume=True)
+
+    first = tuner().fit(dataset())
+    folder = RunFolder.of(str(tmp_path), "again")
+    newest, older = (Path(saved.checkpoint.path) for saved in folder.newest_first())
+    # A finished run gives its result again; another training under its name is refused.
+    again = tuner().fit(dataset())
+    assert (again.metrics, again.history) == (first.metrics, first.history)
+    with pytest.raises(rsf.InputError, match=r"name=again: holds a training with steps=60, not 70"):
+        tuner(steps=70).fit(dataset())
+    # The newest one truncated: on from the one before, with as many workers to the same end.
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert [saved.step for saved in folder.newest_first()] == [40]
+    mended = tuner().fit(dataset())
+    assert (mended.metrics, mended.history) == (first.metrics, first.history)
+    # A file of every one gone, a folder too, and Ray's own list with them: from the beginning.
+    for saved in folder.newest_first():
+        (Path(saved.checkpoint.path) / "training.pt").unlink()
+    shutil.rmtree(older, ignore_errors=True)
+    (tmp_path / "again" / "checkpoint_manager_snapshot.json").write_text('{"checkpoint_results": [')
+    anew = tuner(num_workers=2).fit(dataset())
+    assert [evaluation["step"] for evaluation in anew.history.evaluations] == [20, 40, 60]
+    assert anew.metrics["accuracy"] > 0.5

@@ -5,7 +5,16 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from rsf_dist.config import Budget, ImagesConfig, PoolConfig, RunConfig, dump_config, load_config, parse_config
+from rsf_dist.config import (
+    Budget,
+    ImagesConfig,
+    PoolConfig,
+    RunConfig,
+    differences,
+    dump_config,
+    load_config,
+    parse_config,
+)
 from rsf_dist.errors import InputError
 
 MINIMAL = {
@@ -303,3 +312,45 @@ def test_pool_may_have_one_size():
 def test_images_of_a_kind_with_files_need_a_root():
     with pytest.raises(ValidationError, match="needs `root`"):
         ImagesConfig(kind="idx")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("output", "elsewhere"),
+        ("sampling.pool.max_actors", 3),
+        ("sampling.pool.chunk_seconds", 3),
+        ("sampling.budget.max_proposals", 5000),
+        ("training.num_workers", 2),
+        ("training.cpus_per_worker", 0.5),
+        ("training.max_failures", 2),
+        ("training.wait_seconds", 9),
+        ("ratio.wait_seconds", 9),
+    ],
+)
+def test_a_run_may_go_on_with_other_resources(key, value):
+    assert parse_config(having(key, value)) != parse_config(MINIMAL)
+    assert differences(parse_config(MINIMAL), parse_config(having(key, value))) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("seed", 1, "seed=1 (was 0)"),
+        ("sampling.num_accepted", 99, "sampling.num_accepted=99 (was 100)"),
+        ("sampling.chunk_size", 99, "sampling.chunk_size=99 (was 4096)"),
+        ("training.steps", 9, "training.steps=9 (was 400)"),
+        ("ratio.num_workers", 2, "ratio.num_workers=2 (was 0)"),  # another fit, and so other rows
+        ("target.limit", 9, "target.limit=9 (was None)"),
+        ("proposal.parameters.scale.uniform", [1, 2], "proposal.parameters.scale.uniform=[1.0, 2.0] (was (absent))"),
+    ],
+)
+def test_what_else_differs_is_listed(key, value, told):
+    assert told in differences(parse_config(MINIMAL), parse_config(having(key, value)))
+
+
+def test_the_order_of_keys_is_no_difference():
+    laws = {"noise": {"uniform": [0, 1]}, "rotation": {"uniform": [0, 1]}}
+    one, other = (parse_config(having("proposal.parameters", given)) for given in (laws, dict(reversed(laws.items()))))
+    assert differences(one, other) == []
+    assert dump_config(one) == dump_config(other)

@@ -48,6 +48,18 @@ def test_pickling_keeps_type_text_and_parts(error):
     assert vars(copy) == vars(error)
 
 
+@pytest.mark.parametrize("error", [input_error(), StatisticalRefusal("finding", "remedy")])
+def test_what_ray_appends_on_the_way_does_not_arrive(error):
+    text = str(error)
+    error.args = (f"{error.args[0]}\nFailed to apply UDF transform after 1/1 attempts.", *error.args[1:])
+    assert str(pickle.loads(pickle.dumps(error))) == text
+
+
+def test_what_would_steer_a_terminal_is_not_printed():
+    text = str(InputError("output\x07", "\x1b[2Jx\0", "is\u202e none", "correct it"))
+    assert text == "output\ufffd=\ufffd[2Jx\ufffd: is\ufffd none; correct it"
+
+
 def raise_with_cause():
     raise Wrapper(cause=input_error())
 

@@ -13,10 +13,11 @@ from rsf_dist.chunk import ChunkWork
 from rsf_dist.diagnostics import Statistics
 from rsf_dist.envelope import Choice, Pilot
 from rsf_dist.harvest import ChunkRecorder, Harvest
+from rsf_dist.pilot import PilotRun, Probe
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import DensityRatio
-from rsf_dist.sampler import Plan
 from rsf_dist.store import RunStore, Shard
+from rsf_dist.waves import Plan
 
 WIDE = DistributionProposal(Normal(0.0, 2.0))
 WORK = ChunkWork(WIDE, DensityRatio(Normal(0.0, 1.0), WIDE), math.log(2), 100, seed=0)
@@ -93,7 +94,7 @@ def test_record_of_a_chunk_that_accepts_nothing(store):
 def test_record_of_a_chunk(store):
     chunk, record = WORK(3), ChunkRecorder(WORK, store)(3)
     assert Statistics.from_json(record["statistics"]) == chunk.statistics
-    stored = from_table(store.read_shard(Shard(record["shard"], num_rows(chunk.rows), record["sha256"])))
+    stored = from_table(store.read_shard(Shard(3, record["shard"], num_rows(chunk.rows), record["sha256"])))
     assert stored.keys() == chunk.rows.keys()
     assert all(torch.equal(stored[name], chunk.rows[name]) for name in stored)
 
@@ -129,23 +130,25 @@ def test_harvest_filled_to_the_last_row_of_a_chunk(store):
     assert harvest.ledger()["index"].tolist() == select(rows, slice(None))["index"].tolist()
 
 
-def plan(acceptance=0.5, seconds=0.1):
-    return Plan(Choice(math.log(2), "fixed"), WORK, acceptance, seconds, Pilot(np.zeros(1), np.zeros(1)))
+def plan():
+    """Of a pilot of ratios 1: acceptance 1/2 at M = 2, and .1 s a chunk."""
+    pilot = PilotRun(Pilot(np.zeros(3), np.ones(3)), seconds_per_row=0.001, bytes_per_row=50.0, probe=Probe("", ()))
+    return Plan(Choice(math.log(2), "fixed"), WORK, pilot)
 
 
 def test_first_wave_is_sized_by_the_pilot():
     # 100 wanted and 3 sqrt(100) + 1 for chance: 131 rows at acceptance 1/2 are 262 proposals, 3 chunks of 100
-    assert plan().wave_size(Harvest(100), 100) == 3
+    assert plan().wave_size(Harvest(100)) == 3
 
 
 def test_later_waves_are_sized_by_what_was_drawn():
     # 20 of 1,000 accepted so far; 80 + 3 sqrt(80) + 1 = 107.8 wanted at 1/50: 5,392 proposals
     harvest = Harvest(100, scored=Statistics(num_scored=1000, num_accepted=20), _count=20)
-    assert plan().wave_size(harvest, 100) == 54
+    assert plan().wave_size(harvest) == 54
     # nothing of 1,000: twice as many
-    assert plan().wave_size(Harvest(100, scored=Statistics(num_scored=1000)), 100) == 20
+    assert plan().wave_size(Harvest(100, scored=Statistics(num_scored=1000))) == 20
     # a finite pool is gone through whole, in waves of 1,000 tasks of 20 s, 200 chunks each
-    assert plan().wave_size(Harvest(100, exhaustive=True, _count=500), 100) == 200_000
+    assert plan().wave_size(Harvest(100, exhaustive=True, _count=500)) == 200_000
 
 
 # A chunk of .1 s: 20 make 2 s. 80 chunks on 2 actors: 10 a task, 4 tasks an actor. 1e6 chunks: at most 1,000 tasks.
@@ -153,4 +156,4 @@ def test_later_waves_are_sized_by_what_was_drawn():
     ("chunks", "actors", "per_task"), [(1000, 2, 20), (80, 2, 10), (80, 10, 2), (1, 2, 1), (1_000_000, 2, 1000)]
 )
 def test_chunks_per_task(chunks, actors, per_task):
-    assert plan().chunks_per_task(range(chunks), actors) == per_task
+    assert plan().chunks_per_task(chunks, actors) == per_task

@@ -233,3 +233,11 @@ def test_a_transform_of_ones_own_is_applied_and_seeded():
     flipped = (batch["image"] != plain).flatten(1).any(1)
     assert 0 < flipped.sum() < 64
     assert torch.equal(batch["image"][flipped], plain[flipped].flip(-1))
+
+
+def test_the_order_in_which_parameters_are_named_decides_nothing():
+    laws = {"noise": Uniform(0.0, 0.1), "rotation": Uniform(-1.0, 1.0), "brightness": Uniform(0.5, 1.0)}
+    turned = dict(reversed(laws.items()))
+    first, second = (AugmentProposal(base_images(), given).sample(20, Streams(1)) for given in (laws, turned))
+    assert same_rows(first, second)
+    assert list(first) == list(second)

@@ -457,10 +457,11 @@ def test_an_estimated_prior_is_written_with_its_interval(tmp_path):
     assert written == {
         "target_prior": [0.3, 0.7],
         "proposal_prior": [0.5, 0.5],
-        "method": "em",
-        "low": [0.2, 0.6],
-        "high": [0.4, 0.8],
+        "estimate": {"prior": [0.3, 0.7], "low": [0.2, 0.6], "high": [0.4, 0.8], "method": "em"},
     }
+    loaded = LabelShiftRatio.load(tmp_path, [0.5, 0.5])
+    assert torch.equal(loaded.log_weight, ratio.log_weight)
+    assert loaded.estimate.high.tolist() == [0.4, 0.8]
     assert ratio.estimate is estimate
     LabelShiftRatio([0.3, 0.7], [0.5, 0.5]).save(tmp_path)
     assert set(json.loads((tmp_path / "ratio.json").read_text())) == {"target_prior", "proposal_prior"}

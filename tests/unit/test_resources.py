@@ -69,3 +69,22 @@ def test_as_many_actors_as_the_nodes_have_room_for(monkeypatch):
     assert resources.max_actors(PoolConfig(cpus_per_actor=4)) == 2
     assert resources.max_actors(PoolConfig(gpus_per_actor=0.25)) == 4
     assert resources.max_actors(PoolConfig(max_actors=3)) == 3
+
+
+def test_training_on_a_stream_needs_workers_and_actors_at_once(monkeypatch):
+    monkeypatch.setattr(resources, "nodes_up", lambda: [Bundle(2)])
+    workers = TrainingConfig(num_workers=2, cpus_per_worker=0.5)
+    resources.check_training(workers, PoolConfig())
+    resources.check_training(TrainingConfig(num_workers=2, cpus_per_worker=0.75), PoolConfig(cpus_per_actor=0.5))
+    with pytest.raises(
+        InputError, match=r"needs 2 × 0.5 CPU \+ 2 × 1 CPU; .*2 sampling actor\(s\) work at the same time"
+    ):
+        resources.check_training(workers, PoolConfig(min_actors=2))
+
+
+def test_actors_take_what_other_work_leaves(monkeypatch):
+    monkeypatch.setattr(resources, "nodes_up", lambda: [Bundle(4), Bundle(2)])
+    workers = resources.workers(TrainingConfig(num_workers=2, cpus_per_worker=1.5))
+    assert resources.max_actors(PoolConfig(), workers) == 3  # 1 CPU on the first node, 2 on the second
+    assert resources.max_actors(PoolConfig(max_actors=2), workers) == 2
+    assert resources.max_actors(PoolConfig(max_actors=9), workers) == 3

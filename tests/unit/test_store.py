@@ -1,3 +1,5 @@
+import errno
+import os
 import pickle
 from pathlib import Path
 
@@ -5,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from rsf_dist.errors import InputError
-from rsf_dist.store import RunStore
+from rsf_dist.store import RunStore, Shard
 
 ROWS = pa.table({"x": [1.0, 2.0], "index": [3, 5]})
 
@@ -26,9 +28,26 @@ def test_write_and_read(store):
 def test_a_failed_write_leaves_the_old_file(store, monkeypatch):
     store.write("manifest.json", "old")
     monkeypatch.setattr("os.replace", lambda *names: (_ for _ in ()).throw(OSError("disk")))
-    with pytest.raises(OSError, match="disk"):
+    with pytest.raises(InputError, match=r"manifest\.json: cannot be written \(disk\)"):
         store.write("manifest.json", "new")
     assert store.read("manifest.json") == b"old"
+    assert len(list(Path(store.uri).iterdir())) == 1  # no draft is left
+
+
+def test_a_full_disk_says_so(store, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("os.fsync", lambda number: (_ for _ in ()).throw(full))
+    with pytest.raises(InputError, match=r"No space left.*free some space, then run it again: it goes on"):
+        store.write("a.txt", "x")
+
+
+def test_what_is_written_is_flushed_before_it_gets_its_name(store, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr("os.fsync", lambda number: (events.append("flush"), fsync(number)))
+    monkeypatch.setattr("os.replace", lambda *names: (events.append("rename"), replace(*names)))
+    store.write("a.txt", "x")
+    assert events == ["flush", "rename", "flush"]  # the file, its name, the folder that has the name
 
 
 def test_absent_file(store):
@@ -53,14 +72,50 @@ def test_a_shard_whose_bytes_changed_is_refused(store):
 
 
 def test_manifest_lists_what_was_committed(store):
-    assert store.manifest() == {"version": 1, "rounds": {}}
+    assert store.manifest() == {"version": 2, "folders": {}, "rounds": {}}
     first, second = store.write_shard(0, 0, ROWS), store.write_shard(1, 4, ROWS)
     store.commit_round(0, [first], {"fingerprint": "f"})
     store.commit_round(1, [second], {"fingerprint": "g"})
     store.commit_round(0, [first], {"fingerprint": "h"})
-    rounds = store.manifest()["rounds"]
-    assert rounds.keys() == {"0", "1"}
-    assert rounds["0"] == {"fingerprint": "h", "shards": [{"path": first.path, "rows": 2, "sha256": first.sha256}]}
+    assert store.manifest()["rounds"].keys() == {"0", "1"}
+    listed = {"chunk": 0, "path": first.path, "rows": 2, "sha256": first.sha256}
+    assert store.round(0) == {"fingerprint": "h", "shards": [listed]}
+    assert store.round(2) is None
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"version": 2, "rou'])
+def test_a_damaged_manifest_gives_way_to_the_one_before(store, damage):
+    store.commit_round(0, [], {"fingerprint": "f"})
+    store.commit_round(1, [], {"fingerprint": "g"})
+    store.write("manifest.json", damage)
+    assert store.manifest()["rounds"].keys() == {"0"}
+    store.commit_round(1, [], {"fingerprint": "g"})  # and the damaged one does not take its place
+    store.write("manifest.json", damage)
+    assert store.manifest()["rounds"].keys() == {"0"}
+
+
+def test_a_manifest_beyond_repair_is_refused(store):
+    store.write("manifest.json", "{")
+    with pytest.raises(InputError, match="is damaged, and so is the one before it"):
+        store.manifest()
+
+
+def test_a_manifest_of_another_version_is_refused(store):
+    store.write("manifest.json", '{"version": 1, "rounds": {}}')
+    with pytest.raises(InputError, match="version=1: this version of rsf_dist reads manifests of version 2"):
+        store.manifest()
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "rounds/../../x"])
+def test_no_path_of_the_manifest_leaves_the_run(store, path, tmp_path):
+    shard = Shard(0, path, 1, "0")
+    for use in (lambda: store.read(path), lambda: store.write(path, "x"), lambda: store.read_shard(shard)):
+        with pytest.raises(InputError, match="leaves the run's directory"):
+            use()
+    store.commit(lambda manifest: manifest["folders"].update({"models": {path: "0"}}))
+    with pytest.raises(InputError, match="leaves the run's directory"):
+        store.fetch("models", lambda folder: None)
+    assert [found.name for found in tmp_path.iterdir()] == ["run"]
 
 
 def test_store_travels_by_its_uri(store):
@@ -70,11 +125,55 @@ def test_store_travels_by_its_uri(store):
     assert copy.read_shard(shard).equals(ROWS)
 
 
-def test_folders_go_up_and_down(store, tmp_path):
-    store.upload_with("ratio", lambda folder: (folder / "ratio.json").write_text("{}"))
-    (tmp_path / "down").mkdir()
-    store.download("ratio", tmp_path / "down")
-    assert (tmp_path / "down" / "ratio.json").read_text() == "{}"
+def write_two(folder: Path) -> None:
+    (folder / "in").mkdir()
+    (folder / "a.txt").write_text("one")
+    (folder / "in" / "b.txt").write_text("two")
+
+
+def test_a_kept_folder_comes_back(store):
+    assert not store.holds("ratio")
+    store.keep("ratio", write_two)
+    assert store.holds("ratio")
+    assert store.fetch("ratio", lambda folder: (folder / "in" / "b.txt").read_text()) == "two"
+    assert store.manifest()["folders"]["ratio"].keys() == {"a.txt", "in/b.txt"}
+
+
+def test_a_folder_without_files_is_kept_too(store):
+    store.keep("ratio", lambda folder: None)
+    assert store.holds("ratio")
+    assert store.fetch("ratio", lambda folder: list(folder.iterdir())) == []
+
+
+def test_what_the_manifest_does_not_list_does_not_exist(store):
+    store.put("ratio", write_two)
+    assert not store.holds("ratio")
+    with pytest.raises(InputError, match="ratio is not in the manifest"):
+        store.fetch("ratio", lambda folder: None)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [(lambda file: file.unlink(), "is missing"), (lambda file: file.write_text("three"), "differs from its SHA-256")],
+)
+def test_a_damaged_folder_is_not_held(store, harm, told):
+    store.keep("ratio", write_two)
+    harm(Path(store.path("ratio/in/b.txt")))
+    assert not store.holds("ratio")
+    with pytest.raises(InputError, match=f"ratio/in/b.txt {told}"):
+        store.fetch("ratio", lambda folder: None)
+    store.keep("ratio", write_two)
+    assert store.holds("ratio")
+
+
+def test_drafts_of_killed_writers_are_swept(store):
+    store.write("a/b.txt", "one")
+    left = [Path(store.path(name)) for name in ("a/b.txt.1.tmp", "c.json.2.tmp", "lock.json.3.tmp")]
+    for draft in left:
+        draft.write_text("half")
+    store.sweep()
+    assert [draft.exists() for draft in left] == [False, False, True]
+    assert store.read("a/b.txt") == b"one"
 
 
 def test_a_store_within_a_store(store):

@@ -521,7 +521,7 @@ def test_a_ratio_is_described_by_what_it_has(learned, estimated):
 @pytest.mark.parametrize("kind", ["learned", "estimated"])
 def test_the_page_and_the_line(kind, request, tmp_path):
     store = RunStore(tmp_path)
-    record.start(store, seed=0)
+    record.begin(store, seed=0)
     described = describe(request.getfixturevalue(kind), TWO_SAMPLE, num_duplicates=500)
     record.add(store, rounds=[described])
     report = record.merge([store], ["."])

@@ -1,0 +1,129 @@
+"""A round's progress in the manifest: what was drawn is committed while it comes in, and is not drawn again.
+
+Chunks come in the order of their ids, so that a round is always a first so many chunks: their shards, the merged
+statistics of all of them, and M. A damaged shard is drawn again; its chunk is a pure function, and must come out alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rsf_dist.chunk import ChunkWork
+from rsf_dist.errors import InputError
+from rsf_dist.harvest import Harvest
+from rsf_dist.store import RunStore, Shard
+
+COMMIT_SECONDS = 1.0
+"""At most so often is the manifest replaced, and more seldom where that takes long: a twentieth of the time."""
+
+Draw = Callable[[Sequence[int]], Iterable[dict]]
+"""Chunk ids -> their records, the shards written anew."""
+
+
+@dataclass
+class Journal:
+    """Commits a round's harvest to the store; without a store it keeps nothing.
+
+    Args:
+        store: the run's directory, or None.
+        work: what the chunks are computed by; a round goes on only with the same.
+    """
+
+    store: RunStore | None
+    work: ChunkWork
+
+    def __post_init__(self) -> None:
+        self.seconds_before = 0.0
+        self._chunks = 0
+        self._started = self._committed = time.monotonic()
+        self._cost = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the round, earlier attempts included."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    def restore(self, harvest: Harvest, draw: Draw) -> None:
+        """Take what was committed. Raises InputError where that was drawn by other work, or comes out otherwise now."""
+        described = self._described()
+        if self.store is None or described is None:
+            return
+        theirs, ours = described["work"], self._identity()
+        differing = [name for name, value in ours.items() if theirs.get(name) != value]
+        if differing:
+            name = differing[0]
+            rule = f"the round in {self.store.uri} was begun with {theirs.get(name)}"
+            raise InputError(name, ours[name], rule, "restore that, or name another directory")
+        self._mend([Shard(**listed) for listed in described["shards"]], draw)
+        harvest.restore(described, self.store)
+        self.seconds_before = described["seconds"]
+        self._chunks = harvest.num_chunks
+
+    def forget(self) -> None:
+        """Take the round out of the manifest: its chunks are to be drawn at another M."""
+        if self.store is not None:
+            self.store.commit(lambda manifest: manifest["rounds"].pop(str(self.work.round), None))
+
+    def drawn_at(self) -> float | None:
+        """The log M that the committed chunks were drawn at; None where there are none."""
+        described = self._described()
+        return None if described is None else described["drawn_at_log_m"]
+
+    def is_complete(self, wanted: int) -> bool:
+        """Whether the round was committed as complete, with so many rows."""
+        described = self._described()
+        return described is not None and described["complete"] and described["report"]["num_accepted"] == wanted
+
+    @contextmanager
+    def keeping(self, harvest: Harvest) -> Iterator[None]:
+        """Commit what came in at the block's end, whatever ends it."""
+        try:
+            yield
+        finally:
+            if harvest.num_chunks > self._chunks:
+                self.commit(harvest)
+
+    def note(self, harvest: Harvest) -> None:
+        """Commit, if it is time."""
+        if time.monotonic() - self._committed >= max(COMMIT_SECONDS, 20 * self._cost):
+            self.commit(harvest)
+
+    def commit(self, harvest: Harvest, **complete: Any) -> None:
+        """Replace the manifest's entry of the round; `complete`: what else is known at its end."""
+        if self.store is None:
+            return
+        started = time.monotonic()
+        entry = {
+            "complete": bool(complete),
+            "work": self._identity(),
+            "drawn_at_log_m": self.work.log_m,
+            "seconds": round(self.seconds, 2),
+            **harvest.to_json(),
+            **complete,
+        }
+        self.store.commit_round(self.work.round, harvest.shards, entry)
+        self._chunks, self._committed = harvest.num_chunks, time.monotonic()
+        self._cost = self._committed - started
+
+    def _described(self) -> dict[str, Any] | None:
+        return None if self.store is None else self.store.round(self.work.round)
+
+    def _identity(self) -> dict[str, Any]:
+        """What chunks depend on, the proposal and the ratio aside: those the pilot's probe tells apart."""
+        work = self.work
+        return {"seed": work.seed, "stage": int(work.stage), "chunk_size": work.chunk_size, "log_m": work.log_m}
+
+    def _mend(self, shards: Sequence[Shard], draw: Draw) -> None:
+        assert self.store is not None
+        damaged = {shard.chunk: shard for shard in shards if not self.store.is_whole(shard)}
+        records = draw(list(damaged)) if damaged else ()
+        for chunk, record in zip(damaged, records, strict=True):
+            if record["sha256"] != damaged[chunk].sha256:
+                rule = "was damaged, and now comes out otherwise than the manifest says"
+                raise InputError(
+                    damaged[chunk].path, self.store.uri, rule, "restore the file, or the libraries' versions"
+                )

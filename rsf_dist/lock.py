@@ -1,0 +1,182 @@
+"""One writer a run: lock.json in its directory says who, and a heartbeat says that the writer still lives.
+
+A writer that was killed leaves its lock behind. It is recognised as stale at once where its process has ended on this
+machine, and elsewhere when its heartbeat has not moved for `STALE_SECONDS`, watched by one's own clock, so that clocks
+need not agree. Object stores have no exclusive creation: there, whoever is read back after a moment has won.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from rsf_dist.errors import InputError
+from rsf_dist.progress import Progress
+from rsf_dist.store import RunStore, remedy_of
+
+LOCK = "lock.json"
+BEAT_SECONDS = 5.0
+STALE_SECONDS = 20.0
+_SETTLE_SECONDS = 0.5  # for two writers that claim at once to see whose claim stayed
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a run.
+
+    Args:
+        token: of this claim alone.
+        host, pid, started: its process, and when that began (seconds since 1970).
+        user: whose it is.
+        beat: grows while it lives.
+    """
+
+    token: str
+    host: str
+    pid: int
+    started: float
+    user: str
+    beat: int = 0
+
+    @staticmethod
+    def this_process() -> Holder:
+        """A fresh claim."""
+        return Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), psutil.Process().create_time(), _user())
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
+        return f"process {self.pid} of {self.user} on {self.host}, running since {since}"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was a process of this machine that is no more."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.started) > 1.0  # the number was given again
+        except psutil.NoSuchProcess:
+            return True
+
+
+@contextmanager
+def held(store: RunStore, progress: Progress | None = None) -> Iterator[None]:
+    """Hold the run for the length of the block.
+
+    Raises:
+        InputError: another process holds it; the directory cannot be written.
+    """
+    mine = Holder.this_process()
+    _claim(store, mine, progress or Progress())
+    beating = threading.Event()
+    thread = threading.Thread(target=_beat, args=(store, mine, beating), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        beating.set()
+        thread.join()
+        with contextlib.suppress(InputError):  # of a directory that was taken away meanwhile
+            _release(store, mine)
+
+
+def holder(store: RunStore) -> Holder | None:
+    """Who holds the run, living or not; None: nobody."""
+    if not store.exists(LOCK):
+        return None
+    try:
+        raw: dict[str, Any] = json.loads(store.read(LOCK))
+        return Holder(**raw)
+    except (ValueError, TypeError, InputError):  # half-written, or released while we looked
+        return None
+
+
+def _claim(store: RunStore, mine: Holder, progress: Progress) -> None:
+    if store.is_local and _created(store, mine):
+        return
+    theirs = holder(store)
+    if theirs is not None and not theirs.has_ended:
+        _refuse_if_alive(store, theirs, progress)
+    store.write(LOCK, _to_json(mine))
+    time.sleep(_SETTLE_SECONDS)
+    winner = holder(store)
+    if winner is None or winner.token != mine.token:
+        raise _held_by(store, winner or theirs or mine)
+
+
+def _refuse_if_alive(store: RunStore, theirs: Holder, progress: Progress) -> None:
+    """InputError unless the holder's heart stands still, or it lets go, while we watch."""
+    if theirs.host == socket.gethostname():
+        raise _held_by(store, theirs)
+    progress.say(f"the run's directory is held by {theirs}: waiting {STALE_SECONDS:.0f} s for a sign of life")
+    end = time.monotonic() + STALE_SECONDS
+    while time.monotonic() < end:
+        time.sleep(1.0)
+        now = holder(store)
+        if now is None:
+            return
+        if now != theirs:
+            raise _held_by(store, now)
+
+
+def _held_by(store: RunStore, theirs: Holder) -> InputError:
+    return InputError("output", store.uri, f"is held by {theirs}", "wait until it ends, or name another directory")
+
+
+def _created(store: RunStore, mine: Holder) -> bool:
+    """Create the lock where there is none: the one step that two processes of a shared folder cannot both take."""
+    path = Path(store.path(LOCK))
+    draft = path.with_name(f"{LOCK}.{mine.token}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_text(_to_json(mine))
+            os.link(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except FileExistsError:
+        return False
+    except OSError as err:
+        raise InputError("output", store.uri, f"cannot be written ({err})", remedy_of(err)) from err
+    return True
+
+
+def _beat(store: RunStore, mine: Holder, stop: threading.Event) -> None:
+    beat = 0
+    while not stop.wait(BEAT_SECONDS):
+        beat += 1
+        with contextlib.suppress(InputError):  # a full disk: the next beat may find room
+            store.write(LOCK, _to_json(replace(mine, beat=beat)))
+
+
+def _release(store: RunStore, mine: Holder) -> None:
+    now = holder(store)
+    if now is None or now.token != mine.token:
+        return
+    store.delete(LOCK)
+    if store.is_local:
+        with contextlib.suppress(OSError):  # of a refused run nothing is left
+            os.rmdir(store.root)
+
+
+def _to_json(mine: Holder) -> str:
+    return json.dumps(asdict(mine), indent=1) + "\n"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,118 @@
+"""A look ahead: the ratio, a pilot of bounded cost and a rehearsal on the pool, then the forecast of the whole run.
+
+Nothing is written into the run's directory. What it holds of this very run, ratio and pilot, is used; everything else
+is made in a temporary directory and forgotten.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rsf_dist.config import RunConfig, differences
+from rsf_dist.envelope import BudgetEnvelope
+from rsf_dist.forecast import Forecast, Job, forecast
+from rsf_dist.pilot import PilotRun
+from rsf_dist.pipeline import CONFIG, prepare, stored_config, trial_folder
+from rsf_dist.progress import Progress
+from rsf_dist.rehearsal import Glance, glance, rehearse
+from rsf_dist.report import record
+from rsf_dist.resources import check_pool, check_ratio, cluster, max_actors
+from rsf_dist.sampler import RejectionSampler
+from rsf_dist.store import RunStore
+from rsf_dist.trial import RATIO, Trial
+
+LEAST_PILOT = 2_000
+"""Proposals that a pilot of ours draws at least, unless that takes longer than PILOT_SECONDS."""
+PILOT_SECONDS = 60.0
+"""What a pilot of ours may take on one core; it is shrunk to that."""
+
+_PILOT = "rounds/000/pilot"
+_LEAST_AFFORDABLE = 64
+
+
+def plan_run(
+    config: RunConfig,
+    *,
+    actors: int | None = None,
+    address: str | None = None,
+    verbose: bool = False,
+    progress: Progress | None = None,
+) -> Forecast:
+    """Forecast a run's sampling; see `forecast`.
+
+    Args:
+        config: see `load_config`.
+        actors: how many to forecast for; None: as many as the pool may have on this cluster.
+        address, verbose, progress: as of `pipeline.run`.
+
+    Raises:
+        InputError: something in the configuration, its files or the cluster does not fit; or Ray Train fits the ratio
+            on nodes that do not share a folder for temporary files (TMPDIR).
+        StatisticalRefusal: the ratio cannot be made, or the pilot allows no M.
+    """
+    progress, inputs = progress or Progress(), prepare(config)
+    with cluster(address, verbose, config.code), TemporaryDirectory() as folder:
+        check_ratio(config.ratio)
+        check_pool(config.sampling.pool)
+        draft = Trial(config, inputs, RunStore(folder), config.seed, progress)
+        warnings = borrow(config, draft.store)
+        return _forecast_trial(draft, actors, warnings)
+
+
+def _forecast_trial(draft: Trial, actors: int | None, warnings: list[str]) -> Forecast:
+    """The forecast of a trial that has a ratio and a pilot already, or makes them."""
+    record.begin(draft.store, draft.seed)
+    proposal, had_pilot = draft.proposal(), draft.store.holds(_PILOT)
+    sampler = draft.sampler(proposal, draft.ratio(proposal))
+    draft.progress.say("drawing a pilot, and rehearsing on the pool")
+    look = glance(sampler.proposal, sampler.ratio, sampler.seed, sampler.pool)
+    plan = sampler.plan(num_pilot=size_of_pilot(sampler, look, warnings))
+    sampling = draft.config.sampling
+    job = Job(sampling.num_accepted, actors or max_actors(sampler.pool), sampling.budget, draft.config.num_seeds)
+    costs = replace(
+        rehearse(plan, sampler.pool, job.actors),
+        pilot_seconds=0.0 if had_pilot else sampler.num_pilot * plan.pilot.seconds_per_row,
+        ratio_seconds=record.read(draft.store)["seconds"].get("ratio", 0.0),
+        bytes_per_shard=look.bytes_per_shard,
+        bytes_per_row=look.bytes_per_row,
+    )
+    return forecast(plan, job, costs, by_quantile=isinstance(sampler.envelope, BudgetEnvelope), warnings=warnings)
+
+
+def borrow(config: RunConfig, draft: RunStore) -> list[str]:
+    """Copy ratio and pilot from the run's directory where it holds this very run; a warning where it holds another."""
+    run = RunStore(config.output)
+    if not run.exists(CONFIG):
+        return []
+    found = differences(stored_config(run), config)
+    if found:
+        return [f"{run.uri} holds another run ({', '.join(found[:3])}): rsf run will want another output"]
+    trial = run.at(trial_folder(0, config.num_seeds))
+    for folder in (RATIO, _PILOT):
+        if trial.holds(folder):
+            trial.fetch(folder, partial(_keep_copy, draft, folder))
+    return []
+
+
+def _keep_copy(draft: RunStore, folder: str, copy: Path) -> None:
+    def write(to: Path) -> None:
+        shutil.copytree(copy, to, dirs_exist_ok=True)
+
+    draft.keep(folder, write)
+
+
+def size_of_pilot(sampler: RejectionSampler, look: Glance, warnings: list[str]) -> int:
+    """Proposals of the pilot that is there; else the envelope's number within our limits, and a warning where fewer."""
+    if sampler.store is not None and sampler.store.holds(_PILOT):
+        return len(sampler.store.fetch(_PILOT, PilotRun.load).rows.log_ratio)
+    wanted = max(LEAST_PILOT, sampler.num_pilot)
+    affordable = max(_LEAST_AFFORDABLE, int(PILOT_SECONDS / look.seconds_per_row))
+    if affordable < wanted:
+        warnings.append(
+            f"this rests on a pilot of {affordable:,} proposals, {PILOT_SECONDS:g} s of them, not {wanted:,}"
+        )
+    return min(wanted, affordable)

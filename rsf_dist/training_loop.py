@@ -1,0 +1,342 @@
+"""What each worker of a fine-tuning does: steps, checkpoints, reports; the same on every rank.
+
+What a step does follows from the seed, the step and the rank. So training that goes on from a checkpoint, after workers
+or the driver died, does what it would have done undisturbed, to the last bit where the kernels are deterministic and
+the number of workers is the same. With another number, a stream's batches still hold the same rows; of stored rows the
+current epoch has as many as ever, but not quite the same ones.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.train import Checkpoint
+from ray.train.collective import barrier, broadcast_from_rank_zero
+from ray.train.torch import get_device, prepare_model
+from safetensors.torch import load_file
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rsf_dist.batch import Batch, from_table
+from rsf_dist.checkpoints import RunFolder, seal
+from rsf_dist.config import TrainingConfig
+from rsf_dist.errors import StatisticalRefusal
+from rsf_dist.feed import Intake, deliveries, start_feed, stop_feed
+from rsf_dist.optimization import optimizer_and_schedule
+from rsf_dist.stream import Cursor
+from rsf_dist.tasks.base import Task
+
+_SHUFFLE_ROWS = 10_000
+_CURVE_POINTS = 50
+
+
+@dataclass
+class History:
+    """How training went.
+
+    Args:
+        curve: [{"step", "train_loss", "learning_rate"}, …]
+        evaluations: [{"step", and the task's metrics on the validation rows}, …]
+    """
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """What training took from a stream.
+
+    Args:
+        rows: used, each once.
+        num_proposed: proposals that they were accepted from.
+        num_capped: rows among them with p/q > M.
+        digest: of the rows in their batches; equal for equal rows.
+        trainer_waited_seconds: for rows.
+        sampler_waited_seconds: that rows lay ready and had no room to go to.
+    """
+
+    rows: int
+    num_proposed: int
+    num_capped: int
+    digest: str
+    trainer_waited_seconds: float
+    sampler_waited_seconds: float
+
+    @staticmethod
+    def between(start: Cursor, intake: Intake, chunk_size: int) -> StreamReport:
+        """Of the stretch from the stream's start to where training has come."""
+        end = intake.cursor
+        return StreamReport(
+            rows=end.rows - start.rows,
+            num_proposed=end.num_proposed(chunk_size) - start.num_proposed(chunk_size),
+            num_capped=end.num_capped - start.num_capped,
+            digest=end.digest,
+            trainer_waited_seconds=round(intake.trainer_waited_seconds, 3),
+            sampler_waited_seconds=round(intake.sampler_waited_seconds, 3),
+        )
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a worker needs.
+
+    Args:
+        task, training, seed: as configured.
+        mean_weight: the denominator of weighted losses, the weights' mean over all rows.
+        epoch: batches in all stored rows.
+        folder: where the checkpoints are.
+        identity: written into them.
+    """
+
+    task: Task
+    training: TrainingConfig
+    seed: int
+    mean_weight: float
+    epoch: int
+    folder: RunFolder
+    identity: dict[str, Any]
+
+
+def train(config: dict[str, Any]) -> StatisticalRefusal | None:
+    """One worker's life. A refusal, which all ranks meet at the same step, is its result: no failure to be retried."""
+    try:
+        _steps(config)
+    except StatisticalRefusal as refusal:
+        return refusal
+    return None
+
+
+def _steps(config: dict[str, Any]) -> None:
+    loop: Loop = config["loop"]
+    rank = ray.train.get_context().get_world_rank()
+    torch.set_num_threads(max(1, int(loop.training.cpus_per_worker)))
+    device = get_device() if loop.training.use_gpu else torch.device("cpu")
+    model = ray.get(config["initial"]).to(device)  # before the optimizer, whose restored state follows its parameters
+    start = config["start"]
+    optimizer, schedule = optimizer_and_schedule(model, loop.training)
+    state = TrainingState(model, optimizer, schedule, Window(device), intake=start and Intake(start))
+    state.restore(loop.folder)
+    replica = prepare_model(model, move_to_device=device)
+    every = max(1, loop.training.steps // _CURVE_POINTS)
+    replica.train()
+    with _batches(loop, state, config["stream"], device) as batches:
+        for batch in batches:
+            torch.manual_seed((loop.seed + state.step) * 1_000_003 + rank)  # dropout differs between ranks
+            state.window.add(_step(loop, replica, batch, state))
+            last = state.step == loop.training.steps
+            if state.step % every == 0 or last:
+                rate = float(state.schedule.get_last_lr()[0])
+                loss = _finite(state.window.mean())
+                state.history.curve.append({"step": state.step, "train_loss": loss, "learning_rate": rate})
+            if state.step % loop.training.evaluate_every == 0 or last:
+                _report(loop, state, start, device)
+
+
+class Window:
+    """The losses of the steps since the curve's last point; they stay on the device, where nobody waits for them.
+
+    Args:
+        device: of this rank.
+        sums: of losses, and their number.
+    """
+
+    def __init__(self, device: torch.device, sums: Sequence[float] = (0.0, 0.0)):
+        self.sums = torch.tensor(sums, dtype=torch.float64, device=device)
+
+    def add(self, loss: torch.Tensor) -> None:
+        """This rank's loss of one step."""
+        self.sums[0] += loss
+        self.sums[1] += 1
+
+    def gather(self) -> None:
+        """Move what all ranks have to rank 0, so that a checkpoint holds the same as training goes on with."""
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.sums)
+            if torch.distributed.get_rank() != 0:
+                self.sums.zero_()
+
+    def mean(self) -> float:
+        """Over all ranks; it begins anew."""
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.sums)
+        loss = float(self.sums[0] / self.sums[1])
+        self.sums.zero_()
+        return loss
+
+
+@dataclass
+class TrainingState:
+    """What a checkpoint holds, so that workers started anew go on from it."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    window: Window
+    step: int = 0
+    history: History = field(default_factory=History)
+    intake: Intake | None = None
+
+    def save(self, task: Task, folder: Path) -> None:
+        """model.safetensors, model.json and training.pt."""
+        task.save(self.model, folder)
+        rest = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "history": asdict(self.history),
+            "window": self.window.sums.tolist(),
+            "intake": self.intake and asdict(self.intake),
+        }
+        torch.save(rest, folder / "training.pt")
+
+    def restore(self, folder: RunFolder) -> None:
+        """From the newest whole checkpoint, where there is one: rank 0's choice, on all ranks."""
+        rank = ray.train.get_context().get_world_rank()
+        saved = folder.newest() if rank == 0 else None
+        path = broadcast_from_rank_zero(saved.checkpoint.path if saved else "")
+        if not path:
+            return
+        with Checkpoint(path, folder.filesystem).as_directory() as local:
+            self.model.load_state_dict(load_file(Path(local) / "model.safetensors"))
+            rest = torch.load(Path(local) / "training.pt", map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(rest["optimizer"])
+        self.schedule.load_state_dict(rest["schedule"])
+        self.step, self.history = rest["step"], History(**rest["history"])
+        if rank == 0:
+            self.window = Window(self.window.sums.device, rest["window"])
+        if rest["intake"]:
+            taken = rest["intake"]
+            self.intake = Intake(**taken | {"cursor": Cursor(**taken["cursor"])})
+
+
+def _step(loop: Loop, replica: nn.Module, batch: Batch, state: TrainingState) -> torch.Tensor:
+    losses = loop.task.loss(replica, batch)
+    if loop.training.use_row_weights:
+        losses = losses * batch["weight"] / loop.mean_weight
+    loss = losses.mean()
+    state.optimizer.zero_grad()
+    loss.backward()
+    state.optimizer.step()
+    state.schedule.step()
+    state.step += 1
+    return loss.detach()
+
+
+@contextmanager
+def _batches(
+    loop: Loop, state: TrainingState, stream: ray.ObjectRef | None, device: torch.device
+) -> Iterator[Iterator[Batch]]:
+    """This rank's share of each step's batch, from the state's step to the last."""
+    left = loop.training.steps - state.step
+    if stream is None or left <= 0:
+        ranks = ray.train.get_context().get_world_size()
+        yield islice(_stored_batches(loop, state.step, ranks, device), max(left, 0))
+        return
+    with _feed(loop, state, stream) as feed:
+        yield _streamed_batches(loop, state, feed, device)
+
+
+def _stored_batches(loop: Loop, first_step: int, ranks: int, device: torch.device) -> Iterator[Batch]:
+    """This rank's rows again and again, in another order each epoch; after a restart from the middle of its epoch."""
+    shard = ray.train.get_dataset_shard(share(ray.train.get_context().get_world_rank()))
+    epoch, done = divmod(first_step, loop.epoch)
+    for number in count(epoch):
+        batches = shard.iter_torch_batches(
+            batch_size=loop.training.batch_size // ranks,
+            drop_last=True,
+            local_shuffle_buffer_size=_SHUFFLE_ROWS,
+            local_shuffle_seed=loop.seed * 1_000_003 + number + 1,
+            device=device,
+        )
+        yield from islice(batches, done if number == epoch else 0, None)
+
+
+@contextmanager
+def _feed(loop: Loop, state: TrainingState, stream: ray.ObjectRef) -> Iterator[Any]:
+    """Rank 0's feed, on every rank, from where the state is."""
+    assert state.intake is not None
+    context = ray.train.get_context()
+    name = broadcast_from_rank_zero(f"feed-{uuid.uuid4().hex}")
+    feed = None
+    if context.get_world_rank() == 0:
+        size, steps, ranks = loop.training.batch_size, loop.training.steps, context.get_world_size()
+        wanted = columns(loop.task, loop.training)
+        feed = start_feed(name, stream, state.intake.cursor, size, state.step, steps, ranks, wanted)
+    try:
+        barrier()
+        yield feed or ray.get_actor(name)
+    finally:
+        if feed is not None:
+            stop_feed(feed)
+
+
+def _streamed_batches(loop: Loop, state: TrainingState, feed: Any, device: torch.device) -> Iterator[Batch]:
+    """Fresh rows; the state's intake moves with them."""
+    assert state.intake is not None
+    rank = ray.train.get_context().get_world_rank()
+    for rows, intake in deliveries(feed, rank, state.step, loop.training.steps, state.intake):
+        state.intake = intake
+        yield {name: column.to(device) for name, column in from_table(rows).items()}
+
+
+def _finite(loss: float) -> float:
+    """The loss; all ranks raise where it is not finite."""
+    if not torch.isfinite(torch.tensor(loss)):
+        raise StatisticalRefusal("the training loss is not finite", "lower training.learning_rate")
+    return loss
+
+
+def _report(loop: Loop, state: TrainingState, start: Cursor | None, device: torch.device) -> None:
+    """Evaluate on all ranks, checkpoint on rank 0, report on all: a barrier."""
+    metrics = _evaluate(loop.task, state.model, device) | {"step": state.step}
+    state.history.evaluations.append(metrics)
+    state.window.gather()
+    if ray.train.get_context().get_world_rank() != 0:
+        ray.train.report(metrics)
+        return
+    stream = None
+    if start is not None and state.intake is not None:
+        stream = asdict(StreamReport.between(start, state.intake, loop.identity["stream.chunk_size"]))
+    described = {"metrics": metrics, "history": asdict(state.history), "stream": stream, "identity": loop.identity}
+    with tempfile.TemporaryDirectory() as folder:
+        state.save(loop.task, Path(folder))
+        seal(Path(folder), state.step, described)
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+
+def _evaluate(task: Task, model: nn.Module, device: torch.device) -> dict[str, float]:
+    context = ray.train.get_context()
+    if context.get_world_size() > 1:
+        for buffer in model.buffers():  # batch norm's statistics; DDP itself sends rank 0's only before a training step
+            torch.distributed.broadcast(buffer, 0)
+    metrics = task.metrics().to(device)
+    batches = ray.train.get_dataset_shard("validation").iter_torch_batches(batch_size=256, device=device)
+    model.eval()
+    with torch.inference_mode():
+        for number, batch in enumerate(batches):
+            if number % context.get_world_size() == context.get_world_rank():
+                task.update(metrics, model, batch)
+        values = {name: float(value) for name, value in metrics.compute().items()}
+    model.train()
+    return values
+
+
+def share(rank: int) -> str:
+    """The name of a rank's stored rows among the datasets."""
+    return f"train-{rank}"
+
+
+def columns(task: Task, training: TrainingConfig) -> list[str]:
+    """Those that training reads."""
+    return list(task.columns) + ["weight"] * training.use_row_weights

@@ -1,0 +1,231 @@
+"""One seed of a run, stage by stage; what a stage has left in the run's directory is not done again.
+
+    ratio -> accepted rows -> fine-tuned model, beside the other arms
+
+What is kept: the ratio, the pilot and the accepted rows as they come, each arm's model, and the record of all of it in
+report.json. A stage is a function of the configuration, the seed and what came before, so that what was lost or damaged
+is made again, and comes out the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray.data import Dataset
+from torch import nn
+
+from rsf_dist.accepted import AcceptedSet
+from rsf_dist.build import Inputs, build_proposal, build_task
+from rsf_dist.config import OptimizerConfig, RunConfig
+from rsf_dist.controls import oracle_rows, random_rows, random_stream
+from rsf_dist.errors import unwrapped
+from rsf_dist.evaluation import Verdict, classify
+from rsf_dist.fitting import make_ratio
+from rsf_dist.images import ImageSet
+from rsf_dist.judging import judge_round
+from rsf_dist.pretraining import pretrain
+from rsf_dist.progress import Progress
+from rsf_dist.proposals import Proposal
+from rsf_dist.ratios import Ratio
+from rsf_dist.report import record, samples
+from rsf_dist.report.trust import card_in_words
+from rsf_dist.resources import confine
+from rsf_dist.rounds import round_sampler
+from rsf_dist.sampler import RejectionSampler
+from rsf_dist.store import RunStore
+from rsf_dist.stream import Cursor, RowStream
+from rsf_dist.tasks import Task
+from rsf_dist.trainer import FineTuner, FineTuneResult
+
+RATIO = "rounds/000/ratio"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One seed of a run.
+
+    Args:
+        config, inputs: of the run.
+        store: the trial's own directory: the run's, or one within it.
+        seed: the trial's.
+        progress: who is told.
+    """
+
+    config: RunConfig
+    inputs: Inputs
+    store: RunStore
+    seed: int
+    progress: Progress
+
+    @contextmanager
+    def stage(self, name: str, text: str) -> Iterator[None]:
+        """Announce a stage and record its seconds, also where it is interrupted."""
+        self.progress.say(text)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            record.add_seconds(self.store, name, time.monotonic() - started)
+
+    def proposal(self) -> Proposal:
+        """What is sampled from; a relative ratio samples from its mixture."""
+        return build_proposal(self.config.proposal, self.inputs.source)
+
+    def ratio(self, proposal: Proposal) -> Ratio:
+        """As the trial keeps it; made first where it does not."""
+        config, store = self.config.ratio, self.store
+        if not store.holds(RATIO):
+            with self.stage("ratio", f"making the {config.kind} ratio: {len(self.inputs.target):,} target images"):
+                made = make_ratio(config, self.inputs, proposal, self.seed, store.path_for_ray("checkpoints"))
+                store.keep(RATIO, getattr(made, "save", lambda folder: None))
+        return load_ratio(self, proposal)
+
+    def sampler(self, proposal: Proposal, ratio: Ratio) -> RejectionSampler:
+        """What samples the trial's rows."""
+        return round_sampler(self.config, proposal, ratio, self.seed, self.store)
+
+    def model(self, name: str, make: Callable[[], nn.Module]) -> nn.Module:
+        """The model that the trial keeps under a name; made first where it does not."""
+        folder, task = f"models/{name}", build_task(self.config, self.inputs.source)
+        if not self.store.holds(folder):
+            made = make()
+            self.store.keep(folder, lambda at: task.save(made, at))
+        return self.store.fetch(folder, task.load)
+
+
+def load_ratio(trial: Trial, proposal: Proposal) -> Ratio:
+    """The ratio that the trial keeps. Raises InputError where it is damaged."""
+    return trial.store.fetch(
+        RATIO, lambda folder: make_ratio(trial.config.ratio, trial.inputs, proposal, trial.seed, saved=folder)
+    )
+
+
+def sample_trial(trial: Trial) -> AcceptedSet:
+    """Fit the ratio, sample, and judge what was accepted."""
+    config, inputs, store = trial.config, trial.inputs, trial.store
+    record.begin(store, trial.seed)
+    proposal = trial.proposal()
+    ratio = trial.ratio(proposal)
+    wanted = config.sampling.num_accepted
+    with trial.stage("sampling", f"sampling until {wanted:,} rows are accepted"):
+        accepted = trial.sampler(proposal, ratio).sample(wanted, progress=trial.progress)
+    if record.has_round(store, accepted.fingerprint):
+        return accepted
+    with trial.stage("two_sample", "comparing proposals and accepted rows with held-out target images"):
+        judged = judge_round(ratio, proposal, accepted, inputs.target.images, config.evaluation.judge, trial.seed)
+    described = record.describe_round(accepted, ratio, judged)
+    samples.save(store, proposal, accepted, inputs, trial.seed)
+    record.add(store, rounds=[described])
+    trial.progress.say(record.round_in_words(described))
+    trial.progress.say(card_in_words(described["trust"]))
+    return accepted
+
+
+def train_trial(trial: Trial, accepted: AcceptedSet) -> None:
+    """Fine-tune on the accepted rows and on the other arms' rows, and judge every model on the test images."""
+    config, inputs, store = trial.config, trial.inputs, trial.store
+    before = starting_model(trial)
+    models = {arm: arm_model(trial, arm, accepted, before) for arm in arms(config)}
+    store.put("", lambda folder: build_task(config, inputs.source).save(models["one_shot"], folder))
+    if inputs.test is not None and record.read(store)["evaluation"] is None:
+        with trial.stage("evaluation", f"judging on {len(inputs.test):,} labelled test images"):
+            verdicts, on_source = judge(models, inputs.test), judge(models, inputs.source_test)
+        samples.save_predictions(store, inputs.test, verdicts)
+        record.add(store, evaluation=record.describe_evaluation(verdicts, on_source, inputs.source.classes))
+
+
+def arms(config: RunConfig) -> list[str]:
+    """What is compared; nothing but the run itself where no test images tell."""
+    return list(config.evaluation.arms) if config.evaluation.test else ["one_shot"]
+
+
+def starting_model(trial: Trial) -> nn.Module:
+    """With its configured weights, trained on the source images first where `pretrain` says so."""
+    config, inputs, seed = trial.config, trial.inputs, trial.seed
+    task = build_task(config, inputs.source)
+    if config.pretrain is None:
+        return task.build_model(seed)
+
+    def pretrained() -> nn.Module:
+        with trial.stage("pretraining", "the model before fine-tuning"), unwrapped():
+            return ray.get(_pretrain.remote(task, inputs.source, config.pretrain, seed))
+
+    return trial.model("pretrained", pretrained)
+
+
+def arm_model(trial: Trial, arm: str, accepted: AcceptedSet, before: nn.Module) -> nn.Module:
+    """The arm's fine-tuned model."""
+    if arm == "pretrained":
+        return before
+
+    def tuned() -> nn.Module:
+        with trial.stage(arm, f"fine-tuning: {record.ARMS[arm]}"):
+            result = fine_tune(trial, arm, accepted, before)
+        record.add(trial.store, training={arm: record.describe_training(result)})
+        return result.load_model()
+
+    return trial.model(arm, tuned)
+
+
+def fine_tune(trial: Trial, arm: str, accepted: AcceptedSet, initial: nn.Module) -> FineTuneResult:
+    """The same training for every arm, from its last checkpoint where it has one; only accepted rows have weights."""
+    training = trial.config.training
+    if arm != "one_shot":
+        training = training.model_copy(update={"use_row_weights": False})
+    tuner = FineTuner(
+        build_task(trial.config, trial.inputs.source),
+        training,
+        seed=trial.seed,
+        initial=initial,
+        storage_path=trial.store.path_for_ray("checkpoints"),
+        name=arm,
+        resume=True,
+    )
+    if arm == "oracle" or trial.config.sampling.mode == "store":
+        return tuner.fit(stored_rows(trial, arm, accepted))
+    return tuner.fit(streamed_rows(trial, arm, accepted), accepted.dataset)
+
+
+def stored_rows(trial: Trial, arm: str, accepted: AcceptedSet) -> Dataset:
+    """The training rows of an arm, as many for each."""
+    num_rows = accepted.report.num_accepted
+    if arm == "random":
+        return random_rows(trial.config, trial.proposal(), num_rows, trial.seed)
+    if arm == "oracle":
+        assert trial.inputs.oracle is not None
+        return oracle_rows(trial.inputs.oracle, num_rows, trial.seed)
+    return accepted.dataset
+
+
+def streamed_rows(trial: Trial, arm: str, accepted: AcceptedSet) -> RowStream:
+    """Fresh rows for every step of an arm; those accepted by rejection come after the stored ones."""
+    training, proposal = trial.config.training, trial.proposal()
+    num_rows = training.steps * training.batch_size
+    if arm == "random":
+        return random_stream(trial.config, proposal, num_rows, trial.seed)
+    sampler = trial.sampler(proposal, load_ratio(trial, proposal))
+    return sampler.row_stream(num_rows, after=Cursor.after(accepted))
+
+
+def judge(models: dict[str, nn.Module], images: ImageSet | None) -> dict[str, Verdict]:
+    """Each model's verdict on labelled images; none without images."""
+    if images is None:
+        return {}
+    with unwrapped():
+        return ray.get(_classify.remote(models, images))
+
+
+@ray.remote
+def _pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int) -> nn.Module:
+    confine()
+    return pretrain(task, source, config, seed)
+
+
+@ray.remote
+def _classify(models: dict[str, nn.Module], images: ImageSet) -> dict[str, Verdict]:
+    confine()
+    return {name: classify(model, images) for name, model in models.items()}

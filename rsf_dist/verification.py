@@ -1,0 +1,175 @@
+"""Is a run what it says it is? Files against the manifest, chunks against themselves, the report against the rows.
+
+Needs no cluster: a chunk is a pure function, and a few are drawn again in this process, as an actor would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rsf_dist.accept import capped_weight
+from rsf_dist.accepted import LEDGER_ROW, fingerprint, ledger_of
+from rsf_dist.batch import from_table, row_digests
+from rsf_dist.chunk import ChunkWork
+from rsf_dist.errors import InputError, RsfError
+from rsf_dist.pilot import one_thread
+from rsf_dist.pipeline import changed_inputs, prepare, stored_config, trial_folder
+from rsf_dist.progress import Progress
+from rsf_dist.report import record
+from rsf_dist.store import RunStore, Shard
+from rsf_dist.trial import Trial, load_ratio
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a verification found.
+
+    Args:
+        wrong: one line each; empty for a run in order.
+        num_files, num_rows: whose SHA-256 and whose bookkeeping were checked.
+        num_chunks: drawn again and compared bit for bit.
+    """
+
+    wrong: tuple[str, ...] = ()
+    num_files: int = 0
+    num_rows: int = 0
+    num_chunks: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.num_files:,} files, {self.num_rows:,} rows, {self.num_chunks:,} chunks drawn again"
+
+    def __add__(self, other: Findings) -> Findings:
+        counts = (self.num_files + other.num_files, self.num_rows + other.num_rows, self.num_chunks + other.num_chunks)
+        return Findings(self.wrong + other.wrong, *counts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def verify(
+    output: str, num_chunks: int = 8, rng: np.random.Generator | None = None, progress: Progress | None = None
+) -> Findings:
+    """Check the run in the directory `output`.
+
+    Args:
+        output: a path or a URI.
+        num_chunks: how many chunks of each seed to draw again, at most.
+        rng: chooses them; None: others every time.
+        progress: who is told.
+
+    Raises:
+        InputError: there is no run, its manifest cannot be read, or its inputs are gone.
+    """
+    progress, store = progress or Progress(), RunStore(output)
+    config = stored_config(store)
+    inputs = prepare(config)
+    found = Findings(tuple(f"the images of {name} have changed" for name in changed_inputs(store, inputs)))
+    for number in range(config.num_seeds):
+        at = store.at(trial_folder(number, config.num_seeds))
+        progress.say(f"verifying {at.uri}")
+        trial = Trial(config, inputs, at, config.seed + number, progress)
+        found += _verify_trial(trial, num_chunks, rng or np.random.default_rng())
+    return found
+
+
+def _verify_trial(trial: Trial, num_chunks: int, rng: np.random.Generator) -> Findings:
+    manifest = trial.store.manifest()
+    found = _verify_folders(trial.store, manifest["folders"])
+    if not manifest["rounds"]:
+        return found + Findings((f"{trial.store.uri} has no round of accepted rows",))
+    for number, described in manifest["rounds"].items():
+        shards = [Shard(**listed) for listed in described["shards"]]
+        whole = [shard for shard in shards if trial.store.is_whole(shard)]
+        damaged = [f"{shard.path} is missing or differs from its SHA-256" for shard in shards if shard not in whole]
+        found += Findings(tuple(damaged), num_files=len(shards))
+        found += _verify_chunks(trial, described, whole, num_chunks, rng)
+        if not damaged:
+            rows = [trial.store.read_shard(shard) for shard in shards]
+            found += _verify_rows(trial.store, int(number), described, rows)
+    return found
+
+
+def _verify_folders(store: RunStore, folders: dict[str, dict[str, str]]) -> Findings:
+    damage = [line for folder in folders if (line := store.damage(folder)) is not None]
+    return Findings(tuple(damage), num_files=sum(map(len, folders.values())))
+
+
+def _verify_chunks(
+    trial: Trial, described: dict[str, Any], shards: Sequence[Shard], num_chunks: int, rng: np.random.Generator
+) -> Findings:
+    """Draw some chunks again, those without an accepted row among them."""
+    count = min(num_chunks, described["chunks"])
+    chosen = sorted(rng.choice(described["chunks"], count, replace=False).tolist())
+    if not chosen:
+        return Findings()
+    try:
+        proposal = trial.proposal()
+        work = trial.sampler(proposal, load_ratio(trial, proposal)).plan().work
+    except RsfError as err:
+        return Findings((f"no chunk can be drawn again: {err}",))
+    stored = {shard.chunk: shard for shard in shards}
+    wrong = []
+    with one_thread():
+        for chunk in chosen:
+            trial.progress.say(f"drawing chunk {chunk} again")
+            shard = stored.get(chunk)
+            if not _same(work, chunk, None if shard is None else trial.store.read_shard(shard)):
+                wrong.append(f"chunk {chunk} of round {work.round} comes out otherwise when it is drawn again")
+    return Findings(tuple(wrong), num_chunks=len(chosen))
+
+
+def _same(work: ChunkWork, chunk: int, stored: pa.Table | None) -> bool:
+    """Whether the chunk's accepted rows are those stored, bit for bit; none where nothing is stored."""
+    drawn = work(chunk).rows
+    return row_digests(drawn) == (b"" if stored is None else row_digests(from_table(stored)))
+
+
+def _verify_rows(store: RunStore, round: int, described: dict[str, Any], tables: Sequence[pa.Table]) -> Findings:
+    """Bookkeeping of the rows themselves, then the manifest and report.json against them."""
+    ledger = np.concatenate([np.empty(0, LEDGER_ROW), *map(ledger_of, tables)])
+    wrong = list(_wrong_in_rows(described, ledger, tables))
+    if described["complete"]:
+        wrong += _wrong_in_report(store, round, described, ledger)
+    return Findings(tuple(f"round {round}: {line}" for line in wrong), num_rows=len(ledger))
+
+
+def _wrong_in_rows(described: dict[str, Any], ledger: np.ndarray, tables: Sequence[pa.Table]) -> Iterator[str]:
+    place = ledger["chunk"] * np.int64(described["work"]["chunk_size"]) + ledger["index"]
+    if (np.diff(place) <= 0).any():
+        yield "rows are not in the order of chunk and index, or one is there twice"
+    log_m = described["drawn_at_log_m"]
+    if not (ledger["accept_key"] > log_m).all():
+        yield f"a row's accept_key is not above log M = {log_m:g}"
+    for table in tables if described.get("report", {}).get("proportional") else ():
+        weight = capped_weight(table["log_ratio"].to_numpy(), log_m)
+        if not np.array_equal(table["weight"].to_numpy(), weight):
+            yield f"weights of chunk {table['chunk'][0]} are not max(1, r/M)"
+            return
+
+
+def _wrong_in_report(store: RunStore, round: int, described: dict[str, Any], ledger: np.ndarray) -> Iterator[str]:
+    report = described["report"]
+    handed_over = ledger[ledger["accept_key"] > report["log_m"]][: report["num_accepted"]]
+    if len(handed_over) != report["num_accepted"]:
+        yield f"the manifest reports {report['num_accepted']:,} accepted rows, and {len(handed_over):,} are there"
+    if fingerprint(handed_over, described["columns"], report["log_m"]) != described["fingerprint"]:
+        yield "the rows have another fingerprint than the manifest says"
+    if abs(report["acceptance_rate"] - report["num_accepted"] / report["num_proposed"]) > 1e-12:
+        yield "acceptance_rate is not num_accepted/num_proposed"
+    try:
+        told = record.read(store)["rounds"][round]
+    except (InputError, IndexError):
+        yield "report.json does not tell of it"
+        return
+    if told["fingerprint"] != described["fingerprint"]:
+        yield "report.json has another fingerprint"
+    reported = record.finite(report)
+    for name in sorted(reported.keys() | told["sampling"].keys()):
+        if told["sampling"].get(name) != reported.get(name):
+            yield f"report.json has sampling.{name}={told['sampling'].get(name)}, the manifest {reported.get(name)}"

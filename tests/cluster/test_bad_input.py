@@ -1,0 +1,53 @@
+"""What shows only in actors: a ratio that goes wrong when every trial of it has passed."""
+
+import gc
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processes import own_processes
+
+from rsf_dist import pipeline
+from rsf_dist.config import parse_config
+from rsf_dist.errors import RsfError
+
+pytestmark = pytest.mark.ray
+
+CODE = Path(__file__).parents[1] / "unit" / "bad_input" / "code"
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("nan", r"64 of [\d,]+ log ratios are NaN or \+inf; mend the target or the ratio there"),
+        ("one_too_few", r"ratio\.score=\[63\]: must be \[64\]; give one number a row"),
+        ("fails", r"ratio\.score=late_ratios:fails: fails \(RuntimeError: the server is gone\); mend it"),
+        ("exits", r"ratio\.score=late_ratios:exits: fails \(SystemExit: 0\); mend it"),
+        ("hangs", r"proposal or ratio=chunk \d+: did not end within 2 s, and was in hangs\(\) of late_ratios\.py:\d+"),
+    ],
+)
+def test_a_ratio_that_goes_wrong_late(
+    name: str, complaint: str, small_run: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One error of ours, within a minute, and no actor stays."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "late_ratios", raising=False)  # it counts its calls
+    changes = {
+        "code": str(CODE),
+        "ratio": {"kind": "reward", "score": f"late_ratios:{name}", "max_score": 1.0},
+        "envelope": {"kind": "pilot", "num_pilot": 128},
+        "sampling": {"num_accepted": 4000, "chunk_size": 64, "pool": {"max_actors": 2, "chunk_seconds": 2.0}},
+    }
+    started = time.monotonic()
+    with pytest.raises(RsfError) as caught:
+        pipeline.sample(parse_config(small_run | changes))
+    assert time.monotonic() - started < 60
+    assert re.match(complaint, str(caught.value)), str(caught.value)
+    assert caught.value.exit_code in (2, 3)
+    del caught  # it holds the actors
+    gc.collect()
+    while own_processes("ray::MapWorker"):
+        assert time.monotonic() - started < 90
+        time.sleep(0.5)

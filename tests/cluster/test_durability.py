@@ -1,0 +1,226 @@
+"""What was drawn is kept, whatever dies or is damaged, and the rows in the end are as if nothing had been."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import durable
+import numpy as np
+import pytest
+import ray
+import yaml
+from durable import WANTED, drawn, sampler
+from processes import own_processes
+
+import rsf_dist as rsf
+from rsf_dist import pipeline
+from rsf_dist.config import dump_config, parse_config
+from rsf_dist.lock import held
+
+pytestmark = pytest.mark.ray
+ray.cloudpickle.register_pickle_by_value(durable)  # the actors cannot import a test module
+
+CHUNKS_IN_FLIGHT = 13  # of one actor with one task: a quarter of a wave's 97 chunks for each of two actors
+DRIVER = [sys.executable, str(Path(__file__).with_name("durable.py"))]
+RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_address: str, tmp_path_factory) -> tuple[rsf.AcceptedSet, Path, float]:
+    """The rows, the store that has them, and what it took."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    started = time.monotonic()
+    accepted = sampler(folder / "log", rsf.RunStore(folder / "run")).sample(WANTED)
+    return accepted, folder / "run", time.monotonic() - started
+
+
+def places(accepted: rsf.AcceptedSet) -> list[tuple[int, int]]:
+    return [(int(row["chunk"]), int(row["index"])) for row in accepted.ledger]
+
+
+# A driver writes pilot.json, pilot.npz and the manifest, then a manifest at every commit.
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        pytest.param([(5, "before"), (2, "after")], id="twice"),
+        pytest.param([(1, "before"), (3, "after")], id="in the pilot", marks=pytest.mark.soak),
+        pytest.param([(3, "before"), (4, "after")], id="at the first commit", marks=pytest.mark.soak),
+        pytest.param([(6, "after"), (3, "before")], id="later", marks=pytest.mark.soak),
+        pytest.param([(6, "before"), (1, "before"), (1, "after"), (2, "before")], id="often", marks=pytest.mark.soak),
+    ],
+)
+def test_a_driver_killed_between_commits_again_and_again(
+    deaths, undisturbed, ray_address, tmp_path, record_property
+) -> None:
+    accepted, _, seconds = undisturbed
+    store, log = rsf.RunStore(tmp_path / "run"), tmp_path / "log"
+    log.touch()
+    started, kills, known = time.monotonic(), 0, [(0, 0)]  # at each death: chunks drawn, chunks in the manifest
+    for writes, when in deaths:
+        driver = subprocess.run([*DRIVER, ray_address, store.uri, str(log), str(writes), when], timeout=200)
+        kills += driver.returncode == -signal.SIGKILL
+        wait_until_still(log)  # its actors end a little after it
+        known.append((len(drawn(log)), (store.round(0) or {"chunks": 0})["chunks"]))
+    final = sampler(log, store).sample(WANTED)
+    disturbed = time.monotonic() - started
+    assert kills == len(deaths)
+    assert final.fingerprint == accepted.fingerprint
+    assert places(final) == places(accepted)  # none lost, none twice
+    assert final.dataset.count() == WANTED
+    for start, committed in known:  # drawn again is only what was in flight
+        assert all(chunk >= committed for chunk in drawn(log)[start:])
+    assert known[-1][1] > 0
+    again = len(drawn(log)) - len(set(drawn(log)))
+    record_property("disturbed_to_undisturbed", round(disturbed / seconds, 2))
+    print(f"{kills} kills, {again} chunks drawn again, {disturbed / seconds:.1f} times the undisturbed time")
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 20))])
+def test_killed_actors_change_nothing(seed: int, undisturbed, tmp_path, record_property) -> None:
+    """SIGKILL pool actors while they work, at times and in an order drawn from the seed."""
+    accepted, _, seconds = undisturbed
+    pool = rsf.PoolConfig(min_actors=2, max_actors=2, max_tasks_in_flight=1)
+    started = time.monotonic()
+    with Killer(seed, kills=3) as killer:
+        disturbed = sampler(tmp_path / "log", None, seconds=0.15, pool=pool).sample(WANTED)
+    ratio = (time.monotonic() - started) / seconds
+    assert killer.killed > 0
+    assert disturbed.fingerprint == accepted.fingerprint
+    assert places(disturbed) == places(accepted)
+    again = len(drawn(tmp_path / "log")) - len(set(drawn(tmp_path / "log")))
+    assert again <= killer.killed * CHUNKS_IN_FLIGHT
+    record_property("disturbed_to_undisturbed", round(ratio, 2))
+    print(f"{killer.killed} kills, {again} chunks drawn again, {ratio:.1f} times the undisturbed time")
+
+
+class Killer:
+    """Kills this session's own pool actors by their process ids, one every second or so."""
+
+    def __init__(self, seed: int, kills: int):
+        self.rng, self.wanted, self.killed = np.random.default_rng(seed), kills, 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Killer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self.killed < self.wanted and not self._stop.wait(self.rng.exponential(1.5)):
+            actors = own_processes("ray::MapWorker")
+            if actors:
+                self.rng.choice(actors).kill()
+                self.killed += 1
+
+
+def wait_until_still(log: Path) -> None:
+    size = -1
+    while size != (size := log.stat().st_size):
+        time.sleep(1.5)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("harm", "redrawn"),
+    [
+        (lambda run: truncate(sorted(run.glob("rounds/000/accepted/*.parquet"))[3]), [3]),
+        (lambda run: sorted(run.glob("rounds/000/accepted/*.parquet"))[5].unlink(), [5]),
+        (lambda run: truncate(run / "manifest.json"), []),  # the one before lists the same chunks
+        (lambda run: truncate(run / "rounds/000/pilot/pilot.npz"), []),
+    ],
+    ids=["shard cut", "shard gone", "manifest cut", "pilot cut"],
+)
+def test_damaged_files_are_made_again(harm, redrawn, undisturbed, tmp_path) -> None:
+    accepted, run, _ = undisturbed
+    shutil.copytree(run, tmp_path / "run")
+    harm(tmp_path / "run")
+    log = tmp_path / "log"
+    log.touch()
+    again = sampler(log, rsf.RunStore(tmp_path / "run")).sample(WANTED)
+    assert again.fingerprint == accepted.fingerprint
+    assert again.dataset.count() == WANTED
+    assert drawn(log) == redrawn
+
+
+def test_an_older_manifest_is_gone_on_from(undisturbed, tmp_path) -> None:
+    accepted, log, run = undisturbed[0], tmp_path / "log", tmp_path / "run"
+    first = sampler(log, rsf.RunStore(run)).sample(WANTED // 3)
+    np.testing.assert_array_equal(first.ledger, accepted.ledger[: WANTED // 3])
+    older, chunks = (run / "manifest.json").read_bytes(), rsf.RunStore(run).round(0)["chunks"]
+    for _ in range(
+        2
+    ):  # for more rows it goes on, the surplus of its last chunk included; then the manifest is set back
+        before = len(drawn(log))
+        assert sampler(log, rsf.RunStore(run)).sample(WANTED).fingerprint == accepted.fingerprint
+        assert min(drawn(log)[before:]) == chunks
+        (run / "manifest.json").write_bytes(older)
+
+
+def test_another_ratio_does_not_go_on(undisturbed, tmp_path) -> None:
+    shutil.copytree(undisturbed[1], tmp_path / "run")
+    other = sampler(tmp_path / "log", rsf.RunStore(tmp_path / "run"))
+    other.ratio = rsf.ProductRatio([other.ratio] * 2)
+    with pytest.raises(rsf.InputError, match=r"draws and scores other rows than when the run in .* began"):
+        other.sample(WANTED)
+
+
+@pytest.fixture
+def config_file(small_run: dict, tmp_path: Path) -> Path:
+    small_run["sampling"] |= {"num_accepted": 3000}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(small_run))
+    return path
+
+
+def test_a_terminated_run_goes_on_with_other_resources(config_file: Path, small_run: dict, ray_address: str) -> None:
+    """SIGTERM in the middle of sampling: exit code 130, what was drawn is kept, the rows are the same in the end."""
+    manifest = Path(small_run["output"]) / "manifest.json"
+    arguments = ["sample", str(config_file), "--address", ray_address]
+    process = subprocess.Popen([*RSF, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not (manifest.exists() and json.loads(manifest.read_text())["rounds"]):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert said.rstrip().endswith("error: interrupted")
+    kept = json.loads(manifest.read_text())["rounds"]["0"]
+    assert kept["chunks"] > 0
+    assert not kept["complete"]
+    assert not (manifest.parent / "lock.json").exists()
+
+    again = subprocess.run(
+        [*RSF, *arguments, "sampling.pool.max_actors=1"], capture_output=True, text=True, timeout=200
+    )
+    assert again.returncode == 0, again.stderr
+    assert "making the classifier ratio" not in again.stderr  # kept, too
+    elsewhere = parse_config({**small_run, "output": small_run["output"] + "-2"})
+    fresh = pipeline.sample(elsewhere).report["rounds"][0]["fingerprint"]
+    assert json.loads(manifest.read_text())["rounds"]["0"]["fingerprint"] == fresh
+
+
+def test_a_second_writer_and_another_configuration_are_refused(config_file: Path, small_run: dict, tmp_path) -> None:
+    store = rsf.RunStore(small_run["output"])
+    with held(store):
+        second = subprocess.run([*RSF, "run", str(config_file)], capture_output=True, text=True, timeout=100)
+        assert second.returncode == 2
+        assert f"is held by process {os.getpid()} of" in second.stderr
+    store.write("config.yaml", dump_config(parse_config(small_run)))
+    changed = [str(config_file), "seed=1", "sampling.chunk_size=1024", "sampling.pool.max_actors=3"]
+    other = subprocess.run([*RSF, "run", *changed], capture_output=True, text=True, timeout=100)
+    assert other.returncode == 2
+    assert "holds another run: seed=1 (was 0), sampling.chunk_size=1024 (was 512); restore" in other.stderr

@@ -1,0 +1,112 @@
+"""`rsf verify`: a run in order is said to be, and whatever is wrong is named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import small_run_in
+
+from rsf_dist import cli, pipeline
+from rsf_dist.config import parse_config
+from rsf_dist.store import RunStore, Shard
+from rsf_dist.verification import verify
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory, ray_address: str) -> Path:
+    folder = tmp_path_factory.mktemp("sampled")
+    pipeline.sample(parse_config(small_run_in(folder)))
+    return folder / "run"
+
+
+@pytest.fixture
+def run(sampled: Path, tmp_path: Path) -> Path:
+    shutil.copytree(sampled, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def shards(run: Path) -> list[Path]:
+    return sorted(run.glob("rounds/000/accepted/*.parquet"))
+
+
+def wrong(run: Path) -> list[str]:
+    return list(verify(str(run), num_chunks=99, rng=np.random.default_rng(0)).wrong)
+
+
+def test_a_run_in_order(run: Path, capsys, monkeypatch) -> None:
+    found = verify(str(run), num_chunks=99)
+    listed = RunStore(run).round(0)
+    assert found.wrong == ()
+    assert found.num_chunks == listed["chunks"]
+    assert found.num_rows == sum(pq.read_table(run / shard["path"]).num_rows for shard in listed["shards"])
+    monkeypatch.setattr("sys.argv", ["rsf", "verify", str(run), "--chunks", "2"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert "in order:" in capsys.readouterr().out
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def edit_report(run: Path) -> None:
+    report = json.loads((run / "report.json").read_text())
+    report["rounds"][0]["sampling"]["num_proposed"] += 1
+    (run / "report.json").write_text(json.dumps(report))
+
+
+def forge(run: Path, change) -> None:
+    """Replace the rows of a shard, and its SHA-256 in the manifest with it."""
+    store = RunStore(run)
+    shard = Shard(**store.round(0)["shards"][1])
+    forged = store.write_shard(0, shard.chunk, change(store.read_shard(shard)))
+
+    def relist(manifest: dict) -> None:
+        manifest["rounds"]["0"]["shards"][1] |= {"sha256": forged.sha256, "rows": forged.rows}
+
+    store.commit(relist)
+
+
+def relabelled(rows):
+    return rows.set_column(rows.column_names.index("label"), "label", [(rows["label"].to_numpy() + 1) % 10])
+
+
+def reweighted(rows):
+    return rows.set_column(rows.column_names.index("weight"), "weight", [rows["weight"].to_numpy() * 2])
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda run: flip(shards(run)[0]), ["missing or differs from its SHA-256"]),
+        (lambda run: shards(run)[1].unlink(), ["missing or differs from its SHA-256"]),
+        (lambda run: flip(run / "rounds/000/ratio/network-0.safetensors"), ["differs from", "can be drawn again"]),
+        (edit_report, ["report.json has sampling.num_proposed"]),
+        (lambda run: (run / "report.json").unlink(), ["report.json does not tell of it"]),
+        (lambda run: forge(run, lambda rows: rows.slice(1)), ["comes out otherwise", "another fingerprint"]),
+        (lambda run: forge(run, relabelled), ["comes out otherwise", "another fingerprint"]),
+        (lambda run: forge(run, reweighted), ["comes out otherwise", "are not max(1, r/M)"]),
+    ],
+    ids=["bit", "gone", "ratio", "report edited", "report gone", "row left out", "labels changed", "weights changed"],
+)
+def test_what_is_wrong_is_named(harm, told: list[str], run: Path) -> None:
+    harm(run)
+    found = "\n".join(wrong(run))
+    assert all(text in found for text in told), found
+
+
+def test_the_command_lists_what_is_wrong(run: Path, capsys, monkeypatch) -> None:
+    flip(shards(run)[0])
+    monkeypatch.setattr("sys.argv", ["rsf", "verify", str(run)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().out.startswith("wrong: rounds/000/accepted/chunk-")

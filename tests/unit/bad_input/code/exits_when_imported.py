@@ -1,0 +1,5 @@
+"""A module that cannot be used."""
+
+import sys
+
+sys.exit(0)

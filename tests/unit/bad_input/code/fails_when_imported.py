@@ -1,0 +1,3 @@
+"""A module that cannot be used."""
+
+raise RuntimeError("two\nlines")

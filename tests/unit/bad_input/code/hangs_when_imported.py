@@ -1,0 +1,5 @@
+"""A module that cannot be used."""
+
+import time
+
+time.sleep(3600)

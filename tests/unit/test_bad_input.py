@@ -1,0 +1,210 @@
+"""What a user may get wrong, some two and a half thousand things: each ends in one line that names the field.
+
+In this process, through the command itself, up to where a cluster would be joined.
+"""
+
+import contextlib
+import hashlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from bad_input import keys, outputs, pictures, texts, users, weights
+from bad_input.case import CODE, Case, changed, sound_run, write_config
+
+from rsf_dist import cli, pipeline, tryout
+from rsf_dist.config import ImagesConfig, dump_config, parse_config
+from rsf_dist.errors import InputError, RsfError
+from rsf_dist.images import load_images
+
+KEYS = list(keys.cases())
+OTHERS = [case for module in (texts, pictures, weights, users, outputs) for case in module.cases()]
+
+
+class Reached(BaseException):
+    """The command came to where it joins a cluster: nothing was refused."""
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What joins a cluster says that it was reached; what the command sets in this process is undone."""
+
+    def reached(*args: object, **options: object) -> None:
+        raise Reached
+
+    monkeypatch.setattr("ray.init", reached)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    modules, handler = set(sys.modules), signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    for name in set(sys.modules) - modules:
+        if str(CODE) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+
+
+def complaint(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> RsfError:
+    """What `rsf run` says of its arguments: one line on standard error, nothing else, exit code 2 or 3."""
+    monkeypatch.setattr(sys, "argv", ["rsf", "run", *arguments])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    err = exited.value.__context__
+    assert isinstance(err, RsfError)
+    out, said = capsys.readouterr()
+    lines = [line for line in said.splitlines() if not line.endswith(f"going on with the run in {Path.cwd()}/run")]
+    assert lines == [f"error: {err}"]
+    assert lines[0].isprintable()
+    assert out == ""
+    assert exited.value.code == err.exit_code in (2, 3)
+    return err
+
+
+def require_about(err: RsfError, field: str, rule: str = "") -> None:
+    """The complaint names the field, or a key below it, with a rule and a remedy."""
+    assert isinstance(err, InputError)
+    assert err.field == field or err.field.startswith((f"{field}.", f"{field}/")), str(err)
+    assert err.rule.strip()
+    assert err.remedy.strip()
+    assert rule in err.rule
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Each file's SHA-256."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def an_earlier_run(raw: dict, folder: Path) -> dict[str, str]:
+    """A run of this configuration, before its inputs were spoiled; of one that can be none, a folder of files."""
+    (folder / "rounds/000/accepted").mkdir(parents=True)
+    (folder / "rounds/000/accepted/chunk-000000.parquet").write_bytes(b"rows")
+    with contextlib.suppress(InputError):
+        (folder / "config.yaml").write_text(dump_config(parse_config(raw)))
+    return contents(folder)
+
+
+@pytest.mark.parametrize("key", sorted({case.field for case in KEYS}))
+def test_a_key(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """One of its values through the command, the others through what the command calls first."""
+    first, *others = (case for case in KEYS if case.field == key)
+    path = write_config(first, tmp_path, dict(first.spoil(tmp_path)))
+    require_about(complaint([str(path)], monkeypatch, capsys), key)
+    for case in others:
+        started = time.monotonic()
+        with pytest.raises(InputError) as caught:
+            parse_config(dict(case.spoil(tmp_path)))
+        assert time.monotonic() - started < case.seconds
+        require_about(caught.value, key)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("case", OTHERS, ids=lambda case: case.name)
+def test_a_file_or_code(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tryout, "TRIAL_SECONDS", case.user_seconds)
+    sound = sound_run(tmp_path)
+    changes = case.spoil(tmp_path)
+    path = write_config(case, tmp_path, changed(sound, changes))
+    run = tmp_path / "run"
+    before = an_earlier_run(changed(sound, changes if case.earlier is None else case.earlier), run)
+    children = psutil.Process().children(recursive=True)
+    started = time.monotonic()
+    err = complaint([str(path), *case.arguments], monkeypatch, capsys)
+    assert time.monotonic() - started < case.seconds
+    require_about(err, case.field.format(folder=tmp_path))
+    assert contents(run) == before
+    assert not (tmp_path / "trapped").exists()
+    assert not Path(texts.SENTINEL).exists()
+    assert psutil.Process().children(recursive=True) == children
+
+
+def test_there_are_as_many_cases_as_are_claimed() -> None:
+    assert len(OTHERS) >= 300
+    assert len(KEYS) >= 1_500
+    assert keys.models_walked() == keys.models_there_are()
+    assert len({case.name for case in OTHERS}) == len(OTHERS)
+
+
+def test_the_run_that_the_cases_spoil_is_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(sound_run(tmp_path)))
+    monkeypatch.setattr(sys, "argv", ["rsf", "run", str(path)])
+    with pytest.raises(Reached):
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"ratio": {"kind": "custom", "factory": "ratios_of_mine:Sound"}, "envelope": {"kind": "pilot"}},
+        {"proposal": {"kind": "custom", "factory": "proposals_of_mine:Sound"}},
+        {"envelope": {"kind": "custom", "factory": "envelopes_and_tasks_of_mine:Envelope"}},
+        {"task": {"kind": "custom", "factory": "envelopes_and_tasks_of_mine:Task"}},
+        {"model": {"name": "envelopes_and_tasks_of_mine:network"}},
+    ],
+)
+def test_code_that_keeps_its_contract_passes(sections: dict, tmp_path: Path) -> None:
+    pipeline.prepare(parse_config(sound_run(tmp_path) | sections))
+
+
+@pytest.mark.parametrize("name", pictures.SOUND_FILES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_unusual_image_is_read(name: str, channels: int, tmp_path: Path) -> None:
+    file, data = pictures.SOUND_FILES[name]
+    config = ImagesConfig(kind="image_folder", root=str(pictures.a_folder(tmp_path, {file: data})), channels=channels)
+    found = load_images(config, "target")
+    assert found.images.shape == (41, channels, 8, 8)
+    if name == "16 bits":
+        assert found.images[-1].unique().tolist() == [255]
+
+
+def test_sixteen_bits_are_scaled_rather_than_cut_off(tmp_path: Path) -> None:
+    root = pictures.a_folder(tmp_path, {"x.png": pictures.sixteen_bits(128 * 257)})
+    found = load_images(ImagesConfig(kind="image_folder", root=str(root), channels=1), "target")
+    assert found.images[-1].unique().tolist() == [128]
+
+
+def test_images_are_found_through_links_and_not_in_hidden_folders(tmp_path: Path) -> None:
+    root = pictures.a_folder(tmp_path, {})
+    (tmp_path / "classes" / ".cache").mkdir(parents=True)
+    (tmp_path / "classes" / ".cache" / "x.png").write_bytes(b"")
+    for name in "ab":
+        (tmp_path / "classes" / name).symlink_to(root)
+    found = load_images(ImagesConfig(kind="image_folder", root=str(tmp_path / "classes")), "source")
+    assert found.labels is not None
+    assert found.labels.tolist() == [0] * 40 + [1] * 40
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_store_that_does_not_answer_or_refuses(
+    answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """pyarrow tries a server that is not there three times, six seconds in all."""
+    with outputs.forbidding_server() as port:
+        output = outputs.S3.format(port=port if answers else outputs.port_of_nobody())
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(sound_run(tmp_path) | {"output": output}))
+        started = time.monotonic()
+        err = complaint([str(path)], monkeypatch, capsys)
+    assert time.monotonic() - started < 20
+    require_about(err, "output", "ACCESS_DENIED" if answers else "NETWORK_CONNECTION")
+
+
+def test_debug_shows_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "config.yaml"
+    score = {"kind": "reward", "score": "ratios_of_mine:fails"}
+    path.write_text(yaml.safe_dump(sound_run(tmp_path) | {"ratio": score, "envelope": {"kind": "pilot"}}))
+    monkeypatch.setattr(sys, "argv", ["rsf", "run", str(path), "--debug"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert 'ratios_of_mine.py", line' in said  # the user's own line is among it
+    assert said.splitlines()[-1].startswith("error: ratio.score=ratios_of_mine:fails: fails (RuntimeError: no such")

@@ -1,0 +1,146 @@
+"""A round's progress in the manifest: committed while it comes in, and taken up again."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from rsf_dist import journal
+from rsf_dist.chunk import ChunkWork
+from rsf_dist.errors import InputError
+from rsf_dist.harvest import ChunkRecorder, Harvest
+from rsf_dist.journal import Journal
+from rsf_dist.proposals import DistributionProposal
+from rsf_dist.ratios import DensityRatio
+from rsf_dist.store import RunStore
+
+Q = DistributionProposal(Normal(torch.tensor(0.0, dtype=torch.float64), 2.0))
+WORK = ChunkWork(Q, DensityRatio(Normal(torch.tensor(0.0, dtype=torch.float64), 1.0), Q), 1.0, 50, seed=3)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch) -> None:
+    monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.0)
+
+
+class Draw:
+    """Draws chunks in this process, and remembers which."""
+
+    def __init__(self, store: RunStore | None, work: ChunkWork = WORK):
+        self.recorder, self.drawn = ChunkRecorder(work, store), []
+
+    def __call__(self, chunks):
+        for chunk in chunks:
+            self.drawn.append(chunk)
+            yield self.recorder(chunk)
+
+
+def gathered(store: RunStore | None, chunks: range, **options) -> Harvest:
+    harvest, book = Harvest(10**6, WORK.log_m, **options), Journal(store, WORK)
+    with book.keeping(harvest):
+        for record in Draw(store)(chunks):
+            harvest.add(record)
+    return harvest
+
+
+def resumed(store: RunStore, draw: Draw, **options) -> Harvest:
+    harvest = Harvest(10**6, WORK.log_m, **options)
+    Journal(store, WORK).restore(harvest, draw)
+    return harvest
+
+
+@pytest.mark.parametrize("margin", [None, 0.0])
+def test_a_harvest_goes_on_where_it_stopped(store, margin):
+    gathered(store, range(4), margin=margin)
+    draw = Draw(store)
+    harvest = resumed(store, draw, margin=margin)
+    assert (harvest.num_chunks, draw.drawn) == (4, [])  # nothing is drawn again
+    for record in draw(range(4, 9)):
+        harvest.add(record)
+    whole = gathered(None, range(9), margin=margin)
+    assert harvest.found().tobytes() == whole.found().tobytes()
+    assert (harvest.scored, harvest.log_m, len(harvest)) == (whole.scored, whole.log_m, len(whole))
+    assert [shard.chunk for shard in harvest.shards] == list(range(9))
+
+
+def test_nothing_is_restored_where_nothing_was_committed(store):
+    assert resumed(store, Draw(store)).num_chunks == 0
+    assert Journal(None, WORK).drawn_at() is None
+
+
+def test_what_came_in_is_committed_whatever_ends_it(store):
+    def interrupted() -> None:
+        harvest, book = Harvest(99, WORK.log_m), Journal(store, WORK)
+        with book.keeping(harvest):
+            harvest.add(next(Draw(store)([0])))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert store.round(0)["chunks"] == 1
+    assert store.round(0)["complete"] is False
+
+
+def test_commits_are_as_seldom_as_they_are_dear(store, monkeypatch):
+    clock = iter([float(tick) for tick in range(100)])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    commits = []
+    monkeypatch.setattr(store, "commit_round", lambda *given: commits.append(given))
+    harvest, book = Harvest(99, WORK.log_m), Journal(store, WORK)
+    for _ in range(30):  # a look at the clock is a second here, and a commit takes some two: the next is 40 later
+        book.note(harvest)
+    assert len(commits) == 1
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-20])], ids=["gone", "cut"]
+)
+def test_a_damaged_shard_is_drawn_again(store, harm):
+    before = gathered(store, range(4))
+    harm(Path(store.path(before.shards[2].path)))
+    draw = Draw(store)
+    assert resumed(store, draw).found().tobytes() == before.found().tobytes()
+    assert draw.drawn == [2]
+
+
+def test_a_damaged_shard_that_comes_out_otherwise_is_refused(store):
+    path = Path(store.path(gathered(store, range(3)).shards[1].path))
+    path.unlink()
+    other = Draw(store, dataclasses.replace(WORK, seed=4))
+    with pytest.raises(InputError, match=r"chunk-000001.parquet.* comes out otherwise than the manifest says"):
+        resumed(store, other)
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 4), ("chunk_size", 51), ("log_m", 2.0)])
+def test_a_round_goes_on_with_the_same_work_only(store, name, value):
+    gathered(store, range(2))
+    changed = dataclasses.replace(WORK, **{name: value})
+    with pytest.raises(InputError, match=f"{name}={value}: the round in .* was begun with {getattr(WORK, name):g}"):
+        Journal(store, changed).restore(Harvest(9, changed.log_m), Draw(store))
+
+
+def test_a_complete_round_says_so(store):
+    harvest, book = gathered(store, range(2)), Journal(store, WORK)
+    assert not book.is_complete(20)
+    book.commit(harvest, fingerprint="f", report={"num_accepted": 20})
+    assert book.is_complete(20)
+    assert not book.is_complete(21)
+    again, later = Harvest(20, WORK.log_m), Journal(store, WORK)
+    later.restore(again, Draw(store))
+    with later.keeping(again):
+        pass  # nothing came in, and nothing is committed over it
+    assert later.is_complete(20)
+
+
+def test_a_forgotten_round_is_drawn_anew(store):
+    gathered(store, range(2))
+    assert Journal(store, WORK).drawn_at() == WORK.log_m
+    Journal(store, WORK).forget()
+    assert resumed(store, Draw(store)).num_chunks == 0

@@ -1,0 +1,156 @@
+"""One writer a run: who holds it, and when its lock is stale."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from rsf_dist import lock
+from rsf_dist.errors import InputError
+from rsf_dist.lock import LOCK, Holder, held, holder
+from rsf_dist.store import RunStore
+
+HOLDING = """
+import sys, time
+from rsf_dist.lock import held
+from rsf_dist.store import RunStore
+with held(RunStore(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "run")
+
+
+@pytest.fixture
+def elsewhere() -> Holder:
+    return Holder("their token", "another-host", 17, time.time() - 60, "someone")
+
+
+def leave(store: RunStore, theirs: Holder) -> None:
+    store.write(LOCK, json.dumps(asdict(theirs)))
+
+
+@pytest.fixture
+def other_process(store: RunStore):
+    process = subprocess.Popen([sys.executable, "-c", HOLDING, store.uri], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_it_is_held_for_the_length_of_the_block_and_leaves_nothing(store):
+    with held(store):
+        mine = holder(store)
+        assert mine is not None
+        assert (mine.pid, mine.host) == (os.getpid(), socket.gethostname())
+        store.write("a.txt", "x")
+    assert holder(store) is None
+    assert [path.name for path in Path(store.uri).iterdir()] == ["a.txt"]
+
+
+def test_a_refused_run_leaves_no_directory(store):
+    with pytest.raises(ZeroDivisionError), held(store):
+        raise ZeroDivisionError
+    assert not Path(store.uri).exists()
+
+
+def test_a_second_writer_is_told_who_holds_it(store, other_process):
+    told = f"is held by process {other_process.pid} of .* on {socket.gethostname()}"
+    with pytest.raises(InputError, match=told), held(store):
+        pytest.fail("both hold it")
+    assert holder(store).pid == other_process.pid
+
+
+def test_a_second_run_of_the_same_process_is_refused_too(store):
+    with held(store), pytest.raises(InputError, match="is held by"), held(store):
+        pytest.fail("both hold it")
+
+
+def test_the_lock_of_a_killed_process_is_stale_at_once(store, other_process):
+    other_process.send_signal(signal.SIGKILL)
+    other_process.wait()
+    assert holder(store).pid == other_process.pid  # it could not let go
+    started = time.monotonic()
+    with held(store):
+        assert holder(store).pid == os.getpid()
+    assert time.monotonic() - started < 5
+
+
+def test_the_number_of_a_process_may_have_been_given_again(store):
+    mine = Holder.this_process()
+    leave(store, replace(mine, token="earlier", started=mine.started - 1000))
+    with held(store):
+        assert holder(store).token != "earlier"
+
+
+def test_a_heart_that_stands_still_elsewhere_is_stale(store, elsewhere, monkeypatch):
+    monkeypatch.setattr(lock, "STALE_SECONDS", 2.0)
+    leave(store, elsewhere)
+    with held(store):
+        assert holder(store).pid == os.getpid()
+
+
+def test_a_heart_that_beats_elsewhere_is_alive(store, elsewhere, monkeypatch):
+    monkeypatch.setattr(lock, "STALE_SECONDS", 10.0)
+    leave(store, elsewhere)
+    beat = threading.Timer(0.5, leave, (store, replace(elsewhere, beat=1)))
+    beat.start()
+    with pytest.raises(InputError, match="is held by process 17 of someone on another-host"), held(store):
+        pytest.fail("both hold it")
+    assert holder(store).token == "their token"
+
+
+def test_the_heart_beats(store, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.1)
+    with held(store):
+        first = holder(store).beat
+        time.sleep(1)
+        assert holder(store).beat > first
+
+
+def test_a_lock_that_was_taken_over_is_not_released(store, elsewhere):
+    with held(store):
+        leave(store, elsewhere)
+    assert holder(store) == elsewhere
+
+
+def test_a_half_written_lock_is_nobodys(store):
+    store.write(LOCK, "{")
+    assert holder(store) is None
+    with held(store):
+        assert holder(store).pid == os.getpid()
+
+
+def test_of_two_that_take_over_at_once_one_wins(store, monkeypatch):
+    leave(store, replace(Holder.this_process(), token="dead", started=0.0))
+    outcomes, inside = [], threading.Event()
+
+    def take() -> None:
+        try:
+            with held(store):
+                outcomes.append("held")
+                inside.wait(10)
+        except InputError:
+            outcomes.append("refused")
+            inside.set()
+
+    threads = [threading.Thread(target=take) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["held", "refused"]

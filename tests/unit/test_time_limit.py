@@ -1,0 +1,100 @@
+import contextlib
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from rsf_dist.errors import InputError
+from rsf_dist.time_limit import in_time, time_limit
+
+
+def run_for_ever():
+    while True:
+        time.sleep(0.01)
+
+
+def run_whatever_happens():
+    while True:
+        with contextlib.suppress(Exception):
+            time.sleep(0.01)
+
+
+def wait_for_ever():
+    threading.Event().wait()
+
+
+def compute_for_ever():
+    while True:
+        pass
+
+
+def in_another_thread(function):
+    """What the function gives or raises there."""
+    found = []
+
+    def record():
+        try:
+            found.append(function())
+        except BaseException as err:
+            found.append(err)
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    thread.join(timeout=20)
+    return found[0]
+
+
+@pytest.mark.parametrize("hangs", [run_for_ever, run_whatever_happens, wait_for_ever, compute_for_ever])
+def test_what_hangs_is_interrupted_and_its_place_named(hangs):
+    started = time.monotonic()
+    with pytest.raises(InputError) as caught, time_limit(0.2, "ratio", "mine:score", "mend it"):
+        hangs()
+    assert time.monotonic() - started < 5
+    assert (caught.value.field, caught.value.value, caught.value.remedy) == ("ratio", "mine:score", "mend it")
+    assert caught.value.rule.startswith("did not end within 0.2 s, and was in ")
+    assert ".py:" in caught.value.rule
+
+
+def test_what_ends_in_time_is_left_alone():
+    before = signal.getsignal(signal.SIGALRM)
+    with time_limit(60, "ratio"):
+        pass
+    assert in_time(lambda: 3, 60, "ratio") == 3
+    with pytest.raises(KeyError), time_limit(60, "ratio"):
+        raise KeyError
+    assert signal.getsignal(signal.SIGALRM) == before
+
+
+def test_a_limit_around_another_still_holds():
+    def first(function, seconds):
+        with contextlib.suppress(InputError), time_limit(seconds, "inner"):
+            function()
+        run_for_ever()
+
+    with pytest.raises(InputError, match=r"inner=.* 0\.1 s"), time_limit(60, "outer"), time_limit(0.1, "inner"):
+        run_for_ever()
+    with pytest.raises(InputError, match=r"outer=.* 0\.4 s"), time_limit(0.4, "outer"):
+        first(int, seconds=60)
+    with pytest.raises(InputError, match=r"outer=.* 0\.1 s"), time_limit(0.1, "outer"):  # late rather than never
+        first(run_for_ever, seconds=0.3)
+
+
+def test_another_thread_is_not_interrupted_but_no_longer_waited_for():
+    stop = threading.Event()
+    err = in_another_thread(lambda: in_time(stop.wait, 0.2, "sampling.pool.chunk_seconds", 0.2, "raise it"))
+    stop.set()
+    assert isinstance(err, InputError)
+    assert (err.field, err.value, err.remedy) == ("sampling.pool.chunk_seconds", 0.2, "raise it")
+    assert "was in wait() of threading.py:" in err.rule
+    with_nothing_to_interrupt = in_another_thread(lambda: time_limit(0.01, "x").__enter__() or time.sleep(0.1))
+    assert with_nothing_to_interrupt is None
+
+
+def test_another_thread_gives_back_what_the_function_gives_or_raises():
+    assert in_another_thread(lambda: in_time(lambda: 3, 60, "x")) == 3
+    assert in_another_thread(lambda: in_time(lambda: [][0], 60, "x")).args == ("list index out of range",)
+    assert isinstance(in_another_thread(lambda: in_time(lambda: sys.exit(3), 60, "x")), SystemExit)
+    timed_out = in_another_thread(lambda: in_time(lambda: (_ for _ in ()).throw(TimeoutError("theirs")), 60, "x"))
+    assert timed_out.args == ("theirs",)
