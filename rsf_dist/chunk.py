@@ -17,7 +17,7 @@ from torch import Tensor
 from rsf_dist.accept import Floats, Reshape, accept
 from rsf_dist.batch import Batch, num_rows, select
 from rsf_dist.diagnostics import Statistics
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.proposals.base import FiniteProposal, Proposal
 from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio, log_ratios
 from rsf_dist.rng import Stage, Streams
@@ -153,3 +153,12 @@ def class_labels(batch: Batch) -> NDArray[np.int64] | None:
     if label is None or label.ndim != 1 or label.is_floating_point():
         return None
     return label.long().cpu().numpy()
+
+
+def refuse_nonfinite(count: int, total: int, what: str = "") -> None:
+    """StatisticalRefusal unless `count`, of `total` log ratios, those that are NaN or +inf, is 0."""
+    if count:
+        raise StatisticalRefusal(
+            f"{count:,} of {total:,} {what}log ratios are NaN or +inf",
+            "mend the target or the ratio there; the proposal must have density wherever the target has",
+        )

@@ -489,7 +489,8 @@ class Budget(_Config):
     """When to stop without the rows that were asked for.
 
     max_proposals: None: 1,000 a wanted row, at least 100,000.
-    max_seconds: of sampling; looked at whenever a chunk arrives. None: no limit.
+    max_seconds: of sampling, over all attempts at it; looked at whenever a chunk arrives. None: no limit. A stream
+        knows max_proposals alone, and ends in an error.
     on_shortfall: `error` refuses (exit code 3), `partial` goes on with the rows there are; none at all is refused.
     """
 
@@ -637,6 +638,12 @@ class RunConfig(_Config):
         if isinstance(ratio, dict) and ratio.get("kind") in ("label_shift", "verifier") and "envelope" not in raw:
             return raw | {"envelope": {"kind": "certified"}}
         return raw
+
+    @model_validator(mode="after")
+    def _a_stream_has_one_m(self) -> RunConfig:
+        if self.sampling.mode == "stream" and self.envelope.kind == "adaptive":
+            raise ValueError("sampling.mode stream needs an M that stays: rows handed over cannot be taken back")
+        return self
 
     @model_validator(mode="after")
     def _judge_is_another(self) -> RunConfig:

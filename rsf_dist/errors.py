@@ -72,6 +72,8 @@ def unwrapped() -> Iterator[None]:
         ours = _find_ours(err)
         if ours is None or ours is err:
             raise
+        # The way it came holds Ray Data's actors, and would for as long as the error is held.
+        err.__traceback__ = err.__context__ = err.__cause__ = None
         raise ours from None
 
 

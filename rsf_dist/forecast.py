@@ -43,7 +43,7 @@ class Costs:
         startup_seconds: of the pool, over and above the time in which its actors compute.
         seconds_per_row: of an actor, beside the others.
         cpu_startup_seconds, cpu_seconds_per_row: CPU time of an actor before its first chunk, and of a proposal.
-        pilot_seconds: of the run's pilot; 0 where its directory holds that.
+        num_pilot, pilot_seconds: proposals of the run's pilot, and its wall time; 0 where its directory holds that.
         ratio_seconds: of making the ratio; 0 where the run's directory holds that.
         bytes_per_shard, bytes_per_row: a shard of k rows takes bytes_per_shard + k bytes_per_row.
     """
@@ -52,6 +52,7 @@ class Costs:
     seconds_per_row: float
     cpu_startup_seconds: float = 0.0
     cpu_seconds_per_row: float = 0.0
+    num_pilot: int = 0
     pilot_seconds: float = 0.0
     ratio_seconds: float = 0.0
     bytes_per_shard: float = 0.0
@@ -256,9 +257,8 @@ class Clock:
 
     def cpu_seconds(self, proposals: int) -> float:
         """CPU time of the pilot, of the actors' start, and of drawing and scoring in whole chunks."""
-        scored = self.chunks(proposals) * self.plan.work.chunk_size
-        starts = self.job.actors * self.costs.cpu_startup_seconds
-        return self.costs.pilot_seconds + starts + scored * self.costs.cpu_seconds_per_row
+        scored = self.costs.num_pilot + self.chunks(proposals) * self.plan.work.chunk_size
+        return self.job.actors * self.costs.cpu_startup_seconds + scored * self.costs.cpu_seconds_per_row
 
     def options(self) -> Iterator[Option]:
         """The configured M; then, rising, the ratio's bound or its largest, and acceptances that the pilot can tell."""

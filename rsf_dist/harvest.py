@@ -47,6 +47,7 @@ class Harvest:
 
     def __post_init__(self) -> None:
         self._drawn_at = self.log_m
+        self._seal()
 
     def __len__(self) -> int:
         return self._count
@@ -73,11 +74,16 @@ class Harvest:
         self._count += sum(int((ledger["accept_key"] > self.log_m).sum()) for ledger in ledgers)
         if self.margin is not None:
             self.raise_to(self.scored.max_log_ratio + self.margin)
+        self._seal()
 
-    def to_json(self) -> dict[str, Any]:
-        """What the manifest says of the chunks so far, besides their shards."""
-        statistics = json.loads(self.scored.to_json())
-        return {"chunks": self.num_chunks, "log_m": self.log_m, "statistics": statistics, "columns": self.columns}
+    def _seal(self) -> None:
+        self._whole = (self.num_chunks, self.scored, self.log_m, self.columns, len(self.shards))
+
+    def whole(self) -> tuple[dict[str, Any], list[Shard]]:
+        """What the manifest says of the chunks so far, and their shards; without one that an interrupt left half in."""
+        chunks, scored, log_m, columns, num_shards = self._whole
+        described = {"chunks": chunks, "log_m": log_m, "statistics": json.loads(scored.to_json()), "columns": columns}
+        return described, self.shards[:num_shards]
 
     def restore(self, described: Mapping[str, Any], store: RunStore) -> None:
         """Take the chunks that the manifest lists. Raises InputError where a shard is missing or damaged."""
@@ -95,6 +101,7 @@ class Harvest:
     def keep_top(self) -> None:
         """Raise M to where exactly the wanted rows stay, those with the highest keys; there must be one more."""
         self.raise_to(top_k(self.found()["accept_key"], self.wanted)[1])
+        self._seal()
 
     def found(self) -> NDArray[np.void]:
         """LEDGER_ROW of all rows that came in, at whatever M."""
@@ -145,6 +152,7 @@ class ChunkRecorder:
         return {
             "chunk": chunk,
             "statistics": done.statistics.to_json(),
+            "num_nonfinite": done.statistics.num_nonfinite,
             "columns": describe_columns(rows),
             "ledger": ledger_of(rows).tobytes(),
             "rows": _to_ipc(rows) if rows.num_rows and shard is None else b"",

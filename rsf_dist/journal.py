@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from rsf_dist.chunk import ChunkWork
+from rsf_dist.config import Budget
 from rsf_dist.errors import InputError
 from rsf_dist.harvest import Harvest
 from rsf_dist.store import RunStore, Shard
@@ -31,21 +32,23 @@ class Journal:
     Args:
         store: the run's directory, or None.
         work: what the chunks are computed by; a round goes on only with the same.
+        started: when work on the round began, by `time.monotonic`.
     """
 
     store: RunStore | None
     work: ChunkWork
+    started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.seconds_before = 0.0
         self._chunks = 0
-        self._started = self._committed = time.monotonic()
+        self._committed = time.monotonic()
         self._cost = 0.0
 
     @property
     def seconds(self) -> float:
         """Spent on the round, earlier attempts included."""
-        return self.seconds_before + time.monotonic() - self._started
+        return self.seconds_before + time.monotonic() - self.started
 
     def restore(self, harvest: Harvest, draw: Draw) -> None:
         """Take what was committed. Raises InputError where that was drawn by other work, or comes out otherwise now."""
@@ -73,10 +76,12 @@ class Journal:
         described = self._described()
         return None if described is None else described["drawn_at_log_m"]
 
-    def is_complete(self, wanted: int) -> bool:
-        """Whether the round was committed as complete, with so many rows."""
+    def is_complete(self, wanted: int, budget: Budget) -> bool:
+        """Whether the round was committed as complete with so many rows, or with fewer where this budget ended it."""
         described = self._described()
-        return described is not None and described["complete"] and described["report"]["num_accepted"] == wanted
+        if described is None or not described["complete"] or described["wanted"] != wanted:
+            return False
+        return described["report"]["shortfall"] == 0 or described["budget"] == budget.model_dump()
 
     @contextmanager
     def keeping(self, harvest: Harvest) -> Iterator[None]:
@@ -84,7 +89,7 @@ class Journal:
         try:
             yield
         finally:
-            if harvest.num_chunks > self._chunks:
+            if harvest.whole()[0]["chunks"] > self._chunks:
                 self.commit(harvest)
 
     def note(self, harvest: Harvest) -> None:
@@ -97,16 +102,17 @@ class Journal:
         if self.store is None:
             return
         started = time.monotonic()
+        described, shards = harvest.whole()
         entry = {
             "complete": bool(complete),
             "work": self._identity(),
             "drawn_at_log_m": self.work.log_m,
             "seconds": round(self.seconds, 2),
-            **harvest.to_json(),
+            **described,
             **complete,
         }
-        self.store.commit_round(self.work.round, harvest.shards, entry)
-        self._chunks, self._committed = harvest.num_chunks, time.monotonic()
+        self.store.commit_round(self.work.round, shards, entry)
+        self._chunks, self._committed = described["chunks"], time.monotonic()
         self._cost = self._committed - started
 
     def _described(self) -> dict[str, Any] | None:
@@ -115,7 +121,9 @@ class Journal:
     def _identity(self) -> dict[str, Any]:
         """What chunks depend on, the proposal and the ratio aside: those the pilot's probe tells apart."""
         work = self.work
-        return {"seed": work.seed, "stage": int(work.stage), "chunk_size": work.chunk_size, "log_m": work.log_m}
+        known = {name: getattr(work, name) for name in ("seed", "chunk_size", "log_m", "pool_size")}
+        reshape = repr(work.reshape) if is_dataclass(work.reshape) else type(work.reshape).__qualname__
+        return {**known, "stage": int(work.stage), "reshape": reshape}
 
     def _mend(self, shards: Sequence[Shard], draw: Draw) -> None:
         assert self.store is not None

@@ -40,6 +40,7 @@ class Holder:
     Args:
         token: of this claim alone.
         host, pid, started: its process, and when that began (seconds since 1970).
+        space: the boot and the namespace that the process's number belongs to, for containers of one host.
         user: whose it is.
         beat: grows while it lives.
     """
@@ -49,12 +50,14 @@ class Holder:
     pid: int
     started: float
     user: str
+    space: str = ""
     beat: int = 0
 
     @staticmethod
     def this_process() -> Holder:
         """A fresh claim."""
-        return Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), psutil.Process().create_time(), _user())
+        me = psutil.Process()
+        return Holder(uuid.uuid4().hex, socket.gethostname(), me.pid, me.create_time(), _user(), _space())
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
@@ -63,12 +66,19 @@ class Holder:
     @property
     def has_ended(self) -> bool:
         """Whether it was a process of this machine that is no more."""
-        if self.host != socket.gethostname():
+        if not self.is_here:
             return False
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) > 1.0  # the number was given again
+            process = psutil.Process(self.pid)
+            given_again = abs(process.create_time() - self.started) > 1.0
+            return given_again or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process can tell whether that one lives: they see the same process numbers."""
+        return (self.host, self.space) == (socket.gethostname(), _space())
 
 
 @contextmanager
@@ -97,9 +107,17 @@ def holder(store: RunStore) -> Holder | None:
     if not store.exists(LOCK):
         return None
     try:
-        raw: dict[str, Any] = json.loads(store.read(LOCK))
+        return _parsed(store.read(LOCK))
+    except InputError:  # released while we looked
+        return None
+
+
+def _parsed(data: bytes) -> Holder | None:
+    """Whoever a lock names; None where it is half-written."""
+    try:
+        raw: dict[str, Any] = json.loads(data)
         return Holder(**raw)
-    except (ValueError, TypeError, InputError):  # half-written, or released while we looked
+    except (ValueError, TypeError):
         return None
 
 
@@ -109,16 +127,33 @@ def _claim(store: RunStore, mine: Holder, progress: Progress) -> None:
     theirs = holder(store)
     if theirs is not None and not theirs.has_ended:
         _refuse_if_alive(store, theirs, progress)
-    store.write(LOCK, _to_json(mine))
-    time.sleep(_SETTLE_SECONDS)
+    if store.is_local:
+        _set_aside(store, theirs, mine)
+        if _created(store, mine):
+            return
+    else:
+        store.write(LOCK, _to_json(mine))
+        time.sleep(_SETTLE_SECONDS)
     winner = holder(store)
     if winner is None or winner.token != mine.token:
         raise _held_by(store, winner or theirs or mine)
 
 
+def _set_aside(store: RunStore, stale: Holder | None, mine: Holder) -> None:
+    """Remove the lock that was found stale; one that another process put there meanwhile goes back to its place."""
+    lock = Path(store.path(LOCK))
+    aside = lock.with_name(f"{LOCK}.{mine.token}.tmp")
+    with contextlib.suppress(FileNotFoundError):  # somebody else set it aside
+        os.rename(lock, aside)
+        found = _parsed(aside.read_bytes())
+        if found is not None and (stale is None or found.token != stale.token):
+            os.link(aside, lock)
+        aside.unlink()
+
+
 def _refuse_if_alive(store: RunStore, theirs: Holder, progress: Progress) -> None:
     """InputError unless the holder's heart stands still, or it lets go, while we watch."""
-    if theirs.host == socket.gethostname():
+    if theirs.is_here:
         raise _held_by(store, theirs)
     progress.say(f"the run's directory is held by {theirs}: waiting {STALE_SECONDS:.0f} s for a sign of life")
     end = time.monotonic() + STALE_SECONDS
@@ -146,7 +181,9 @@ def _created(store: RunStore, mine: Holder) -> bool:
             os.link(draft, path)
         finally:
             draft.unlink(missing_ok=True)
-    except FileExistsError:
+    except FileExistsError as err:
+        if not path.parent.is_dir():  # a file is in the way
+            raise InputError("output", store.uri, f"cannot be written ({err})", remedy_of(err)) from err
         return False
     except OSError as err:
         raise InputError("output", store.uri, f"cannot be written ({err})", remedy_of(err)) from err
@@ -158,6 +195,9 @@ def _beat(store: RunStore, mine: Holder, stop: threading.Event) -> None:
     while not stop.wait(BEAT_SECONDS):
         beat += 1
         with contextlib.suppress(InputError):  # a full disk: the next beat may find room
+            now = holder(store)
+            if now is not None and now.token != mine.token:
+                return  # this process slept for so long that another took the run over
             store.write(LOCK, _to_json(replace(mine, beat=beat)))
 
 
@@ -173,6 +213,13 @@ def _release(store: RunStore, mine: Holder) -> None:
 
 def _to_json(mine: Holder) -> str:
     return json.dumps(asdict(mine), indent=1) + "\n"
+
+
+def _space() -> str:
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no Linux, and no such namespaces
+        return ""
 
 
 def _user() -> str:

@@ -22,11 +22,11 @@ import ray
 import torch
 
 from rsf_dist.accept import Floats
-from rsf_dist.batch import num_rows, row_digests, select, to_table
-from rsf_dist.chunk import draw
+from rsf_dist.batch import row_digests
+from rsf_dist.chunk import draw, refuse_nonfinite
 from rsf_dist.config import PoolConfig
 from rsf_dist.envelope import Pilot
-from rsf_dist.errors import InputError, RsfError, StatisticalRefusal, unwrapped
+from rsf_dist.errors import InputError, RsfError, unwrapped
 from rsf_dist.pool import BLAMED, HANGS
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
@@ -39,7 +39,6 @@ PROBE_SECONDS = 60.0
 _PROBE_ROWS = 16
 _PROBE_CHUNK = 2**40 - 1  # no chunk of a pilot has this number
 _TOLERANCE = 1e-4  # of log ratios, where a GPU computes the one probe and a CPU the other
-_STORED_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,11 @@ class PilotRun:
     Args:
         rows: log ratios and keys.
         seconds_per_row: of drawing and scoring, on one core.
-        bytes_per_row: of a row in a shard.
         probe: of the proposal and the ratio at work.
     """
 
     rows: Pilot
     seconds_per_row: float
-    bytes_per_row: float
     probe: Probe
 
     def save(self, folder: Path) -> None:
@@ -91,7 +88,6 @@ class PilotRun:
         described = {
             "log_bound": self.rows.log_bound,
             "seconds_per_row": self.seconds_per_row,
-            "bytes_per_row": self.bytes_per_row,
             "probe": asdict(self.probe),
         }
         (folder / "pilot.json").write_text(json.dumps(described, indent=1) + "\n")
@@ -103,7 +99,7 @@ class PilotRun:
         with np.load(folder / "pilot.npz", allow_pickle=False) as arrays:
             rows = Pilot(arrays["log_ratio"], arrays["accept_key"], raw["log_bound"])
         probe = Probe(raw["probe"]["digest"], tuple(raw["probe"]["log_ratio"]))
-        return PilotRun(rows, raw["seconds_per_row"], raw["bytes_per_row"], probe)
+        return PilotRun(rows, raw["seconds_per_row"], probe)
 
 
 def draw_pilot(
@@ -122,15 +118,6 @@ def draw_pilot(
     return found
 
 
-def refuse_nonfinite(count: int, total: int, what: str = "") -> None:
-    """StatisticalRefusal unless the count of log ratios that are NaN or +inf is 0."""
-    if count:
-        raise StatisticalRefusal(
-            f"{count:,} of {total:,} {what}log ratios are NaN or +inf",
-            "mend the target or the ratio there; the proposal must have density wherever the target has",
-        )
-
-
 @ray.remote
 def _draw(
     proposal: Proposal,
@@ -147,13 +134,11 @@ def _draw(
     for chunk, size in enumerate(_sizes(num_pilot, chunk_size)):
         one = Streams(streams.seed, streams.stage, streams.round, chunk)
         drawing = partial(draw, proposal, ratio, one, size)
-        batch, log_ratio, exponentials = in_time(drawing, chunk_seconds, BLAMED, "the pilot", HANGS)
+        _, log_ratio, exponentials = in_time(drawing, chunk_seconds, BLAMED, "the pilot", HANGS)
         pieces.append((log_ratio, log_ratio + exponentials))
     seconds = time.monotonic() - started
     log_ratios, keys = (np.concatenate(column) for column in zip(*pieces, strict=True))
-    stored = select(batch, slice(0, _STORED_ROWS))
-    bytes_per_row = stored_bytes(to_table(stored)) / num_rows(stored)
-    return PilotRun(Pilot(log_ratios, keys, ratio.log_bound), seconds / num_pilot, bytes_per_row, probe)
+    return PilotRun(Pilot(log_ratios, keys, ratio.log_bound), seconds / num_pilot, probe)
 
 
 def stored_bytes(rows: pa.Table) -> int:

@@ -9,11 +9,9 @@ A run whose directory exists goes on where it stopped.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -30,7 +28,7 @@ from rsf_dist.report import record
 from rsf_dist.report.html import write_html
 from rsf_dist.resources import check_disk, check_pool, check_ratio, check_training, cluster, require_shared, ship_code
 from rsf_dist.store import RunStore
-from rsf_dist.trial import Trial, sample_trial, train_trial
+from rsf_dist.trial import MODEL, Trial, sample_trial, train_trial
 from rsf_dist.tryout import try_out
 
 CONFIG = "config.yaml"
@@ -53,11 +51,7 @@ class RunResult:
         """The fine-tuned model, uint8 images [n, c, h, w] -> logits; of the first seed unless another is named."""
         seeds = self.report["seeds"]
         number = 0 if seed is None else seeds.index(seed)
-        with tempfile.TemporaryDirectory() as folder:
-            for name in ("model.safetensors", "model.json"):
-                data = self.store.at(trial_folder(number, len(seeds))).read(name)
-                (Path(folder) / name).write_bytes(data)
-            return load_network(Path(folder))
+        return self.store.at(trial_folder(number, len(seeds))).fetch(MODEL, load_network)
 
 
 def run(
@@ -112,7 +106,9 @@ def train(
 def rebuild_report(output: str) -> RunResult:
     """Merge the trials' records and draw report.html again. Raises InputError."""
     store = RunStore(output)
-    return finish(stored_config(store), store)
+    config = stored_config(store)
+    with held(store):
+        return finish(config, store)
 
 
 @contextmanager
@@ -124,10 +120,7 @@ def opened(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, In
         if store.exists(CONFIG):
             store.sweep()
             progress.say(f"going on with the run in {store.uri}")
-        with user_code.recorded() as loaded:
-            inputs = prepare(config)
-        for path in loaded:
-            progress.say(str(path))
+        inputs = prepare(config, progress)
         changed = changed_inputs(store, inputs)
         if changed:
             rule = f"these images are not those that the run in {store.uri} began with"
@@ -145,12 +138,18 @@ def require_same(store: RunStore, config: RunConfig) -> None:
         raise InputError("output", store.uri, rule, "restore the configuration, or name another directory")
 
 
-def prepare(config: RunConfig) -> Inputs:
-    """Read the images and try everything once, so that what is wrong is refused before anything starts."""
+def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
+    """Read the images and try everything once, so that what is wrong is refused before anything starts.
+
+    Import paths that the configuration names are told with the files that they led to. Raises InputError.
+    """
     if config.code is not None:
         user_code.allow_folder(config.code)
-    inputs = load_inputs(config)
-    try_out(config, inputs)
+    with user_code.recorded() as loaded:
+        inputs = load_inputs(config)
+        try_out(config, inputs)
+    for path in loaded:
+        (progress or Progress()).say(str(path))
     if config.code is not None:
         ship_code(config.code)
     return inputs

@@ -35,6 +35,8 @@ def read(text: str) -> Any:
         return loader.construct_document(node)
     except yaml.YAMLError as err:
         raise ValueError(str(err)) from err
+    except (KeyError, AttributeError, IndexError, TypeError) as err:  # PyYAML, of a tag that its value does not fit
+        raise ValueError("a tag (!!…) does not fit the value that it stands before") from err
     except RecursionError as err:
         raise ValueError("it is nested too deeply") from err
 

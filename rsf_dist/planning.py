@@ -54,7 +54,8 @@ def plan_run(
             on nodes that do not share a folder for temporary files (TMPDIR).
         StatisticalRefusal: the ratio cannot be made, or the pilot allows no M.
     """
-    progress, inputs = progress or Progress(), prepare(config)
+    progress = progress or Progress()
+    inputs = prepare(config, progress)
     with cluster(address, verbose, config.code), TemporaryDirectory() as folder:
         check_ratio(config.ratio)
         check_pool(config.sampling.pool)
@@ -71,11 +72,16 @@ def _forecast_trial(draft: Trial, actors: int | None, warnings: list[str]) -> Fo
     draft.progress.say("drawing a pilot, and rehearsing on the pool")
     look = glance(sampler.proposal, sampler.ratio, sampler.seed, sampler.pool)
     plan = sampler.plan(num_pilot=size_of_pilot(sampler, look, warnings))
-    sampling = draft.config.sampling
-    job = Job(sampling.num_accepted, actors or max_actors(sampler.pool), sampling.budget, draft.config.num_seeds)
+    sampling, training = draft.config.sampling, draft.config.training
+    fresh = training.steps * training.batch_size if sampling.mode == "stream" else 0
+    job = Job(
+        sampling.num_accepted + fresh, actors or max_actors(sampler.pool), sampling.budget, draft.config.num_seeds
+    )
+    num_pilot = 0 if had_pilot else sampler.num_pilot
     costs = replace(
-        rehearse(plan, sampler.pool, job.actors),
-        pilot_seconds=0.0 if had_pilot else sampler.num_pilot * plan.pilot.seconds_per_row,
+        rehearse(plan, sampler.pool, job.actors, look.seconds_per_row),
+        num_pilot=num_pilot,
+        pilot_seconds=num_pilot * plan.pilot.seconds_per_row,
         ratio_seconds=record.read(draft.store)["seconds"].get("ratio", 0.0),
         bytes_per_shard=look.bytes_per_shard,
         bytes_per_row=look.bytes_per_row,

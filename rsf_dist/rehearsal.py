@@ -85,11 +85,14 @@ def _shard_bytes(batch: Batch, log_ratio: Floats, accept_key: Floats) -> tuple[f
     return small - few * per_row, per_row
 
 
-def rehearse(plan: Plan, pool: PoolConfig, actors: int) -> Costs:
-    """A short run on so many of the actors as there is room for, and what the pool's start and a proposal cost."""
+def rehearse(plan: Plan, pool: PoolConfig, actors: int, seconds_per_row: float) -> Costs:
+    """What the pool's start and a proposal cost, on so many of the actors as there is room for.
+
+    seconds_per_row: of a core that has nothing else to do; how much is rehearsed follows from it.
+    """
     room = max_actors(pool.model_copy(update={"max_actors": None}))
     here = min(actors, room, _REHEARSAL_ACTORS)
-    per_row = max(plan.pilot.seconds_per_row, 1e-9)
+    per_row = max(seconds_per_row, 1e-9)
     size = max(1, min(plan.work.chunk_size, int(_REHEARSAL_SECONDS / 4 / per_row)))
     each = 1 + max(2, round(_REHEARSAL_SECONDS / (size * per_row)))
     pool = pool.model_copy(update={"min_actors": min(pool.min_actors, here), "max_actors": here})

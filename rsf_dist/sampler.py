@@ -17,13 +17,13 @@ from ray.data import Dataset
 
 from rsf_dist.accept import Floats, key_quantile
 from rsf_dist.accepted import AcceptedSet, fingerprint, handed_over, num_duplicates
-from rsf_dist.chunk import ChunkWork
+from rsf_dist.chunk import ChunkWork, refuse_nonfinite
 from rsf_dist.config import Budget, PoolConfig
 from rsf_dist.envelope import Choice, Envelope, PilotEnvelope
 from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
 from rsf_dist.harvest import ChunkRecorder, Harvest
 from rsf_dist.journal import Journal
-from rsf_dist.pilot import PilotRun, Probe, draw_pilot, refuse_nonfinite
+from rsf_dist.pilot import PilotRun, Probe, draw_pilot
 from rsf_dist.pool import map_chunks
 from rsf_dist.progress import Progress
 from rsf_dist.proposals.base import FiniteProposal, Proposal
@@ -87,8 +87,9 @@ class RejectionSampler:
             rule = f"is below one chunk of {self.chunk_size:,} proposals"
             raise InputError("budget.max_proposals", limit, rule, "raise it, or lower chunk_size")
         self._check(num_accepted)
+        started = time.monotonic()
         plan = self.plan(round)
-        journal = Journal(self.store, plan.work)
+        journal = Journal(self.store, plan.work, started)
         harvest = Harvest(num_accepted, plan.choice.log_m, plan.choice.margin)
         self._gather(plan, harvest, limit // self.chunk_size, journal, progress or Progress())
         self._check_shortfall(plan, harvest)
@@ -239,22 +240,23 @@ class RejectionSampler:
     def _gather(self, plan: Plan, harvest: Harvest, end: int, journal: Journal, progress: Progress) -> None:
         """What is stored, then waves of chunks, into the harvest until it is full, at its end, or time is up."""
         recorder = ChunkRecorder(plan.work, self.store)
-        started = time.monotonic()
         journal.restore(harvest, lambda chunks: self._records(recorder, chunks, plan))
-        refuse_nonfinite(harvest.scored.num_nonfinite, harvest.scored.num_scored)
+        if journal.is_complete(harvest.wanted, self.budget):
+            return
         with journal.keeping(harvest):
             while harvest.num_chunks < end and not harvest.full:
                 first = harvest.num_chunks
                 wave = range(first, min(end, first + plan.wave_size(harvest)))
                 with closing(self._records(recorder, wave, plan)) as records:
                     for record in records:
+                        scored = harvest.scored.num_scored + self.chunk_size
+                        refuse_nonfinite(record["num_nonfinite"], scored)  # such a chunk is not kept
                         harvest.add(record)
-                        refuse_nonfinite(harvest.scored.num_nonfinite, harvest.scored.num_scored)
                         journal.note(harvest)
                         progress.count("accepted rows", min(len(harvest), harvest.wanted), harvest.wanted)
                         if harvest.full:
                             break
-                        if self._out_of_time(started):
+                        if self._out_of_time(journal):
                             return
 
     def _records(self, recorder: ChunkRecorder, chunks: Sequence[int], plan: Plan) -> Generator[dict, None, None]:
@@ -263,8 +265,8 @@ class RejectionSampler:
             per_task = plan.chunks_per_task(len(chunks), max_actors(self.pool))
             yield from map_chunks(recorder, chunks, self.pool, per_task)
 
-    def _out_of_time(self, started: float) -> bool:
-        return self.budget.max_seconds is not None and time.monotonic() - started > self.budget.max_seconds
+    def _out_of_time(self, journal: Journal) -> bool:
+        return self.budget.max_seconds is not None and journal.seconds > self.budget.max_seconds
 
     def _check_shortfall(self, plan: Plan, harvest: Harvest) -> None:
         if harvest.full or (len(harvest) and self.budget.on_shortfall == "partial"):
@@ -299,12 +301,13 @@ class RejectionSampler:
         )
 
     def _hand_over(self, plan: Plan, harvest: Harvest, journal: Journal) -> AcceptedSet:
-        if self.store is not None and journal.is_complete(harvest.wanted):
+        if self.store is not None and journal.is_complete(harvest.wanted, self.budget):
             return AcceptedSet.load(self.store, plan.work.round)
         report = self._report(plan, harvest, journal.seconds)
         ledger, drawn_at = harvest.ledger(), plan.choice.log_m
         mark = fingerprint(ledger, harvest.columns, harvest.log_m)
-        journal.commit(harvest, fingerprint=mark, report=report.to_dict())
+        asked = {"wanted": harvest.wanted, "budget": self.budget.model_dump()}
+        journal.commit(harvest, fingerprint=mark, report=report.to_dict(), **asked)
         rows = handed_over(harvest.dataset(self.store), harvest.found(), ledger, drawn_at, harvest.log_m)
         return AcceptedSet(rows, report, mark, ledger, harvest.columns)
 

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ MANIFEST = "manifest.json"
 PREVIOUS = "manifest.previous.json"
 VERSION = 2
 
+_DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp$")
 _T = TypeVar("_T")
 
 
@@ -58,6 +60,8 @@ class RunStore:
         except RuntimeError as err:  # the home of someone who has none
             raise InputError("output", uri, f"is no path or URI ({err})", "correct it") from err
         self._open()
+        if self.is_local:
+            self.uri = self.root  # also of file:///…
 
     def _open(self) -> None:
         try:
@@ -90,9 +94,11 @@ class RunStore:
 
     def path(self, name: str) -> str:
         """The full path of a file of the run, in the file system's terms. Raises InputError where it leaves the run."""
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        full = f"{self.root}/{name}" if name else self.root
+        outside = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+        if outside or (self.is_local and not _lies_within(full, self.root)):  # by a symbolic link
             raise InputError("path", name, f"leaves the run's directory {self.uri}", "restore its manifest")
-        return f"{self.root}/{name}" if name else self.root
+        return full
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file or folder."""
@@ -170,14 +176,14 @@ class RunStore:
             return {"version": VERSION, "folders": {}, "rounds": {}}
         for name in there:
             manifest = _parsed(self.read(name))
-            if manifest is not None:
+            if manifest is not None and _is_manifest(manifest):
                 return self._of_this_version(manifest)
         raise InputError(MANIFEST, self.uri, "is damaged, and so is the one before it", "name another directory")
 
     def _of_this_version(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        if manifest.get("version") != VERSION:
+        if manifest["version"] != VERSION:
             rule = f"this version of rsf_dist reads manifests of version {VERSION}"
-            raise InputError(f"{MANIFEST} version", manifest.get("version"), rule, "use the version that wrote the run")
+            raise InputError(f"{MANIFEST} version", manifest["version"], rule, "use the version that wrote the run")
         return manifest
 
     def commit(self, change: Callable[[dict[str, Any]], None]) -> None:
@@ -205,7 +211,7 @@ class RunStore:
             write(Path(temporary))
             for file in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
                 name, data = file.relative_to(temporary).as_posix(), file.read_bytes()
-                self.write(f"{folder}/{name}" if folder else name, data)
+                self.write(_within(folder, name), data)
                 written[name] = _sha256(data)
         return written
 
@@ -221,7 +227,7 @@ class RunStore:
             return f"{folder} is not in the manifest"
         for name, sha256 in listed.items():
             self.path(name)  # refuses one that leaves the folder
-            path = f"{folder}/{name}"
+            path = _within(folder, name)
             if not self.exists(path):
                 return f"{path} is missing"
             if _sha256(self.read(path)) != sha256:
@@ -241,14 +247,14 @@ class RunStore:
             for name in self.manifest()["folders"][folder]:
                 file = Path(temporary) / name
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(self.read(f"{folder}/{name}"))
+                file.write_bytes(self.read(_within(folder, name)))
             return read(Path(temporary))
 
     def sweep(self) -> None:
         """Remove what killed writers left half-written."""
         if self.is_local:
             for draft in Path(self.root).rglob("*.tmp"):
-                if not draft.name.startswith("lock."):  # a claim that is being made right now
+                if _DRAFT.search(draft.name) and not draft.name.startswith("lock."):  # one may be claiming right now
                     draft.unlink(missing_ok=True)
 
 
@@ -257,6 +263,15 @@ def remedy_of(err: OSError) -> str:
     if err.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free some space, then run it again: it goes on"
     return "check the path and its permissions"
+
+
+def _within(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _lies_within(path: str, root: str) -> bool:
+    inside, folder = os.path.realpath(path), os.path.realpath(root)
+    return inside == folder or inside.startswith(folder.rstrip("/") + "/")
 
 
 def _write_durably(target: Path, data: bytes) -> None:
@@ -275,6 +290,13 @@ def _write_durably(target: Path, data: bytes) -> None:
         os.fsync(folder)  # the new name, too, outlives a power cut
     finally:
         os.close(folder)
+
+
+def _is_manifest(found: dict[str, Any]) -> bool:
+    """Whether it has the parts of a manifest; of another version, others."""
+    if found.get("version") != VERSION:
+        return "version" in found
+    return all(isinstance(found.get(part), dict) for part in ("folders", "rounds"))
 
 
 def _parsed(data: bytes) -> dict[str, Any] | None:

@@ -21,10 +21,10 @@ from ray.data import Dataset
 from rsf_dist.accept import Floats, capped_weight
 from rsf_dist.accepted import LEDGER_ROW, AcceptedSet, ledger_of
 from rsf_dist.batch import to_table
-from rsf_dist.chunk import BOOKKEEPING, ChunkWork, propose
+from rsf_dist.chunk import BOOKKEEPING, ChunkWork, propose, refuse_nonfinite
 from rsf_dist.config import PoolConfig
 from rsf_dist.diagnostics import ROUNDING
-from rsf_dist.errors import StatisticalRefusal, unwrapped
+from rsf_dist.errors import unwrapped
 from rsf_dist.pool import over_actors
 from rsf_dist.resources import confine, max_actors
 from rsf_dist.rng import Streams
@@ -148,15 +148,6 @@ def forecast_mean_weight(score: Floats, log_m: float) -> float:
     acceptance = np.exp(np.minimum(score - log_m, 0.0))
     total = float(acceptance.sum())
     return float((acceptance * capped_weight(score, log_m)).sum()) / total if total else 1.0
-
-
-def refuse_nonfinite(count: int, total: int, what: str = "") -> None:
-    """Raises StatisticalRefusal where `count`, of `total`, is not 0."""
-    if count:
-        raise StatisticalRefusal(
-            f"{count:,} of {total:,} {what}log ratios are NaN or +inf",
-            "mend the target or the ratio there; the proposal must have density wherever the target has",
-        )
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,13 @@ is made again, and comes out the same.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import ray
 from ray.data import Dataset
@@ -22,7 +25,7 @@ from rsf_dist.accepted import AcceptedSet
 from rsf_dist.build import Inputs, build_proposal, build_task
 from rsf_dist.config import OptimizerConfig, RunConfig
 from rsf_dist.controls import oracle_rows, random_rows, random_stream
-from rsf_dist.errors import unwrapped
+from rsf_dist.errors import RsfError, unwrapped
 from rsf_dist.evaluation import Verdict, classify
 from rsf_dist.fitting import make_ratio
 from rsf_dist.images import ImageSet
@@ -42,6 +45,11 @@ from rsf_dist.tasks import Task
 from rsf_dist.trainer import FineTuner, FineTuneResult
 
 RATIO = "rounds/000/ratio"
+PILOT = "rounds/000/pilot"
+MODEL = ""
+"""The fine-tuned model lies in the trial's directory itself."""
+MADE = "made.json"
+"""Beside an arm's model: the fingerprint of the accepted rows, and how training went."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ class Trial:
         try:
             yield
         finally:
-            record.add_seconds(self.store, name, time.monotonic() - started)
+            with suppress(RsfError):  # of a disk that is full; what ended the stage is to be told
+                record.add_seconds(self.store, name, time.monotonic() - started)
 
     def proposal(self) -> Proposal:
         """What is sampled from; a relative ratio samples from its mixture."""
@@ -87,14 +96,6 @@ class Trial:
     def sampler(self, proposal: Proposal, ratio: Ratio) -> RejectionSampler:
         """What samples the trial's rows."""
         return round_sampler(self.config, proposal, ratio, self.seed, self.store)
-
-    def model(self, name: str, make: Callable[[], nn.Module]) -> nn.Module:
-        """The model that the trial keeps under a name; made first where it does not."""
-        folder, task = f"models/{name}", build_task(self.config, self.inputs.source)
-        if not self.store.holds(folder):
-            made = make()
-            self.store.keep(folder, lambda at: task.save(made, at))
-        return self.store.fetch(folder, task.load)
 
 
 def load_ratio(trial: Trial, proposal: Proposal) -> Ratio:
@@ -128,14 +129,17 @@ def sample_trial(trial: Trial) -> AcceptedSet:
 def train_trial(trial: Trial, accepted: AcceptedSet) -> None:
     """Fine-tune on the accepted rows and on the other arms' rows, and judge every model on the test images."""
     config, inputs, store = trial.config, trial.inputs, trial.store
+    record.begin(store, trial.seed)
     before = starting_model(trial)
     models = {arm: arm_model(trial, arm, accepted, before) for arm in arms(config)}
-    store.put("", lambda folder: build_task(config, inputs.source).save(models["one_shot"], folder))
-    if inputs.test is not None and record.read(store)["evaluation"] is None:
+    store.keep(MODEL, lambda folder: build_task(config, inputs.source).save(models["one_shot"], folder))
+    judged = record.read(store)["evaluation"]
+    if inputs.test is not None and (judged is None or judged["fingerprint"] != accepted.fingerprint):
         with trial.stage("evaluation", f"judging on {len(inputs.test):,} labelled test images"):
             verdicts, on_source = judge(models, inputs.test), judge(models, inputs.source_test)
         samples.save_predictions(store, inputs.test, verdicts)
-        record.add(store, evaluation=record.describe_evaluation(verdicts, on_source, inputs.source.classes))
+        described = record.describe_evaluation(verdicts, on_source, inputs.source.classes)
+        record.add(store, evaluation={**described, "fingerprint": accepted.fingerprint})
 
 
 def arms(config: RunConfig) -> list[str]:
@@ -150,25 +154,37 @@ def starting_model(trial: Trial) -> nn.Module:
     if config.pretrain is None:
         return task.build_model(seed)
 
-    def pretrained() -> nn.Module:
+    folder = "models/pretrained"
+    if not trial.store.holds(folder):
         with trial.stage("pretraining", "the model before fine-tuning"), unwrapped():
-            return ray.get(_pretrain.remote(task, inputs.source, config.pretrain, seed))
-
-    return trial.model("pretrained", pretrained)
+            made = ray.get(_pretrain.remote(task, inputs.source, config.pretrain, seed))
+        trial.store.keep(folder, lambda at: task.save(made, at))
+    return trial.store.fetch(folder, task.load)
 
 
 def arm_model(trial: Trial, arm: str, accepted: AcceptedSet, before: nn.Module) -> nn.Module:
-    """The arm's fine-tuned model."""
+    """The arm's fine-tuned model, made anew where that in the store was made of other rows."""
     if arm == "pretrained":
         return before
-
-    def tuned() -> nn.Module:
+    store, folder = trial.store, f"models/{arm}"
+    if not (store.holds(folder) and store.fetch(folder, _made)["fingerprint"] == accepted.fingerprint):
         with trial.stage(arm, f"fine-tuning: {record.ARMS[arm]}"):
-            result = fine_tune(trial, arm, accepted, before)
-        record.add(trial.store, training={arm: record.describe_training(result)})
-        return result.load_model()
+            tuned = fine_tune(trial, arm, accepted, before)
+        made = {"fingerprint": accepted.fingerprint, "training": record.finite(record.describe_training(tuned))}
+        store.keep(folder, lambda at: _save_made(build_task(trial.config, trial.inputs.source), tuned, made, at))
+        if tuned.stream is not None:
+            trial.progress.say(record.stream_in_words(tuned.stream))
+    record.add(store, training={arm: store.fetch(folder, _made)["training"]})
+    return store.fetch(folder, build_task(trial.config, trial.inputs.source).load)
 
-    return trial.model(arm, tuned)
+
+def _save_made(task: Task, tuned: FineTuneResult, made: dict[str, Any], folder: Path) -> None:
+    task.save(tuned.load_model(), folder)
+    (folder / MADE).write_text(json.dumps(made, indent=1) + "\n")
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / MADE).read_text())
 
 
 def fine_tune(trial: Trial, arm: str, accepted: AcceptedSet, initial: nn.Module) -> FineTuneResult:
@@ -182,7 +198,7 @@ def fine_tune(trial: Trial, arm: str, accepted: AcceptedSet, initial: nn.Module)
         seed=trial.seed,
         initial=initial,
         storage_path=trial.store.path_for_ray("checkpoints"),
-        name=arm,
+        name=f"{arm}-{accepted.fingerprint[:8]}",
         resume=True,
     )
     if arm == "oracle" or trial.config.sampling.mode == "store":

@@ -81,15 +81,15 @@ def has_bound(config: RatioConfig) -> bool:
     return not isinstance(config, RewardRatioConfig) or config.max_score is not None
 
 
-def try_chunk(proposal: Proposal, ratio: Ratio, seed: int) -> None:
-    """One small chunk in this process: propose, score, accept. Raises InputError."""
+def try_chunk(proposal: Proposal, ratio: Ratio, seed: int, value: str) -> None:
+    """One small chunk in this process: propose, score, accept. Raises InputError, of `value` where it is not finite."""
     log_m = 0.0 if ratio.log_bound is None else ratio.log_bound
     chunk = ChunkWork(proposal, ratio, log_m, _CHUNK_ROWS, seed, Stage.PILOT)(0)
     count = chunk.statistics.num_nonfinite
     if count:
         rule = f"gives NaN or +inf for {count} of {_CHUNK_ROWS} proposals"
         remedy = "mend the ratio there; the proposal must have density wherever the target has"
-        raise InputError("ratio", type(ratio).__name__, rule, remedy)
+        raise InputError("ratio", value, rule, remedy)
 
 
 def _drawn_twice(proposal: Proposal, seed: int) -> Batch:
@@ -149,9 +149,9 @@ def _try_ratio(
         spec = NetworkSpec(ratio.network, len(inputs.source.classes), rows["image"].shape[1])
         _try_network(spec, rows, config.seed, f"{field}.network")
     elif not isinstance(ratio, CustomRatioConfig) or _is_made_quickly(ratio, field):
-        with _tried(field, ratio):
+        with _tried(field, ratio) as named:
             built = build_ratio(ratio, inputs, proposal, config.seed, field)
-            try_chunk(proposal, built, config.seed)
+            try_chunk(proposal, built, config.seed, named)
         if config.envelope.kind == "certified":
             _require_bound(built.log_bound is not None, ratio)
 
@@ -231,19 +231,22 @@ def _try_own_task(task: Task, model: Any, rows: Batch, factory: str) -> None:
 
 
 @contextmanager
-def _tried(field: str, config: Any, *others: str) -> Iterator[None]:
+def _tried(field: str, config: Any, *others: str) -> Iterator[str]:
     """Whatever torch, torchvision and the user's code say of a choice, or leave unsaid, as an InputError of `field`.
 
     Args:
         field: where the choice stands in the file.
         config: the choice; what of the user's it names is the error's value.
         others: fields that are also named rightly as they are.
+
+    Yields:
+        That value.
     """
     value = next((getattr(config, name) for name in ("factory", "score", "passes") if hasattr(config, name)), None)
     value = value or "(as configured)"
     try:
         with time_limit(TRIAL_SECONDS, field, value):
-            yield
+            yield value
     except StatisticalRefusal:
         raise
     except InputError as err:

@@ -13,16 +13,19 @@ import numpy as np
 import pyarrow as pa
 
 from rsf_dist.accept import capped_weight
-from rsf_dist.accepted import LEDGER_ROW, fingerprint, ledger_of
+from rsf_dist.accepted import LEDGER_ROW, fingerprint, ledger_of, num_duplicates
 from rsf_dist.batch import from_table, row_digests
 from rsf_dist.chunk import ChunkWork
+from rsf_dist.diagnostics import ROUNDING
 from rsf_dist.errors import InputError, RsfError
 from rsf_dist.pilot import one_thread
 from rsf_dist.pipeline import changed_inputs, prepare, stored_config, trial_folder
+from rsf_dist.pool import BLAMED, HANGS
 from rsf_dist.progress import Progress
 from rsf_dist.report import record
 from rsf_dist.store import RunStore, Shard
-from rsf_dist.trial import Trial, load_ratio
+from rsf_dist.time_limit import time_limit
+from rsf_dist.trial import PILOT, RATIO, Trial, load_ratio
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def verify(
     """
     progress, store = progress or Progress(), RunStore(output)
     config = stored_config(store)
-    inputs = prepare(config)
+    inputs = prepare(config, progress)
     found = Findings(tuple(f"the images of {name} have changed" for name in changed_inputs(store, inputs)))
     for number in range(config.num_seeds):
         at = store.at(trial_folder(number, config.num_seeds))
@@ -88,7 +91,7 @@ def _verify_trial(trial: Trial, num_chunks: int, rng: np.random.Generator) -> Fi
         whole = [shard for shard in shards if trial.store.is_whole(shard)]
         damaged = [f"{shard.path} is missing or differs from its SHA-256" for shard in shards if shard not in whole]
         found += Findings(tuple(damaged), num_files=len(shards))
-        found += _verify_chunks(trial, described, whole, num_chunks, rng)
+        found += _verify_chunks(trial, described, shards, whole, num_chunks, rng)
         if not damaged:
             rows = [trial.store.read_shard(shard) for shard in shards]
             found += _verify_rows(trial.store, int(number), described, rows)
@@ -101,11 +104,20 @@ def _verify_folders(store: RunStore, folders: dict[str, dict[str, str]]) -> Find
 
 
 def _verify_chunks(
-    trial: Trial, described: dict[str, Any], shards: Sequence[Shard], num_chunks: int, rng: np.random.Generator
+    trial: Trial,
+    described: dict[str, Any],
+    shards: Sequence[Shard],
+    whole: Sequence[Shard],
+    num_chunks: int,
+    rng: np.random.Generator,
 ) -> Findings:
-    """Draw some chunks again, those without an accepted row among them."""
-    count = min(num_chunks, described["chunks"])
-    chosen = sorted(rng.choice(described["chunks"], count, replace=False).tolist())
+    """Draw some chunks again, those without an accepted row among them, but none whose shard is damaged anyway."""
+    damaged = {shard.chunk for shard in shards} - {shard.chunk for shard in whole}
+    there = [chunk for chunk in range(described["chunks"]) if chunk not in damaged]
+    chosen = sorted(rng.choice(there, min(num_chunks, len(there)), replace=False).tolist())
+    lost = [folder for folder in (RATIO, PILOT) if not trial.store.holds(folder)]
+    if lost:  # said already, or to be said; nothing is made here
+        return Findings((f"no chunk can be drawn again without {', '.join(lost)}",))
     if not chosen:
         return Findings()
     try:
@@ -113,13 +125,16 @@ def _verify_chunks(
         work = trial.sampler(proposal, load_ratio(trial, proposal)).plan().work
     except RsfError as err:
         return Findings((f"no chunk can be drawn again: {err}",))
-    stored = {shard.chunk: shard for shard in shards}
+    stored = {shard.chunk: shard for shard in whole}
     wrong = []
     with one_thread():
         for chunk in chosen:
             trial.progress.say(f"drawing chunk {chunk} again")
             shard = stored.get(chunk)
-            if not _same(work, chunk, None if shard is None else trial.store.read_shard(shard)):
+            rows = None if shard is None else trial.store.read_shard(shard)
+            with time_limit(trial.config.sampling.pool.chunk_seconds, BLAMED, f"chunk {chunk}", HANGS):
+                same = _same(work, chunk, rows)
+            if not same:
                 wrong.append(f"chunk {chunk} of round {work.round} comes out otherwise when it is drawn again")
     return Findings(tuple(wrong), num_chunks=len(chosen))
 
@@ -153,6 +168,19 @@ def _wrong_in_rows(described: dict[str, Any], ledger: np.ndarray, tables: Sequen
             return
 
 
+def _counted(described: dict[str, Any], ledger: np.ndarray, handed_over: np.ndarray) -> dict[str, Any]:
+    """What a report must say of these rows, as far as the rows alone tell."""
+    report = described["report"]
+    counted: dict[str, Any] = {"num_duplicates": num_duplicates(handed_over)}
+    if report["proportional"]:  # every capped proposal was accepted
+        counted["num_capped"] = int((ledger["log_ratio"] > report["log_m"] + ROUNDING).sum())
+    if report["shortfall"] == 0 and len(handed_over) and described["work"]["pool_size"] is None:
+        last = handed_over[-1]
+        counted["num_proposed"] = int(last["chunk"] * described["work"]["chunk_size"] + last["index"] + 1)
+    counted["acceptance_rate"] = report["num_accepted"] / counted.get("num_proposed", report["num_proposed"])
+    return counted
+
+
 def _wrong_in_report(store: RunStore, round: int, described: dict[str, Any], ledger: np.ndarray) -> Iterator[str]:
     report = described["report"]
     handed_over = ledger[ledger["accept_key"] > report["log_m"]][: report["num_accepted"]]
@@ -160,12 +188,13 @@ def _wrong_in_report(store: RunStore, round: int, described: dict[str, Any], led
         yield f"the manifest reports {report['num_accepted']:,} accepted rows, and {len(handed_over):,} are there"
     if fingerprint(handed_over, described["columns"], report["log_m"]) != described["fingerprint"]:
         yield "the rows have another fingerprint than the manifest says"
-    if abs(report["acceptance_rate"] - report["num_accepted"] / report["num_proposed"]) > 1e-12:
-        yield "acceptance_rate is not num_accepted/num_proposed"
+    for name, value in _counted(described, ledger, handed_over).items():
+        if report[name] != value:
+            yield f"the manifest reports {name}={report[name]}, and of the rows it is {value}"
     try:
         told = record.read(store)["rounds"][round]
     except (InputError, IndexError):
-        yield "report.json does not tell of it"
+        yield "report.json does not tell of it, or is damaged"
         return
     if told["fingerprint"] != described["fingerprint"]:
         yield "report.json has another fingerprint"

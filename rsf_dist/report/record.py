@@ -17,6 +17,7 @@ from rsf_dist.ratios import Ratio
 from rsf_dist.report.trust import trust_card
 from rsf_dist.store import RunStore
 from rsf_dist.trainer import FineTuneResult
+from rsf_dist.training_loop import StreamReport
 
 RECORD = "report.json"
 ARMS = {
@@ -27,12 +28,13 @@ ARMS = {
 }
 """The arms, in the order in which they are shown, and what each was fine-tuned on."""
 
+_PARTS = {"versions", "seeds", "rounds", "training", "evaluation", "seconds"}
 _LIBRARIES = ("rsf-dist", "ray", "torch", "torchvision", "numpy", "pyarrow")
 
 
 def begin(store: RunStore, seed: int) -> None:
     """An empty record, where there is none."""
-    if store.exists(RECORD):
+    if store.exists(RECORD) and _parsed(store) is not None:
         return
     versions = {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
     write(
@@ -61,8 +63,19 @@ def has_round(store: RunStore, fingerprint: str) -> bool:
 
 
 def read(store: RunStore) -> dict[str, Any]:
-    """The record. Raises InputError where there is none."""
-    return json.loads(store.read(RECORD))
+    """The record. Raises InputError where there is none, or a damaged one."""
+    record = _parsed(store)
+    if record is None:
+        raise InputError(RECORD, store.uri, "is damaged", "run it again with the same configuration: it is made again")
+    return record
+
+
+def _parsed(store: RunStore) -> dict[str, Any] | None:
+    try:
+        record = json.loads(store.read(RECORD))
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and record.keys() >= _PARTS else None
 
 
 def write(store: RunStore, record: dict[str, Any]) -> None:
@@ -137,6 +150,14 @@ def describe_training(tuned: FineTuneResult) -> dict[str, Any]:
     """An arm's training; with a stream, what it took from it."""
     stream = {} if tuned.stream is None else {"stream": asdict(tuned.stream)}
     return {"metrics": tuned.metrics, **asdict(tuned.history), **stream}
+
+
+def stream_in_words(stream: StreamReport) -> str:
+    """Who waited for whom, as a line."""
+    return (
+        f"{stream.rows:,} fresh rows of {stream.num_proposed:,} proposals; training waited "
+        f"{stream.trainer_waited_seconds:.1f} s for them, and they {stream.sampler_waited_seconds:.1f} s for training"
+    )
 
 
 def describe_evaluation(

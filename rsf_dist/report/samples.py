@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 
 import numpy as np
 import torch
@@ -57,8 +58,11 @@ def load(store: RunStore, name: str) -> Arrays | None:
     """What was saved under `name`, or None."""
     if not store.exists(name):
         return None
-    with np.load(io.BytesIO(store.read(name)), allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+    try:
+        with np.load(io.BytesIO(store.read(name)), allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):  # damaged: a picture less
+        return None
 
 
 def _spread(images: Tensor) -> NDArray:

@@ -1,6 +1,5 @@
 """What shows only in actors: a ratio that goes wrong when every trial of it has passed."""
 
-import gc
 import re
 import sys
 import time
@@ -31,7 +30,7 @@ CODE = Path(__file__).parents[1] / "unit" / "bad_input" / "code"
 def test_a_ratio_that_goes_wrong_late(
     name: str, complaint: str, small_run: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One error of ours, within a minute, and no actor stays."""
+    """One error of ours, and no actor stays; within 90 s, of which most is the start of actors."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "late_ratios", raising=False)  # it counts its calls
     changes = {
@@ -43,11 +42,8 @@ def test_a_ratio_that_goes_wrong_late(
     started = time.monotonic()
     with pytest.raises(RsfError) as caught:
         pipeline.sample(parse_config(small_run | changes))
-    assert time.monotonic() - started < 60
     assert re.match(complaint, str(caught.value)), str(caught.value)
     assert caught.value.exit_code in (2, 3)
-    del caught  # it holds the actors
-    gc.collect()
-    while own_processes("ray::MapWorker"):
+    while own_processes("ray::MapWorker"):  # also while the error is held, as `caught` does
         assert time.monotonic() - started < 90
         time.sleep(0.5)

@@ -18,6 +18,9 @@ from processes import own_processes
 import rsf_dist as rsf
 from rsf_dist import pipeline
 from rsf_dist.config import parse_config
+from rsf_dist.progress import Progress
+from rsf_dist.stream import Cursor
+from rsf_dist.trial import load_ratio
 
 pytestmark = pytest.mark.ray
 
@@ -56,10 +59,11 @@ def test_the_main_job_on_two_nodes(config_file: Path, small_run: dict, ray_addre
     accuracy = float((model(test.images).argmax(1) == test.labels).float().mean())
     assert report["evaluation"]["arms"]["one_shot"] == [pytest.approx(accuracy)]
 
-    # In two steps, the rows are the same; a second run into the same directory is refused.
-    again = rsf_command("run", config_file, "--address", ray_address)
-    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
-    assert "holds a run already" in again.stderr
+    # Once more, all is there already; in two steps, the rows are the same.
+    again = rsf_command("run", config_file, "--address", ray_address, "--json")
+    assert again.returncode == 0, again.stderr
+    assert "fine-tuning" not in again.stderr
+    assert json.loads(again.stdout)["evaluation"] == report["evaluation"]
     halves = Path(f"{output}-2")
     first = rsf_command("sample", config_file, f"output={halves}", "--address", ray_address)
     assert first.returncode == 0, first.stderr
@@ -91,6 +95,34 @@ def test_two_seeds(small_run: dict, tmp_path: Path) -> None:
     assert [report["evaluation"]["arms"]["one_shot"][0] for report in reports] == arms["one_shot"]
     assert reports[0]["rounds"][0]["fingerprint"] != reports[1]["rounds"][0]["fingerprint"]
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_training_while_sampling(small_run: dict) -> None:
+    small_run["sampling"]["mode"] = "stream"
+    small_run["evaluation"]["arms"] = ["pretrained", "random", "one_shot"]
+    result = rsf.run(parse_config(small_run))
+    stored = result.report["rounds"][0]["sampling"]
+    for arm in ("random", "one_shot"):
+        stream = result.report["training"][arm]["stream"]
+        assert stream["rows"] == 20 * 32  # steps * batch_size, each used once
+        assert stream["trainer_waited_seconds"] + stream["sampler_waited_seconds"] > 0
+    assert stream["num_proposed"] > 20 * 32 / 0.3  # accepted by rejection, at some 10 %
+    assert result.report["training"]["random"]["stream"]["num_proposed"] == 20 * 32
+    assert stored["num_accepted"] == 256
+    assert set(result.report["evaluation"]["arms"]) == {"pretrained", "random", "one_shot"}
+
+    # The rows are those that storing would have given after the stored ones.
+    store = rsf.RunStore(small_run["output"])
+    config = parse_config(small_run)
+    trial = next(pipeline.trials(config, pipeline.prepare(config), store, Progress()))
+    proposal = trial.proposal()
+    sampler = trial.sampler(proposal, load_ratio(trial, proposal))
+    sampler.store = None
+    whole = sampler.sample(256 + 20 * 32)
+    cursor = Cursor.after(rsf.AcceptedSet.load(store))
+    for start in range(256, 256 + 20 * 32, 32):
+        cursor = cursor.moved(whole.ledger[start : start + 32], whole.report.log_m)
+    assert stream["digest"] == cursor.digest
 
 
 def test_a_ratio_fitted_through_ray_train(small_run: dict) -> None:

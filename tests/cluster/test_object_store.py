@@ -171,6 +171,7 @@ def test_one_writer_a_run(s3, monkeypatch) -> None:
     assert s3.requests("PUT", "locked/lock.json") > 3
 
 
+@pytest.mark.soak
 def test_the_main_job(s3, small_run, tmp_path) -> None:
     """Sampling, Ray Train's checkpoints, the report; then a look at all of it."""
     small_run["output"] = s3.uri("job")

@@ -38,6 +38,7 @@ def test_a_plan_forecasts_its_run_and_leaves_nothing_behind(small_config: RunCon
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.soak
 def test_the_command_prints_json_and_knows_another_run(small_run: dict, tmp_path: Path, ray_address: str) -> None:
     place, output = tmp_path / "config.yaml", Path(small_run["output"])
     place.write_text(yaml.safe_dump(small_run))

@@ -1,7 +1,7 @@
 """A head and two workers with a network of their own each, as on three machines; one worker's cable is pulled.
 
-Hosts are network namespaces on a bridge, and /tmp is the folder that they share. Some 40 s: the cut is noticed after
-about 10, and until then the lost worker's chunks are waited for.
+Hosts are network namespaces on a bridge, and /tmp is the folder that they share. The cut is noticed after about 10 s,
+and until then the lost worker's chunks are waited for.
 """
 
 import json
@@ -135,6 +135,7 @@ def hosts() -> Iterator[Hosts]:
         yield Hosts(folder, stack)
 
 
+@pytest.mark.soak
 def test_a_worker_whose_cable_is_pulled_changes_nothing(hosts, tmp_path, soak, record_property) -> None:
     wanted = 200_000 if soak else 20_000  # 80 chunks of 0.2 s
     mark = fingerprint_in_process(wanted, tmp_path)

@@ -97,7 +97,7 @@ def goal(stream: RowStream) -> Cursor:
     return expected(stream, 30)
 
 
-@pytest.mark.parametrize(("per_task", "actors"), [(1, 1), (3, 2)])
+@pytest.mark.parametrize(("per_task", "actors"), [pytest.param(1, 1, marks=pytest.mark.soak), (3, 2)])
 def test_a_stream_has_the_rows_of_sample(per_task: int, actors: int, accepted: rsf.AcceptedSet) -> None:
     stream = sampler(max_actors=actors, max_tasks_in_flight=2).row_stream(500)
     rows = read(replace(stream, chunks_per_task=per_task).dataset(500, with_ledger=True))
@@ -185,6 +185,7 @@ def test_two_workers_train_on_the_stream_in_its_order(stream, goal, validation, 
     assert tuned.history.curve[-1]["train_loss"] < tuned.history.curve[0]["train_loss"]
 
 
+@pytest.mark.soak
 def test_one_worker_waits_for_a_slow_sampler_and_gets_the_same_rows(stream, goal, validation, tmp_path) -> None:
     slow = replace(stream, work=replace(stream.work, proposal=NoisyDigits(0.25)), pool=rsf.PoolConfig(max_actors=1))
     tuned = fit(slow, validation, tmp_path)

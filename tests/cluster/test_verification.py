@@ -63,6 +63,14 @@ def edit_report(run: Path) -> None:
     (run / "report.json").write_text(json.dumps(report))
 
 
+def lie_twice(run: Path) -> None:
+    """In the manifest and in report.json alike."""
+    report = json.loads((run / "report.json").read_text())
+    report["rounds"][0]["sampling"]["num_capped"] = 7
+    (run / "report.json").write_text(json.dumps(report))
+    RunStore(run).commit(lambda manifest: manifest["rounds"]["0"]["report"].update({"num_capped": 7}))
+
+
 def forge(run: Path, change) -> None:
     """Replace the rows of a shard, and its SHA-256 in the manifest with it."""
     store = RunStore(run)
@@ -88,14 +96,32 @@ def reweighted(rows):
     [
         (lambda run: flip(shards(run)[0]), ["missing or differs from its SHA-256"]),
         (lambda run: shards(run)[1].unlink(), ["missing or differs from its SHA-256"]),
-        (lambda run: flip(run / "rounds/000/ratio/network-0.safetensors"), ["differs from", "can be drawn again"]),
+        (
+            lambda run: flip(run / "rounds/000/ratio/network-0.safetensors"),
+            ["differs from", "without rounds/000/ratio"],
+        ),
+        (lie_twice, ["the manifest reports num_capped=7, and of the rows it is"]),
+        (lambda run: flip(run / "rounds/000/pilot/pilot.npz"), ["drawn again without rounds/000/pilot"]),
+        (lambda run: (run / "report.json").write_text("{"), ["does not tell of it, or is damaged"]),
         (edit_report, ["report.json has sampling.num_proposed"]),
         (lambda run: (run / "report.json").unlink(), ["report.json does not tell of it"]),
         (lambda run: forge(run, lambda rows: rows.slice(1)), ["comes out otherwise", "another fingerprint"]),
         (lambda run: forge(run, relabelled), ["comes out otherwise", "another fingerprint"]),
         (lambda run: forge(run, reweighted), ["comes out otherwise", "are not max(1, r/M)"]),
     ],
-    ids=["bit", "gone", "ratio", "report edited", "report gone", "row left out", "labels changed", "weights changed"],
+    ids=[
+        "bit",
+        "gone",
+        "ratio",
+        "report twice",
+        "pilot",
+        "report cut",
+        "report edited",
+        "report gone",
+        "row left out",
+        "labels changed",
+        "weights changed",
+    ],
 )
 def test_what_is_wrong_is_named(harm, told: list[str], run: Path) -> None:
     harm(run)
@@ -105,6 +131,7 @@ def test_what_is_wrong_is_named(harm, told: list[str], run: Path) -> None:
 
 def test_the_command_lists_what_is_wrong(run: Path, capsys, monkeypatch) -> None:
     flip(shards(run)[0])
+    assert len(wrong(run)) == 1  # and not that the libraries draw otherwise
     monkeypatch.setattr("sys.argv", ["rsf", "verify", str(run)])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -1,6 +1,9 @@
 """A round's progress in the manifest: committed while it comes in, and taken up again."""
 
 import dataclasses
+import itertools
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ from torch.distributions import Normal
 
 from rsf_dist import journal
 from rsf_dist.chunk import ChunkWork
+from rsf_dist.config import Budget
+from rsf_dist.envelope import _GammaShift
 from rsf_dist.errors import InputError
 from rsf_dist.harvest import ChunkRecorder, Harvest
 from rsf_dist.journal import Journal
@@ -57,14 +62,14 @@ def resumed(store: RunStore, draw: Draw, **options) -> Harvest:
 
 
 @pytest.mark.parametrize("margin", [None, 0.0])
-def test_a_harvest_goes_on_where_it_stopped(store, margin):
+def test_a_harvest_goes_on_where_it_stopped(store, margin, tmp_path):
     gathered(store, range(4), margin=margin)
     draw = Draw(store)
     harvest = resumed(store, draw, margin=margin)
     assert (harvest.num_chunks, draw.drawn) == (4, [])  # nothing is drawn again
     for record in draw(range(4, 9)):
         harvest.add(record)
-    whole = gathered(None, range(9), margin=margin)
+    whole = gathered(RunStore(tmp_path / "whole"), range(9), margin=margin)
     assert harvest.found().tobytes() == whole.found().tobytes()
     assert (harvest.scored, harvest.log_m, len(harvest)) == (whole.scored, whole.log_m, len(whole))
     assert [shard.chunk for shard in harvest.shards] == list(range(9))
@@ -118,25 +123,34 @@ def test_a_damaged_shard_that_comes_out_otherwise_is_refused(store):
         resumed(store, other)
 
 
-@pytest.mark.parametrize(("name", "value"), [("seed", 4), ("chunk_size", 51), ("log_m", 2.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", 4), ("chunk_size", 51), ("log_m", 2.0), ("pool_size", 99), ("reshape", _GammaShift(0.0, 1.0, 1e-8))],
+)
 def test_a_round_goes_on_with_the_same_work_only(store, name, value):
     gathered(store, range(2))
     changed = dataclasses.replace(WORK, **{name: value})
-    with pytest.raises(InputError, match=f"{name}={value}: the round in .* was begun with {getattr(WORK, name):g}"):
+    with pytest.raises(InputError, match=f"{name}=.*: the round in .* was begun with"):
         Journal(store, changed).restore(Harvest(9, changed.log_m), Draw(store))
 
 
 def test_a_complete_round_says_so(store):
     harvest, book = gathered(store, range(2)), Journal(store, WORK)
-    assert not book.is_complete(20)
-    book.commit(harvest, fingerprint="f", report={"num_accepted": 20})
-    assert book.is_complete(20)
-    assert not book.is_complete(21)
+    budget, report = Budget(max_proposals=100), {"num_accepted": 20, "shortfall": 0}
+    assert not book.is_complete(20, budget)
+    book.commit(harvest, fingerprint="f", report=report, wanted=20, budget=budget.model_dump())
+    assert book.is_complete(20, budget)
+    assert book.is_complete(20, Budget())
+    assert not book.is_complete(21, budget)
     again, later = Harvest(20, WORK.log_m), Journal(store, WORK)
     later.restore(again, Draw(store))
     with later.keeping(again):
         pass  # nothing came in, and nothing is committed over it
-    assert later.is_complete(20)
+    assert later.is_complete(20, budget)
+    # what a budget ended is complete for that budget, and goes on with a larger one
+    book.commit(harvest, report={**report, "shortfall": 5}, wanted=20, budget=budget.model_dump())
+    assert book.is_complete(20, budget)
+    assert not book.is_complete(20, Budget(max_proposals=200))
 
 
 def test_a_forgotten_round_is_drawn_anew(store):
@@ -144,3 +158,48 @@ def test_a_forgotten_round_is_drawn_anew(store):
     assert Journal(store, WORK).drawn_at() == WORK.log_m
     Journal(store, WORK).forget()
     assert resumed(store, Draw(store)).num_chunks == 0
+
+
+def test_an_interrupt_at_any_line_leaves_a_chunk_in_or_out(store, tmp_path):
+    """KeyboardInterrupt at each line of taking a record: what is committed then is a whole number of chunks."""
+    records = list(Draw(store)(range(3)))
+    whole = gathered(RunStore(tmp_path / "whole"), range(3))
+    seen = set()
+    for line in itertools.count():
+        at = RunStore(tmp_path / f"at-{line}")
+        shutil.copytree(store.path("rounds"), at.path("rounds"))
+        harvest, book = Harvest(10**6, WORK.log_m), Journal(at, WORK)
+        for record in records[:2]:
+            harvest.add(record)
+        if not interrupted_at(line, lambda: harvest.add(records[2])):  # noqa: B023
+            break
+        book.commit(harvest)
+        harvest = resumed(at, Draw(at))
+        seen.add(harvest.num_chunks)
+        for record in Draw(at)(range(harvest.num_chunks, 3)):
+            harvest.add(record)
+        assert harvest.found().tobytes() == whole.found().tobytes()
+        assert harvest.scored == whole.scored
+    assert line > 10
+    assert seen == {2}  # the seal is its last line
+
+
+def interrupted_at(line: int, call) -> bool:
+    """Call it, with a KeyboardInterrupt before the line-th line of harvest.py; False where it has fewer."""
+    lines = itertools.count()
+
+    def trace(frame, event, _):
+        if not frame.f_code.co_filename.endswith("harvest.py"):
+            return None
+        if event == "line" and next(lines) == line:
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False

@@ -132,7 +132,7 @@ def test_harvest_filled_to_the_last_row_of_a_chunk(store):
 
 def plan():
     """Of a pilot of ratios 1: acceptance 1/2 at M = 2, and .1 s a chunk."""
-    pilot = PilotRun(Pilot(np.zeros(3), np.ones(3)), seconds_per_row=0.001, bytes_per_row=50.0, probe=Probe("", ()))
+    pilot = PilotRun(Pilot(np.zeros(3), np.ones(3)), seconds_per_row=0.001, probe=Probe("", ()))
     return Plan(Choice(math.log(2), "fixed"), WORK, pilot)
 
 

@@ -37,7 +37,7 @@ LN2 = math.log(2)
 def planned(log_ratio, log_m: float, log_bound: float | None = None, ratio=None, seed: int = 0) -> Plan:
     log_ratio = np.asarray(log_ratio, float)
     keys = log_ratio + np.random.default_rng(seed).exponential(size=len(log_ratio))
-    pilot = PilotRun(Pilot(log_ratio, keys, log_bound), 0.01, 50.0, Probe("", ()))
+    pilot = PilotRun(Pilot(log_ratio, keys, log_bound), 0.01, Probe("", ()))
     work = ChunkWork(None, ratio or rsf.ConstantRatio(), log_m, CHUNK, seed=0)
     return Plan(Choice(log_m, "given"), work, pilot)
 
@@ -68,8 +68,8 @@ def test_wall_time_is_start_up_and_chunks_over_actors() -> None:
 
 
 def test_cpu_time_counts_the_pilot_every_start_and_whole_chunks() -> None:
-    costs = replace(COSTS, pilot_seconds=20.0, cpu_startup_seconds=3.0, cpu_seconds_per_row=0.008)
-    # 4,999 rows: 9,998 proposals in 100 chunks: 20 + 4 x 3 + 10,000 x 0.008 = 112 s
+    costs = replace(COSTS, num_pilot=2_500, cpu_startup_seconds=3.0, cpu_seconds_per_row=0.008)
+    # 4,999 rows: 9,998 proposals in 100 chunks: (2,500 + 10,000) x 0.008 + 4 x 3 = 112 s
     found = forecast(even(), Job(4_999, actors=4), costs)
     assert found.proposals == 9_998
     assert found.cpu_hours == pytest.approx(112 / 3600)

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import pickle
 from pathlib import Path
@@ -168,11 +169,16 @@ def test_a_damaged_folder_is_not_held(store, harm, told):
 
 def test_drafts_of_killed_writers_are_swept(store):
     store.write("a/b.txt", "one")
-    left = [Path(store.path(name)) for name in ("a/b.txt.1.tmp", "c.json.2.tmp", "lock.json.3.tmp")]
+    left = [
+        Path(store.path(name))
+        for name in (f"a/b.txt.{32 * '1'}.tmp", f"c.json.{32 * 'a'}.tmp", f"lock.json.{32 * '3'}.tmp")
+    ]
     for draft in left:
         draft.write_text("half")
+    mine = Path(store.path("a/notes.tmp"))
+    mine.write_text("the user's own")
     store.sweep()
-    assert [draft.exists() for draft in left] == [False, False, True]
+    assert [draft.exists() for draft in [*left, mine]] == [False, False, True, True]
     assert store.read("a/b.txt") == b"one"
 
 
@@ -198,3 +204,24 @@ def test_options_of_a_uri_stay_at_its_end():
     store.uri = "s3://bucket/run?endpoint_override=localhost:9000&scheme=http"
     wanted = "s3://bucket/run/seeds/000?endpoint_override=localhost:9000&scheme=http"
     assert store.path_for_ray("seeds/000") == wanted
+
+
+def test_a_manifest_of_another_shape_gives_way_to_the_one_before(store):
+    store.commit_round(0, [], {"fingerprint": "f"})
+    store.commit_round(1, [], {"fingerprint": "g"})
+    for shape in ({"version": 2}, {"version": 2, "rounds": [], "folders": {}}, {"rounds": {}, "folders": {}}):
+        store.write("manifest.json", json.dumps(shape))
+        assert store.manifest()["rounds"].keys() == {"0"}
+
+
+def test_no_link_leads_out_of_the_run(store, tmp_path):
+    store.write("a.txt", "x")
+    (tmp_path / "elsewhere").mkdir()
+    Path(store.path("rounds")).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="leaves the run's directory"):
+        store.write_shard(0, 0, ROWS)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_file_uri_is_a_local_folder(tmp_path):
+    assert RunStore(f"file://{tmp_path}/run").uri == f"{tmp_path}/run"

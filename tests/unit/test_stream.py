@@ -11,13 +11,13 @@ from torch.distributions import Normal
 
 from rsf_dist.accepted import LEDGER_ROW
 from rsf_dist.batch import to_table
-from rsf_dist.chunk import ChunkWork
+from rsf_dist.chunk import ChunkWork, refuse_nonfinite
 from rsf_dist.config import PoolConfig
 from rsf_dist.errors import StatisticalRefusal
 from rsf_dist.feed import Intake, shortfall
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import ConstantRatio
-from rsf_dist.stream import LEDGER, Cursor, RowStream, _Rows, forecast_mean_weight, ledger_in, refuse_nonfinite
+from rsf_dist.stream import LEDGER, Cursor, RowStream, _Rows, forecast_mean_weight, ledger_in
 from rsf_dist.training_loop import StreamReport
 
 WORK = ChunkWork(DistributionProposal(Normal(0.0, 1.0)), ConstantRatio(), math.log(2), 10, 0)
