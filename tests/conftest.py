@@ -3,11 +3,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from small import small_run_in
 
 from rsf_dist.config import RunConfig, parse_config
 
@@ -81,29 +81,6 @@ def _cluster_for_ray_tests(request: pytest.FixtureRequest) -> None:
 def small_run(tmp_path) -> dict:
     """The main job, as small as it goes: a configuration as nested dicts, for digits turned by about 0.8 rad."""
     return small_run_in(tmp_path)
-
-
-def small_run_in(tmp_path: Path) -> dict:
-    """`small_run` with its images and its output in a folder."""
-    from rsf_dist.demo.place import make_place
-
-    make_place(tmp_path / "place", num_unlabelled=120, num_test=200, num_oracle=256)
-    return {
-        "output": str(tmp_path / "run"),
-        "source": {"kind": "digits", "limit": 1000},
-        "target": {"kind": "image_folder", "root": str(tmp_path / "place" / "unlabelled"), "channels": 1},
-        "proposal": {"parameters": {"rotation": {"uniform": [-1.5, 1.5]}, "brightness": {"uniform": [0.2, 1.0]}}},
-        "ratio": {"network": {"width": 4}, "optimizer": {"steps": 30, "batch_size": 64}, "num_proposals": 1000},
-        "envelope": {"kind": "budget", "acceptance": 0.1, "num_pilot": 2000},
-        "sampling": {"num_accepted": 256, "chunk_size": 512, "pool": {"max_actors": 1}},
-        "model": {"width": 4},
-        "pretrain": {"steps": 30},
-        "training": {"steps": 20, "batch_size": 32, "num_workers": 2, "cpus_per_worker": 0.5},
-        "evaluation": {
-            "test": {"kind": "image_folder", "root": str(tmp_path / "place" / "test"), "channels": 1},
-            "arms": ["pretrained", "one_shot"],
-        },
-    }
 
 
 @pytest.fixture

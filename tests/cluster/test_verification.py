@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import small_run_in
+from small import small_run_in
 
 from rsf_dist import cli, pipeline
 from rsf_dist.config import parse_config

@@ -1,0 +1,26 @@
+"""The main job, as small as it goes."""
+
+from pathlib import Path
+
+
+def small_run_in(folder: Path) -> dict:
+    """A configuration as nested dicts, for digits turned by about 0.8 rad; images and output lie in a folder."""
+    from rsf_dist.demo.place import make_place
+
+    make_place(folder / "place", num_unlabelled=120, num_test=200, num_oracle=256)
+    return {
+        "output": str(folder / "run"),
+        "source": {"kind": "digits", "limit": 1000},
+        "target": {"kind": "image_folder", "root": str(folder / "place" / "unlabelled"), "channels": 1},
+        "proposal": {"parameters": {"rotation": {"uniform": [-1.5, 1.5]}, "brightness": {"uniform": [0.2, 1.0]}}},
+        "ratio": {"network": {"width": 4}, "optimizer": {"steps": 30, "batch_size": 64}, "num_proposals": 1000},
+        "envelope": {"kind": "budget", "acceptance": 0.1, "num_pilot": 2000},
+        "sampling": {"num_accepted": 256, "chunk_size": 512, "pool": {"max_actors": 1}},
+        "model": {"width": 4},
+        "pretrain": {"steps": 30},
+        "training": {"steps": 20, "batch_size": 32, "num_workers": 2, "cpus_per_worker": 0.5},
+        "evaluation": {
+            "test": {"kind": "image_folder", "root": str(folder / "place" / "test"), "channels": 1},
+            "arms": ["pretrained", "one_shot"],
+        },
+    }
