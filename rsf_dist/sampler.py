@@ -19,7 +19,7 @@ from rsf_dist.accept import Floats, key_quantile
 from rsf_dist.accepted import AcceptedSet, fingerprint, handed_over, num_duplicates
 from rsf_dist.chunk import ChunkWork, refuse_nonfinite
 from rsf_dist.config import Budget, PoolConfig
-from rsf_dist.envelope import Choice, Envelope, PilotEnvelope
+from rsf_dist.envelope import Choice, Envelope, PilotEnvelope, choose
 from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
 from rsf_dist.harvest import ChunkRecorder, Harvest
 from rsf_dist.journal import Journal
@@ -192,7 +192,7 @@ class RejectionSampler:
             StatisticalRefusal: the pilot allows no M, or meets a ratio that is NaN or +inf.
         """
         pilot = self._pilot(round, num_pilot)
-        return self._plan(pilot, self.envelope.choose(pilot.rows), round)
+        return self._plan(pilot, choose(self.envelope, pilot.rows), round)
 
     def _pilot(self, round: int, num_pilot: int | None = None) -> PilotRun:
         streams = Streams(self.seed, _pilot_stage(self.stage), round)

@@ -227,7 +227,7 @@ def wait_for_checkpoint(folder: Path, driver: subprocess.Popen | None = None) ->
 DRIVER = """
 import logging, sys, ray
 sys.path.insert(0, {tests!r})
-import test_stream as here
+import test_streaming as here
 ray.init(address={address!r}, log_to_driver=False, logging_level=logging.ERROR)
 stream, validation = ray.cloudpickle.load(open({folder!r} + "/arguments", "rb"))
 here.fit(stream, ray.data.from_arrow(validation), {folder!r}, num_workers=2)
