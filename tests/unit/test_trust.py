@@ -18,6 +18,7 @@ from rsf_dist.report.html import write_html
 from rsf_dist.report.words import in_words
 from rsf_dist.sampling_report import CurvePoint, SamplingReport
 from rsf_dist.store import RunStore
+from rsf_dist.training_loop import StreamReport
 
 GOOD_REPORT = SamplingReport(
     num_proposed=20_000,
@@ -541,6 +542,20 @@ def test_the_page_and_the_line(kind, request, tmp_path):
     assert ("AUC" in first) == (kind == "learned")
     assert second.startswith("trust: ")
     assert "duplicates" in second
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_the_page_says_who_waited_for_whom(streamed, learned, tmp_path):
+    store = RunStore(tmp_path)
+    record.begin(store, seed=0)
+    stream = StreamReport(640, 6400, 0, "d", trainer_waited_seconds=2.25, sampler_waited_seconds=0.5)
+    curve, evaluations = [{"step": 1, "train_loss": 1.0, "learning_rate": 0.1}], [{"step": 1, "accuracy": 0.5}]
+    training = {"curve": curve, "evaluations": evaluations} | ({"stream": asdict(stream)} if streamed else {})
+    record.add(store, rounds=[describe(learned)], training={"one_shot": training})
+    write_html(store, store, record.merge([store], ["."]))
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    told = "640 fresh rows, each used once, of 6,400 proposals. Training waited 2.2 s for rows, and rows"
+    assert (told in page) == streamed
 
 
 def figures(folder):
