@@ -169,8 +169,9 @@ def arm_model(trial: Trial, arm: str, accepted: AcceptedSet, before: nn.Module) 
     store, folder = trial.store, f"models/{arm}"
     if not (store.holds(folder) and store.fetch(folder, _made)["fingerprint"] == accepted.fingerprint):
         with trial.stage(arm, f"fine-tuning: {record.ARMS[arm]}"):
-            tuned = fine_tune(trial, arm, accepted, before)
-        made = {"fingerprint": accepted.fingerprint, "training": record.finite(record.describe_training(tuned))}
+            tuned, rows = fine_tune(trial, arm, accepted, before)
+        described = {"rows": rows, **record.describe_training(tuned)}
+        made = {"fingerprint": accepted.fingerprint, "training": record.finite(described)}
         store.keep(folder, lambda at: _save_made(build_task(trial.config, trial.inputs.source), tuned, made, at))
         if tuned.stream is not None:
             trial.progress.say(record.stream_in_words(tuned.stream))
@@ -187,8 +188,11 @@ def _made(folder: Path) -> dict[str, Any]:
     return json.loads((folder / MADE).read_text())
 
 
-def fine_tune(trial: Trial, arm: str, accepted: AcceptedSet, initial: nn.Module) -> FineTuneResult:
-    """The same training for every arm, from its last checkpoint where it has one; only accepted rows have weights."""
+def fine_tune(trial: Trial, arm: str, accepted: AcceptedSet, initial: nn.Module) -> tuple[FineTuneResult, int]:
+    """The same training for every arm, from its last checkpoint where it has one; and the number of its rows.
+
+    Only accepted rows have weights.
+    """
     training = trial.config.training
     if arm != "one_shot":
         training = training.model_copy(update={"use_row_weights": False})
@@ -202,8 +206,11 @@ def fine_tune(trial: Trial, arm: str, accepted: AcceptedSet, initial: nn.Module)
         resume=True,
     )
     if arm == "oracle" or trial.config.sampling.mode == "store":
-        return tuner.fit(stored_rows(trial, arm, accepted))
-    return tuner.fit(streamed_rows(trial, arm, accepted), accepted.dataset)
+        rows = stored_rows(trial, arm, accepted)
+        tuned = tuner.fit(rows)
+        return tuned, accepted.report.num_accepted if arm == "one_shot" else rows.count()
+    tuned = tuner.fit(streamed_rows(trial, arm, accepted), accepted.dataset)
+    return tuned, trial.config.training.steps * trial.config.training.batch_size
 
 
 def stored_rows(trial: Trial, arm: str, accepted: AcceptedSet) -> Dataset:

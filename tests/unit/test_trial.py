@@ -43,7 +43,7 @@ def tuned(monkeypatch) -> list[str]:
         made.append(accepted.fingerprint)
         model = build_task(CONFIG, SOURCE).build_model(len(made))
         metrics = {"step": len(made)}
-        return SimpleNamespace(load_model=lambda: model, metrics=metrics, history=History(), stream=None)
+        return SimpleNamespace(load_model=lambda: model, metrics=metrics, history=History(), stream=None), 90
 
     monkeypatch.setattr(trials, "fine_tune", fine_tune)
     return made
@@ -66,6 +66,7 @@ def test_other_rows_get_another_model(trial, tuned):
     assert not torch.equal(of(trial, "g"), first)
     assert tuned == ["f", "g"]
     assert record.read(trial.store)["training"]["one_shot"]["metrics"] == {"step": 2}
+    assert record.read(trial.store)["training"]["one_shot"]["rows"] == 90
 
 
 def test_a_damaged_model_is_made_again(trial, tuned):
