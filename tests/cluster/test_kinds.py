@@ -65,7 +65,7 @@ def test_label_shift_estimated_from_unlabelled_images(small_run: dict) -> None:
     low, high = sampling["acceptance_interval"]
     assert low - 0.05 < sampling["acceptance_predicted"] < high + 0.05
     stored = json.loads((Path(raw["output"]) / "rounds/000/ratio/ratio.json").read_text())
-    assert stored["method"] == "em"
+    assert stored["estimate"]["method"] == "em"
     assert sum(stored["target_prior"]) == pytest.approx(1)
 
 
