@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +67,7 @@ class Harvest:
         self.num_chunks += 1
         self._take(Statistics.from_json(record["statistics"]), [ledger], record["columns"])
 
-    def _take(self, statistics: Statistics, ledgers: list[NDArray[np.void]], columns: str) -> None:
+    def _take(self, statistics: Statistics, ledgers: Sequence[NDArray[np.void]], columns: str) -> None:
         self.scored = self.scored.merge(statistics)
         self.columns = columns
         self._ledgers += [ledger for ledger in ledgers if len(ledger)]
@@ -85,11 +85,11 @@ class Harvest:
         described = {"chunks": chunks, "log_m": log_m, "statistics": json.loads(scored.to_json()), "columns": columns}
         return described, self.shards[:num_shards]
 
-    def restore(self, described: Mapping[str, Any], store: RunStore) -> None:
-        """Take the chunks that the manifest lists. Raises InputError where a shard is missing or damaged."""
-        self.shards = [Shard(**listed) for listed in described["shards"]]
-        self.num_chunks = described["chunks"]
-        ledgers = [ledger_of(store.read_shard(shard)) for shard in self.shards]
+    def restore(
+        self, described: Mapping[str, Any], shards: Sequence[Shard], ledgers: Sequence[NDArray[np.void]]
+    ) -> None:
+        """Take the chunks that the manifest describes; ledgers: LEDGER_ROW of each shard."""
+        self.shards, self.num_chunks = list(shards), described["chunks"]
         self._take(Statistics.from_json(json.dumps(described["statistics"])), ledgers, described["columns"])
 
     def raise_to(self, log_m: float) -> None:

@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rsf_dist.accepted import LEDGER_ROW, ledger_of
 from rsf_dist.chunk import ChunkWork
 from rsf_dist.config import Budget
 from rsf_dist.errors import InputError
@@ -61,8 +65,8 @@ class Journal:
             name = differing[0]
             rule = f"the round in {self.store.uri} was begun with {theirs.get(name)}"
             raise InputError(name, ours[name], rule, "restore that, or name another directory")
-        self._mend([Shard(**listed) for listed in described["shards"]], draw)
-        harvest.restore(described, self.store)
+        shards = [Shard(**listed) for listed in described["shards"]]
+        harvest.restore(described, shards, self._ledgers(self.store, shards, draw))
         self.seconds_before = described["seconds"]
         self._chunks = harvest.num_chunks
 
@@ -125,13 +129,15 @@ class Journal:
         reshape = repr(work.reshape) if is_dataclass(work.reshape) else type(work.reshape).__qualname__
         return {**known, "stage": int(work.stage), "reshape": reshape}
 
-    def _mend(self, shards: Sequence[Shard], draw: Draw) -> None:
-        assert self.store is not None
-        damaged = {shard.chunk: shard for shard in shards if not self.store.is_whole(shard)}
-        records = draw(list(damaged)) if damaged else ()
-        for chunk, record in zip(damaged, records, strict=True):
-            if record["sha256"] != damaged[chunk].sha256:
+    def _ledgers(self, store: RunStore, shards: Sequence[Shard], draw: Draw) -> list[NDArray[np.void]]:
+        """LEDGER_ROW of each shard; one that is damaged is drawn again."""
+        rows = ((shard, store.find_shard(shard)) for shard in shards)
+        ledgers = {shard.chunk: None if table is None else ledger_of(table) for shard, table in rows}
+        damaged = [shard for shard in shards if ledgers[shard.chunk] is None]
+        records = draw([shard.chunk for shard in damaged]) if damaged else ()
+        for shard, record in zip(damaged, records, strict=True):
+            if record["sha256"] != shard.sha256:
                 rule = "was damaged, and now comes out otherwise than the manifest says"
-                raise InputError(
-                    damaged[chunk].path, self.store.uri, rule, "restore the file, or the libraries' versions"
-                )
+                raise InputError(shard.path, store.uri, rule, "restore the file, or the libraries' versions")
+            ledgers[shard.chunk] = np.frombuffer(record["ledger"], LEDGER_ROW)
+        return [ledger for ledger in ledgers.values() if ledger is not None]

@@ -33,6 +33,7 @@ from rsf_dist.tryout import try_out
 
 CONFIG = "config.yaml"
 INPUTS, DIGESTS = "inputs", "digests.json"
+_ROW_BYTES = 100  # of parameters and bookkeeping
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,9 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
 
 def changed_inputs(store: RunStore, inputs: Inputs) -> list[str]:
     """The image sets that are not those that the run began with; none where it has not begun."""
-    if not store.holds(INPUTS):
+    before = store.find(INPUTS, lambda folder: json.loads((folder / DIGESTS).read_text()))
+    if before is None:
         return []
-    before = store.fetch(INPUTS, lambda folder: json.loads((folder / DIGESTS).read_text()))
     now = inputs.digests()
     return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
@@ -189,11 +190,8 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
 
 def forecast_bytes(config: RunConfig, inputs: Inputs) -> int:
     """What the accepted rows may take on disk: all wanted, not compressed."""
-    row = inputs.source.images[0].nbytes + ROW_BYTES
+    row = inputs.source.images[0].nbytes + _ROW_BYTES
     return config.num_seeds * config.sampling.num_accepted * row
-
-
-ROW_BYTES = 100  # of parameters and bookkeeping
 
 
 def stored_config(store: RunStore) -> RunConfig:

@@ -99,8 +99,7 @@ def borrow(config: RunConfig, draft: RunStore) -> list[str]:
         return [f"{run.uri} holds another run ({', '.join(found[:3])}): rsf run will want another output"]
     trial = run.at(trial_folder(0, config.num_seeds))
     for folder in (RATIO, _PILOT):
-        if trial.holds(folder):
-            trial.fetch(folder, partial(_keep_copy, draft, folder))
+        trial.find(folder, partial(_keep_copy, draft, folder))
     return []
 
 

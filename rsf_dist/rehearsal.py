@@ -25,11 +25,12 @@ from rsf_dist.errors import unwrapped
 from rsf_dist.forecast import Costs
 from rsf_dist.harvest import ChunkRecorder
 from rsf_dist.pilot import stored_bytes
-from rsf_dist.pool import map_chunks
+from rsf_dist.pool import BLAMED, HANGS, map_chunks
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
 from rsf_dist.resources import confine, max_actors
 from rsf_dist.rng import Stage, Streams
+from rsf_dist.time_limit import time_limit
 from rsf_dist.waves import Plan
 
 _GLANCE_ROWS = 64
@@ -52,16 +53,17 @@ def glance(proposal: Proposal, ratio: Ratio, seed: int, pool: PoolConfig) -> Gla
     """Draw and score a few rows in a Ray task with an actor's resources."""
     task = _glance.options(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor)
     with unwrapped():
-        return ray.get(task.remote(proposal, ratio, seed))
+        return ray.get(task.remote(proposal, ratio, seed, pool.chunk_seconds))
 
 
 @ray.remote
-def _glance(proposal: Proposal, ratio: Ratio, seed: int) -> Glance:
+def _glance(proposal: Proposal, ratio: Ratio, seed: int, seconds: float) -> Glance:
     confine()
     size, fastest, started = _GLANCE_ROWS, math.inf, time.monotonic()
     while True:
         begun = time.monotonic()
-        batch, log_ratio, exponentials = draw(proposal, ratio, Streams(seed, Stage.PILOT), size)
+        with time_limit(seconds, BLAMED, f"a chunk of {size} rows", HANGS):
+            batch, log_ratio, exponentials = draw(proposal, ratio, Streams(seed, Stage.PILOT), size)
         fastest = min(fastest, (time.monotonic() - begun) / size)  # the first call loads, any may have to wait
         if size == _MOST_ROWS or time.monotonic() - started > _GLANCE_SECONDS:
             return Glance(fastest, *_shard_bytes(batch, log_ratio, log_ratio + exponentials))

@@ -198,8 +198,8 @@ class RejectionSampler:
         streams = Streams(self.seed, _pilot_stage(self.stage), round)
         probe = Probe.of(self.proposal, self.ratio, streams)
         folder, num_pilot = f"rounds/{round:03d}/pilot", num_pilot or self.num_pilot
-        if self.store is not None and self.store.holds(folder):
-            kept = self.store.fetch(folder, PilotRun.load)
+        kept = None if self.store is None else self.store.find(folder, PilotRun.load)
+        if self.store is not None and kept is not None:
             if not probe.agrees_with(kept.probe):
                 rule = f"draws and scores other rows than when the run in {self.store.uri} began"
                 remedy = "restore proposal, ratio, seed and libraries, or name another directory"

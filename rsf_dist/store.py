@@ -13,7 +13,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -41,6 +41,10 @@ class Shard:
     path: str
     rows: int
     sha256: str
+
+
+class _Damaged(Exception):
+    """What is wrong with a kept folder."""
 
 
 class RunStore:
@@ -153,17 +157,18 @@ class RunStore:
         self.write(name, data)
         return Shard(chunk, name, rows.num_rows, _sha256(data))
 
-    def read_shard(self, shard: Shard) -> pa.Table:
-        """A shard's rows. Raises InputError where its bytes are not those of the manifest."""
-        data = self.read(shard.path)
-        if _sha256(data) != shard.sha256:
-            remedy = "run it again with the same configuration, which draws that chunk again"
-            raise InputError(shard.path, self.uri, "differs from its SHA-256 in the manifest", remedy)
-        return pq.read_table(pa.BufferReader(data))
+    def find_shard(self, shard: Shard) -> pa.Table | None:
+        """A shard's rows; None where the file is missing, or has not the manifest's SHA-256."""
+        data = self.read(shard.path) if self.exists(shard.path) else b""
+        return pq.read_table(pa.BufferReader(data)) if _sha256(data) == shard.sha256 else None
 
-    def is_whole(self, shard: Shard) -> bool:
-        """Whether the shard's file is there and has the manifest's SHA-256."""
-        return self.exists(shard.path) and _sha256(self.read(shard.path)) == shard.sha256
+    def read_shard(self, shard: Shard) -> pa.Table:
+        """As `find_shard`. Raises InputError where there is nothing to find."""
+        rows = self.find_shard(shard)
+        if rows is None:
+            remedy = "run it again with the same configuration, which draws that chunk again"
+            raise InputError(shard.path, self.uri, "is missing, or differs from its SHA-256 in the manifest", remedy)
+        return rows
 
     def manifest(self) -> dict[str, Any]:
         """The manifest, or the one before where it is damaged; empty before anything was committed.
@@ -221,34 +226,56 @@ class RunStore:
         self.commit(lambda manifest: manifest["folders"].update({folder: written}))
 
     def damage(self, folder: str) -> str | None:
-        """What is wrong with a folder that the manifest lists, in words; None: nothing."""
-        listed = self.manifest()["folders"].get(folder)
-        if listed is None:
-            return f"{folder} is not in the manifest"
-        for name, sha256 in listed.items():
-            self.path(name)  # refuses one that leaves the folder
-            path = _within(folder, name)
-            if not self.exists(path):
-                return f"{path} is missing"
-            if _sha256(self.read(path)) != sha256:
-                return f"{path} differs from its SHA-256 in the manifest"
+        """What is wrong with a folder that was kept, in words; None: nothing."""
+        try:
+            for _ in self._files(folder):
+                pass
+        except _Damaged as damage:
+            return str(damage)
         return None
 
     def holds(self, folder: str) -> bool:
         """Whether the folder was kept and is undamaged."""
         return self.damage(folder) is None
 
-    def fetch(self, folder: str, read: Callable[[Path], _T]) -> _T:
-        """What `read` makes of a local copy of a kept folder. Raises InputError where it is damaged."""
-        damage = self.damage(folder)
-        if damage is not None:
-            raise InputError(folder, self.uri, damage, "run it again with the same configuration: it is made again")
+    def find(self, folder: str, read: Callable[[Path], _T]) -> _T | None:
+        """What `read` makes of a local copy of a kept folder; None where it was not kept, or is damaged."""
         with TemporaryDirectory() as temporary:
-            for name in self.manifest()["folders"][folder]:
-                file = Path(temporary) / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(self.read(_within(folder, name)))
+            try:
+                self._copy(folder, Path(temporary))
+            except _Damaged:
+                return None
             return read(Path(temporary))
+
+    def fetch(self, folder: str, read: Callable[[Path], _T]) -> _T:
+        """As `find`. Raises InputError where there is nothing to find."""
+        with TemporaryDirectory() as temporary:
+            try:
+                self._copy(folder, Path(temporary))
+            except _Damaged as damage:
+                remedy = "run it again with the same configuration: it is made again"
+                raise InputError(folder or "run", self.uri, str(damage), remedy) from damage
+            return read(Path(temporary))
+
+    def _copy(self, folder: str, to: Path) -> None:
+        for name, data in self._files(folder):
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            (to / name).write_bytes(data)
+
+    def _files(self, folder: str) -> Iterator[tuple[str, bytes]]:
+        """Name and bytes of each file of a kept folder. Raises _Damaged."""
+        listed = self.manifest()["folders"].get(folder)
+        if listed is None:
+            raise _Damaged(f"{folder or 'the model'} is not in the manifest")
+        for name, sha256 in listed.items():
+            self.path(name)  # refuses one that leaves the folder
+            path = _within(folder, name)
+            if not self.exists(path):
+                raise _Damaged(f"{path} is missing")
+            data = self.read(path)
+            if _sha256(data) != sha256:
+                raise _Damaged(f"{path} differs from its SHA-256 in the manifest")
+            yield name, data
 
     def sweep(self) -> None:
         """Remove what killed writers left half-written."""

@@ -25,9 +25,10 @@ from rsf_dist.chunk import BOOKKEEPING, ChunkWork, propose, refuse_nonfinite
 from rsf_dist.config import PoolConfig
 from rsf_dist.diagnostics import ROUNDING
 from rsf_dist.errors import unwrapped
-from rsf_dist.pool import over_actors
+from rsf_dist.pool import BLAMED, HANGS, over_actors
 from rsf_dist.resources import confine, max_actors
 from rsf_dist.rng import Streams
+from rsf_dist.time_limit import time_limit
 
 LEDGER = "ledger"
 """The column that `RowStream.dataset` adds on demand: a row's LEDGER_ROW, as bytes."""
@@ -139,7 +140,7 @@ def measured(stream: RowStream) -> RowStream:
     pool = stream.pool
     task = _one_proposal.options(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor)
     with unwrapped():
-        columns, row_bytes = ray.get(task.remote(stream.work))
+        columns, row_bytes = ray.get(task.remote(stream.work, pool.chunk_seconds))
     return replace(stream, columns=columns, row_bytes=row_bytes)
 
 
@@ -180,8 +181,9 @@ _BOOKKEEPING_BYTES = 8 * len(BOOKKEEPING) + LEDGER_ROW.itemsize
 
 
 @ray.remote
-def _one_proposal(work: ChunkWork) -> tuple[tuple[str, ...], int]:
+def _one_proposal(work: ChunkWork, seconds: float) -> tuple[tuple[str, ...], int]:
     """The proposal's columns, and the bytes of a row."""
     confine()
-    row = to_table(propose(work.proposal, Streams(work.seed, work.stage, work.round), 1))
+    with time_limit(seconds, BLAMED, "one proposal", HANGS):
+        row = to_table(propose(work.proposal, Streams(work.seed, work.stage, work.round), 1))
     return tuple(row.column_names), row.nbytes

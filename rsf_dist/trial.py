@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,22 +88,24 @@ class Trial:
     def ratio(self, proposal: Proposal) -> Ratio:
         """As the trial keeps it; made first where it does not."""
         config, store = self.config.ratio, self.store
-        if not store.holds(RATIO):
-            with self.stage("ratio", f"making the {config.kind} ratio: {len(self.inputs.target):,} target images"):
-                made = make_ratio(config, self.inputs, proposal, self.seed, store.path_for_ray("checkpoints"))
-                store.keep(RATIO, getattr(made, "save", lambda folder: None))
-        return load_ratio(self, proposal)
+        kept = store.find(RATIO, partial(self._ratio_in, proposal))
+        if kept is not None:
+            return kept
+        with self.stage("ratio", f"making the {config.kind} ratio: {len(self.inputs.target):,} target images"):
+            made = make_ratio(config, self.inputs, proposal, self.seed, store.path_for_ray("checkpoints"))
+            store.keep(RATIO, getattr(made, "save", lambda folder: None))
+        return self.stored_ratio(proposal)
+
+    def stored_ratio(self, proposal: Proposal) -> Ratio:
+        """The ratio that the trial keeps. Raises InputError where there is none, or a damaged one."""
+        return self.store.fetch(RATIO, partial(self._ratio_in, proposal))
+
+    def _ratio_in(self, proposal: Proposal, folder: Path) -> Ratio:
+        return make_ratio(self.config.ratio, self.inputs, proposal, self.seed, saved=folder)
 
     def sampler(self, proposal: Proposal, ratio: Ratio) -> RejectionSampler:
         """What samples the trial's rows."""
         return round_sampler(self.config, proposal, ratio, self.seed, self.store)
-
-
-def load_ratio(trial: Trial, proposal: Proposal) -> Ratio:
-    """The ratio that the trial keeps. Raises InputError where it is damaged."""
-    return trial.store.fetch(
-        RATIO, lambda folder: make_ratio(trial.config.ratio, trial.inputs, proposal, trial.seed, saved=folder)
-    )
 
 
 def sample_trial(trial: Trial) -> AcceptedSet:
@@ -155,37 +158,42 @@ def starting_model(trial: Trial) -> nn.Module:
         return task.build_model(seed)
 
     folder = "models/pretrained"
-    if not trial.store.holds(folder):
+    kept = trial.store.find(folder, task.load)
+    if kept is None:
         with trial.stage("pretraining", "the model before fine-tuning"), unwrapped():
             made = ray.get(_pretrain.remote(task, inputs.source, config.pretrain, seed))
         trial.store.keep(folder, lambda at: task.save(made, at))
-    return trial.store.fetch(folder, task.load)
+        kept = trial.store.fetch(folder, task.load)
+    return kept
 
 
 def arm_model(trial: Trial, arm: str, accepted: AcceptedSet, before: nn.Module) -> nn.Module:
     """The arm's fine-tuned model, made anew where that in the store was made of other rows."""
     if arm == "pretrained":
         return before
-    store, folder = trial.store, f"models/{arm}"
-    if not (store.holds(folder) and store.fetch(folder, _made)["fingerprint"] == accepted.fingerprint):
+    store, folder, task = trial.store, f"models/{arm}", build_task(trial.config, trial.inputs.source)
+    kept = store.find(folder, partial(_load_made, task))
+    if kept is None or kept[0]["fingerprint"] != accepted.fingerprint:
         with trial.stage(arm, f"fine-tuning: {record.ARMS[arm]}"):
             tuned, rows = fine_tune(trial, arm, accepted, before)
         described = {"rows": rows, **record.describe_training(tuned)}
         made = {"fingerprint": accepted.fingerprint, "training": record.finite(described)}
-        store.keep(folder, lambda at: _save_made(build_task(trial.config, trial.inputs.source), tuned, made, at))
+        store.keep(folder, partial(_save_made, task, tuned.load_model(), made))
+        kept = store.fetch(folder, partial(_load_made, task))
         if tuned.stream is not None:
             trial.progress.say(record.stream_in_words(tuned.stream))
-    record.add(store, training={arm: store.fetch(folder, _made)["training"]})
-    return store.fetch(folder, build_task(trial.config, trial.inputs.source).load)
+    made, model = kept
+    record.add(store, training={arm: made["training"]})
+    return model
 
 
-def _save_made(task: Task, tuned: FineTuneResult, made: dict[str, Any], folder: Path) -> None:
-    task.save(tuned.load_model(), folder)
+def _save_made(task: Task, model: nn.Module, made: dict[str, Any], folder: Path) -> None:
+    task.save(model, folder)
     (folder / MADE).write_text(json.dumps(made, indent=1) + "\n")
 
 
-def _made(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / MADE).read_text())
+def _load_made(task: Task, folder: Path) -> tuple[dict[str, Any], nn.Module]:
+    return json.loads((folder / MADE).read_text()), task.load(folder)
 
 
 def fine_tune(trial: Trial, arm: str, accepted: AcceptedSet, initial: nn.Module) -> tuple[FineTuneResult, int]:
@@ -230,7 +238,7 @@ def streamed_rows(trial: Trial, arm: str, accepted: AcceptedSet) -> RowStream:
     num_rows = training.steps * training.batch_size
     if arm == "random":
         return random_stream(trial.config, proposal, num_rows, trial.seed)
-    sampler = trial.sampler(proposal, load_ratio(trial, proposal))
+    sampler = trial.sampler(proposal, trial.stored_ratio(proposal))
     return sampler.row_stream(num_rows, after=Cursor.after(accepted))
 
 

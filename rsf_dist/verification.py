@@ -5,7 +5,7 @@ Needs no cluster: a chunk is a pure function, and a few are drawn again in this 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +25,9 @@ from rsf_dist.progress import Progress
 from rsf_dist.report import record
 from rsf_dist.store import RunStore, Shard
 from rsf_dist.time_limit import time_limit
-from rsf_dist.trial import PILOT, RATIO, Trial, load_ratio
+from rsf_dist.trial import PILOT, RATIO, Trial
+
+_NO_ROWS = np.empty(0, LEDGER_ROW)
 
 
 @dataclass(frozen=True)
@@ -87,15 +89,32 @@ def _verify_trial(trial: Trial, num_chunks: int, rng: np.random.Generator) -> Fi
     if not manifest["rounds"]:
         return found + Findings((f"{trial.store.uri} has no round of accepted rows",))
     for number, described in manifest["rounds"].items():
-        shards = [Shard(**listed) for listed in described["shards"]]
-        whole = [shard for shard in shards if trial.store.is_whole(shard)]
-        damaged = [f"{shard.path} is missing or differs from its SHA-256" for shard in shards if shard not in whole]
-        found += Findings(tuple(damaged), num_files=len(shards))
-        found += _verify_chunks(trial, described, shards, whole, num_chunks, rng)
+        shards = {listed["chunk"]: Shard(**listed) for listed in described["shards"]}
+        ledgers, wrong, damaged = _read(trial.store, described, shards.values())
+        found += Findings(tuple(wrong), num_files=len(shards))
+        found += _verify_chunks(trial, described, shards, damaged, num_chunks, rng)
         if not damaged:
-            rows = [trial.store.read_shard(shard) for shard in shards]
-            found += _verify_rows(trial.store, int(number), described, rows)
+            found += _verify_rows(trial.store, int(number), described, np.concatenate([_NO_ROWS, *ledgers]))
     return found
+
+
+def _read(
+    store: RunStore, described: dict[str, Any], shards: Iterable[Shard]
+) -> tuple[list[np.ndarray], list[str], set[int]]:
+    """LEDGER_ROW of each whole shard, what is wrong with shards, and which chunks are damaged."""
+    ledgers, wrong, damaged = [], [], set()
+    proportional = described.get("report", {}).get("proportional", False)
+    for shard in shards:
+        rows = store.find_shard(shard)
+        if rows is None:
+            wrong.append(f"{shard.path} is missing or differs from its SHA-256")
+            damaged.add(shard.chunk)
+            continue
+        ledgers.append(ledger_of(rows))
+        weight = capped_weight(rows["log_ratio"].to_numpy(), described["drawn_at_log_m"])
+        if proportional and not np.array_equal(rows["weight"].to_numpy(), weight):
+            wrong.append(f"{shard.path} has weights that are not max(1, r/M)")
+    return ledgers, wrong, damaged
 
 
 def _verify_folders(store: RunStore, folders: dict[str, dict[str, str]]) -> Findings:
@@ -106,36 +125,32 @@ def _verify_folders(store: RunStore, folders: dict[str, dict[str, str]]) -> Find
 def _verify_chunks(
     trial: Trial,
     described: dict[str, Any],
-    shards: Sequence[Shard],
-    whole: Sequence[Shard],
+    shards: Mapping[int, Shard],
+    damaged: set[int],
     num_chunks: int,
     rng: np.random.Generator,
 ) -> Findings:
     """Draw some chunks again, those without an accepted row among them, but none whose shard is damaged anyway."""
-    damaged = {shard.chunk for shard in shards} - {shard.chunk for shard in whole}
     there = [chunk for chunk in range(described["chunks"]) if chunk not in damaged]
     chosen = sorted(rng.choice(there, min(num_chunks, len(there)), replace=False).tolist())
     lost = [folder for folder in (RATIO, PILOT) if not trial.store.holds(folder)]
-    if lost:  # said already, or to be said; nothing is made here
+    if lost:  # nothing is made here
         return Findings((f"no chunk can be drawn again without {', '.join(lost)}",))
     if not chosen:
         return Findings()
     try:
         proposal = trial.proposal()
-        work = trial.sampler(proposal, load_ratio(trial, proposal)).plan().work
+        work = trial.sampler(proposal, trial.stored_ratio(proposal)).plan().work
     except RsfError as err:
         return Findings((f"no chunk can be drawn again: {err}",))
-    stored = {shard.chunk: shard for shard in whole}
     wrong = []
-    with one_thread():
-        for chunk in chosen:
-            trial.progress.say(f"drawing chunk {chunk} again")
-            shard = stored.get(chunk)
-            rows = None if shard is None else trial.store.read_shard(shard)
-            with time_limit(trial.config.sampling.pool.chunk_seconds, BLAMED, f"chunk {chunk}", HANGS):
-                same = _same(work, chunk, rows)
-            if not same:
-                wrong.append(f"chunk {chunk} of round {work.round} comes out otherwise when it is drawn again")
+    for chunk in chosen:
+        trial.progress.say(f"drawing chunk {chunk} again")
+        rows = trial.store.read_shard(shards[chunk]) if chunk in shards else None
+        with one_thread(), time_limit(trial.config.sampling.pool.chunk_seconds, BLAMED, f"chunk {chunk}", HANGS):
+            same = _same(work, chunk, rows)
+        if not same:
+            wrong.append(f"chunk {chunk} of round {work.round} comes out otherwise when it is drawn again")
     return Findings(tuple(wrong), num_chunks=len(chosen))
 
 
@@ -145,27 +160,21 @@ def _same(work: ChunkWork, chunk: int, stored: pa.Table | None) -> bool:
     return row_digests(drawn) == (b"" if stored is None else row_digests(from_table(stored)))
 
 
-def _verify_rows(store: RunStore, round: int, described: dict[str, Any], tables: Sequence[pa.Table]) -> Findings:
+def _verify_rows(store: RunStore, round: int, described: dict[str, Any], ledger: np.ndarray) -> Findings:
     """Bookkeeping of the rows themselves, then the manifest and report.json against them."""
-    ledger = np.concatenate([np.empty(0, LEDGER_ROW), *map(ledger_of, tables)])
-    wrong = list(_wrong_in_rows(described, ledger, tables))
+    wrong = list(_wrong_in_rows(described, ledger))
     if described["complete"]:
         wrong += _wrong_in_report(store, round, described, ledger)
     return Findings(tuple(f"round {round}: {line}" for line in wrong), num_rows=len(ledger))
 
 
-def _wrong_in_rows(described: dict[str, Any], ledger: np.ndarray, tables: Sequence[pa.Table]) -> Iterator[str]:
+def _wrong_in_rows(described: dict[str, Any], ledger: np.ndarray) -> Iterator[str]:
     place = ledger["chunk"] * np.int64(described["work"]["chunk_size"]) + ledger["index"]
     if (np.diff(place) <= 0).any():
         yield "rows are not in the order of chunk and index, or one is there twice"
     log_m = described["drawn_at_log_m"]
     if not (ledger["accept_key"] > log_m).all():
         yield f"a row's accept_key is not above log M = {log_m:g}"
-    for table in tables if described.get("report", {}).get("proportional") else ():
-        weight = capped_weight(table["log_ratio"].to_numpy(), log_m)
-        if not np.array_equal(table["weight"].to_numpy(), weight):
-            yield f"weights of chunk {table['chunk'][0]} are not max(1, r/M)"
-            return
 
 
 def _counted(described: dict[str, Any], ledger: np.ndarray, handed_over: np.ndarray) -> dict[str, Any]:

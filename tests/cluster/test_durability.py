@@ -10,12 +10,12 @@ import threading
 import time
 from pathlib import Path
 
-import durable
+import faults
 import numpy as np
 import pytest
 import ray
 import yaml
-from durable import WANTED, drawn, sampler
+from faults import Deaths, assert_same_rows, committed, drawn, report_times, sampler, wait_until_still
 from processes import own_processes
 
 import rsf_dist as rsf
@@ -24,79 +24,67 @@ from rsf_dist.config import dump_config, parse_config
 from rsf_dist.lock import held
 
 pytestmark = pytest.mark.ray
-ray.cloudpickle.register_pickle_by_value(durable)  # the actors cannot import a test module
+ray.cloudpickle.register_pickle_by_value(faults)  # the actors cannot import a test module
 
-CHUNKS_IN_FLIGHT = 13  # of one actor with one task: a quarter of a wave's 97 chunks for each of two actors
-DRIVER = [sys.executable, str(Path(__file__).with_name("durable.py"))]
+WANTED = 20_000  # some 80 chunks of 0.2 s
+TWO = rsf.PoolConfig(min_actors=2, max_actors=2, max_tasks_in_flight=1)
+CHUNKS_IN_FLIGHT = 10  # of one actor with one task: a quarter of a wave's 80 chunks for each of two actors
+DYING = [sys.executable, str(Path(__file__).with_name("dying.py"))]
 RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(ray_address: str, tmp_path_factory) -> tuple[rsf.AcceptedSet, Path, float]:
-    """The rows, the store that has them, and what it took."""
+    """The rows, the store that has them, and the seconds that it took."""
     folder = tmp_path_factory.mktemp("undisturbed")
     started = time.monotonic()
-    accepted = sampler(folder / "log", rsf.RunStore(folder / "run")).sample(WANTED)
+    accepted = sampler(folder / "log", rsf.RunStore(folder / "run"), pool=TWO).sample(WANTED)
     return accepted, folder / "run", time.monotonic() - started
 
 
-def places(accepted: rsf.AcceptedSet) -> list[tuple[int, int]]:
-    return [(int(row["chunk"]), int(row["index"])) for row in accepted.ledger]
-
-
-# A driver writes pilot.json, pilot.npz and the manifest, then a manifest at every commit.
+# A driver writes pilot.json, pilot.npz and the manifest, then the manifest and the one before it at every commit.
 @pytest.mark.parametrize(
     "deaths",
     [
-        pytest.param([(5, "before"), (2, "after")], id="twice"),
+        pytest.param([(7, "before"), (3, "after")], id="twice"),
         pytest.param([(1, "before"), (3, "after")], id="in the pilot", marks=pytest.mark.soak),
-        pytest.param([(3, "before"), (4, "after")], id="at the first commit", marks=pytest.mark.soak),
-        pytest.param([(6, "after"), (3, "before")], id="later", marks=pytest.mark.soak),
-        pytest.param([(6, "before"), (1, "before"), (1, "after"), (2, "before")], id="often", marks=pytest.mark.soak),
+        pytest.param([(4, "before"), (5, "after")], id="at the first commit", marks=pytest.mark.soak),
+        pytest.param([(8, "after"), (5, "before")], id="later", marks=pytest.mark.soak),
+        pytest.param([(8, "before"), (1, "before"), (2, "after"), (4, "before")], id="often", marks=pytest.mark.soak),
     ],
 )
-def test_a_driver_killed_between_commits_again_and_again(
+def test_a_sampling_driver_killed_between_commits_again_and_again(
     deaths, undisturbed, ray_address, tmp_path, record_property
 ) -> None:
     accepted, _, seconds = undisturbed
     store, log = rsf.RunStore(tmp_path / "run"), tmp_path / "log"
-    log.touch()
-    started, kills, known = time.monotonic(), 0, [(0, 0)]  # at each death: chunks drawn, chunks in the manifest
+    started, known, kills = time.monotonic(), Deaths(log, store), 0
     for writes, when in deaths:
-        driver = subprocess.run([*DRIVER, ray_address, store.uri, str(log), str(writes), when], timeout=200)
-        kills += driver.returncode == -signal.SIGKILL
-        wait_until_still(log)  # its actors end a little after it
-        known.append((len(drawn(log)), (store.round(0) or {"chunks": 0})["chunks"]))
-    final = sampler(log, store).sample(WANTED)
-    disturbed = time.monotonic() - started
+        arguments = [writes, when, "sample", ray_address, store.uri, log, WANTED]
+        kills += subprocess.run([*DYING, *map(str, arguments)], timeout=200).returncode == -signal.SIGKILL
+        wait_until_still(log)
+        known.note()
+    final = sampler(log, store, pool=TWO).sample(WANTED)
     assert kills == len(deaths)
-    assert final.fingerprint == accepted.fingerprint
-    assert places(final) == places(accepted)  # none lost, none twice
-    assert final.dataset.count() == WANTED
-    for start, committed in known:  # drawn again is only what was in flight
-        assert all(chunk >= committed for chunk in drawn(log)[start:])
-    assert known[-1][1] > 0
-    again = len(drawn(log)) - len(set(drawn(log)))
-    record_property("disturbed_to_undisturbed", round(disturbed / seconds, 2))
-    print(f"{kills} kills, {again} chunks drawn again, {disturbed / seconds:.1f} times the undisturbed time")
+    assert_same_rows(final, accepted.fingerprint, WANTED)
+    again = known.drawn_again()
+    report_times(record_property, f"{kills} kills", time.monotonic() - started, seconds, again)
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 20))])
 def test_killed_actors_change_nothing(seed: int, undisturbed, tmp_path, record_property) -> None:
     """SIGKILL pool actors while they work, at times and in an order drawn from the seed."""
     accepted, _, seconds = undisturbed
-    pool = rsf.PoolConfig(min_actors=2, max_actors=2, max_tasks_in_flight=1)
     started = time.monotonic()
     with Killer(seed, kills=3) as killer:
-        disturbed = sampler(tmp_path / "log", None, seconds=0.15, pool=pool).sample(WANTED)
-    ratio = (time.monotonic() - started) / seconds
+        disturbed = sampler(tmp_path / "log", None, pool=TWO).sample(WANTED)
+    took = time.monotonic() - started
     assert killer.killed > 0
-    assert disturbed.fingerprint == accepted.fingerprint
-    assert places(disturbed) == places(accepted)
-    again = len(drawn(tmp_path / "log")) - len(set(drawn(tmp_path / "log")))
+    assert_same_rows(disturbed, accepted.fingerprint, WANTED)
+    chunks = [chunk for chunk, _ in drawn(tmp_path / "log")]
+    again = len(chunks) - len(set(chunks))
     assert again <= killer.killed * CHUNKS_IN_FLIGHT
-    record_property("disturbed_to_undisturbed", round(ratio, 2))
-    print(f"{killer.killed} kills, {again} chunks drawn again, {ratio:.1f} times the undisturbed time")
+    report_times(record_property, f"{killer.killed} kills", took, seconds, again)
 
 
 class Killer:
@@ -123,12 +111,6 @@ class Killer:
                 self.killed += 1
 
 
-def wait_until_still(log: Path) -> None:
-    size = -1
-    while size != (size := log.stat().st_size):
-        time.sleep(1.5)
-
-
 def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
@@ -151,25 +133,21 @@ def test_damaged_files_are_made_again(damage, undisturbed, tmp_path) -> None:
     redrawn = [chunk for name in damage for chunk in DAMAGE[name][1]]
     for name in damage:
         DAMAGE[name][0](tmp_path / "run")
-    log = tmp_path / "log"
-    log.touch()
-    again = sampler(log, rsf.RunStore(tmp_path / "run")).sample(WANTED)
-    assert again.fingerprint == accepted.fingerprint
-    assert again.dataset.count() == WANTED
-    assert sorted(drawn(log)) == redrawn
+    again = sampler(tmp_path / "log", rsf.RunStore(tmp_path / "run"), pool=TWO).sample(WANTED)
+    assert_same_rows(again, accepted.fingerprint, WANTED)
+    assert sorted(chunk for chunk, _ in drawn(tmp_path / "log")) == redrawn
 
 
 def test_an_older_manifest_is_gone_on_from(undisturbed, tmp_path) -> None:
     accepted, log, run = undisturbed[0], tmp_path / "log", tmp_path / "run"
-    first = sampler(log, rsf.RunStore(run)).sample(WANTED // 3)
+    store = rsf.RunStore(run)
+    first = sampler(log, store, pool=TWO).sample(WANTED // 3)
     np.testing.assert_array_equal(first.ledger, accepted.ledger[: WANTED // 3])
-    older, chunks = (run / "manifest.json").read_bytes(), rsf.RunStore(run).round(0)["chunks"]
-    for _ in range(
-        2
-    ):  # for more rows it goes on, the surplus of its last chunk included; then the manifest is set back
+    older, chunks = (run / "manifest.json").read_bytes(), committed(store)
+    for _ in range(2):  # it goes on for more rows, its last chunk's surplus included; then the manifest is set back
         before = len(drawn(log))
-        assert sampler(log, rsf.RunStore(run)).sample(WANTED).fingerprint == accepted.fingerprint
-        assert min(drawn(log)[before:]) == chunks
+        assert sampler(log, store, pool=TWO).sample(WANTED).fingerprint == accepted.fingerprint
+        assert min(chunk for chunk, _ in drawn(log)[before:]) == chunks
         (run / "manifest.json").write_bytes(older)
 
 
@@ -206,15 +184,14 @@ def test_a_terminated_run_goes_on_with_other_resources(config_file: Path, small_
     assert kept["chunks"] > 0
     assert not kept["complete"]
     assert not (manifest.parent / "lock.json").exists()
+    ratio = manifest.parent / "rounds/000/ratio/ratio.json"
+    made = ratio.stat().st_mtime_ns
 
-    again = subprocess.run(
-        [*RSF, *arguments, "sampling.pool.max_actors=1"], capture_output=True, text=True, timeout=200
-    )
-    assert again.returncode == 0, again.stderr
-    assert "making the classifier ratio" not in again.stderr  # kept, too
-    elsewhere = parse_config({**small_run, "output": small_run["output"] + "-2"})
-    fresh = pipeline.sample(elsewhere).report["rounds"][0]["fingerprint"]
-    assert json.loads(manifest.read_text())["rounds"]["0"]["fingerprint"] == fresh
+    small_run["sampling"]["pool"] = {"max_actors": 2}
+    again = pipeline.sample(parse_config(small_run)).report["rounds"][0]
+    assert ratio.stat().st_mtime_ns == made  # kept, too
+    fresh = pipeline.sample(parse_config(small_run | {"output": small_run["output"] + "-2"})).report["rounds"][0]
+    assert again["fingerprint"] == fresh["fingerprint"]
 
 
 def test_a_second_writer_and_another_configuration_are_refused(config_file: Path, small_run: dict, tmp_path) -> None:

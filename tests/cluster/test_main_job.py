@@ -20,7 +20,6 @@ from rsf_dist import pipeline
 from rsf_dist.config import parse_config
 from rsf_dist.progress import Progress
 from rsf_dist.stream import Cursor
-from rsf_dist.trial import load_ratio
 
 pytestmark = pytest.mark.ray
 
@@ -116,7 +115,7 @@ def test_training_while_sampling(small_run: dict) -> None:
     config = parse_config(small_run)
     trial = next(pipeline.trials(config, pipeline.prepare(config), store, Progress()))
     proposal = trial.proposal()
-    sampler = trial.sampler(proposal, load_ratio(trial, proposal))
+    sampler = trial.sampler(proposal, trial.stored_ratio(proposal))
     sampler.store = None
     whole = sampler.sample(256 + 20 * 32)
     cursor = Cursor.after(rsf.AcceptedSet.load(store))
