@@ -38,6 +38,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise Reached
 
     monkeypatch.setattr("ray.init", reached)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # tests on a cluster may have come before
     monkeypatch.setattr(sys, "path", list(sys.path))
     modules, handler = set(sys.modules), signal.getsignal(signal.SIGTERM)
     yield
