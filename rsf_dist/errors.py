@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -72,7 +73,8 @@ def unwrapped() -> Iterator[None]:
         ours = _find_ours(err)
         if ours is None or ours is err:
             raise
-        # The way it came holds Ray Data's actors, and would for as long as the error is held.
+        # What the frames on its way had at hand, Ray Data's actors too, would live for as long as the error is held.
+        traceback.clear_frames(err.__traceback__)
         err.__traceback__ = err.__context__ = err.__cause__ = None
         raise ours from None
 

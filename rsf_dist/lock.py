@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,23 +84,33 @@ class Holder:
 
 @contextmanager
 def held(store: RunStore, progress: Progress | None = None) -> Iterator[None]:
-    """Hold the run for the length of the block.
+    """Hold the run for the length of the block, in which the store commits only as long as the lock is ours.
 
     Raises:
         InputError: another process holds it; the directory cannot be written.
     """
     mine = Holder.this_process()
     _claim(store, mine, progress or Progress())
+    store.guard = partial(_require_ours, store, mine)
     beating = threading.Event()
     thread = threading.Thread(target=_beat, args=(store, mine, beating), daemon=True)
     thread.start()
     try:
         yield
     finally:
+        store.guard = None
         beating.set()
         thread.join()
         with contextlib.suppress(InputError):  # of a directory that was taken away meanwhile
             _release(store, mine)
+
+
+def _require_ours(store: RunStore, mine: Holder) -> None:
+    """InputError where this process slept for so long that another took the run over."""
+    now = holder(store)
+    if now is not None and now.token != mine.token:
+        rule = f"was taken over by {now}, while this process stood still for over {STALE_SECONDS:.0f} s"
+        raise InputError("output", store.uri, rule, "let that one finish")
 
 
 def holder(store: RunStore) -> Holder | None:

@@ -28,7 +28,7 @@ from rsf_dist.report import record
 from rsf_dist.report.html import write_html
 from rsf_dist.resources import check_disk, check_pool, check_ratio, check_training, cluster, require_shared, ship_code
 from rsf_dist.store import RunStore
-from rsf_dist.trial import MODEL, Trial, sample_trial, train_trial
+from rsf_dist.trial import MODEL, Trial, sample_trial, train_trial, training_bytes
 from rsf_dist.tryout import try_out
 
 CONFIG = "config.yaml"
@@ -168,7 +168,7 @@ def changed_inputs(store: RunStore, inputs: Inputs) -> list[str]:
 def begin(config: RunConfig, inputs: Inputs, store: RunStore, sampling: bool, training: bool) -> None:
     """Check cluster and disk, then write down the resolved configuration. Raises InputError."""
     check_cluster(config, sampling, training)
-    check_disk(store.uri, forecast_bytes(config, inputs), "output")
+    check_disk(store.uri, forecast_bytes(config, inputs, training), "output")
     if not store.holds(INPUTS):
         digests = json.dumps(inputs.digests(), indent=1) + "\n"
         store.keep(INPUTS, lambda folder: (folder / DIGESTS).write_text(digests))
@@ -188,10 +188,10 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
         require_shared(config.code, "code")
 
 
-def forecast_bytes(config: RunConfig, inputs: Inputs) -> int:
-    """What the accepted rows may take on disk: all wanted, not compressed."""
-    row = inputs.source.images[0].nbytes + _ROW_BYTES
-    return config.num_seeds * config.sampling.num_accepted * row
+def forecast_bytes(config: RunConfig, inputs: Inputs, training: bool) -> int:
+    """What a run may take on disk: the rows wanted, not compressed, and with training the models and checkpoints."""
+    rows = config.sampling.num_accepted * (inputs.source.images[0].nbytes + _ROW_BYTES)
+    return config.num_seeds * (rows + (training_bytes(config, inputs) if training else 0))
 
 
 def stored_config(store: RunStore) -> RunConfig:

@@ -249,7 +249,7 @@ def check_disk(path: str, needed: int, field: str) -> None:
     there = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
-        rule = f"its disk has {free / 2**20:,.0f} MiB left, and the accepted rows may take {needed / 2**20:,.0f} MiB"
+        rule = f"its disk has {free / 2**20:,.0f} MiB left, and the run may take {needed / 2**20:,.0f} MiB"
         raise InputError(field, path, rule, "free some space, name another disk, or ask for fewer rows")
 
 

@@ -51,14 +51,18 @@ class RunStore:
     """Reads and writes one run's directory.
 
     Args:
-        uri: a local path or a URI.
+        uri: a local path or a URI; without a password, which would end up in config.yaml and in every message.
 
     Raises:
         InputError: pyarrow knows no such file system; on use: what should be there is not, or cannot be read or
             written, or the manifest names a path outside of the directory.
     """
 
+    guard: Callable[[], None] | None = None
+    """Asked before each commit; it raises where this process is no longer the one that writes the run."""
+
     def __init__(self, uri: str | os.PathLike[str]):
+        _refuse_password(str(uri))
         try:
             self.uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser().absolute())
         except RuntimeError as err:  # the home of someone who has none
@@ -88,8 +92,12 @@ class RunStore:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def at(self, folder: str) -> RunStore:
-        """The store of a folder within this one; `""` is this one."""
-        return RunStore(self.path_for_ray(folder)) if folder else self
+        """The store of a folder within this one, with the same guard; `""` is this one."""
+        if not folder:
+            return self
+        within = RunStore(self.path_for_ray(folder))
+        within.guard = self.guard
+        return within
 
     def path_for_ray(self, name: str) -> str:
         """A folder of the run as Ray Train names storage: a local path or a URI."""
@@ -192,7 +200,9 @@ class RunStore:
         return manifest
 
     def commit(self, change: Callable[[dict[str, Any]], None]) -> None:
-        """Let `change` edit the manifest, and replace it."""
+        """Let `change` edit the manifest, and replace it. Raises what the guard raises."""
+        if self.guard is not None:
+            self.guard()
         manifest = self.manifest()
         change(manifest)
         last = self.read(MANIFEST) if self.exists(MANIFEST) else b""
@@ -283,6 +293,14 @@ class RunStore:
             for draft in Path(self.root).rglob("*.tmp"):
                 if _DRAFT.search(draft.name) and not draft.name.startswith("lock."):  # one may be claiming right now
                     draft.unlink(missing_ok=True)
+
+
+def _refuse_password(uri: str) -> None:
+    shown, mark, place = uri.rpartition("@")
+    scheme, _, user = shown.partition("://")
+    if mark and ":" in user and "/" not in user:
+        told = f"{scheme}://***@{place}"
+        raise InputError("output", told, "carries a password", "give it by the environment, as its library documents")
 
 
 def remedy_of(err: OSError) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import signal
 import threading
 import uuid
@@ -34,6 +35,8 @@ from rsf_dist.tasks.base import Task
 from rsf_dist.training_loop import History, Loop, StreamReport, columns, share, train
 
 _RESULTS = "~/ray_results"  # Ray's default
+_POLL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25"
+"""Ray Train hears of one report a poll, by default every 2 s: a training that evaluates often would wait for it."""
 _MAY_CHANGE = {"num_workers", "cpus_per_worker", "use_gpu", "keep", "evaluate_every", "max_failures", "wait_seconds"}
 
 
@@ -168,16 +171,19 @@ class FineTuner:
 
     def _trainer(self, rows: Rows) -> TorchTrainer:
         training = self.training
+        os.environ.setdefault(*_POLL)
         resources = {"CPU": training.cpus_per_worker} | ({"GPU": 1} if training.use_gpu else {})
-        loop = Loop(self.task, training, self.seed, rows.mean_weight, rows.epoch, self._folder, self._identity(rows))
+        start = None if rows.stream is None else rows.stream.start
+        loop = Loop(
+            self.task, training, self.seed, rows.mean_weight, rows.epoch, self._folder, self._identity(rows), start
+        )
         by = {"checkpoint_score_attribute": self.task.metric} if training.keep == "best" else {}
         return TorchTrainer(
             train,
             train_loop_config={
-                "loop": loop,
+                "loop": ray.put(loop),  # not unpickled by Ray Train's controller, which would import all of this for it
                 "initial": ray.put(copy.deepcopy(self.initial).cpu()),
                 "stream": rows.stream and ray.put(rows.stream),
-                "start": rows.stream and rows.stream.start,
             },
             datasets={"validation": rows.validation, **rows.shares(training.num_workers)},
             dataset_config=DataConfig(datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)),

@@ -97,6 +97,7 @@ class Loop:
         epoch: batches in all stored rows.
         folder: where the checkpoints are.
         identity: written into them.
+        start: where a stream begins.
     """
 
     task: Task
@@ -106,6 +107,7 @@ class Loop:
     epoch: int
     folder: RunFolder
     identity: dict[str, Any]
+    start: Cursor | None = None
 
 
 def train(config: dict[str, Any]) -> StatisticalRefusal | None:
@@ -118,14 +120,15 @@ def train(config: dict[str, Any]) -> StatisticalRefusal | None:
 
 
 def _steps(config: dict[str, Any]) -> None:
-    loop: Loop = config["loop"]
+    loop: Loop = ray.get(config["loop"])
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(max(1, int(loop.training.cpus_per_worker)))
     device = get_device() if loop.training.use_gpu else torch.device("cpu")
     model = ray.get(config["initial"]).to(device)  # before the optimizer, whose restored state follows its parameters
-    start = config["start"]
     optimizer, schedule = optimizer_and_schedule(model, loop.training)
-    state = TrainingState(model, optimizer, schedule, Window(device), intake=start and Intake(start))
+    state = TrainingState(
+        model, optimizer, schedule, Window(device), intake=None if loop.start is None else Intake(loop.start)
+    )
     state.restore(loop.folder)
     replica = prepare_model(model, move_to_device=device)
     every = max(1, loop.training.steps // _CURVE_POINTS)
@@ -140,7 +143,7 @@ def _steps(config: dict[str, Any]) -> None:
                 loss = _finite(state.window.mean())
                 state.history.curve.append({"step": state.step, "train_loss": loss, "learning_rate": rate})
             if state.step % loop.training.evaluate_every == 0 or last:
-                _report(loop, state, start, device)
+                _report(loop, state, device)
 
 
 class Window:
@@ -297,7 +300,7 @@ def _finite(loss: float) -> float:
     return loss
 
 
-def _report(loop: Loop, state: TrainingState, start: Cursor | None, device: torch.device) -> None:
+def _report(loop: Loop, state: TrainingState, device: torch.device) -> None:
     """Evaluate on all ranks, checkpoint on rank 0, report on all: a barrier."""
     metrics = _evaluate(loop.task, state.model, device) | {"step": state.step}
     state.history.evaluations.append(metrics)
@@ -306,8 +309,8 @@ def _report(loop: Loop, state: TrainingState, start: Cursor | None, device: torc
         ray.train.report(metrics)
         return
     stream = None
-    if start is not None and state.intake is not None:
-        stream = asdict(StreamReport.between(start, state.intake, loop.identity["stream.chunk_size"]))
+    if loop.start is not None and state.intake is not None:
+        stream = asdict(StreamReport.between(loop.start, state.intake, loop.identity["stream.chunk_size"]))
     described = {"metrics": metrics, "history": asdict(state.history), "stream": stream, "identity": loop.identity}
     with tempfile.TemporaryDirectory() as folder:
         state.save(loop.task, Path(folder))

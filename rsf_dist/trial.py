@@ -52,6 +52,9 @@ MODEL = ""
 MADE = "made.json"
 """Beside an arm's model: the fingerprint of the accepted rows, and how training went."""
 
+_CHECKPOINTS, _CHECKPOINT_MODELS = 3, 3
+"""At once on disk: two that are kept and one that is being written; the weights and AdamW's two moments in each."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -148,6 +151,14 @@ def train_trial(trial: Trial, accepted: AcceptedSet) -> None:
 def arms(config: RunConfig) -> list[str]:
     """What is compared; nothing but the run itself where no test images tell."""
     return list(config.evaluation.arms) if config.evaluation.test else ["one_shot"]
+
+
+def training_bytes(config: RunConfig, inputs: Inputs) -> int:
+    """What the models of one seed may take on disk, with the checkpoints that lead to them."""
+    model = build_task(config, inputs.source).build_model(config.seed)
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    tuned = [arm for arm in arms(config) if arm != "pretrained"]
+    return size * (2 + len(tuned) * (1 + _CHECKPOINTS * _CHECKPOINT_MODELS))  # two: pretrained, and the run's own
 
 
 def starting_model(trial: Trial) -> nn.Module:

@@ -80,7 +80,24 @@ def verify(
         progress.say(f"verifying {at.uri}")
         trial = Trial(config, inputs, at, config.seed + number, progress)
         found += _verify_trial(trial, num_chunks, rng or np.random.default_rng())
-    return found
+    return found + _verify_summary(
+        store, [trial_folder(number, config.num_seeds) for number in range(config.num_seeds)]
+    )
+
+
+def _verify_summary(store: RunStore, folders: list[str]) -> Findings:
+    """The report.json of several seeds against theirs; that of a single one is its own."""
+    if len(folders) == 1:
+        return Findings()
+    try:
+        wanted, told = (
+            record.finite(record.merge([store.at(folder) for folder in folders], folders)),
+            record.read(store),
+        )
+    except InputError as err:
+        return Findings((f"the run's report.json cannot be compared with its seeds: {err}",))
+    other = sorted(name for name in wanted.keys() | told.keys() if wanted.get(name) != told.get(name))
+    return Findings(tuple(f"the run's report.json differs from its seeds' in {name}" for name in other))
 
 
 def _verify_trial(trial: Trial, num_chunks: int, rng: np.random.Generator) -> Findings:

@@ -19,7 +19,9 @@ import rsf_dist as rsf
 from rsf_dist import pipeline
 from rsf_dist.config import parse_config
 from rsf_dist.progress import Progress
+from rsf_dist.report import record
 from rsf_dist.stream import Cursor
+from rsf_dist.verification import verify
 
 pytestmark = pytest.mark.ray
 
@@ -51,9 +53,15 @@ def test_the_main_job_on_two_nodes(config_file: Path, small_run: dict, ray_addre
     assert report["rounds"][0]["sampling"]["num_accepted"] == 256
     assert set(report["evaluation"]["arms"]) == {"pretrained", "one_shot"}
 
-    # The accuracy that it reports is that of the model that it leaves.
+    # The disk that was asked for beforehand was enough for rows, models and checkpoints.
     config = parse_config(small_run)
-    test = pipeline.load_inputs(config).test
+    inputs = pipeline.load_inputs(config)
+    files = [file for kind in ("parquet", "safetensors", "pt") for file in output.rglob(f"*.{kind}")]
+    forecast = pipeline.forecast_bytes(config, inputs, training=True)
+    assert forecast / 10 < sum(file.stat().st_size for file in files) < forecast
+
+    # The accuracy that it reports is that of the model that it leaves.
+    test = inputs.test
     model = pipeline.RunResult(rsf.RunStore(output), report).load_model()
     accuracy = float((model(test.images).argmax(1) == test.labels).float().mean())
     assert report["evaluation"]["arms"]["one_shot"] == [pytest.approx(accuracy)]
@@ -94,6 +102,14 @@ def test_two_seeds(small_run: dict, tmp_path: Path) -> None:
     assert [report["evaluation"]["arms"]["one_shot"][0] for report in reports] == arms["one_shot"]
     assert reports[0]["rounds"][0]["fingerprint"] != reports[1]["rounds"][0]["fingerprint"]
     assert (tmp_path / "run" / "report.html").exists()
+
+    # Either seed and what is said of both are verified; a better number, written where it is read, is found.
+    assert verify(small_run["output"], num_chunks=1).wrong == ()
+    result.report["evaluation"]["arms"]["one_shot"][1] = 0.99
+    record.write(result.store, result.report)
+    assert verify(small_run["output"], num_chunks=1).wrong == (
+        "the run's report.json differs from its seeds' in evaluation",
+    )
 
 
 def test_training_while_sampling(small_run: dict) -> None:

@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from rsf_dist.models import ImageNetwork
 from rsf_dist.trainer import FineTuneResult
 
 pytestmark = pytest.mark.ray
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
 
 DIGITS = load_images(ImagesConfig(kind="digits"), "digits")
 TASK = rsf.ClassificationTask(DIGITS.classes, ModelConfig(width=4), channels=1)
@@ -125,6 +128,50 @@ def kill_a_train_worker(folder, killed: threading.Event) -> None:
     for worker in own_processes("ray::RayTrainWorker")[:1]:
         worker.kill()
         killed.set()
+
+
+class Noting(rsf.ClassificationTask):
+    """Writes down which rows each rank trains on, a line a step; O_APPEND keeps the lines whole."""
+
+    columns = ("image", "label", "row")
+
+    def __init__(self, log: Path):
+        super().__init__(DIGITS.classes, ModelConfig(width=4), channels=1)
+        self.log = log
+
+    def loss(self, model, batch):
+        line = " ".join(str(row) for row in batch["row"].tolist()) + "\n"
+        file = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, line.encode())
+        os.close(file)
+        return super().loss(model, batch)
+
+
+def test_with_other_workers_an_epoch_goes_on_with_as_many_rows(tmp_path) -> None:
+    """600 rows are 18 batches of 32; two workers begin at step 40, 4 batches into the third epoch."""
+    log, rows = tmp_path / "rows", dataset(row=torch.arange(600))
+
+    def tuner(num_workers: int) -> rsf.FineTuner:
+        options = training(num_workers=num_workers)
+        return rsf.FineTuner(Noting(log), options, storage_path=str(tmp_path), name="run", resume=True)
+
+    alone = tuner(1).fit(rows, rows)
+    assert len(log.read_text().splitlines()) == 60
+    newest = next(RunFolder.of(str(tmp_path), "run").newest_first())
+    shutil.rmtree(newest.checkpoint.path)
+    together = tuner(2).fit(rows, rows)
+    lines = [[int(row) for row in line.split()] for line in log.read_text().splitlines()]
+    before, after = lines[:40], lines[60:]
+    assert [len(line) for line in after] == [16] * (2 * 20)  # every step from the checkpoint on, on both ranks
+    for epoch in (before[:18], before[18:36]):
+        assert len({row for line in epoch for row in line}) == 18 * 32
+    third = after[: 2 * 14]  # the ranks step together
+    assert sum(map(len, before[36:])) + sum(map(len, third)) == 18 * 32
+    assert len({row for line in third for row in line}) == 14 * 32  # none twice
+    assert [point["step"] for point in together.history.curve] == list(range(1, 61))
+    assert together.history.curve[:40] == alone.history.curve[:40]
+    assert together.history.evaluations[:2] == alone.history.evaluations[:2]
+    assert together.metrics["loss"] == pytest.approx(alone.metrics["loss"], rel=0.15)
 
 
 def test_resumes_and_steps_back_over_what_is_damaged(tmp_path) -> None:

@@ -128,6 +128,18 @@ def test_a_lock_that_was_taken_over_is_not_released(store, elsewhere):
     assert holder(store) == elsewhere
 
 
+def test_who_was_taken_over_while_asleep_commits_no_more(store, elsewhere):
+    with held(store):
+        within = store.at("seeds/000")
+        store.keep("before", lambda folder: (folder / "a.txt").write_text("a"))
+        leave(store, elsewhere)
+        for asleep in (store, within):
+            with pytest.raises(InputError, match="was taken over by process 17 of someone on another-host"):
+                asleep.keep("after", lambda folder: (folder / "b.txt").write_text("b"))
+    assert list(store.manifest()["folders"]) == ["before"]
+    assert not store.at("seeds/000").exists("manifest.json")
+
+
 def test_a_half_written_lock_is_nobodys(store):
     store.write(LOCK, "{")
     assert holder(store) is None

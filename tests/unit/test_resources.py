@@ -1,11 +1,14 @@
 """Placing bundles on nodes, and waiting for them; a cluster in name only."""
 
+import shutil
+from types import SimpleNamespace
+
 import pytest
 
 from rsf_dist import resources
 from rsf_dist.config import ClassifierRatioConfig, PoolConfig, TrainingConfig
 from rsf_dist.errors import InputError
-from rsf_dist.resources import Bundle, fits
+from rsf_dist.resources import Bundle, check_disk, fits
 
 TWO_BY_TWO = [Bundle(2), Bundle(2)]
 
@@ -88,3 +91,11 @@ def test_actors_take_what_other_work_leaves(monkeypatch):
     assert resources.max_actors(PoolConfig(), workers) == 3  # 1 CPU on the first node, 2 on the second
     assert resources.max_actors(PoolConfig(max_actors=2), workers) == 2
     assert resources.max_actors(PoolConfig(max_actors=9), workers) == 3
+
+
+def test_a_disk_with_too_little_room_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 2**20))
+    check_disk(str(tmp_path / "not" / "there yet"), 3 * 2**20, "output")
+    check_disk("s3://bucket/run", 2**60, "output")
+    with pytest.raises(InputError, match="its disk has 3 MiB left, and the run may take 4 MiB; free some space"):
+        check_disk(str(tmp_path / "not" / "there yet"), 4 * 2**20, "output")

@@ -193,6 +193,13 @@ def test_unknown_file_system():
         RunStore("nosuch://bucket/run")
 
 
+@pytest.mark.parametrize("uri", ["s3://key:hunter2@bucket/run", "abfs://:hunter2@account.blob.core.windows.net/run"])
+def test_a_password_in_a_uri_is_refused_and_not_shown(uri):
+    with pytest.raises(InputError, match="carries a password; give it by the environment") as refused:
+        RunStore(uri)
+    assert "hunter2" not in str(refused.value)
+
+
 def test_path_with_special_characters(tmp_path):
     store = RunStore(tmp_path / "a run #1 50%")
     store.write("x.txt", "here")
