@@ -11,8 +11,8 @@ demo: $(READY)
 	$(BIN)/rsf demo
 
 # What CI runs: the linters and every test.
-test: lint
-	$(BIN)/pytest
+test: lint unit
+	$(BIN)/pytest -m ray
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -20,13 +20,14 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Without Ray; under a minute.
+# Without Ray; under a minute on two cores.
 unit: $(READY)
-	$(BIN)/pytest -m "not ray"
+	$(BIN)/pytest -m "not ray" --numprocesses 2
 
 # The same tests with larger numbers, and those that take too long for every change.
 soak: $(READY)
-	$(BIN)/pytest --soak
+	$(BIN)/pytest -m "not ray" --soak --numprocesses 2
+	$(BIN)/pytest -m ray --soak
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         FixedEnvelope,
         PilotEnvelope,
     )
-    from rsf_dist.errors import InputError, RsfError, StatisticalRefusal
+    from rsf_dist.errors import ClusterFailure, InputError, RsfError, StatisticalRefusal
     from rsf_dist.images import ImageSet
     from rsf_dist.pipeline import RunResult, run
     from rsf_dist.proposals import AugmentProposal, DatasetProposal, DistributionProposal, MixtureProposal
@@ -53,7 +53,7 @@ _HOMES = {
         "FixedEnvelope",
         "PilotEnvelope",
     ),
-    "errors": ("InputError", "RsfError", "StatisticalRefusal"),
+    "errors": ("ClusterFailure", "InputError", "RsfError", "StatisticalRefusal"),
     "images": ("ImageSet",),
     "pipeline": ("RunResult", "run"),
     "proposals": ("AugmentProposal", "DatasetProposal", "DistributionProposal", "MixtureProposal"),
@@ -85,6 +85,7 @@ __all__ = [
     "CertifiedEnvelope",
     "ClassificationTask",
     "ClassifierRatio",
+    "ClusterFailure",
     "ConstantRatio",
     "DRSEnvelope",
     "DatasetProposal",

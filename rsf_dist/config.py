@@ -542,7 +542,7 @@ class TrainingConfig(OptimizerConfig):
     validation_fraction: Fraction = 0.1
     evaluate_every: PositiveInt = 200
     keep: Literal["last", "best"] = "last"
-    max_failures: Count = 0
+    max_failures: Count = 2
     wait_seconds: Seconds = 0.0
 
     @model_validator(mode="after")

@@ -54,6 +54,30 @@ class StatisticalRefusal(RsfError):
         return _one_line(f"{self.finding}; {self.remedy}")
 
 
+class ClusterFailure(RsfError):
+    """A part of the cluster died on which the work was. What was committed is kept. Exit code 1."""
+
+    def __init__(self, what: str):
+        super().__init__(what)
+        self.what = what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.what,)
+
+    def __str__(self) -> str:
+        return _one_line(f"the cluster failed ({_short(self.what, 300)}); run it again: it goes on")
+
+
+_DEATHS = {
+    *("WorkerCrashedError", "RayActorError", "ActorDiedError", "ActorUnavailableError", "NodeDiedError"),
+    *("OutOfMemoryError", "OutOfDiskError", "ObjectStoreFullError", "ObjectLostError", "OwnerDiedError"),
+    *("ObjectReconstructionFailedError", "RaySystemError", "LocalRayletDiedError"),
+    *("WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError", "WorkerGroupStartupFailedError"),
+    *("WorkerGroupStartupTimeoutError", "PreemptionError"),
+}
+"""Ray's errors that are about processes and machines, not about what they ran."""
+
+
 def _one_line(text: str) -> str:
     """Without line ends, and without what would steer a terminal."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
@@ -66,11 +90,15 @@ def _short(value: object, limit: int = 120) -> str:
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Raise the error of ours that another process raised, in place of what it came wrapped in."""
+    """Raise the error of ours that another process raised, in place of what it came wrapped in.
+
+    Raises:
+        ClusterFailure: in place of Ray's word that a process or a machine has died.
+    """
     try:
         yield
     except Exception as err:
-        ours = _find_ours(err)
+        ours = _find_ours(err) or _death(err)
         if ours is None or ours is err:
             raise
         # What the frames on its way had at hand, Ray Data's actors too, would live for as long as the error is held.
@@ -79,13 +107,25 @@ def unwrapped() -> Iterator[None]:
         raise ours from None
 
 
-def _find_ours(err: BaseException | None, depth: int = 0) -> RsfError | None:
-    if err is None or depth > 10:
-        return None
-    if isinstance(err, RsfError) and type(err).__module__ == __name__:
-        return err
-    failures = getattr(err, "worker_failures", {}).values()  # Ray Train keeps one a rank
-    context = None if err.__suppress_context__ else err.__context__
-    within = [getattr(err, "cause", None), err.__cause__, context, *failures]
-    found = (_find_ours(inner, depth + 1) for inner in within if isinstance(inner, BaseException))
-    return next((error for error in found if error is not None), None)
+def _find_ours(err: BaseException) -> RsfError | None:
+    found = (inner for inner in _chain(err) if isinstance(inner, RsfError) and type(inner).__module__ == __name__)
+    return next(found, None)
+
+
+def _death(err: BaseException) -> ClusterFailure | None:
+    found = (inner for inner in _chain(err) if type(inner).__name__ in _DEATHS and "ray." in type(inner).__module__)
+    return next((ClusterFailure(f"{type(inner).__name__}: {inner}") for inner in found), None)
+
+
+def _chain(err: BaseException) -> Iterator[BaseException]:
+    """The error and those that it came from, or stands for; each once."""
+    waiting, seen = [err], set()
+    for one in waiting:
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        failures = getattr(one, "worker_failures", {}).values()  # Ray Train keeps one a rank
+        context = None if one.__suppress_context__ else one.__context__
+        within = (getattr(one, "cause", None), one.__cause__, context, *failures)
+        waiting += [inner for inner in within if isinstance(inner, BaseException)]

@@ -43,6 +43,7 @@ class Holder:
         host, pid, started: its process, and when that began (seconds since 1970).
         space: the boot and the namespace that the process's number belongs to, for containers of one host.
         user: whose it is.
+        tick: when it began in ticks since the boot, which unlike `started` no setting of the clock moves.
         beat: grows while it lives.
     """
 
@@ -52,13 +53,15 @@ class Holder:
     started: float
     user: str
     space: str = ""
+    tick: int | None = None
     beat: int = 0
 
     @staticmethod
     def this_process() -> Holder:
         """A fresh claim."""
         me = psutil.Process()
-        return Holder(uuid.uuid4().hex, socket.gethostname(), me.pid, me.create_time(), _user(), _space())
+        began = me.create_time()
+        return Holder(uuid.uuid4().hex, socket.gethostname(), me.pid, began, _user(), _space(), _start_tick(me.pid))
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
@@ -71,7 +74,9 @@ class Holder:
             return False
         try:
             process = psutil.Process(self.pid)
-            given_again = abs(process.create_time() - self.started) > 1.0
+            given_again = self.tick != _start_tick(self.pid) or (
+                self.tick is None and abs(process.create_time() - self.started) > 1.0
+            )
             return given_again or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
@@ -84,7 +89,7 @@ class Holder:
 
 @contextmanager
 def held(store: RunStore, progress: Progress | None = None) -> Iterator[None]:
-    """Hold the run for the length of the block, in which the store commits only as long as the lock is ours.
+    """Hold the run for the length of the block, in which the store writes only as long as the lock is ours.
 
     Raises:
         InputError: another process holds it; the directory cannot be written.
@@ -106,21 +111,23 @@ def held(store: RunStore, progress: Progress | None = None) -> Iterator[None]:
 
 
 def _require_ours(store: RunStore, mine: Holder) -> None:
-    """InputError where this process slept for so long that another took the run over."""
+    """InputError where this process slept for so long that another took the run over, and may be done with it."""
     now = holder(store)
-    if now is not None and now.token != mine.token:
-        rule = f"was taken over by {now}, while this process stood still for over {STALE_SECONDS:.0f} s"
-        raise InputError("output", store.uri, rule, "let that one finish")
+    if now is None or now.token != mine.token:
+        rule = "was taken from this process, which stood still for too long" + (f", by {now}" if now else "")
+        raise InputError("output", store.uri, rule, "let that run finish, then run this again: it goes on")
 
 
 def holder(store: RunStore) -> Holder | None:
-    """Who holds the run, living or not; None: nobody."""
+    """Who holds the run, living or not; None: nobody. Raises InputError where that cannot be told."""
     if not store.exists(LOCK):
         return None
     try:
         return _parsed(store.read(LOCK))
-    except InputError:  # released while we looked
-        return None
+    except InputError:
+        if store.exists(LOCK):
+            raise
+        return None  # released while we looked
 
 
 def _parsed(data: bytes) -> Holder | None:
@@ -207,7 +214,7 @@ def _beat(store: RunStore, mine: Holder, stop: threading.Event) -> None:
         beat += 1
         with contextlib.suppress(InputError):  # a full disk: the next beat may find room
             now = holder(store)
-            if now is not None and now.token != mine.token:
+            if now is None or now.token != mine.token:
                 return  # this process slept for so long that another took the run over
             store.write(LOCK, _to_json(replace(mine, beat=beat)))
 
@@ -224,6 +231,14 @@ def _release(store: RunStore, mine: Holder) -> None:
 
 def _to_json(mine: Holder) -> str:
     return json.dumps(asdict(mine), indent=1) + "\n"
+
+
+def _start_tick(pid: int) -> int | None:
+    """When a process of this machine began (proc(5): stat, field 22); None: cannot be told."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def _space() -> str:

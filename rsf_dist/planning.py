@@ -23,14 +23,13 @@ from rsf_dist.report import record
 from rsf_dist.resources import check_pool, check_ratio, cluster, max_actors
 from rsf_dist.sampler import RejectionSampler
 from rsf_dist.store import RunStore
-from rsf_dist.trial import RATIO, Trial
+from rsf_dist.trial import PILOT, RATIO, Trial
 
 LEAST_PILOT = 2_000
 """Proposals that a pilot of ours draws at least, unless that takes longer than PILOT_SECONDS."""
 PILOT_SECONDS = 60.0
 """What a pilot of ours may take on one core; it is shrunk to that."""
 
-_PILOT = "rounds/000/pilot"
 _LEAST_AFFORDABLE = 64
 
 
@@ -67,7 +66,7 @@ def plan_run(
 def _forecast_trial(draft: Trial, actors: int | None, warnings: list[str]) -> Forecast:
     """The forecast of a trial that has a ratio and a pilot already, or makes them."""
     record.begin(draft.store, draft.seed)
-    proposal, had_pilot = draft.proposal(), draft.store.holds(_PILOT)
+    proposal, had_pilot = draft.proposal(), draft.store.holds(PILOT)
     sampler = draft.sampler(proposal, draft.ratio(proposal))
     draft.progress.say("drawing a pilot, and rehearsing on the pool")
     look = glance(sampler.proposal, sampler.ratio, sampler.seed, sampler.pool)
@@ -98,7 +97,7 @@ def borrow(config: RunConfig, draft: RunStore) -> list[str]:
     if found:
         return [f"{run.uri} holds another run ({', '.join(found[:3])}): rsf run will want another output"]
     trial = run.at(trial_folder(0, config.num_seeds))
-    for folder in (RATIO, _PILOT):
+    for folder in (RATIO, PILOT):
         trial.find(folder, partial(_keep_copy, draft, folder))
     return []
 
@@ -112,8 +111,8 @@ def _keep_copy(draft: RunStore, folder: str, copy: Path) -> None:
 
 def size_of_pilot(sampler: RejectionSampler, look: Glance, warnings: list[str]) -> int:
     """Proposals of the pilot that is there; else the envelope's number within our limits, and a warning where fewer."""
-    if sampler.store is not None and sampler.store.holds(_PILOT):
-        return len(sampler.store.fetch(_PILOT, PilotRun.load).rows.log_ratio)
+    if sampler.store is not None and sampler.store.holds(PILOT):
+        return len(sampler.store.fetch(PILOT, PilotRun.load).rows.log_ratio)
     wanted = max(LEAST_PILOT, sampler.num_pilot)
     affordable = max(_LEAST_AFFORDABLE, int(PILOT_SECONDS / look.seconds_per_row))
     if affordable < wanted:

@@ -14,9 +14,10 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -29,6 +30,7 @@ MANIFEST = "manifest.json"
 PREVIOUS = "manifest.previous.json"
 VERSION = 2
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp$")
 _T = TypeVar("_T")
 
@@ -59,7 +61,7 @@ class RunStore:
     """
 
     guard: Callable[[], None] | None = None
-    """Asked before each commit; it raises where this process is no longer the one that writes the run."""
+    """Asked before anything is written; it raises where this process is no longer the one that writes the run."""
 
     def __init__(self, uri: str | os.PathLike[str]):
         _refuse_password(str(uri))
@@ -130,7 +132,13 @@ class RunStore:
             raise self._refused(name, "read", err) from err
 
     def write(self, name: str, data: bytes | str) -> None:
-        """Write a file whole: under another name first, flushed, then moved into place. Raises InputError."""
+        """Write a file whole: under another name first, flushed, then moved into place.
+
+        Raises:
+            InputError: it cannot be written; or what the guard raises.
+        """
+        if self.guard is not None:
+            self.guard()
         target, content = self.path(name), data.encode() if isinstance(data, str) else data
         try:
             self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
@@ -200,13 +208,12 @@ class RunStore:
         return manifest
 
     def commit(self, change: Callable[[dict[str, Any]], None]) -> None:
-        """Let `change` edit the manifest, and replace it. Raises what the guard raises."""
-        if self.guard is not None:
-            self.guard()
+        """Let `change` edit the manifest, and replace it."""
         manifest = self.manifest()
         change(manifest)
         last = self.read(MANIFEST) if self.exists(MANIFEST) else b""
-        if _parsed(last) is not None:
+        sound = _parsed(last)
+        if sound is not None and _is_manifest(sound):
             self.write(PREVIOUS, last)
         self.write(MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
@@ -222,10 +229,10 @@ class RunStore:
     def put(self, folder: str, write: Callable[[Path], object]) -> dict[str, str]:
         """Let `write` fill a temporary folder, and copy its files into the run's `folder`: name -> SHA-256."""
         written = {}
-        with TemporaryDirectory() as temporary:
-            write(Path(temporary))
-            for file in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
-                name, data = file.relative_to(temporary).as_posix(), file.read_bytes()
+        with _scratch() as scratch:
+            write(scratch)
+            for file in sorted(path for path in scratch.rglob("*") if path.is_file()):
+                name, data = file.relative_to(scratch).as_posix(), file.read_bytes()
                 self.write(_within(folder, name), data)
                 written[name] = _sha256(data)
         return written
@@ -250,22 +257,22 @@ class RunStore:
 
     def find(self, folder: str, read: Callable[[Path], _T]) -> _T | None:
         """What `read` makes of a local copy of a kept folder; None where it was not kept, or is damaged."""
-        with TemporaryDirectory() as temporary:
+        with _scratch() as scratch:
             try:
-                self._copy(folder, Path(temporary))
+                self._copy(folder, scratch)
             except _Damaged:
                 return None
-            return read(Path(temporary))
+            return read(scratch)
 
     def fetch(self, folder: str, read: Callable[[Path], _T]) -> _T:
         """As `find`. Raises InputError where there is nothing to find."""
-        with TemporaryDirectory() as temporary:
+        with _scratch() as scratch:
             try:
-                self._copy(folder, Path(temporary))
+                self._copy(folder, scratch)
             except _Damaged as damage:
                 remedy = "run it again with the same configuration: it is made again"
                 raise InputError(folder or "run", self.uri, str(damage), remedy) from damage
-            return read(Path(temporary))
+            return read(scratch)
 
     def _copy(self, folder: str, to: Path) -> None:
         for name, data in self._files(folder):
@@ -296,18 +303,38 @@ class RunStore:
 
 
 def _refuse_password(uri: str) -> None:
-    shown, mark, place = uri.rpartition("@")
-    scheme, _, user = shown.partition("://")
-    if mark and ":" in user and "/" not in user:
-        told = f"{scheme}://***@{place}"
+    """InputError where a URI has a user's password, which may hold slashes, or an option that sounds like one."""
+    scheme, _, rest = uri.partition("://")
+    first = rest.partition("/")[0].partition(":")[2]
+    before_place = "@" in rest and first and not first.isdigit()  # digits are a port
+    if before_place or re.search(r"[?&][^=&]*(secret|password|token|key)[^=&]*=", rest, re.IGNORECASE):
+        told = f"{scheme}://…"
         raise InputError("output", told, "carries a password", "give it by the environment, as its library documents")
 
 
 def remedy_of(err: OSError) -> str:
     """What to do about a file system's refusal."""
-    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+    if err.errno in _FULL:
         return "free some space, then run it again: it goes on"
     return "check the path and its permissions"
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder. Raises InputError where its disk is full."""
+    with room_required(gettempdir()), TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def room_required(place: str) -> Iterator[None]:
+    """InputError, of the output `place`, in place of the word that a disk is full."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in _FULL:
+            raise
+        raise InputError("output", place, f"cannot be written ({err})", remedy_of(err)) from err
 
 
 def _within(folder: str, name: str) -> str:

@@ -26,6 +26,7 @@ from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, R
 from ray.train.torch import TorchTrainer
 from torch import nn
 
+from rsf_dist.accepted import in_order
 from rsf_dist.checkpoints import RunFolder
 from rsf_dist.config import TrainingConfig
 from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
@@ -102,7 +103,7 @@ class FineTuner:
         return FineTuneResult.of(self._folder, self.task, self.training.keep)
 
     def _stored(self, dataset: Dataset, validation: Dataset | None) -> Rows:
-        rows = self._checked(dataset).materialize()
+        rows = in_order(self._checked(dataset)).materialize()
         if validation is None:
             rows, held_out = rows.train_test_split(self.training.validation_fraction)
         else:
@@ -135,7 +136,7 @@ class FineTuner:
         return wanted
 
     def _held_out(self, validation: Dataset) -> Dataset:
-        return validation.select_columns(list(self.task.columns)).materialize()
+        return in_order(validation.select_columns(list(self.task.columns))).materialize()
 
     def _required(self, held_out: Dataset) -> Dataset:
         if held_out.count() == 0:
@@ -148,7 +149,8 @@ class FineTuner:
 
     @property
     def _storage(self) -> str:
-        return self.storage_path or str(Path(_RESULTS).expanduser())
+        path = self.storage_path or _RESULTS
+        return path if "://" in path else str(Path(path).expanduser().absolute())
 
     def _identity(self, rows: Rows) -> dict[str, Any]:
         """What a run must have in common with the one that it resumes."""

@@ -22,7 +22,6 @@ import torch
 from ray.train import Checkpoint
 from ray.train.collective import barrier, broadcast_from_rank_zero
 from ray.train.torch import get_device, prepare_model
-from safetensors.torch import load_file
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -33,6 +32,7 @@ from rsf_dist.config import TrainingConfig
 from rsf_dist.errors import StatisticalRefusal
 from rsf_dist.feed import Intake, deliveries, start_feed, stop_feed
 from rsf_dist.optimization import optimizer_and_schedule
+from rsf_dist.store import room_required
 from rsf_dist.stream import Cursor
 from rsf_dist.tasks.base import Task
 
@@ -129,7 +129,7 @@ def _steps(config: dict[str, Any]) -> None:
     state = TrainingState(
         model, optimizer, schedule, Window(device), intake=None if loop.start is None else Intake(loop.start)
     )
-    state.restore(loop.folder)
+    state.restore(loop.task, loop.folder)
     replica = prepare_model(model, move_to_device=device)
     every = max(1, loop.training.steps // _CURVE_POINTS)
     replica.train()
@@ -203,7 +203,7 @@ class TrainingState:
         }
         torch.save(rest, folder / "training.pt")
 
-    def restore(self, folder: RunFolder) -> None:
+    def restore(self, task: Task, folder: RunFolder) -> None:
         """From the newest whole checkpoint, where there is one: rank 0's choice, on all ranks."""
         rank = ray.train.get_context().get_world_rank()
         saved = folder.newest() if rank == 0 else None
@@ -211,7 +211,7 @@ class TrainingState:
         if not path:
             return
         with Checkpoint(path, folder.filesystem).as_directory() as local:
-            self.model.load_state_dict(load_file(Path(local) / "model.safetensors"))
+            self.model.load_state_dict(task.load(Path(local)).state_dict())
             rest = torch.load(Path(local) / "training.pt", map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(rest["optimizer"])
         self.schedule.load_state_dict(rest["schedule"])
@@ -312,7 +312,7 @@ def _report(loop: Loop, state: TrainingState, device: torch.device) -> None:
     if loop.start is not None and state.intake is not None:
         stream = asdict(StreamReport.between(loop.start, state.intake, loop.identity["stream.chunk_size"]))
     described = {"metrics": metrics, "history": asdict(state.history), "stream": stream, "identity": loop.identity}
-    with tempfile.TemporaryDirectory() as folder:
+    with room_required(loop.folder.path), tempfile.TemporaryDirectory() as folder:
         state.save(loop.task, Path(folder))
         seal(Path(folder), state.step, described)
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))

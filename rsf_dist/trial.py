@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class Trial:
     store: RunStore
     seed: int
     progress: Progress
+    _at_hand: list[Ratio] = field(default_factory=list, repr=False, compare=False)
 
     @contextmanager
     def stage(self, name: str, text: str) -> Iterator[None]:
@@ -91,17 +92,21 @@ class Trial:
     def ratio(self, proposal: Proposal) -> Ratio:
         """As the trial keeps it; made first where it does not."""
         config, store = self.config.ratio, self.store
-        kept = store.find(RATIO, partial(self._ratio_in, proposal))
-        if kept is not None:
-            return kept
+        if self._at_hand or store.holds(RATIO):
+            return self.stored_ratio(proposal)
         with self.stage("ratio", f"making the {config.kind} ratio: {len(self.inputs.target):,} target images"):
             made = make_ratio(config, self.inputs, proposal, self.seed, store.path_for_ray("checkpoints"))
-            store.keep(RATIO, getattr(made, "save", lambda folder: None))
+            save = getattr(made, "save", None)
+            store.keep(RATIO, save or (lambda folder: None))
+        if save is None:  # it cannot be read back, and what makes it may have learned for long
+            self._at_hand.append(made)
         return self.stored_ratio(proposal)
 
     def stored_ratio(self, proposal: Proposal) -> Ratio:
         """The ratio that the trial keeps. Raises InputError where there is none, or a damaged one."""
-        return self.store.fetch(RATIO, partial(self._ratio_in, proposal))
+        if not self._at_hand:
+            self._at_hand.append(self.store.fetch(RATIO, partial(self._ratio_in, proposal)))
+        return self._at_hand[0]
 
     def _ratio_in(self, proposal: Proposal, folder: Path) -> Ratio:
         return make_ratio(self.config.ratio, self.inputs, proposal, self.seed, saved=folder)

@@ -128,6 +128,8 @@ def _read(
             damaged.add(shard.chunk)
             continue
         ledgers.append(ledger_of(rows))
+        if rows.num_rows != shard.rows:
+            wrong.append(f"{shard.path} has {rows.num_rows:,} rows, and the manifest says {shard.rows:,}")
         weight = capped_weight(rows["log_ratio"].to_numpy(), described["drawn_at_log_m"])
         if proportional and not np.array_equal(rows["weight"].to_numpy(), weight):
             wrong.append(f"{shard.path} has weights that are not max(1, r/M)")
@@ -164,10 +166,13 @@ def _verify_chunks(
     for chunk in chosen:
         trial.progress.say(f"drawing chunk {chunk} again")
         rows = trial.store.read_shard(shards[chunk]) if chunk in shards else None
-        with one_thread(), time_limit(trial.config.sampling.pool.chunk_seconds, BLAMED, f"chunk {chunk}", HANGS):
-            same = _same(work, chunk, rows)
-        if not same:
-            wrong.append(f"chunk {chunk} of round {work.round} comes out otherwise when it is drawn again")
+        told = f"chunk {chunk} of round {work.round} comes out otherwise when it is drawn again"
+        try:
+            with one_thread(), time_limit(trial.config.sampling.pool.chunk_seconds, BLAMED, f"chunk {chunk}", HANGS):
+                if not _same(work, chunk, rows):
+                    wrong.append(told)
+        except RsfError as err:
+            wrong.append(f"{told}: {err}")
     return Findings(tuple(wrong), num_chunks=len(chosen))
 
 

@@ -60,7 +60,7 @@ class Logged(rsf.DistributionProposal):
     def _note(self, chunk: int) -> None:
         node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "-"
         file = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(file, f"{chunk} {node}\n".encode())
+        os.write(file, f"{chunk} {node} {os.getpid()}\n".encode())
         os.close(file)
 
 
@@ -94,7 +94,12 @@ def drawn(log: Path) -> list[tuple[int, str]]:
     """(chunk, node) of every draw that was begun, in order."""
     if not log.exists():
         return []
-    return [(int(chunk), node) for chunk, node in (line.split() for line in log.read_text().splitlines())]
+    return [(int(chunk), node) for chunk, node, _ in (line.split() for line in log.read_text().splitlines())]
+
+
+def drawing_processes(log: Path) -> set[int]:
+    """The ids of the processes that have drawn."""
+    return {int(line.split()[2]) for line in log.read_text().splitlines()} if log.exists() else set()
 
 
 def committed(store: rsf.RunStore) -> int:
@@ -121,8 +126,11 @@ class Deaths:
         chunks = committed(self.store) if committed_before is None else committed_before
         self.known.append((len(drawn(self.log)), chunks))
 
-    def drawn_again(self) -> int:
-        """The number of chunks; asserts that each was in flight at a fault: drawn, and not in the manifest."""
+    def drawn_again(self, most: int | None = None) -> int:
+        """The number of chunks; asserts that each was in flight at a fault: drawn, and not in the manifest.
+
+        most: of what the actors had in hand and the driver had not committed, by their numbers; None: not known.
+        """
         begun_before = self.known[-1][0]
         draws = [draw for at, draw in enumerate(drawn(self.log)) if at < begun_before or draw[1] != self.cut_off]
         chunks = [chunk for chunk, _ in draws]
@@ -132,6 +140,7 @@ class Deaths:
             in_flight += len({chunk for chunk in chunks[:begun] if chunk >= kept})
         again = sum(times - 1 for times in Counter(chunks).values())
         assert again <= in_flight
+        assert most is None or again <= most
         return again
 
 

@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 import ray
 import yaml
-from faults import Deaths, assert_same_rows, committed, drawn, report_times, sampler, wait_until_still
+from faults import (
+    Deaths,
+    assert_same_rows,
+    committed,
+    drawing_processes,
+    drawn,
+    report_times,
+    sampler,
+    wait_until_still,
+)
 from processes import own_processes
 
 import rsf_dist as rsf
@@ -67,7 +76,7 @@ def test_a_sampling_driver_killed_between_commits_again_and_again(
     final = sampler(log, store, pool=TWO).sample(WANTED)
     assert kills == len(deaths)
     assert_same_rows(final, accepted.fingerprint, WANTED)
-    again = known.drawn_again()
+    again = known.drawn_again(most=len(deaths) * 2 * TWO.max_actors * CHUNKS_IN_FLIGHT)
     report_times(record_property, f"{kills} kills", time.monotonic() - started, seconds, again)
 
 
@@ -76,7 +85,7 @@ def test_killed_actors_change_nothing(seed: int, undisturbed, tmp_path, record_p
     """SIGKILL pool actors while they work, at times and in an order drawn from the seed."""
     accepted, _, seconds = undisturbed
     started = time.monotonic()
-    with Killer(seed, kills=3) as killer:
+    with Killer(seed, kills=3, log=tmp_path / "log") as killer:
         disturbed = sampler(tmp_path / "log", None, pool=TWO).sample(WANTED)
     took = time.monotonic() - started
     assert killer.killed > 0
@@ -88,10 +97,10 @@ def test_killed_actors_change_nothing(seed: int, undisturbed, tmp_path, record_p
 
 
 class Killer:
-    """Kills this session's own pool actors by their process ids, one every second or so."""
+    """Kills pool actors by their process ids, one every second or so; only such as have drawn a chunk for this log."""
 
-    def __init__(self, seed: int, kills: int):
-        self.rng, self.wanted, self.killed = np.random.default_rng(seed), kills, 0
+    def __init__(self, seed: int, kills: int, log: Path):
+        self.rng, self.wanted, self.killed, self.log = np.random.default_rng(seed), kills, 0, log
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -105,7 +114,8 @@ class Killer:
 
     def _run(self) -> None:
         while self.killed < self.wanted and not self._stop.wait(self.rng.exponential(1.5)):
-            actors = own_processes("ray::MapWorker")
+            drawing = drawing_processes(self.log)
+            actors = [actor for actor in own_processes("ray::MapWorker") if actor.pid in drawing]
             if actors:
                 self.rng.choice(actors).kill()
                 self.killed += 1
@@ -161,7 +171,7 @@ def test_another_ratio_does_not_go_on(undisturbed, tmp_path) -> None:
 
 @pytest.fixture
 def config_file(small_run: dict, tmp_path: Path) -> Path:
-    small_run["sampling"] |= {"num_accepted": 3000}
+    small_run["sampling"] |= {"num_accepted": 6000}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(small_run))
     return path

@@ -38,7 +38,11 @@ def test_a_ratio_that_goes_wrong_late(
         "code": str(CODE),
         "ratio": {"kind": "reward", "score": f"late_ratios:{name}", "max_score": 1.0},
         "envelope": {"kind": "pilot", "num_pilot": 128},
-        "sampling": {"num_accepted": 4000, "chunk_size": 64, "pool": {"max_actors": 2, "chunk_seconds": 2.0}},
+        "sampling": {
+            "num_accepted": 4000,
+            "chunk_size": 64,
+            "pool": {"max_actors": 2, "chunk_seconds": 2.0 if name == "hangs" else 60.0},
+        },
     }
     started = time.monotonic()
     with pytest.raises(RsfError) as caught:
@@ -46,4 +50,4 @@ def test_a_ratio_that_goes_wrong_late(
     assert re.match(complaint, str(caught.value)), str(caught.value)
     assert caught.value.exit_code in (2, 3)
     assert time.monotonic() - started < 90
-    wait_until(lambda: not own_processes("ray::MapWorker"), seconds=20)
+    wait_until(lambda: not own_processes("ray::MapWorker"), seconds=60)

@@ -1,15 +1,20 @@
 """A plan against the run that it forecasts, on the session's cluster."""
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
+from processes import own_processes
 
 from rsf_dist import pipeline
-from rsf_dist.config import RunConfig
+from rsf_dist.config import RunConfig, parse_config
+from rsf_dist.demo.place import make_place
 from rsf_dist.planning import plan_run
 
 pytestmark = pytest.mark.ray
@@ -20,7 +25,7 @@ def test_a_plan_forecasts_its_run_and_leaves_nothing_behind(small_config: RunCon
     found = plan_run(small_config, actors=2)
     assert not output.exists()
     assert found.costs.ratio_seconds > 0
-    assert found.costs.startup_seconds > 0.5  # actors import torch
+    assert found.costs.cpu_startup_seconds > 0.5  # actors import torch
     assert found.num_pilot == 2_000
 
     took = pipeline.sample(small_config).report["rounds"][0]["sampling"]
@@ -36,6 +41,72 @@ def test_a_plan_forecasts_its_run_and_leaves_nothing_behind(small_config: RunCon
     assert (again.costs.ratio_seconds, again.costs.pilot_seconds) == (0.0, 0.0)
     assert (again.log_m, again.acceptance) == (took["log_m"], pytest.approx(found.acceptance))
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+ROOT = Path(__file__).parents[2]
+UNJUDGED = {"test": None, "source_test": None, "oracle": None, "arms": ["one_shot"]}
+
+
+def digits_config(folder: Path) -> RunConfig:
+    """The demo's."""
+    make_place(folder / "place")
+    raw = yaml.safe_load((ROOT / "rsf_dist" / "demo" / "digits.yaml").read_text())
+    raw["target"]["root"] = str(folder / "place" / "unlabelled")
+    return parse_config(raw | {"evaluation": UNJUDGED, "output": str(folder / "run")})
+
+
+def fashion_config(folder: Path) -> RunConfig:
+    """examples/fashion_shift's."""
+    example = ROOT / "examples" / "fashion_shift"
+    subprocess.run([sys.executable, example / "prepare.py", "--output", folder / "place"], check=True)
+    raw = yaml.safe_load((example / "config.yaml").read_text())
+    raw["target"]["root"] = str(folder / "place" / "target.npz")
+    return parse_config(raw | {"evaluation": UNJUDGED, "output": str(folder / "run")})
+
+
+class ActorClock(threading.Thread):
+    """The CPU seconds of pool actors, read while they live."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._seconds: dict[int, float] = {}
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.3):
+            for actor in own_processes("ray::MapWorker"):
+                with contextlib.suppress(psutil.Error):
+                    self._seconds[actor.pid] = sum(actor.cpu_times()[:2])
+
+    def stop(self) -> float:
+        self._over.set()
+        self.join()
+        return sum(self._seconds.values())
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("configured", [digits_config, fashion_config])
+def test_a_plan_is_within_a_factor_of_its_run(configured, tmp_path: Path, record_property) -> None:
+    """Of both examples, and on a machine that has nothing else to do; the ratios are printed and recorded."""
+    config = configured(tmp_path)
+    found = plan_run(config, actors=2)
+    clock = ActorClock()
+    clock.start()
+    report = pipeline.sample(config).report
+    cpu_seconds, took = clock.stop(), report["rounds"][0]["sampling"]
+    shards = sum(shard.stat().st_size for shard in Path(config.output).glob("rounds/000/accepted/*.parquet"))
+    ratios = {
+        "acceptance": found.acceptance / took["acceptance_rate"],
+        "proposals": found.proposals / took["num_proposed"],
+        "wall time": found.seconds / report["seconds"]["sampling"],
+        "CPU time": 3600 * found.cpu_hours / cpu_seconds,
+        "disk": found.disk_bytes / shards,
+    }
+    print({name: round(ratio, 2) for name, ratio in ratios.items()})
+    for name, ratio in ratios.items():
+        record_property(f"forecast of {name} to what it took", round(ratio, 2))
+    assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios.values()), ratios
 
 
 @pytest.mark.soak

@@ -1,5 +1,6 @@
 """`rsf run` killed by SIGKILL between any two writes to its directory: run again, it tells what it would have told."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 import dying
 import pytest
 import yaml
+from faults import wait_until
 from small import small_run_in
 
 import rsf_dist as rsf
@@ -17,6 +19,7 @@ from rsf_dist.config import parse_config
 
 pytestmark = pytest.mark.ray
 
+RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
 DYING = [sys.executable, str(Path(dying.__file__))]
 
 
@@ -66,3 +69,28 @@ def test_a_run_killed_between_two_writes_goes_on(raw, undisturbed, ray_address, 
         assert told(again) == told(whole), written[number - 1]
         assert kept(again) == kept(whole), written[number - 1]
     assert kills == len(wanted) > 0
+
+
+def test_a_run_killed_while_it_fine_tunes_goes_on_from_its_checkpoint(raw, undisturbed, ray_address, tmp_path) -> None:
+    """In the middle of training the driver writes nothing: killed once the first of two checkpoints is there."""
+    mine = raw | {"output": str(tmp_path / "run"), "training": raw["training"] | {"steps": 400, "evaluate_every": 100}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(mine))
+    command = [*RSF, "run", str(tmp_path / "config.yaml"), "--address", ray_address]
+    driver = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    seals = "checkpoints/one_shot-*/checkpoint*/checkpoint.json"
+    try:
+        wait_until(lambda: list((tmp_path / "run").glob(seals)) or driver.poll() is not None, seconds=200)
+    finally:
+        driver.kill()
+        assert driver.wait() == -signal.SIGKILL
+    first = min(json.loads(seal.read_text())["step"] for seal in (tmp_path / "run").glob(seals))
+    assert first == 100
+    assert not (tmp_path / "run" / "models" / "one_shot").exists()
+    fine_tuned = json.loads(subprocess.check_output([*command, "--json"], text=True, timeout=300))
+    trained = fine_tuned["training"]["one_shot"]
+    assert [evaluation["step"] for evaluation in trained["evaluations"]] == [100, 200, 300, 400]
+    assert fine_tuned["rounds"][0]["fingerprint"] == undisturbed[0].report["rounds"][0]["fingerprint"]
+    fresh = pipeline.run(parse_config(mine | {"output": str(tmp_path / "fresh")}))
+    assert trained == fresh.report["training"]["one_shot"]
+    models = [rsf.RunStore(tmp_path / name).manifest()["folders"][""]["model.safetensors"] for name in ("run", "fresh")]
+    assert models[0] == models[1]

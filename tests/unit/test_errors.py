@@ -1,8 +1,13 @@
+import gc
 import pickle
+import weakref
 
 import pytest
+from ray.exceptions import ActorDiedError, NodeDiedError, WorkerCrashedError
+from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from rsf_dist.errors import InputError, RsfError, StatisticalRefusal, unwrapped
+from rsf_dist.errors import ClusterFailure, InputError, RsfError, StatisticalRefusal, unwrapped
 
 
 class Wrapper(Exception):
@@ -40,7 +45,7 @@ def test_exit_codes():
     assert codes == (1, 2, 3)
 
 
-@pytest.mark.parametrize("error", [input_error(), StatisticalRefusal("finding", "remedy")])
+@pytest.mark.parametrize("error", [input_error(), StatisticalRefusal("finding", "remedy"), ClusterFailure("gone")])
 def test_pickling_keeps_type_text_and_parts(error):
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
@@ -95,6 +100,47 @@ def test_unwrapped_leaves_ours_and_strangers_as_they_are():
         with pytest.raises(type(error)) as caught, unwrapped():
             raise error
         assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkerCrashedError(),
+        NodeDiedError("node 7 is gone"),
+        Wrapper(cause=ActorDiedError()),
+        WorkerGroupError("both workers", {1: WorkerHealthCheckFailedError("it does not answer", ActorDiedError())}),
+    ],
+)
+def test_unwrapped_says_in_one_line_that_the_cluster_failed(error):
+    line = r"^the cluster failed \(.*\); run it again: it goes on$"
+    with pytest.raises(ClusterFailure, match=line) as caught, unwrapped():
+        raise error
+    assert caught.value.exit_code == 1
+
+
+def test_unwrapped_prefers_what_was_wrong_to_who_died_of_it():
+    with pytest.raises(InputError), unwrapped():
+        raise WorkerGroupError("both", {0: ActorDiedError(), 1: Wrapper(cause=input_error())})
+
+
+def test_unwrapped_lets_nothing_live_on_in_the_error():
+    class Heavy:
+        pass
+
+    def fails():
+        held = Heavy()  # as Ray Data's frames hold its actors
+        alive.append(weakref.ref(held))
+        raise Wrapper(cause=input_error())
+
+    alive: list[weakref.ref] = []
+    gc.disable()
+    try:
+        with pytest.raises(InputError) as caught, unwrapped():
+            fails()
+        assert caught.value is not None
+        assert alive[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_unwrapped_prefers_the_error_itself_to_what_it_was_raised_from():

@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rsf_dist import lock
@@ -80,6 +81,27 @@ def test_a_second_run_of_the_same_process_is_refused_too(store):
         pytest.fail("both hold it")
 
 
+def test_of_several_processes_that_begin_at_once_one_holds_it(store):
+    begun = [
+        subprocess.Popen([sys.executable, "-c", HOLDING, store.uri], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    try:
+        refused = [process for process in begun if wait_for_end_or_word(process) == b""]
+        assert len(refused) == 3
+        assert all(b"is held by process" in process.stderr.read() for process in refused)
+    finally:
+        for process in begun:
+            process.kill()
+            process.wait()
+
+
+def wait_for_end_or_word(process: subprocess.Popen) -> bytes:
+    """`held`, or nothing where it ended."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
 def test_the_lock_of_a_killed_process_is_stale_at_once(store, other_process):
     other_process.send_signal(signal.SIGKILL)
     other_process.wait()
@@ -92,9 +114,30 @@ def test_the_lock_of_a_killed_process_is_stale_at_once(store, other_process):
 
 def test_the_number_of_a_process_may_have_been_given_again(store):
     mine = Holder.this_process()
-    leave(store, replace(mine, token="earlier", started=mine.started - 1000))
+    assert mine.tick is not None
+    leave(store, replace(mine, token="earlier", tick=mine.tick - 1000))
     with held(store):
         assert holder(store).token != "earlier"
+
+
+def test_a_clock_that_was_set_makes_no_lock_stale(store, monkeypatch):
+    with held(store):
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time() + 3600)
+        with pytest.raises(InputError, match="is held by"), held(store):
+            pytest.fail("both hold it")
+
+
+def test_a_lock_that_cannot_be_read_is_not_nobodys(store, elsewhere, monkeypatch):
+    leave(store, elsewhere)
+
+    def stale_handle(name: str) -> bytes:
+        raise InputError("output", name, "cannot be read (Stale file handle)", "check the path")
+
+    monkeypatch.setattr(store, "read", stale_handle)
+    with pytest.raises(InputError, match="Stale file handle"), held(store):
+        pytest.fail("took what may be held")
+    monkeypatch.undo()
+    assert holder(store) == elsewhere
 
 
 def test_a_heart_that_stands_still_elsewhere_is_stale(store, elsewhere, monkeypatch):
@@ -124,18 +167,24 @@ def test_the_heart_beats(store, monkeypatch):
 
 def test_a_lock_that_was_taken_over_is_not_released(store, elsewhere):
     with held(store):
-        leave(store, elsewhere)
+        leave(RunStore(store.uri), elsewhere)
     assert holder(store) == elsewhere
 
 
-def test_who_was_taken_over_while_asleep_commits_no_more(store, elsewhere):
+def test_who_was_taken_over_while_asleep_writes_no_more(store, elsewhere, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
     with held(store):
         within = store.at("seeds/000")
         store.keep("before", lambda folder: (folder / "a.txt").write_text("a"))
-        leave(store, elsewhere)
+        leave(RunStore(store.uri), elsewhere)
         for asleep in (store, within):
-            with pytest.raises(InputError, match="was taken over by process 17 of someone on another-host"):
+            with pytest.raises(InputError, match=r"was taken from this process, .* by process 17 of"):
                 asleep.keep("after", lambda folder: (folder / "b.txt").write_text("b"))
+        store.filesystem.delete_file(store.path(LOCK))  # that one is done with it, and has let go
+        with pytest.raises(InputError, match="was taken from this process"):
+            store.write("report.json", "{}")
+        time.sleep(0.3)  # several beats
+        assert holder(store) is None
     assert list(store.manifest()["folders"]) == ["before"]
     assert not store.at("seeds/000").exists("manifest.json")
 
@@ -148,7 +197,7 @@ def test_a_half_written_lock_is_nobodys(store):
 
 
 def test_of_two_that_take_over_at_once_one_wins(store, monkeypatch):
-    leave(store, replace(Holder.this_process(), token="dead", started=0.0))
+    leave(store, replace(Holder.this_process(), token="dead", tick=0))
     outcomes, inside = [], threading.Event()
 
     def take() -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from rsf_dist.errors import InputError
-from rsf_dist.store import RunStore, Shard
+from rsf_dist.store import RunStore, Shard, _refuse_password
 
 ROWS = pa.table({"x": [1.0, 2.0], "index": [3, 5]})
 
@@ -193,11 +193,34 @@ def test_unknown_file_system():
         RunStore("nosuch://bucket/run")
 
 
-@pytest.mark.parametrize("uri", ["s3://key:hunter2@bucket/run", "abfs://:hunter2@account.blob.core.windows.net/run"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://key:hunter2@bucket/run",
+        "s3://key:hunter2/with/slashes@bucket/run",
+        "s3://bucket/run?region=eu&secret_key=hunter2",
+        "abfs://:hunter2@account.blob.core.windows.net/run",
+    ],
+)
 def test_a_password_in_a_uri_is_refused_and_not_shown(uri):
     with pytest.raises(InputError, match="carries a password; give it by the environment") as refused:
         RunStore(uri)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("uri", ["gs://anonymous@bucket/run", "s3://bucket/run@2:30?endpoint_override=localhost:9000"])
+def test_what_only_looks_like_a_password_is_none(uri):
+    _refuse_password(uri)
+
+
+def test_the_manifest_before_is_kept_when_the_last_one_is_none(tmp_path):
+    kept = RunStore(tmp_path)
+    for name in ("a", "b"):
+        kept.keep(name, lambda folder: (folder / "x").write_text("x"))
+    (tmp_path / "manifest.json").write_text("{}")
+    kept.keep("c", lambda folder: (folder / "x").write_text("x"))
+    (tmp_path / "manifest.json").write_text("{")
+    assert list(kept.manifest()["folders"]) == ["a"]
 
 
 def test_path_with_special_characters(tmp_path):
