@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,9 +102,11 @@ def unwrapped() -> Iterator[None]:
         ours = _find_ours(err) or _death(err)
         if ours is None or ours is err:
             raise
-        # What the frames on its way had at hand, Ray Data's actors too, would live for as long as the error is held.
+        # What the frames on its way had at hand, Ray Data's actors too, would live for as long as the error is held,
+        # and then until Python looks for circles: Ray Data's tasks keep their errors, whose frames keep the tasks.
         traceback.clear_frames(err.__traceback__)
         err.__traceback__ = err.__context__ = err.__cause__ = None
+        gc.collect()
         raise ours from None
 
 

@@ -74,9 +74,10 @@ class Holder:
             return False
         try:
             process = psutil.Process(self.pid)
-            given_again = self.tick != _start_tick(self.pid) or (
-                self.tick is None and abs(process.create_time() - self.started) > 1.0
-            )
+            if self.tick is None:
+                given_again = abs(process.create_time() - self.started) > 1.0
+            else:
+                given_again = self.tick != _start_tick(self.pid)
             return given_again or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True

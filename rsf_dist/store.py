@@ -305,11 +305,11 @@ class RunStore:
 def _refuse_password(uri: str) -> None:
     """InputError where a URI has a user's password, which may hold slashes, or an option that sounds like one."""
     scheme, _, rest = uri.partition("://")
-    first = rest.partition("/")[0].partition(":")[2]
-    before_place = "@" in rest and first and not first.isdigit()  # digits are a port
-    if before_place or re.search(r"[?&][^=&]*(secret|password|token|key)[^=&]*=", rest, re.IGNORECASE):
-        told = f"{scheme}://…"
-        raise InputError("output", told, "carries a password", "give it by the environment, as its library documents")
+    after_colon = rest.partition("/")[0].partition(":")[2]
+    of_a_user = "@" in rest and after_colon and not after_colon.isdigit()  # digits are a port
+    if of_a_user or re.search(r"[?&][^=&]*(secret|password|token|key)[^=&]*=", rest, re.IGNORECASE):
+        remedy = "give it by the environment, as its library documents"
+        raise InputError("output", f"{scheme}://…", "carries a password", remedy)
 
 
 def remedy_of(err: OSError) -> str:

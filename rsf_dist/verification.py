@@ -80,20 +80,15 @@ def verify(
         progress.say(f"verifying {at.uri}")
         trial = Trial(config, inputs, at, config.seed + number, progress)
         found += _verify_trial(trial, num_chunks, rng or np.random.default_rng())
-    return found + _verify_summary(
-        store, [trial_folder(number, config.num_seeds) for number in range(config.num_seeds)]
-    )
+    return found if config.num_seeds == 1 else found + _verify_summary(store, config.num_seeds)
 
 
-def _verify_summary(store: RunStore, folders: list[str]) -> Findings:
-    """The report.json of several seeds against theirs; that of a single one is its own."""
-    if len(folders) == 1:
-        return Findings()
+def _verify_summary(store: RunStore, num_seeds: int) -> Findings:
+    """The report.json of several seeds against theirs."""
+    folders = [trial_folder(number, num_seeds) for number in range(num_seeds)]
     try:
-        wanted, told = (
-            record.finite(record.merge([store.at(folder) for folder in folders], folders)),
-            record.read(store),
-        )
+        wanted = record.finite(record.merge([store.at(folder) for folder in folders], folders))
+        told = record.read(store)
     except InputError as err:
         return Findings((f"the run's report.json cannot be compared with its seeds: {err}",))
     other = sorted(name for name in wanted.keys() | told.keys() if wanted.get(name) != told.get(name))

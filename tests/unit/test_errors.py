@@ -125,11 +125,13 @@ def test_unwrapped_prefers_what_was_wrong_to_who_died_of_it():
 
 def test_unwrapped_lets_nothing_live_on_in_the_error():
     class Heavy:
-        pass
+        itself: "Heavy"
 
     def fails():
-        held = Heavy()  # as Ray Data's frames hold its actors
-        alive.append(weakref.ref(held))
+        held, circle = Heavy(), Heavy()  # as the frames of Ray Data hold its actors, and as its tasks do
+        circle.itself = circle
+        alive.extend(map(weakref.ref, (held, circle)))
+        del circle
         raise Wrapper(cause=input_error())
 
     alive: list[weakref.ref] = []
@@ -138,7 +140,7 @@ def test_unwrapped_lets_nothing_live_on_in_the_error():
         with pytest.raises(InputError) as caught, unwrapped():
             fails()
         assert caught.value is not None
-        assert alive[0]() is None
+        assert [one() for one in alive] == [None, None]
     finally:
         gc.enable()
 

@@ -120,6 +120,16 @@ def test_the_number_of_a_process_may_have_been_given_again(store):
         assert holder(store).token != "earlier"
 
 
+def test_a_lock_without_ticks_is_judged_by_the_clock(store):
+    mine = replace(Holder.this_process(), token="theirs", tick=None)
+    leave(store, mine)
+    with pytest.raises(InputError, match="is held by"), held(store):
+        pytest.fail("both hold it")
+    leave(store, replace(mine, started=mine.started - 1000))
+    with held(store):
+        assert holder(store).token != "theirs"
+
+
 def test_a_clock_that_was_set_makes_no_lock_stale(store, monkeypatch):
     with held(store):
         monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time() + 3600)
