@@ -20,7 +20,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Without Ray; under a minute on two cores.
+# Without Ray; about a minute on two cores.
 unit: $(READY)
 	$(BIN)/pytest -m "not ray" --numprocesses 2
 

@@ -99,6 +99,7 @@ def train(
     progress, config = progress or Progress(), stored_config(RunStore(output))
     with opened(config, progress) as (store, inputs), cluster(address, verbose, config.code):
         check_cluster(config, sampling=config.sampling.mode == "stream", training=True)
+        check_disk(store.uri, forecast_bytes(config, inputs, training=True), "output")
         for trial in trials(config, inputs, store, progress):
             train_trial(trial, AcceptedSet.load(trial.store))
         return finish(config, store)

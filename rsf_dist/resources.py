@@ -243,13 +243,17 @@ def ship_code(folder: str) -> None:
 
 
 def check_disk(path: str, needed: int, field: str) -> None:
-    """InputError unless the disk of the local folder `path`, which may not exist yet, has `needed` bytes; URIs pass."""
+    """InputError unless the local folder `path`, which may not exist yet, can grow to `needed` bytes; URIs pass."""
     if "://" in path:
         return
-    there = next(folder for folder in (Path(path).absolute(), *Path(path).absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        rule = f"its disk has {free / 2**20:,.0f} MiB left, and the run may take {needed / 2**20:,.0f} MiB"
+    folder = Path(path).absolute()
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    free, taken = (
+        shutil.disk_usage(there).free,
+        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+    )
+    if free + taken < needed:
+        rule = f"its disk has {free / 2**20:,.0f} MiB left, and the run may take {(needed - taken) / 2**20:,.0f} MiB"
         raise InputError(field, path, rule, "free some space, name another disk, or ask for fewer rows")
 
 

@@ -99,3 +99,8 @@ def test_a_disk_with_too_little_room_is_refused(tmp_path, monkeypatch):
     check_disk("s3://bucket/run", 2**60, "output")
     with pytest.raises(InputError, match="its disk has 3 MiB left, and the run may take 4 MiB; free some space"):
         check_disk(str(tmp_path / "not" / "there yet"), 4 * 2**20, "output")
+    (tmp_path / "run" / "rounds").mkdir(parents=True)
+    (tmp_path / "run" / "rounds" / "shard").write_bytes(bytes(2**20))  # a run that goes on has some of it already
+    check_disk(str(tmp_path / "run"), 4 * 2**20, "output")
+    with pytest.raises(InputError, match="has 3 MiB left, and the run may take 4 MiB"):
+        check_disk(str(tmp_path / "run"), 5 * 2**20, "output")
