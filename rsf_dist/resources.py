@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -248,13 +248,18 @@ def check_disk(path: str, needed: int, field: str) -> None:
         return
     folder = Path(path).absolute()
     there = next(one for one in (folder, *folder.parents) if one.exists())
-    free, taken = (
-        shutil.disk_usage(there).free,
-        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-    )
+    free, taken = shutil.disk_usage(there).free, _bytes_in(folder)
     if free + taken < needed:
         rule = f"its disk has {free / 2**20:,.0f} MiB left, and the run may take {(needed - taken) / 2**20:,.0f} MiB"
         raise InputError(field, path, rule, "free some space, name another disk, or ask for fewer rows")
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # the lock's drafts come and go
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def require_shared(path: str, field: str) -> None:
