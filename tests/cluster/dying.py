@@ -43,4 +43,6 @@ if __name__ == "__main__":
         address, uri, log, wanted = sys.argv[4:]
         journal.COMMIT_SECONDS = 0.2
         ray.init(address=address, log_to_driver=False)
-        sampler(Path(log), rsf.RunStore(uri), pool=rsf.PoolConfig(max_actors=2)).sample(int(wanted))
+        sampler(
+            Path(log), rsf.RunStore(uri), pool=rsf.PoolConfig(min_actors=2, max_actors=2, max_tasks_in_flight=1)
+        ).sample(int(wanted))

@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ pytestmark = pytest.mark.ray
 CODE = Path(__file__).parents[1] / "unit" / "bad_input" / "code"
 
 
+@pytest.fixture
+def no_records() -> Iterator[None]:
+    """Of logging: pytest keeps them until the test ends, and with Ray Data's errors the frames that hold its actors."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
@@ -30,11 +39,10 @@ CODE = Path(__file__).parents[1] / "unit" / "bad_input" / "code"
     ],
 )
 def test_a_ratio_that_goes_wrong_late(
-    name: str, complaint: str, small_run: dict, monkeypatch: pytest.MonkeyPatch
+    name: str, complaint: str, small_run: dict, no_records: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One error of ours, within 90 s, of which most is the start of actors; those end, though the error is held."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # pytest keeps each record and what it holds
     monkeypatch.delitem(sys.modules, "late_ratios", raising=False)  # it counts its calls
     changes = {
         "code": str(CODE),

@@ -57,8 +57,9 @@ def test_the_main_job_on_two_nodes(config_file: Path, small_run: dict, ray_addre
     config = parse_config(small_run)
     inputs = pipeline.load_inputs(config)
     files = [file for kind in ("parquet", "safetensors", "pt") for file in output.rglob(f"*.{kind}")]
+    headers = 8 * 2**10 * len(files)  # more than these tiny models' own numbers take
     forecast = pipeline.forecast_bytes(config, inputs, training=True)
-    assert forecast / 10 < sum(file.stat().st_size for file in files) < forecast
+    assert forecast / 10 < sum(file.stat().st_size for file in files) < forecast + headers
 
     # The accuracy that it reports is that of the model that it leaves.
     test = inputs.test
