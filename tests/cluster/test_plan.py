@@ -52,6 +52,7 @@ def digits_config(folder: Path) -> RunConfig:
     make_place(folder / "place")
     raw = yaml.safe_load((ROOT / "rsf_dist" / "demo" / "digits.yaml").read_text())
     raw["target"]["root"] = str(folder / "place" / "unlabelled")
+    raw["sampling"]["pool"] = {"max_actors": 2}
     return parse_config(raw | {"evaluation": UNJUDGED, "output": str(folder / "run")})
 
 
@@ -61,14 +62,16 @@ def fashion_config(folder: Path) -> RunConfig:
     subprocess.run([sys.executable, example / "prepare.py", "--output", folder / "place"], check=True)
     raw = yaml.safe_load((example / "config.yaml").read_text())
     raw["target"]["root"] = str(folder / "place" / "target.npz")
+    raw["sampling"]["pool"] = {"max_actors": 2}
     return parse_config(raw | {"evaluation": UNJUDGED, "output": str(folder / "run")})
 
 
 class ActorClock(threading.Thread):
-    """The CPU seconds of pool actors, read while they live."""
+    """The CPU seconds of pool actors that start from now on, read while they live."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
+        self._others = {actor.pid for actor in own_processes("ray::MapWorker")}  # a rehearsal's end takes its time
         self._seconds: dict[int, float] = {}
         self._over = threading.Event()
 
@@ -76,6 +79,8 @@ class ActorClock(threading.Thread):
         while not self._over.wait(0.3):
             for actor in own_processes("ray::MapWorker"):
                 with contextlib.suppress(psutil.Error):
+                    if actor.pid in self._others:
+                        continue
                     self._seconds[actor.pid] = sum(actor.cpu_times()[:2])
 
     def stop(self) -> float:
