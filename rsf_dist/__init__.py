@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from rsf_dist.errors import ClusterFailure, InputError, RsfError, StatisticalRefusal
     from rsf_dist.images import ImageSet
     from rsf_dist.pipeline import RunResult, run
-    from rsf_dist.proposals import AugmentProposal, DatasetProposal, DistributionProposal, MixtureProposal
+    from rsf_dist.proposals import (
+        AugmentProposal,
+        DatasetProposal,
+        DefensiveProposal,
+        DistributionProposal,
+        GeneratorProposal,
+        MixtureProposal,
+        Refittable,
+    )
     from rsf_dist.ratios import (
         ClassifierRatio,
         ConstantRatio,
@@ -56,7 +64,15 @@ _HOMES = {
     "errors": ("ClusterFailure", "InputError", "RsfError", "StatisticalRefusal"),
     "images": ("ImageSet",),
     "pipeline": ("RunResult", "run"),
-    "proposals": ("AugmentProposal", "DatasetProposal", "DistributionProposal", "MixtureProposal"),
+    "proposals": (
+        "AugmentProposal",
+        "DatasetProposal",
+        "DefensiveProposal",
+        "DistributionProposal",
+        "GeneratorProposal",
+        "MixtureProposal",
+        "Refittable",
+    ),
     "ratios": (
         "ClassifierRatio",
         "ConstantRatio",
@@ -89,11 +105,13 @@ __all__ = [
     "ConstantRatio",
     "DRSEnvelope",
     "DatasetProposal",
+    "DefensiveProposal",
     "DensityRatio",
     "DistributionProposal",
     "FineTuneResult",
     "FineTuner",
     "FixedEnvelope",
+    "GeneratorProposal",
     "ImageSet",
     "InputError",
     "LabelShiftRatio",
@@ -101,6 +119,7 @@ __all__ = [
     "PilotEnvelope",
     "PoolConfig",
     "ProductRatio",
+    "Refittable",
     "RejectionSampler",
     "RelativeRatio",
     "RewardRatio",

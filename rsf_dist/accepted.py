@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
 from ray.data import Dataset
@@ -102,6 +103,16 @@ class AcceptedSet:
             raise InputError("fingerprint", mark, f"the manifest says {described['fingerprint']}", "sample anew")
         rows = handed_over(stored_dataset(store, shards), found, ledger, described["drawn_at_log_m"], report.log_m)
         return AcceptedSet(rows, report, mark, ledger, described["columns"])
+
+
+def stored_rows(store: RunStore, round: int) -> pa.Table:
+    """All rows of a stored round as one table, read in this process. Raises InputError as `AcceptedSet.load`."""
+    described = store.round(round)
+    if described is None or not described["complete"]:
+        raise InputError("round", round, f"is not complete in {store.uri}", "sample it first: rsf sample")
+    report = SamplingReport.from_dict(described["report"])
+    rows = pa.concat_tables([store.read_shard(Shard(**listed)) for listed in described["shards"]])
+    return rows.filter(pc.greater(rows["accept_key"], report.log_m)).slice(0, report.num_accepted)
 
 
 def ledger_of(rows: pa.Table) -> NDArray[np.void]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributions import Distribution, Normal, Uniform
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, Uniform
 from torchvision.transforms import v2
 
 from rsf_dist import user_code
@@ -16,10 +17,15 @@ from rsf_dist.config import (
     AugmentConfig,
     ClassifierRatioConfig,
     EnvelopeConfig,
+    GeneratorProposalConfig,
     ImagesConfig,
     LawConfig,
     ProposalConfig,
     RunConfig,
+    ShiftedImagesConfig,
+    ShiftedTargetConfig,
+    TargetConfig,
+    TargetImagesConfig,
     TransformConfig,
 )
 from rsf_dist.envelope import (
@@ -33,8 +39,11 @@ from rsf_dist.envelope import (
 )
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet, load_images
-from rsf_dist.proposals import AugmentProposal, MixtureProposal, Proposal
+from rsf_dist.place import make_images
+from rsf_dist.proposals import AugmentProposal, GeneratorProposal, MixtureProposal, Proposal
+from rsf_dist.proposals.prior import checked_prior
 from rsf_dist.ratios.classifier import MIN_TARGET_IMAGES
+from rsf_dist.rng import Stage, Streams
 from rsf_dist.tasks import ClassificationTask, Task
 
 
@@ -61,16 +70,16 @@ class Inputs:
 
 
 def load_inputs(config: RunConfig) -> Inputs:
-    """Read every image set of the run. Raises InputError."""
+    """Read, or make, every image set of the run. Raises InputError."""
     source = load_images(config.source, "source")
     source.require_labels("source")
-    target = load_images(config.target, "target")
+    target = _read_or_made(config.target, "target", config, source)
     target.require_like(source, "target")
 
-    def labelled(images: ImagesConfig | None, field: str) -> ImageSet | None:
+    def labelled(images: TargetImagesConfig | None, field: str) -> ImageSet | None:
         if images is None:
             return None
-        found = load_images(images, field)
+        found = _read_or_made(images, field, config, source)
         found.require_labels(field)
         found.require_like(source, field)
         return found
@@ -91,10 +100,33 @@ def load_inputs(config: RunConfig) -> Inputs:
     return inputs
 
 
+_PLACE_CHUNKS = {"target": 0, "evaluation.oracle": 1, "evaluation.test": 2}
+"""Which stream each made set draws from; renumbering them would change the images."""
+
+
+def _read_or_made(
+    images: TargetConfig | TargetImagesConfig, field: str, config: RunConfig, source: ImageSet
+) -> ImageSet:
+    """The images; those of kind `shifted` are made as the target is. Errors name `field`, or target.shift."""
+    if isinstance(images, ImagesConfig):
+        return load_images(images, field)
+    assert isinstance(config.target, ShiftedTargetConfig)  # else the configuration would have been refused
+    count = images.num_images if isinstance(images, ShiftedImagesConfig) else images.num_unlabelled
+    base = load_images(images.base, f"{field}.base")
+    base.require_labels(f"{field}.base")
+    base.require_like(source, f"{field}.base")
+    try:
+        return make_images(base, config.target.shift, count, Streams(config.seed, Stage.PLACE, 0, _PLACE_CHUNKS[field]))
+    except InputError as err:
+        raise InputError("target.shift.prior", err.value, f"{err.rule} ({field}.base)", err.remedy) from err
+
+
 def build_proposal(config: ProposalConfig, source: ImageSet) -> Proposal:
-    """Labelled source images under the configured augmentations, or proposals of the user's own. Raises InputError."""
+    """Source images under the configured augmentations, a generator's, or the user's own. Raises InputError."""
     if isinstance(config, AugmentConfig):
         return _augmented(config, source)
+    if isinstance(config, GeneratorProposalConfig):
+        return _generated(config, source)
     proposal = user_code.call(config.factory, "proposal.factory", {"source": source}, config.options)
     return of_kind(proposal, Proposal, config.factory, "proposal.factory")
 
@@ -113,10 +145,29 @@ def relative_alpha(config: RunConfig) -> float | None:
 def _augmented(config: AugmentConfig, source: ImageSet) -> AugmentProposal:
     parameters: dict[str, Distribution] = {name: build_law(law) for name, law in config.parameters.items()}
     prior = None if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
-    try:
+    with _within("proposal"):
         return AugmentProposal(source, parameters, prior, _pipeline(config.transforms))
+
+
+def _generated(config: GeneratorProposalConfig, source: ImageSet) -> GeneratorProposal:
+    generator = user_code.call(config.factory, "proposal.factory", {"source": source}, config.options)
+    if not isinstance(generator, nn.Module):
+        found = f"gives a {type(generator).__name__}"
+        raise InputError("proposal.factory", config.factory, found, "return a torch module")
+    latent = Independent(Normal(torch.zeros(config.latent_dim), torch.ones(config.latent_dim)), 1)
+    counts = torch.bincount(source.require_labels("source"), minlength=len(source.classes))
+    prior = counts if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
+    with _within("proposal"):
+        return GeneratorProposal(generator, latent, checked_prior(prior, len(source.classes)))
+
+
+@contextmanager
+def _within(section: str) -> Iterator[None]:
+    """What the block refuses, by the name that it has in the configuration."""
+    try:
+        yield
     except InputError as err:
-        raise InputError(f"proposal.{err.field}", err.value, err.rule, err.remedy) from err
+        raise InputError(f"{section}.{err.field}", err.value, err.rule, err.remedy) from err
 
 
 def build_envelope(config: EnvelopeConfig) -> Envelope:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from rsf_dist.errors import InputError, RsfError
+from rsf_dist.errors import InputError, RsfError, StatisticalRefusal
 
 if TYPE_CHECKING:
     from rsf_dist.pipeline import RunResult
@@ -39,12 +39,18 @@ Overrides = Annotated[
 Directory = Annotated[str, typer.Argument(help="The run's directory, a path or a URI.")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; `auto`: the one on this machine.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 3 where the trust card is red.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' output.")]
 
 
 @app.command()
 def run(
-    config: Config, overrides: Overrides = None, address: Address = None, as_json: Json = False, debug: Debug = False
+    config: Config,
+    overrides: Overrides = None,
+    address: Address = None,
+    as_json: Json = False,
+    strict: Strict = False,
+    debug: Debug = False,
 ) -> None:
     """Sample, fine-tune, compare, report: the main job."""
     from rsf_dist.config import load_config
@@ -55,11 +61,50 @@ def run(
     with _progress() as progress:
         result = pipeline.run(loaded, address=address, verbose=debug, progress=progress)
     _show(result, as_json)
+    _refuse_red(result, strict)
+
+
+@app.command()
+def compare(
+    config: Config,
+    overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat with this many seeds.")] = 3,
+    arms: Annotated[
+        str | None, typer.Option(help="Which, e.g. random,one_shot,oracle; by default all that the file allows.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="Where to; by default the file's output with -compare.")] = None,
+    address: Address = None,
+    as_json: Json = False,
+    strict: Strict = False,
+    debug: Debug = False,
+) -> None:
+    """Hold the run against its alternatives, at equal rows and optimizer steps, over several seeds."""
+    from rsf_dist.config import comparable_arms, load_config
+
+    given = list(overrides or ())
+    once = load_config(config, given)
+    possible = comparable_arms(once)
+    chosen = possible if arms is None else [name.strip() for name in arms.split(",")]
+    where = output or _compared(once.output)
+    ours = [f"evaluation.arms=[{', '.join(chosen)}]", f"num_seeds={seeds}", f"output={json.dumps(where)}"]
+    ours += [] if "oracle" in chosen else ["evaluation.oracle=null"]
+    loaded = load_config(config, [*given, *ours])
+    from rsf_dist import pipeline  # seconds; what is wrong with the configuration is said before
+
+    with _progress() as progress:
+        result = pipeline.run(loaded, address=address, verbose=debug, progress=progress)
+    _show(result, as_json)
+    _refuse_red(result, strict)
 
 
 @app.command()
 def sample(
-    config: Config, overrides: Overrides = None, address: Address = None, as_json: Json = False, debug: Debug = False
+    config: Config,
+    overrides: Overrides = None,
+    address: Address = None,
+    as_json: Json = False,
+    strict: Strict = False,
+    debug: Debug = False,
 ) -> None:
     """Fit the ratio and sample, for `rsf train` to go on with."""
     from rsf_dist.config import load_config
@@ -70,6 +115,7 @@ def sample(
     with _progress() as progress:
         result = pipeline.sample(loaded, address=address, verbose=debug, progress=progress)
     _show(result, as_json)
+    _refuse_red(result, strict)
 
 
 @app.command()
@@ -191,6 +237,12 @@ def main() -> None:
         sys.exit(InputError.exit_code)
 
 
+def _compared(output: str) -> str:
+    """Where a comparison goes, beside the run itself."""
+    path, mark, options = output.partition("?")  # as in s3://bucket/run?endpoint_override=…
+    return f"{path.rstrip('/')}-compare{mark}{options}"
+
+
 def _demo_names() -> Iterator[str]:
     yield "runs/demo"
     yield from (f"runs/demo-{number}" for number in itertools.count(2))
@@ -224,6 +276,14 @@ class _RaysRemarks(io.TextIOBase):
 
 def _complain(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
+
+
+def _refuse_red(result: RunResult, strict: bool) -> None:
+    red = [check["name"] for check in result.report["rounds"][-1]["trust"] if check["light"] == "red"]
+    if strict and red:
+        raise StatisticalRefusal(
+            f"the trust card is red: {', '.join(red)}", f"see {result.store.uri}/report.html; what was made is kept"
+        )
 
 
 def _show(result: RunResult, as_json: bool) -> None:

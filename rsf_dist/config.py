@@ -73,6 +73,18 @@ def _kind_or(default: str | None = None) -> Discriminator:
     return Discriminator(tag)
 
 
+def _all_different(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = [name for number, name in enumerate(names) if name in names[:number]]
+    if twice:
+        raise ValueError(f"classes must differ, and {twice[0]} is there twice")
+    return names
+
+
+ImagesKind = Literal["digits", "idx", "image_folder", "npz"]
+ClassNames = Annotated[tuple[str, ...], AfterValidator(_all_different)]
+Channels = Literal[1, 3]
+Size = tuple[PositiveInt, PositiveInt]
+
 ParameterName = Literal["rotation", "scale", "brightness", "contrast", "translate_x", "translate_y", "noise"]
 
 
@@ -96,14 +108,14 @@ class ImagesConfig(_Config):
     channels: for image_folder, 1 (grey) or 3 (RGB).
     """
 
-    kind: Literal["digits", "idx", "image_folder", "npz"]
+    kind: ImagesKind
     root: Words | None = None
     split: Literal["train", "test"] = "train"
     start: Count = 0
     limit: PositiveInt | None = None
-    classes: tuple[str, ...] = ()
-    size: tuple[PositiveInt, PositiveInt] | None = None
-    channels: Literal[1, 3] = 3
+    classes: ClassNames = ()
+    size: Size | None = None
+    channels: Channels = 3
 
     @model_validator(mode="after")
     def _has_root(self) -> ImagesConfig:
@@ -111,12 +123,96 @@ class ImagesConfig(_Config):
             raise ValueError(f"kind {self.kind} needs `root`, the folder or file")
         return self
 
-    @model_validator(mode="after")
-    def _classes_differ(self) -> ImagesConfig:
-        twice = [name for number, name in enumerate(self.classes) if name in self.classes[:number]]
-        if twice:
-            raise ValueError(f"classes must differ, and {twice[0]} is there twice")
-        return self
+
+_AnyImages = (
+    Annotated[ImagesConfig, Tag("kind=digits")]
+    | Annotated[ImagesConfig, Tag("kind=idx")]
+    | Annotated[ImagesConfig, Tag("kind=image_folder")]
+    | Annotated[ImagesConfig, Tag("kind=npz")]
+)
+
+
+class DataConfig(_Config):
+    """What image sets take where they do not say it themselves; of a shifted one, its `base`. Keys as in ImagesConfig.
+
+    None: nothing. In a resolved configuration (a run's config.yaml) every set says all itself, and `data` changes none.
+    """
+
+    kind: ImagesKind | None = None
+    root: Words | None = None
+    classes: ClassNames | None = None
+    size: Size | None = None
+    channels: Channels | None = None
+
+
+def _number_or_list() -> Discriminator:
+    """Chooses by what is given, so that complaints are about that alone."""
+    return Discriminator(lambda raw: f"{TAG}list" if isinstance(raw, (list, tuple)) else f"{TAG}number")
+
+
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+Modes = Annotated[
+    Annotated[_Finite, Tag("kind=number")] | Annotated[tuple[_Finite, ...], Field(min_length=1), Tag("kind=list")],
+    _number_or_list(),
+]
+
+
+class ParameterShiftConfig(_Config):
+    """The law of one parameter of the target's images.
+
+    mean: of a normal law; a list: of several, equally likely. sd: the standard deviation of each; 0: constant.
+    """
+
+    mean: Modes
+    sd: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class ShiftConfig(_Config):
+    """How a place differs from the photographs that it is made from.
+
+    rotation, scale, brightness, contrast, translate_x, translate_y, noise: as of proposals; None: neutral.
+    blur: then, the standard deviation of a Gaussian blur, in pixels; 0: none.
+    gamma: then, the exponent of the intensities on the scale 0 to 1; 1: none, below 1: brighter.
+    prior: how likely each class is, one number a class; None: as in the photographs.
+
+    Blur and gamma are what no proposal knows of: with them the proposals cannot reach the place.
+    """
+
+    rotation: ParameterShiftConfig | None = None
+    scale: ParameterShiftConfig | None = None
+    brightness: ParameterShiftConfig | None = None
+    contrast: ParameterShiftConfig | None = None
+    translate_x: ParameterShiftConfig | None = None
+    translate_y: ParameterShiftConfig | None = None
+    noise: ParameterShiftConfig | None = None
+    blur: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    gamma: PositiveFloat = 1.0
+    prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
+
+
+class ShiftedTargetConfig(_Config):
+    """A target made for an experiment, from photographs that neither the source nor the test should share.
+
+    base: the photographs, labelled. num_unlabelled: images made of them; their labels are dropped like any target's.
+    shift: how. The images follow from the run's `seed`, and are the same for all of num_seeds.
+    """
+
+    kind: Literal["shifted"]
+    base: ImagesConfig
+    num_unlabelled: PositiveInt = 2_000
+    shift: ShiftConfig = ShiftConfig()
+
+
+class ShiftedImagesConfig(_Config):
+    """Labelled images made like the target's, by its `shift`: num_images of the photographs `base`."""
+
+    kind: Literal["shifted"]
+    base: ImagesConfig
+    num_images: PositiveInt = 5_000
+
+
+TargetConfig = Annotated[_AnyImages | Annotated[ShiftedTargetConfig, Tag("kind=shifted")], _kind_or()]
+TargetImagesConfig = Annotated[_AnyImages | Annotated[ShiftedImagesConfig, Tag("kind=shifted")], _kind_or()]
 
 
 class LawConfig(_Config):
@@ -170,8 +266,27 @@ class CustomProposalConfig(_Config):
     options: dict[str, Any] = {}
 
 
+class GeneratorProposalConfig(_Config):
+    """Proposals: what a generator of your own makes of latents z ~ N(0, I) and of classes.
+
+    factory: called with source (an ImageSet) and `options`; it gives a torch module with its weights, which takes z
+        (float32 [n, latent_dim]) and y (int64 [n]), and gives images [n, c, h, w] like the target's, uint8, or floats
+        that are taken as on the scale 0 to 1.
+    latent_dim: numbers of z.
+    class_prior: probability of each class; by default as among the source images.
+    """
+
+    kind: Literal["generator"]
+    factory: ImportPath
+    options: dict[str, Any] = {}
+    latent_dim: PositiveInt
+    class_prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
+
+
 ProposalConfig = Annotated[
-    Annotated[AugmentConfig, Tag("kind=augment")] | Annotated[CustomProposalConfig, Tag("kind=custom")],
+    Annotated[AugmentConfig, Tag("kind=augment")]
+    | Annotated[GeneratorProposalConfig, Tag("kind=generator")]
+    | Annotated[CustomProposalConfig, Tag("kind=custom")],
     _kind_or("augment"),
 ]
 
@@ -303,6 +418,30 @@ class LabelShiftRatioConfig(_Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     num_proposals: Annotated[int, Field(ge=50, le=_LARGEST_COUNT)] = 8000
     calibration_fraction: Fraction = 0.3
+    cpus: PositiveFloat = 1
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    wait_seconds: Seconds = 0.0
+
+
+class ClassPriorConfig(_Config):
+    """Estimating the target's mix of classes from its unlabelled images, with a classifier fitted to proposals.
+
+    method: `em`, maximum likelihood after bias-corrected temperature scaling, or `bbse`, black box shift estimation.
+    network, optimizer: the classifier that tells classes apart, fitted on labelled proposals. network None: the run's
+        `model`, which goes on from where fine-tuning starts.
+    num_proposals: drawn for it; calibration_fraction: of them, held out for its calibration and confusions.
+    smoothing: the share of the proposal's own mix of classes that stays in the one that is then proposed from.
+    min_effective_classes: an estimate with fewer, exp of its entropy, counts as collapsed, and the mix stays.
+    cpus, gpus, wait_seconds: as for the classifier ratio.
+    """
+
+    method: Literal["em", "bbse"] = "em"
+    network: ModelConfig | None = None
+    optimizer: OptimizerConfig = OptimizerConfig(steps=600, batch_size=128)
+    num_proposals: Annotated[int, Field(ge=50, le=_LARGEST_COUNT)] = 8000
+    calibration_fraction: Fraction = 0.3
+    smoothing: Fraction = 0.05
+    min_effective_classes: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
     cpus: PositiveFloat = 1
     gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     wait_seconds: Seconds = 0.0
@@ -552,6 +691,39 @@ class TrainingConfig(OptimizerConfig):
         return self
 
 
+class RoundsConfig(_Config):
+    """Rounds that move the proposal to where its rows are accepted, before the rows to train on are sampled.
+
+    num_rounds: at most so many. The last samples sampling.num_accepted rows; 1 is one-shot rejection.
+    num_accepted: rows that each round before the last accepts, for the proposal to be refitted to.
+    acceptance: the share of proposals that these rounds accept, judged on num_pilot of them (envelope kind budget).
+    min_gain: the last round comes early once a refit lowers the ratio's held-out AUC, by which it tells proposals from
+        the target, by less than this. Only a learned ratio has one.
+    warm_steps: optimizer steps by which a classifier ratio goes on, from the second round on, from that of the round
+        before; null: it is learned from scratch, in its own number of steps.
+    max_components: Gaussians that the refitted law may have; BIC chooses.
+    broad_share: of the proposals, drawn from the proposal as configured, so that nothing is lost for ever.
+    class_prior: how the proposal's mix of classes is moved, once, before the last round of a learned ratio, where the
+        proposal has a class_prior; null: it stays as configured.
+    """
+
+    num_rounds: Annotated[int, Field(ge=1, le=1_000)] = 1
+    num_accepted: PositiveInt = 1_000
+    acceptance: Fraction = 0.02
+    num_pilot: PositiveInt = 4_000
+    min_gain: Annotated[float, Field(ge=0, lt=0.5)] = 0.005
+    warm_steps: PositiveInt | None = 200
+    max_components: Annotated[int, Field(ge=1, le=1_000)] = 3
+    broad_share: Fraction = 0.1
+    class_prior: ClassPriorConfig | None = ClassPriorConfig()
+
+    @model_validator(mode="after")
+    def _enough_pilot_rows(self) -> RoundsConfig:
+        if self.acceptance * self.num_pilot < 20:
+            raise ValueError(f"num_pilot must be at least {math.ceil(20 / self.acceptance)}: 20 accepted pilot rows")
+        return self
+
+
 class ClassificationTaskConfig(_Config):
     """Image classification: cross entropy, top-1 accuracy."""
 
@@ -575,29 +747,54 @@ TaskConfig = Annotated[
 ]
 
 
+Arm = Literal["pretrained", "batch_norm", "pseudo_labels", "random", "weighted", "one_shot", "adaptive", "oracle"]
+
+
 class EvaluationConfig(_Config):
     """What the fine-tuned model is compared with, and on what.
 
-    test: labelled images of the target place, used for nothing but the report.
+    test: labelled images of the target place, used for nothing but the report; kind `shifted`: made as the target is.
     source_test: labelled images of the source, held out: what fine-tuning costs there.
-    arms: `random` fine-tunes on proposals accepted at random, `oracle` on the labelled images of `oracle`.
+    oracle: labelled images of the target place, other ones; kind `shifted` as with test.
+    arms: what the run itself is compared with, at equal rows and optimizer steps. `pretrained`: the model before
+        fine-tuning. `batch_norm`: that model, its batch norm statistics taken anew from the target images.
+        `pseudo_labels`: fine-tuned on target images with the labels that it gives them with pseudo_label_confidence.
+        `random`: on proposals accepted at random. `weighted`: on those, each row's loss weighted by the ratio of the
+        first round. `one_shot`: on rows of one-shot rejection. `oracle`: on the labelled images of `oracle`. The run's
+        own arm, `adaptive` with rounds and `one_shot` without, needs no mention.
+    pseudo_label_confidence: the least probability of a pseudo-label, but a tenth of the images have one whatever it is.
     judge: a network whose features (the input of its last layer) tell accepted rows from target images in the report's
         two-sample tests; None: simple image statistics. Give it weights, and not those of the ratio.
     """
 
-    test: ImagesConfig | None = None
+    test: TargetImagesConfig | None = None
     source_test: ImagesConfig | None = None
-    oracle: ImagesConfig | None = None
-    arms: tuple[Literal["pretrained", "random", "one_shot", "oracle"], ...] = ("pretrained", "random", "one_shot")
+    oracle: TargetImagesConfig | None = None
+    arms: tuple[Arm, ...] = ("pretrained", "random")
+    pseudo_label_confidence: Fraction = 0.9
     judge: ModelConfig | None = None
 
     @model_validator(mode="after")
     def _arms_have_data(self) -> EvaluationConfig:
         if ("oracle" in self.arms) != (self.oracle is not None):
             raise ValueError("arm `oracle` and the images of `oracle` go together")
-        if "one_shot" not in self.arms:
-            raise ValueError("arms must hold one_shot, the run itself")
         return self
+
+
+def _with_data(section: Any, names: Sequence[str], defaults: dict[str, Any]) -> Any:
+    """A copy of the section with the defaults in the image sets of these names; what is no section stays as it is."""
+    if not isinstance(section, dict):
+        return section
+    return section | {name: _filled(section[name], defaults) for name in names if name in section}
+
+
+def _filled(images: Any, defaults: dict[str, Any]) -> Any:
+    if not isinstance(images, dict):
+        return images
+    if images.get("kind") != "shifted":
+        return defaults | images
+    base = images.get("base")
+    return images | {"base": defaults | base} if isinstance(base, dict) else images
 
 
 class RunConfig(_Config):
@@ -607,10 +804,12 @@ class RunConfig(_Config):
     seed: every random draw follows from it. num_seeds: repeat with seed, seed + 1, … and report all.
     code: a folder of modules that import paths (`package.module:name`) may name beside what is installed; all nodes
         must see it. Networks by import path work with it only where the run itself joins the cluster.
+    data: what all image sets have in common; each may say otherwise.
     source: labelled images, clean. target: images of the place where the model must work; labels are not looked at,
-        unless ratio.relative_alpha needs them.
+        unless ratio.relative_alpha needs them. Kind `shifted` makes such a place from photographs.
     proposal: q. ratio: log p/q. envelope: how M is chosen; by default the exact bound of kinds label_shift and
         verifier, and the best sample at an acceptance of 1 % else. sampling: how many rows, by which actors.
+    rounds: that move the proposal first; a number n stands for `num_rounds: n`.
     task: what is learned. model: what is fine-tuned. training: how. evaluation: what it is compared with.
     pretrain: train `model` on the clean source images first, for want of pretrained weights.
     """
@@ -619,11 +818,13 @@ class RunConfig(_Config):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     num_seeds: PositiveInt = 1
     code: Words | None = None
+    data: DataConfig = DataConfig()
     source: ImagesConfig
-    target: ImagesConfig
+    target: TargetConfig
     proposal: ProposalConfig = AugmentConfig()
     ratio: RatioConfig = ClassifierRatioConfig()
     envelope: EnvelopeConfig = BudgetEnvelopeConfig(kind="budget", acceptance=0.01)
+    rounds: RoundsConfig = RoundsConfig()
     sampling: SamplingConfig
     task: TaskConfig = ClassificationTaskConfig()
     model: ModelConfig = ModelConfig()
@@ -633,11 +834,56 @@ class RunConfig(_Config):
 
     @model_validator(mode="before")
     @classmethod
+    def _sets_take_the_data(cls, raw: Any) -> Any:
+        data = raw.get("data") if isinstance(raw, dict) else None
+        if not isinstance(data, dict):
+            return raw
+        defaults = {key: data[key] for key in DataConfig.model_fields if data.get(key) is not None}
+        filled = _with_data(raw, ("source", "target"), defaults)
+        if "evaluation" in raw:
+            filled["evaluation"] = _with_data(raw["evaluation"], ("test", "source_test", "oracle"), defaults)
+        return filled
+
+    @model_validator(mode="before")
+    @classmethod
     def _exact_where_it_can_be(cls, raw: Any) -> Any:
         ratio = raw.get("ratio") if isinstance(raw, dict) else None
         if isinstance(ratio, dict) and ratio.get("kind") in ("label_shift", "verifier") and "envelope" not in raw:
             return raw | {"envelope": {"kind": "certified"}}
         return raw
+
+    @field_validator("evaluation", mode="after")
+    @classmethod
+    def _like_a_shifted_target(cls, evaluation: EvaluationConfig, info: ValidationInfo) -> EvaluationConfig:
+        target = info.data.get("target")  # None: it is wrong itself
+        for name in ("test", "oracle"):
+            if isinstance(getattr(evaluation, name), ShiftedImagesConfig) and isinstance(target, ImagesConfig):
+                raise ValueError(f"{name} of kind shifted is made by target.shift, and target is of kind {target.kind}")
+        return evaluation
+
+    @field_validator("rounds", mode="before")
+    @classmethod
+    def _as_number(cls, raw: Any) -> Any:
+        return {"num_rounds": raw} if isinstance(raw, int) else raw
+
+    @property
+    def own_arm(self) -> Arm:
+        """The arm that the run itself is."""
+        return "one_shot" if self.rounds.num_rounds == 1 else "adaptive"
+
+    @model_validator(mode="after")
+    def _adaptive_has_rounds(self) -> RunConfig:
+        if "adaptive" in self.evaluation.arms and self.own_arm != "adaptive":
+            raise ValueError("evaluation.arms names `adaptive`, which needs rounds: set e.g. rounds=5")
+        return self
+
+    @model_validator(mode="after")
+    def _a_relative_ratio_stays(self) -> RunConfig:
+        if _is_relative(self.ratio) and (self.own_arm == "adaptive" or "weighted" in self.evaluation.arms):
+            raise ValueError(
+                "ratio.relative_alpha goes with neither rounds nor the arm `weighted`: it has no p/q alone"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_stream_has_one_m(self) -> RunConfig:
@@ -651,6 +897,21 @@ class RunConfig(_Config):
         if isinstance(self.ratio, ClassifierRatioConfig) and judge == self.ratio.network.model_dump():
             raise ValueError("evaluation.judge must be another network than ratio.network")
         return self
+
+
+def comparable_arms(config: RunConfig) -> list[Arm]:
+    """Every arm that the configuration allows; without test images there is nothing to compare. Raises InputError."""
+    if config.evaluation.test is None:
+        rule = "a comparison needs labelled test images"
+        raise InputError("evaluation.test", None, rule, "name them: only the report looks at them")
+    left_out = {"adaptive"} - {config.own_arm}
+    left_out |= set() if config.evaluation.oracle else {"oracle"}
+    left_out |= {"weighted"} if _is_relative(config.ratio) else set()
+    return [arm for arm in get_args(Arm) if arm not in left_out]
+
+
+def _is_relative(ratio: RatioConfig) -> bool:
+    return isinstance(ratio, ClassifierRatioConfig) and ratio.relative_alpha is not None
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -708,8 +969,11 @@ RESOURCES = (
 
 
 def differences(before: RunConfig, now: RunConfig) -> list[str]:
-    """What else than RESOURCES differs between two configurations, as `key=value (was value)`."""
-    old, new = (dict(_leaves(config.model_dump(mode="json"))) for config in (before, now))
+    """What else than RESOURCES differs between two configurations, as `key=value (was value)`.
+
+    What `data` says is looked at where it was taken: in the image sets.
+    """
+    old, new = (dict(_leaves(config.model_dump(mode="json", exclude={"data"}))) for config in (before, now))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_resource(key)]
     return [f"{key}={new.get(key, '(absent)')} (was {old.get(key, '(absent)')})" for key in keys]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +49,7 @@ def classify(model: nn.Module, images: ImageSet) -> Verdict:
     return Verdict(predicted.numpy(), images.require_labels("images").numpy(), len(images.classes))
 
 
-def gap_closed(arms: dict[str, list[float]]) -> dict[str, float]:
+def gap_closed(arms: Mapping[str, list[float]]) -> dict[str, float]:
     """(arm - random) / (oracle - random) of the means over seeds, for the arms between them; empty without both ends.
 
     Left out where the oracle does not beat the control, which leaves no gap to close.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import cast
@@ -11,13 +13,15 @@ import pyarrow as pa
 import ray
 import torch
 from scipy.special import softmax
-from torch import Tensor
+from torch import Tensor, nn
 
 from rsf_dist import user_code
+from rsf_dist.accept import Floats
 from rsf_dist.batch import to_table
 from rsf_dist.build import Inputs, build_law, build_mixture, of_kind
 from rsf_dist.config import (
     ClassifierRatioConfig,
+    ClassPriorConfig,
     CustomRatioConfig,
     DensityRatioConfig,
     LabelShiftRatioConfig,
@@ -42,15 +46,29 @@ from rsf_dist.ratios import (
     RewardRatio,
     VerifierRatio,
 )
+from rsf_dist.ratios.base import log_ratios
 from rsf_dist.ratios.class_prior import BiasCorrectedTemperature, ClassPrior, bbse, em
 from rsf_dist.ratios.classifier import Split, Splits, member_seed, network_spec, split_evidence
+from rsf_dist.ratios.given_class import class_log_means
 from rsf_dist.resources import check_ratio, confine
 from rsf_dist.rng import Stage, Streams
-from rsf_dist.tasks import ClassificationTask
+from rsf_dist.tasks import ClassificationTask, Task
 from rsf_dist.tasks.discrimination import DiscriminationTask
 from rsf_dist.trainer import FineTuner
 
 _BLOCK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Before:
+    """The round before: its ratio, and how many steps a classifier takes from there; None: it begins anew."""
+
+    ratio: Ratio | None = None
+    steps: int | None = None
+
+    def factor(self, number: int) -> Before:
+        """Of a product."""
+        return Before(self.ratio.factors[number] if isinstance(self.ratio, ProductRatio) else None, self.steps)
 
 
 def make_ratio(
@@ -61,25 +79,31 @@ def make_ratio(
     checkpoints: str | None = None,
     field: str = "ratio",
     saved: Path | None = None,
+    before: Before | None = None,
+    split_seed: int | None = None,
 ) -> Ratio:
     """log p/q as configured, `proposal` being q; errors name `field`. Raises InputError, StatisticalRefusal.
 
     What is learned is learned in a Ray task; a classifier with `num_workers` through Ray Train, whose checkpoints go to
     `checkpoints`. With a folder that such a ratio's `save` filled, it is read from there, and nothing is learned.
+    `split_seed` tells which target images stay apart; None: seed.
     """
+    before = before or Before()
     if isinstance(config, ProductRatioConfig):
         return ProductRatio(
             [
-                make_ratio(factor, inputs, proposal, seed, checkpoints, f"{field}.factors.{number}", part)
+                make_ratio(
+                    factor, inputs, proposal, seed, checkpoints, f"{field}.factors.{number}", part, known, split_seed
+                )
                 for number, factor in enumerate(config.factors)
-                for part in [saved and saved / f"factor-{number}"]
+                for part, known in [(saved and saved / f"factor-{number}", before.factor(number))]
             ]
         )
     if isinstance(config, ClassifierRatioConfig):
         if saved is not None:
             fitted = ClassifierRatio.load(saved)
         else:
-            fitted = fit_classifier(config, inputs.target.images, proposal, seed, checkpoints)
+            fitted = fit_classifier(config, inputs.target.images, proposal, seed, checkpoints, before, split_seed)
         if config.relative_alpha is None:
             return fitted
         left = torch.ones(len(inputs.target), dtype=torch.bool)
@@ -88,9 +112,17 @@ def make_ratio(
     if isinstance(config, LabelShiftRatioConfig) and config.target_prior is None:
         if saved is not None:
             return LabelShiftRatio.load(saved, class_prior(proposal, field))
-        estimate = estimate_prior(config, inputs, proposal, seed)
+        task = ClassificationTask(inputs.source.classes, config.network, inputs.source.images.shape[1])
+        estimate = estimate_prior(config, task, inputs, proposal, seed)
         return LabelShiftRatio(estimate.prior, class_prior(proposal, field), estimate=estimate)
     return build_ratio(config, inputs, proposal, seed, field)
+
+
+def is_learned(config: RatioConfig) -> bool:
+    """Whether the ratio is made against the proposal in use, and another proposal needs another one."""
+    if isinstance(config, ProductRatioConfig):
+        return any(is_learned(factor) for factor in config.factors)
+    return isinstance(config, ClassifierRatioConfig | CustomRatioConfig)
 
 
 def build_ratio(config: RatioConfig, inputs: Inputs, proposal: Proposal, seed: int, field: str = "ratio") -> Ratio:
@@ -144,42 +176,74 @@ def _parameter_ratio(config: DensityRatioConfig, proposal: Proposal, field: str)
 
 
 def fit_classifier(
-    config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int, checkpoints: str | None = None
+    config: ClassifierRatioConfig,
+    target: Tensor,
+    proposal: Proposal,
+    seed: int,
+    checkpoints: str | None = None,
+    before: Before | None = None,
+    split_seed: int | None = None,
 ) -> ClassifierRatio:
     """Learn log p/q from target images uint8 [n, c, h, w] and fresh proposals.
 
-    In one Ray task, or with `config.num_workers` through Ray Train, whose checkpoints go to `checkpoints`.
-    Raises InputError, StatisticalRefusal.
+    In one Ray task, or with `config.num_workers` through Ray Train, whose checkpoints go to `checkpoints`. It goes on
+    from the networks of the round `before`, where there are some. Raises InputError, StatisticalRefusal.
     """
     check_ratio(config)
+    initial = None
+    if before is not None and before.steps is not None and isinstance(before.ratio, ClassifierRatio):
+        initial = before.ratio.networks
+        optimizer = config.optimizer.model_copy(update={"steps": before.steps})
+        config = config.model_copy(update={"optimizer": optimizer})
+    split_seed = seed if split_seed is None else split_seed
     with unwrapped():
         task = {"num_cpus": config.cpus, "num_gpus": config.gpus}
         if config.num_workers == 0:
-            return ray.get(_fit.options(**task).remote(config, target, proposal, seed))
-        splits = ray.get(_gather.options(**task).remote(config, target, proposal, seed))
-        seeds = [member_seed(seed, member) for member in range(config.ensemble)]
-        networks = [_fit_parallel(config, splits, one, checkpoints) for one in seeds]
+            return ray.get(_fit.options(**task).remote(config, target, proposal, seed, initial, split_seed))
+        splits = ray.get(_gather.options(**task).remote(config, target, proposal, seed, split_seed))
+        networks = [
+            _fit_parallel(config, splits, member_seed(seed, member), checkpoints, initial[member] if initial else None)
+            for member in range(config.ensemble)
+        ]
         return ray.get(_calibrate.options(**task).remote(config, networks, splits))
 
 
-def estimate_prior(config: LabelShiftRatioConfig, inputs: Inputs, proposal: Proposal, seed: int) -> ClassPrior:
-    """The target's mix of classes, from its unlabelled images. Raises InputError, StatisticalRefusal."""
-    check_ratio(config)
+def estimate_prior(
+    config: LabelShiftRatioConfig | ClassPriorConfig,
+    task: Task,
+    inputs: Inputs,
+    proposal: Proposal,
+    seed: int,
+    initial: nn.Module | None = None,
+) -> ClassPrior:
+    """The target's mix of classes, from its unlabelled images. Raises InputError, StatisticalRefusal.
+
+    task: whose model learns to tell the classes of proposals apart, beginning with `initial` where that is given.
+    """
+    check_ratio(config, "rounds.class_prior" if isinstance(config, ClassPriorConfig) else "ratio")
     options = {"num_cpus": config.cpus, "num_gpus": config.gpus}
     with unwrapped():
-        return ray.get(_estimate_prior.options(**options).remote(config, inputs, proposal, seed))
+        return ray.get(_estimate_prior.options(**options).remote(config, task, inputs, proposal, seed, initial))
 
 
 @ray.remote
-def _fit(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int) -> ClassifierRatio:
+def _fit(
+    config: ClassifierRatioConfig,
+    target: Tensor,
+    proposal: Proposal,
+    seed: int,
+    initial: Sequence[Network] | None,
+    split_seed: int,
+) -> ClassifierRatio:
     confine(config.cpus)
-    return ClassifierRatio.fit(target, _proposals(config, proposal, seed), config, seed)
+    proposals = _proposals(config, proposal, seed)
+    return ClassifierRatio.fit(target, proposals, config, seed, initial=initial, split_seed=split_seed)
 
 
 @ray.remote
-def _gather(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int) -> Splits:
+def _gather(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int, split_seed: int) -> Splits:
     confine(config.cpus)
-    return split_evidence(target, _proposals(config, proposal, seed), config, seed)
+    return split_evidence(target, _proposals(config, proposal, seed), config, split_seed)
 
 
 @ray.remote
@@ -189,18 +253,36 @@ def _calibrate(config: ClassifierRatioConfig, networks: list[Network], splits: S
     return ClassifierRatio.calibrated(networks, spec, splits, config)
 
 
+def mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, num_proposals: int, seed: int) -> Floats:
+    """log E_q[r | y] of each class, float64 [num_classes], from fresh proposals; see `class_log_means`."""
+    with unwrapped():
+        return ray.get(_mean_given_class.remote(ratio, proposal, num_classes, num_proposals, seed))
+
+
 @ray.remote
-def _estimate_prior(config: LabelShiftRatioConfig, inputs: Inputs, proposal: Proposal, seed: int) -> ClassPrior:
+def _mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, num_proposals: int, seed: int) -> Floats:
+    confine()
+    rows = proposal.sample(num_proposals, Streams(seed, Stage.RATIO, chunk=1))
+    return class_log_means(log_ratios(ratio, rows).numpy(), rows["label"].numpy(), num_classes)
+
+
+@ray.remote
+def _estimate_prior(
+    config: LabelShiftRatioConfig | ClassPriorConfig,
+    task: Task,
+    inputs: Inputs,
+    proposal: Proposal,
+    seed: int,
+    initial: nn.Module | None,
+) -> ClassPrior:
     """Fit a classifier on labelled proposals, calibrate it on others, and solve for the mix of the target images."""
     confine(config.cpus)
-    classes = inputs.source.classes
     rows = proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO))
-    drawn = ImageSet(rows["image"], rows["label"], classes)
+    drawn = ImageSet(rows["image"], rows["label"], inputs.source.classes)
     held_out = round(config.num_proposals * config.calibration_fraction)
-    task = ClassificationTask(classes, config.network, channels=rows["image"].shape[1])
-    classifier = cast(Network, pretrain(task, drawn.subset(slice(held_out, None)), config.optimizer, seed))
+    classifier = pretrain(task, drawn.subset(slice(held_out, None)), config.optimizer, seed, initial)
     source, target = (
-        in_pieces(classifier, images, classifier.numbers_per_row(images)).double().cpu().numpy()
+        in_pieces(classifier, images, _numbers_per_row(classifier, images)).double().cpu().numpy()
         for images in (drawn.images[:held_out], inputs.target.images)
     )
     labels = rows["label"][:held_out].numpy()
@@ -210,11 +292,17 @@ def _estimate_prior(config: LabelShiftRatioConfig, inputs: Inputs, proposal: Pro
     return em(calibrated(source), calibrated(target), seed=seed)
 
 
+def _numbers_per_row(model: nn.Module, images: Tensor) -> int | None:
+    return model.numbers_per_row(images) if isinstance(model, Network) else None
+
+
 def _proposals(config: ClassifierRatioConfig, proposal: Proposal, seed: int) -> Tensor:
     return proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO))["image"]
 
 
-def _fit_parallel(config: ClassifierRatioConfig, splits: Splits, seed: int, checkpoints: str | None) -> Network:
+def _fit_parallel(
+    config: ClassifierRatioConfig, splits: Splits, seed: int, checkpoints: str | None, initial: Network | None
+) -> Network:
     training = TrainingConfig(
         **config.optimizer.model_dump(),
         num_workers=config.num_workers,
@@ -222,7 +310,7 @@ def _fit_parallel(config: ClassifierRatioConfig, splits: Splits, seed: int, chec
         use_gpu=config.gpus > 0,
     )
     task = DiscriminationTask(config, channels=splits.fit.target.shape[1])
-    tuner = FineTuner(task, training, seed=seed, storage_path=checkpoints, name="ratio")
+    tuner = FineTuner(task, training, seed=seed, initial=initial, storage_path=checkpoints, name="ratio")
     generator = Streams(seed, Stage.RATIO).torch(purpose=6)
     fit, held_out = (_blocks(_balanced(split, generator)) for split in (splits.fit, splits.calibration))
     tuned = tuner.fit(ray.data.from_arrow(fit), ray.data.from_arrow(held_out))

@@ -1,6 +1,6 @@
 """Config in, run directory out.
 
-    config -> inputs -> for each seed:  ratio -> accepted rows -> fine-tuned model, beside the other arms -> report
+    config -> inputs -> for each seed:  (ratio -> accepted rows) round by round -> fine-tuned models -> report
 
 Each seed is a trial with a directory of its own: the run's, or, where there are several, seeds/000, seeds/001, …
 A run whose directory exists goes on where it stopped.
@@ -17,18 +17,20 @@ from typing import Any
 from torch import nn
 
 from rsf_dist import user_code
-from rsf_dist.accepted import AcceptedSet
+from rsf_dist.arms import MODEL, arms, train_trial, training_bytes
 from rsf_dist.build import Inputs, load_inputs
 from rsf_dist.config import RunConfig, differences, dump_config, parse_text
 from rsf_dist.errors import InputError
+from rsf_dist.fitting import is_learned
 from rsf_dist.lock import held
 from rsf_dist.models import load_network
 from rsf_dist.progress import Progress
 from rsf_dist.report import record
 from rsf_dist.report.html import write_html
 from rsf_dist.resources import check_disk, check_pool, check_ratio, check_training, cluster, require_shared, ship_code
+from rsf_dist.rounds import last_rows, sample_trial
 from rsf_dist.store import RunStore
-from rsf_dist.trial import MODEL, Trial, sample_trial, train_trial, training_bytes
+from rsf_dist.trial import Trial
 from rsf_dist.tryout import try_out
 
 CONFIG = "config.yaml"
@@ -101,7 +103,7 @@ def train(
         check_cluster(config, sampling=config.sampling.mode == "stream", training=True)
         check_disk(store.uri, forecast_bytes(config, inputs, training=True), "output")
         for trial in trials(config, inputs, store, progress):
-            train_trial(trial, AcceptedSet.load(trial.store))
+            train_trial(trial, last_rows(trial))
         return finish(config, store)
 
 
@@ -181,6 +183,8 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
     beside = config.sampling.pool if config.sampling.mode == "stream" else None
     if sampling:
         check_ratio(config.ratio)
+        if config.rounds.num_rounds > 1 and config.rounds.class_prior is not None and is_learned(config.ratio):
+            check_ratio(config.rounds.class_prior, "rounds.class_prior")
         check_pool(config.sampling.pool)
     if training and not (sampling and config.training.wait_seconds):  # else its nodes would idle until then
         check_training(config.training, beside)
@@ -191,8 +195,12 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
 
 def forecast_bytes(config: RunConfig, inputs: Inputs, training: bool) -> int:
     """What a run may take on disk: the rows wanted, not compressed, and with training the models and checkpoints."""
-    rows = config.sampling.num_accepted * (inputs.source.images[0].nbytes + _ROW_BYTES)
-    return config.num_seeds * (rows + (training_bytes(config, inputs) if training else 0))
+    rounds, wanted = config.rounds, config.sampling.num_accepted
+    rows = wanted + (rounds.num_rounds - 1) * rounds.num_accepted
+    if training and config.own_arm != "one_shot" and "one_shot" in arms(config):
+        rows += wanted
+    row = inputs.source.images[0].nbytes + _ROW_BYTES
+    return config.num_seeds * (rows * row + (training_bytes(config, inputs) if training else 0))
 
 
 def stored_config(store: RunStore) -> RunConfig:

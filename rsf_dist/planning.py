@@ -21,9 +21,10 @@ from rsf_dist.progress import Progress
 from rsf_dist.rehearsal import Glance, glance, rehearse
 from rsf_dist.report import record
 from rsf_dist.resources import check_pool, check_ratio, cluster, max_actors
+from rsf_dist.rounds import round_sampler
 from rsf_dist.sampler import RejectionSampler
 from rsf_dist.store import RunStore
-from rsf_dist.trial import PILOT, RATIO, Trial
+from rsf_dist.trial import Trial, pilot_folder, ratio_folder
 
 LEAST_PILOT = 2_000
 """Proposals that a pilot of ours draws at least, unless that takes longer than PILOT_SECONDS."""
@@ -66,16 +67,22 @@ def plan_run(
 def _forecast_trial(draft: Trial, actors: int | None, warnings: list[str]) -> Forecast:
     """The forecast of a trial that has a ratio and a pilot already, or makes them."""
     record.begin(draft.store, draft.seed)
-    proposal, had_pilot = draft.proposal(), draft.store.holds(PILOT)
-    sampler = draft.sampler(proposal, draft.ratio(proposal))
+    proposal, had_pilot = draft.proposal(), draft.store.holds(pilot_folder(0))
+    rounds = draft.config.rounds
+    exploring = rounds.num_rounds > 1
+    sampler = round_sampler(draft, proposal, draft.ratio(proposal), exploring)
+    if exploring:
+        warnings.append(
+            f"this is of the first of {rounds.num_rounds} rounds; the others before the last take about as many "
+            "proposals each, and what the last one takes depends on where they move the proposal"
+        )
     draft.progress.say("drawing a pilot, and rehearsing on the pool")
     look = glance(sampler.proposal, sampler.ratio, sampler.seed, sampler.pool)
     plan = sampler.plan(num_pilot=size_of_pilot(sampler, look, warnings))
     sampling, training = draft.config.sampling, draft.config.training
     fresh = training.steps * training.batch_size if sampling.mode == "stream" else 0
-    job = Job(
-        sampling.num_accepted + fresh, actors or max_actors(sampler.pool), sampling.budget, draft.config.num_seeds
-    )
+    wanted = rounds.num_accepted if exploring else sampling.num_accepted + fresh
+    job = Job(wanted, actors or max_actors(sampler.pool), sampling.budget, draft.config.num_seeds)
     num_pilot = 0 if had_pilot else sampler.num_pilot
     costs = replace(
         rehearse(plan, sampler.pool, job.actors, look.seconds_per_row),
@@ -97,7 +104,7 @@ def borrow(config: RunConfig, draft: RunStore) -> list[str]:
     if found:
         return [f"{run.uri} holds another run ({', '.join(found[:3])}): rsf run will want another output"]
     trial = run.at(trial_folder(0, config.num_seeds))
-    for folder in (RATIO, PILOT):
+    for folder in (ratio_folder(0), pilot_folder(0)):
         trial.find(folder, partial(_keep_copy, draft, folder))
     return []
 
@@ -111,8 +118,8 @@ def _keep_copy(draft: RunStore, folder: str, copy: Path) -> None:
 
 def size_of_pilot(sampler: RejectionSampler, look: Glance, warnings: list[str]) -> int:
     """Proposals of the pilot that is there; else the envelope's number within our limits, and a warning where fewer."""
-    if sampler.store is not None and sampler.store.holds(PILOT):
-        return len(sampler.store.fetch(PILOT, PilotRun.load).rows.log_ratio)
+    if sampler.store is not None and sampler.store.holds(pilot_folder(0)):
+        return len(sampler.store.fetch(pilot_folder(0), PilotRun.load).rows.log_ratio)
     wanted = max(LEAST_PILOT, sampler.num_pilot)
     affordable = max(_LEAST_AFFORDABLE, int(PILOT_SECONDS / look.seconds_per_row))
     if affordable < wanted:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from rsf_dist.config import PoolConfig
 from rsf_dist.resources import confine, max_actors
@@ -26,7 +27,7 @@ Record = Mapping[str, int | str | bytes]
 
 
 def map_chunks(
-    work: Callable[[int], Record], chunks: Sequence[int], pool: PoolConfig, chunks_per_task: int
+    work: Callable[[int], Record], chunks: Sequence[int], pool: PoolConfig, chunks_per_task: int, brief: bool = False
 ) -> Generator[dict, None, None]:
     """Yield work(chunk) for each of `chunks`, in their order.
 
@@ -35,17 +36,22 @@ def map_chunks(
         chunks: ids.
         pool: the actors.
         chunks_per_task: ids that travel together. More cost less of the driver and more latency; never a row.
+        brief: the work takes less time than actors take to start: let it run in tasks, in workers that are up already.
 
     Closing the generator early ends the work.
     """
     tasks = [chunks[start : start + chunks_per_task] for start in range(0, len(chunks), chunks_per_task)]
-    records = over_actors(_OneRow(work), tasks, pool)
+    records = over_actors(_OneRow(work), tasks, pool, brief=brief)
     for table in records.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from table.to_pylist()
 
 
 def over_actors(
-    work: Callable[[int], pa.Table], tasks: Sequence[Sequence[int]], pool: PoolConfig, memory: float | None = None
+    work: Callable[[int], pa.Table],
+    tasks: Sequence[Sequence[int]],
+    pool: PoolConfig,
+    memory: float | None = None,
+    brief: bool = False,
 ) -> Dataset:
     """A lazy Dataset of the rows of work(chunk), for the chunks of all tasks, in their order.
 
@@ -55,19 +61,22 @@ def over_actors(
         pool: the actors.
         memory: bytes of the object store that results may take before they are read; None: half of it. One result of
             each actor finds room whatever it says.
+        brief: run tasks rather than actors, as many at once.
     """
     size = max(pool.min_actors, min(max_actors(pool), len(tasks)))
-    shared_work = ray.put(work)  # held by the Dataset for as long as an actor may be replaced
+    arguments = (ray.put(work), pool.chunk_seconds)  # held by the Dataset for as long as an actor may be replaced
+    actors = ActorPoolStrategy(
+        min_size=min(pool.min_actors, size), max_size=size, max_tasks_in_flight_per_actor=pool.max_tasks_in_flight
+    )
+    how: dict[str, Any] = (
+        {"fn": _in_task, "fn_args": arguments, "compute": TaskPoolStrategy(size)}
+        if brief
+        else {"fn": _Actor, "fn_constructor_args": arguments, "compute": actors}
+    )
     rows = ray.data.from_arrow([pa.table({"chunk": list(chunks)}) for chunks in tasks]).map_batches(
-        _Actor,
-        fn_constructor_args=(shared_work, pool.chunk_seconds),
+        **how,
         batch_size=None,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(
-            min_size=min(pool.min_actors, size),
-            max_size=size,
-            max_tasks_in_flight_per_actor=pool.max_tasks_in_flight,
-        ),
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
     )
@@ -88,6 +97,10 @@ class _OneRow:
 
     def __call__(self, chunk: int) -> pa.Table:
         return pa.Table.from_pylist([dict(self.work(chunk))])
+
+
+def _in_task(table: pa.Table, work: ray.ObjectRef, seconds: float) -> pa.Table:
+    return _Actor(work, seconds)(table)
 
 
 class _Actor:

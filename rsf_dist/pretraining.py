@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -12,11 +14,16 @@ from rsf_dist.rng import Stage, Streams
 from rsf_dist.tasks import Task
 
 
-def pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int) -> nn.Module:
-    """Train the task's model on labelled `source` images, minibatches drawn with replacement; in evaluation mode."""
+def pretrain(
+    task: Task, source: ImageSet, config: OptimizerConfig, seed: int, initial: nn.Module | None = None
+) -> nn.Module:
+    """Train the task's model on labelled `source` images, minibatches drawn with replacement; in evaluation mode.
+
+    initial: a model of the task to begin with, which is left as it is; None: the task's own.
+    """
     streams = Streams(seed, Stage.PRETRAIN)
     generator = streams.torch()
-    model = task.build_model(seed)
+    model = task.build_model(seed) if initial is None else copy.deepcopy(initial)
     labels = source.require_labels("source")
 
     def next_loss() -> Tensor:

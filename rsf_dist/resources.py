@@ -29,6 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rsf_dist import user_code
 from rsf_dist.config import (
     ClassifierRatioConfig,
+    ClassPriorConfig,
     LabelShiftRatioConfig,
     PoolConfig,
     ProductRatioConfig,
@@ -146,12 +147,12 @@ def check_pool(pool: PoolConfig) -> None:
     _require("sampling.pool.min_actors", pool.min_actors, bundles, pool.wait_seconds)
 
 
-def check_ratio(ratio: RatioConfig, place: str = "ratio") -> None:
+def check_ratio(ratio: RatioConfig | ClassPriorConfig, place: str = "ratio") -> None:
     """InputError unless the cluster holds what fits the ratio, or comes to hold it within `wait_seconds`."""
     if isinstance(ratio, ProductRatioConfig):
         for number, factor in enumerate(ratio.factors):
             check_ratio(factor, f"{place}.factors.{number}")
-    if not isinstance(ratio, ClassifierRatioConfig | LabelShiftRatioConfig):
+    if not isinstance(ratio, ClassifierRatioConfig | LabelShiftRatioConfig | ClassPriorConfig):
         return
     if isinstance(ratio, ClassifierRatioConfig) and ratio.num_workers:
         bundles = [Bundle(ratio.cpus, ratio.gpus)] * ratio.num_workers + [Bundle(1.0)]

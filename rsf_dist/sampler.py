@@ -262,8 +262,9 @@ class RejectionSampler:
     def _records(self, recorder: ChunkRecorder, chunks: Sequence[int], plan: Plan) -> Generator[dict, None, None]:
         """The records of chunks, in their order."""
         with unwrapped():
-            per_task = plan.chunks_per_task(len(chunks), max_actors(self.pool))
-            yield from map_chunks(recorder, chunks, self.pool, per_task)
+            actors = max_actors(self.pool)
+            per_task, brief = plan.chunks_per_task(len(chunks), actors), plan.is_brief(len(chunks), actors)
+            yield from map_chunks(recorder, chunks, self.pool, per_task, brief)
 
     def _out_of_time(self, journal: Journal) -> bool:
         return self.budget.max_seconds is not None and journal.seconds > self.budget.max_seconds

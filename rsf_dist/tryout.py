@@ -26,18 +26,20 @@ from rsf_dist.chunk import ChunkWork, propose
 from rsf_dist.config import (
     ClassifierRatioConfig,
     CustomRatioConfig,
+    DensityRatioConfig,
     LabelShiftRatioConfig,
     ProductRatioConfig,
     RatioConfig,
     RewardRatioConfig,
+    RoundsConfig,
     RunConfig,
 )
 from rsf_dist.envelope import Envelope, Pilot
 from rsf_dist.errors import InputError, StatisticalRefusal
-from rsf_dist.fitting import build_ratio, class_prior
+from rsf_dist.fitting import build_ratio, class_prior, is_learned
 from rsf_dist.images import ImageSet
-from rsf_dist.models import NetworkSpec
-from rsf_dist.proposals import Proposal
+from rsf_dist.models import NetworkSpec, require_batch_norm
+from rsf_dist.proposals import DefensiveProposal, DensityProposal, Proposal, Refittable
 from rsf_dist.ratios import Ratio
 from rsf_dist.ratios.classifier import network_spec
 from rsf_dist.rng import Stage, Streams
@@ -46,7 +48,7 @@ from rsf_dist.time_limit import time_limit
 
 TRIAL_SECONDS = 60.0
 """How long each step of the trial may take: importing and building something of the user's, or a few rows of it."""
-_CHUNK_ROWS, _NETWORK_ROWS, _MOST_PILOT_ROWS = 32, 2, 100_000
+_CHUNK_ROWS, _NETWORK_ROWS, _MOST_PILOT_ROWS, _MOST_REFIT_ROWS = 32, 2, 100_000, 10_000
 
 
 def try_out(config: RunConfig, inputs: Inputs) -> None:
@@ -59,6 +61,8 @@ def try_out(config: RunConfig, inputs: Inputs) -> None:
         drawn_from = proposal if alpha is None else build_mixture(alpha, proposal, inputs.target)
         rows = _drawn_twice(drawn_from, config.seed)
     _require_trainable(rows, inputs)
+    if config.rounds.num_rounds > 1:
+        _try_rounds(config, inputs, proposal, rows)
     if config.envelope.kind == "certified":
         _require_bound(has_bound(config.ratio), config.ratio)
     _try_ratio(config.ratio, config, inputs, proposal, rows, "ratio")
@@ -130,6 +134,44 @@ def _require_trainable(rows: Batch, inputs: Inputs) -> None:
         raise InputError("proposal", int(outside[0]), rule, "correct the labels")
 
 
+def _require_movable(proposal: Proposal, ratio: RatioConfig) -> None:
+    kind, remedy, learned = type(proposal).__name__, "give it one, or set rounds=1", is_learned(ratio)
+    if not isinstance(proposal, Refittable):
+        raise InputError("proposal", kind, "has no `refit`, which rounds need", remedy)
+    if not learned and not isinstance(proposal, DensityProposal):
+        rule = "has no `log_prob`, by which a ratio that is not learned follows a proposal that moves"
+        raise InputError("proposal", kind, rule, remedy)
+    if learned and _has_laws(ratio):
+        rule = "has factors of kind density beside learned ones, and these cannot follow a proposal that moves"
+        raise InputError("ratio", ratio.kind, rule, "leave them out, or set rounds=1")
+
+
+def _has_laws(ratio: RatioConfig) -> bool:
+    if isinstance(ratio, ProductRatioConfig):
+        return any(map(_has_laws, ratio.factors))
+    return isinstance(ratio, DensityRatioConfig)
+
+
+def _try_rounds(config: RunConfig, inputs: Inputs, proposal: Proposal, rows: Batch) -> None:
+    """What rounds need of the proposal, and the network that is to tell classes apart."""
+    rounds = config.rounds
+    _require_movable(proposal, config.ratio)
+    with _tried("proposal", config.proposal):
+        _try_refit(proposal, rounds, rows, config.seed)
+    if rounds.class_prior is not None and rounds.class_prior.network is not None:
+        spec = NetworkSpec(rounds.class_prior.network, len(inputs.source.classes), rows["image"].shape[1])
+        _try_network(spec, rows, config.seed, "rounds.class_prior.network")
+
+
+def _try_refit(proposal: Proposal, rounds: RoundsConfig, rows: Batch, seed: int) -> None:
+    """A refit to as many rows as a round accepts, unless very many: the few at hand, over and over."""
+    assert isinstance(proposal, Refittable)
+    if rounds.num_accepted <= _MOST_REFIT_ROWS:
+        again = torch.arange(rounds.num_accepted) % _CHUNK_ROWS
+        moved = proposal.refit(select(rows, again), seed, rounds.max_components)
+        _drawn_twice(DefensiveProposal(proposal, moved, rounds.broad_share), seed)
+
+
 def _require_bound(bounded: bool, ratio: RatioConfig) -> None:
     if not bounded:
         remedy = "use another kind, or set what bounds it: max_log_ratio, calibration: isotonic, max_score"
@@ -187,6 +229,9 @@ def _try_task(config: RunConfig, source: ImageSet, rows: Batch) -> None:
         if isinstance(model, nn.Module):
             with torch.inference_mode():
                 _require_logits(model.eval()(rows["image"]), len(source.classes), "model", config.model.name)
+    if "batch_norm" in config.evaluation.arms:
+        assert isinstance(model, nn.Module)
+        require_batch_norm(model)
     if config.task.kind == "custom":
         with _tried("task", config.task):
             _try_own_task(task, model, rows, config.task.factory)

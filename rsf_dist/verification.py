@@ -14,18 +14,21 @@ import pyarrow as pa
 
 from rsf_dist.accept import capped_weight
 from rsf_dist.accepted import LEDGER_ROW, fingerprint, ledger_of, num_duplicates
+from rsf_dist.arms import arms
 from rsf_dist.batch import from_table, row_digests
 from rsf_dist.chunk import ChunkWork
 from rsf_dist.diagnostics import ROUNDING
 from rsf_dist.errors import InputError, RsfError
+from rsf_dist.fitting import is_learned
 from rsf_dist.pilot import one_thread
 from rsf_dist.pipeline import changed_inputs, prepare, stored_config, trial_folder
 from rsf_dist.pool import BLAMED, HANGS
 from rsf_dist.progress import Progress
 from rsf_dist.report import record
-from rsf_dist.store import RunStore, Shard
+from rsf_dist.rounds import stored_sampler
+from rsf_dist.store import MANIFEST, RunStore, Shard
 from rsf_dist.time_limit import time_limit
-from rsf_dist.trial import PILOT, RATIO, Trial
+from rsf_dist.trial import Trial, pilot_folder, ratio_folder
 
 _NO_ROWS = np.empty(0, LEDGER_ROW)
 
@@ -80,6 +83,8 @@ def verify(
         progress.say(f"verifying {at.uri}")
         trial = Trial(config, inputs, at, config.seed + number, progress)
         found += _verify_trial(trial, num_chunks, rng or np.random.default_rng())
+        if config.own_arm != "one_shot" and "one_shot" in arms(config) and trial.one_shot().store.exists(MANIFEST):
+            found += _verify_trial(trial.one_shot(), num_chunks, rng or np.random.default_rng())
     return found if config.num_seeds == 1 else found + _verify_summary(store, config.num_seeds)
 
 
@@ -104,7 +109,7 @@ def _verify_trial(trial: Trial, num_chunks: int, rng: np.random.Generator) -> Fi
         shards = {listed["chunk"]: Shard(**listed) for listed in described["shards"]}
         ledgers, wrong, damaged = _read(trial.store, described, shards.values())
         found += Findings(tuple(wrong), num_files=len(shards))
-        found += _verify_chunks(trial, described, shards, damaged, num_chunks, rng)
+        found += _verify_chunks(trial, int(number), described, shards, damaged, num_chunks, rng)
         if not damaged:
             found += _verify_rows(trial.store, int(number), described, np.concatenate([_NO_ROWS, *ledgers]))
     return found
@@ -138,6 +143,7 @@ def _verify_folders(store: RunStore, folders: dict[str, dict[str, str]]) -> Find
 
 def _verify_chunks(
     trial: Trial,
+    number: int,
     described: dict[str, Any],
     shards: Mapping[int, Shard],
     damaged: set[int],
@@ -147,14 +153,14 @@ def _verify_chunks(
     """Draw some chunks again, those without an accepted row among them, but none whose shard is damaged anyway."""
     there = [chunk for chunk in range(described["chunks"]) if chunk not in damaged]
     chosen = sorted(rng.choice(there, min(num_chunks, len(there)), replace=False).tolist())
-    lost = [folder for folder in (RATIO, PILOT) if not trial.store.holds(folder)]
+    made_in = number if is_learned(trial.config.ratio) else 0
+    lost = [folder for folder in (ratio_folder(made_in), pilot_folder(number)) if not trial.store.holds(folder)]
     if lost:  # nothing is made here
         return Findings((f"no chunk can be drawn again without {', '.join(lost)}",))
     if not chosen:
         return Findings()
     try:
-        proposal = trial.proposal()
-        work = trial.sampler(proposal, trial.stored_ratio(proposal)).plan().work
+        work = stored_sampler(trial, number).plan(number).work
     except RsfError as err:
         return Findings((f"no chunk can be drawn again: {err}",))
     wrong = []

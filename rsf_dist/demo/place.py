@@ -8,24 +8,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch.distributions import Normal
 from torchvision.io import write_png
 
-from rsf_dist.config import ImagesConfig
+from rsf_dist.config import ImagesConfig, ParameterShiftConfig, ShiftConfig
 from rsf_dist.images import ImageSet, load_images
-from rsf_dist.proposals import AugmentProposal
+from rsf_dist.place import make_images
 from rsf_dist.rng import Stage, Streams
 
-SHIFT = {
-    "rotation": Normal(0.6, 0.15),
-    "scale": Normal(1.3, 0.08),
-    "brightness": Normal(0.5, 0.1),
-    "translate_x": Normal(0.15, 0.06),
-    "translate_y": Normal(-0.1, 0.06),
-    "noise": Normal(0.1, 0.03),
-}
-PRIOR = (3, 1, 1, 2, 1, 2, 4, 1, 1, 2)
+SHIFT = ShiftConfig(
+    rotation=ParameterShiftConfig(mean=0.6, sd=0.15),
+    scale=ParameterShiftConfig(mean=1.3, sd=0.08),
+    brightness=ParameterShiftConfig(mean=0.5, sd=0.1),
+    translate_x=ParameterShiftConfig(mean=0.15, sd=0.06),
+    translate_y=ParameterShiftConfig(mean=-0.1, sd=0.06),
+    noise=ParameterShiftConfig(mean=0.1, sd=0.03),
+    prior=(3, 1, 1, 2, 1, 2, 4, 1, 1, 2),
+)
 
 _SOURCE_END, _TEST_START = 1_000, 1_400  # digits before the first are the source's; from the second on, the test's
 
@@ -43,10 +41,10 @@ def make_place(
 
 
 def _write(folder: Path, base: ImageSet, count: int, streams: Streams, labelled: bool) -> None:
-    rows = AugmentProposal(base, SHIFT, torch.tensor(PRIOR, dtype=torch.float64)).sample(count, streams)
+    made = make_images(base, SHIFT, count, streams)
     for label in range(len(base.classes)) if labelled else ():
         (folder / str(label)).mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    for index, (image, label) in enumerate(zip(rows["image"], rows["label"].tolist(), strict=True)):
+    for index, (image, label) in enumerate(zip(made.images, made.require_labels("place").tolist(), strict=True)):
         within = folder / str(label) if labelled else folder
         write_png(image, str(within / f"{index:05d}.png"))

@@ -17,6 +17,8 @@ from rsf_dist.batch import Batch
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet
 from rsf_dist.proposals.distribution import log_density
+from rsf_dist.proposals.prior import checked_prior
+from rsf_dist.proposals.refit import fit_law, support_ends
 from rsf_dist.proposals.rendering import NEUTRAL, render
 from rsf_dist.rng import Streams
 
@@ -31,6 +33,8 @@ class AugmentProposal:
         transform: applied to each image [channels, height, width] after the parameters, e.g. a pipeline of
             torchvision.transforms.v2. Its randomness is seeded; it may change the image's size (alike for all), not its
             label, and its parameters do not travel. A raise in cost: it runs image by image.
+        joint: one law of all `parameters` together, [number of them], in the order of `rendering.NEUTRAL`, which is
+            drawn from in their place.
 
     Rows: image uint8 [n, c, h, w], label int64 [n], base_index int64 [n], and each parameter float32 [n].
 
@@ -44,6 +48,7 @@ class AugmentProposal:
         parameters: Mapping[str, Distribution],
         class_prior: Tensor | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
+        joint: Distribution | None = None,
     ):
         self.images = images
         self.transform = transform
@@ -55,6 +60,10 @@ class AugmentProposal:
         for name, law in self.parameters.items():
             if law.batch_shape + law.event_shape:
                 raise InputError(f"parameters.{name}", law, "must draw one number", "use a scalar distribution")
+        if joint is not None and joint.event_shape != (len(self.parameters),):
+            rule = f"must draw the {len(self.parameters)} parameters"
+            raise InputError("joint", joint, rule, "give a law of vectors")
+        self.joint = joint
         self.class_counts = torch.bincount(labels, minlength=len(images.classes))
         self.class_prior = _checked_prior(class_prior, self.class_counts)
         # Base images sorted by class: a class and a uniform number then name one of its images.
@@ -68,7 +77,7 @@ class AugmentProposal:
         within = (torch.rand(n, generator=generator, dtype=torch.float64) * self.class_counts[label]).long()
         base_index = self._by_class[self._class_start[label] + within]
         with rng.torch_global():  # torch's distributions take no generator
-            drawn = {name: law.sample(torch.Size([n])).float() for name, law in self.parameters.items()}
+            drawn = self._parameters(n)
             image = render(self.images.images[base_index], drawn, generator)
             if self.transform is not None:
                 image = torch.stack([self.transform(one) for one in image])
@@ -81,21 +90,44 @@ class AugmentProposal:
         """
         label = batch["label"]
         total = (self.class_prior[label].double() / self.class_counts[label].clamp(min=1)).log()
+        if self.joint is not None:
+            return total + log_density(self.joint, self._stacked(batch))
         for name, law in self.parameters.items():
             total = total + log_density(law, batch[name]).double()
         return total
+
+    def refit(self, rows: Batch, seed: int, max_components: int = 3) -> AugmentProposal:
+        """The parameters' joint law fitted to accepted rows, within the range of each; classes as they are.
+
+        See `fit_law`. Raises InputError: too few rows; a parameter whose law is discrete.
+        """
+        if not self.parameters:
+            raise InputError("proposal.parameters", {}, "there is none to refit", "name a law for one at least")
+        low, high = (torch.stack(ends) for ends in zip(*map(support_ends, self.parameters.values()), strict=True))
+        joint = fit_law(self._stacked(rows), low, high, seed, max_components)
+        return AugmentProposal(self.images, self.parameters, self.class_prior, self.transform, joint)
+
+    def with_class_prior(self, prior: Tensor) -> AugmentProposal:
+        """The same with another share of each class, [num_classes]. Raises InputError."""
+        return AugmentProposal(self.images, self.parameters, prior, self.transform, self.joint)
+
+    def _parameters(self, n: int) -> Batch:
+        size = torch.Size([n])
+        if self.joint is None:
+            return {name: law.sample(size).float() for name, law in self.parameters.items()}
+        return dict(zip(self.parameters, self.joint.sample(size).float().unbind(1), strict=True))
+
+    def _stacked(self, rows: Batch) -> Tensor:
+        return torch.stack([rows[name].double() for name in self.parameters], dim=1)
 
 
 def _checked_prior(prior: Tensor | None, counts: Tensor) -> Tensor:
     if prior is None:
         return counts.double() / counts.sum()
-    prior = torch.as_tensor(prior, dtype=torch.float64)
-    if prior.shape != counts.shape or not bool(torch.isfinite(prior).all()) or prior.min() < 0 or prior.sum() <= 0:
-        rule = f"must be {len(counts)} probabilities, one a class"
-        raise InputError("class_prior", prior.tolist(), rule, "list one number >= 0 for each class")
+    prior = checked_prior(prior, len(counts))
     empty = torch.nonzero((prior > 0) & (counts == 0)).flatten()
     if len(empty):
         raise InputError(
             "class_prior", int(empty[0]), "this class has no base image", "give it images, or probability 0"
         )
-    return prior / prior.sum()
+    return prior

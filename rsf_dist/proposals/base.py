@@ -29,6 +29,26 @@ class DensityProposal(Proposal, Protocol):
 
 
 @runtime_checkable
+class Refittable(Proposal, Protocol):
+    """A proposal that can be moved to where its rows were accepted, for rounds.
+
+    Rounds mix what it gives with the proposal itself (`DefensiveProposal`), so that nothing gets lost for ever. Where
+    it also has a `class_prior` [k], it may have `with_class_prior(prior) -> Proposal`, by which rounds set the classes'
+    shares apart from all else.
+    """
+
+    def refit(self, rows: Batch, seed: int, max_components: int) -> Proposal:
+        """The proposal fitted to `rows`, accepted ones with all columns; the same classes in the same shares.
+
+        Args:
+            rows: columns as `sample` gives them.
+            seed: all randomness follows from it, so that equal rows give equal proposals.
+            max_components: how many modes it may tell apart.
+        """
+        ...
+
+
+@runtime_checkable
 class FiniteProposal(Proposal, Protocol):
     """A proposal that is uniform on a pool of rows, which can also be gone through once."""
 

@@ -8,6 +8,7 @@ from torch.distributions import Distribution
 
 from rsf_dist.batch import Batch
 from rsf_dist.errors import InputError
+from rsf_dist.proposals.refit import fit_law, support_ends
 from rsf_dist.rng import Streams
 
 
@@ -41,6 +42,14 @@ class DistributionProposal:
     def log_prob(self, batch: Batch) -> Tensor:
         """log q(x), float [n]."""
         return log_density(self.distribution, batch[self.column])
+
+    def refit(self, rows: Batch, seed: int, max_components: int = 3) -> DistributionProposal:
+        """A Gaussian mixture fitted to the accepted x, within the range of the distribution; see `fit_law`.
+
+        Raises InputError: too few rows; a distribution that is discrete.
+        """
+        low, high = support_ends(self.distribution)
+        return DistributionProposal(fit_law(rows[self.column], low, high, seed, max_components), self.column)
 
 
 def log_density(law: Distribution, value: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio
 from rsf_dist.ratios.classifier import ClassifierRatio
 from rsf_dist.ratios.constant import ConstantRatio
 from rsf_dist.ratios.density import DensityRatio
+from rsf_dist.ratios.given_class import GivenClassRatio
 from rsf_dist.ratios.label_shift import LabelShiftRatio
+from rsf_dist.ratios.moved import MovedRatio
 from rsf_dist.ratios.product import ProductRatio
 from rsf_dist.ratios.relative import RelativeRatio
 from rsf_dist.ratios.reward import RewardRatio
@@ -14,7 +16,9 @@ __all__ = [
     "ClassifierRatio",
     "ConstantRatio",
     "DensityRatio",
+    "GivenClassRatio",
     "LabelShiftRatio",
+    "MovedRatio",
     "ProductRatio",
     "Ratio",
     "RelativeRatio",

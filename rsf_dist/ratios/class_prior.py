@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import entr, log_softmax, softmax
 
 from rsf_dist.accept import Floats
 from rsf_dist.errors import InputError, StatisticalRefusal
@@ -44,6 +44,15 @@ class ClassPrior:
     low: Floats
     high: Floats
     method: str
+
+    @property
+    def effective_classes(self) -> float:
+        """How many classes of equal share have the same entropy, exp of it (Hill, Ecology 1973)."""
+        return float(np.exp(entr(self.prior).sum()))
+
+    def to_json(self) -> dict[str, Any]:
+        """As lists of numbers."""
+        return {name: getattr(self, name).tolist() for name in ("prior", "low", "high")} | {"method": self.method}
 
     @staticmethod
     def from_json(raw: dict[str, Any]) -> ClassPrior:

@@ -10,6 +10,7 @@ and acceptance at random.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -127,6 +128,8 @@ class ClassifierRatio:
         config: ClassifierRatioConfig | None = None,
         seed: int = 0,
         column: str = "image",
+        initial: Sequence[Network] | None = None,
+        split_seed: int | None = None,
     ) -> ClassifierRatio:
         """Fit and calibrate in this process.
 
@@ -135,17 +138,19 @@ class ClassifierRatio:
             config: networks, optimizer, calibration, splits.
             seed: of the splits, the weights and the minibatches.
             column: of the rows that are to be scored.
+            initial: fitted networks to go on from, one a member; they are left as they are. None: new ones.
+            split_seed: of the splits alone, by which several fits keep the same target rows apart; None: seed.
 
         Raises:
             InputError: too few target rows, rows that differ in shape.
             StatisticalRefusal: the loss is not finite.
         """
         config = config or ClassifierRatioConfig()
-        splits = split_evidence(target, proposals, config, seed)
+        splits = split_evidence(target, proposals, config, seed if split_seed is None else split_seed)
         spec = network_spec(config, channels=target.shape[1])
         networks = []
         for member in range(config.ensemble):
-            network = build_network(spec, config, member_seed(seed, member))
+            network = first_network(spec, config, seed, member, initial)
             fit_network(network, splits.fit, config.optimizer, member_seed(seed, member))
             networks.append(network)
         return cls.calibrated(networks, spec, splits, config, column)
@@ -247,6 +252,16 @@ def network_spec(config: ClassifierRatioConfig, channels: int) -> NetworkSpec:
 def build_network(spec: NetworkSpec, config: ClassifierRatioConfig, seed: int) -> Network:
     """The network to be fitted."""
     network = spec.build(seed)
+    return network.freeze_backbone() if config.freeze_backbone else network
+
+
+def first_network(
+    spec: NetworkSpec, config: ClassifierRatioConfig, seed: int, member: int, initial: Sequence[Network] | None
+) -> Network:
+    """What a member's fit begins with: a new network, or a copy of one to go on from."""
+    if initial is None:
+        return build_network(spec, config, member_seed(seed, member))
+    network = copy.deepcopy(initial[member])
     return network.freeze_backbone() if config.freeze_backbone else network
 
 

@@ -66,8 +66,7 @@ class LabelShiftRatio:
             "proposal_prior": self.proposal_prior.tolist(),
         }
         if self.estimate is not None:
-            ends = {name: getattr(self.estimate, name).tolist() for name in ("prior", "low", "high")}
-            described["estimate"] = {**ends, "method": self.estimate.method}
+            described["estimate"] = self.estimate.to_json()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "ratio.json").write_text(json.dumps(described, indent=2) + "\n")
 

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from rsf_dist.report.record import ARMS
 
-_COLOURS = {"pretrained": "#8a8f98", "random": "#d98a3d", "one_shot": "#2f6fb3", "oracle": "#4b9b63"}
+_COLOURS = {
+    "pretrained": "#8a8f98",
+    "batch_norm": "#b0b4bb",
+    "pseudo_labels": "#a07fb5",
+    "random": "#d98a3d",
+    "weighted": "#c9b04a",
+    "one_shot": "#7fa9d4",
+    "adaptive": "#2f6fb3",
+    "oracle": "#4b9b63",
+}
+_OWN = _COLOURS["adaptive"]
 _COLUMNS = 12
 _CELL = 0.94  # of the room for an image; the rest is the gap to the next
 
@@ -39,7 +49,7 @@ def comparison(evaluation: dict[str, Any]) -> bytes:
 
 def by_class(evaluation: dict[str, Any]) -> bytes:
     """Accuracy of each class before and after."""
-    arms = [arm for arm in ("pretrained", "random", "one_shot") if arm in evaluation["by_class"]]
+    arms = [arm for arm in ("pretrained", "random", evaluation["own_arm"]) if arm in evaluation["by_class"]]
     classes = evaluation["classes"]
     figure, axes = _figure(6.4, 2.6)
     width = 0.8 / len(arms)
@@ -79,7 +89,7 @@ def acceptance_by_label(rates: dict[int, float], overall: float, classes: Sequen
     figure, axes = _figure(3.6, 2.4)
     labels = sorted(rates, key=int)
     names = [classes[int(label)] if int(label) < len(classes) else str(label) for label in labels]
-    axes.bar(range(len(labels)), [100 * rates[label] for label in labels], color=_COLOURS["one_shot"])
+    axes.bar(range(len(labels)), [100 * rates[label] for label in labels], color=_OWN)
     axes.axhline(100 * overall, color="black", linewidth=0.8, linestyle="--")
     long = max(len(name) for name in names) > 4
     axes.set_xticks(range(len(labels)), names, rotation=40 if long else 0, ha="right" if long else "center")
@@ -90,7 +100,7 @@ def acceptance_by_label(rates: dict[int, float], overall: float, classes: Sequen
 def log_ratios(accepted: NDArray[np.float64], log_m: float) -> bytes:
     """The accepted rows' log ratios against log M; whatever lies to the right was capped."""
     figure, axes = _figure(3.6, 2.4)
-    axes.hist(accepted, bins=40, color=_COLOURS["one_shot"])
+    axes.hist(accepted, bins=40, color=_OWN)
     axes.axvline(log_m, color="black", linewidth=0.8, linestyle="--")
     axes.text(log_m, axes.get_ylim()[1], " log M", va="top", fontsize=8)
     axes.set_xlabel("log ratio of accepted rows")
@@ -102,7 +112,7 @@ def curve(points: Sequence[dict[str, Any]]) -> bytes:
     """What other M would have given: acceptance (logarithmic, left) and the bounds on its bias (right)."""
     figure, axes = _figure(3.6, 2.4)
     log_m = [point["log_m"] for point in points]
-    accepted, biased = _COLOURS["one_shot"], _COLOURS["random"]
+    accepted, biased = _OWN, _COLOURS["random"]
     axes.plot(log_m, [100 * point["acceptance"] or np.nan for point in points], color=accepted)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -128,10 +138,34 @@ def reliability(quality: dict[str, Any]) -> bytes:
     figure, axes = _figure(2.8, 2.6)
     predicted, share = zip(*quality["reliability"], strict=True)
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
-    axes.plot(predicted, share, "o-", color=_COLOURS["one_shot"], markersize=4)
+    axes.plot(predicted, share, "o-", color=_OWN, markersize=4)
     axes.set_xlabel("predicted P(target)")
     axes.set_ylabel("share of target rows")
     axes.set_aspect("equal")
+    return _png(figure)
+
+
+def movement(rounds: Sequence[dict[str, Any]]) -> bytes:
+    """What rows are made of, round by round: 5, 25, 50, 75 and 95 % of the proposed and of the accepted values."""
+    names = list(rounds[-1]["parameters"])
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(2.15 * columns, 1.75 * rows + 0.3), layout="constrained")
+    at = np.arange(len(rounds))
+    for number, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        for kind, colour, shift in (("proposed", _COLOURS["random"], -0.13), ("accepted", _OWN, 0.13)):
+            low, quarter, half, three, high = np.array([one["parameters"][name][kind] for one in rounds]).T
+            axes.vlines(at + shift, low, high, color=colour, linewidth=1)
+            axes.vlines(at + shift, quarter, three, color=colour, linewidth=4, label=kind)
+            axes.plot(at + shift, half, "o", color="white", markeredgecolor=colour, markersize=4)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=7)
+        axes.set_title(name, fontsize=9)
+        axes.set_xticks(at, [one["round"] for one in rounds])
+        if number >= len(names) - columns:
+            axes.set_xlabel("round", fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside upper center", ncols=2)
     return _png(figure)
 
 

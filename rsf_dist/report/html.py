@@ -43,6 +43,13 @@ def _pictures(trial: RunStore, report: dict[str, Any]) -> dict[str, bytes]:
         for kind in ("source", "proposals", "accepted", "target"):
             drawn[kind] = figures.grid(images[kind])
         drawn["log_ratios"] = figures.log_ratios(images["accepted_log_ratio"], sampling["log_m"])
+    if len(report["rounds"]) > 1:
+        if current["parameters"]:
+            drawn["movement"] = figures.movement(report["rounds"])
+        kept = [samples.load(trial, samples.round_samples(one["round"])) for one in report["rounds"]]
+        rows = [one["accepted"] for one in kept if one is not None]
+        if rows:
+            drawn["rounds"] = figures.grid(np.concatenate(rows))
     if sampling["acceptance_by_label"]:
         rates, of_all = sampling["acceptance_by_label"], sampling["acceptance_rate"]
         drawn["acceptance_by_label"] = figures.acceptance_by_label(rates, of_all, classes)
@@ -73,7 +80,8 @@ def _card(trust: list[dict[str, str]]) -> dict[str, Any]:
 
 def _prior(report: dict[str, Any]) -> list[dict[str, Any]]:
     """A table row for each class of an estimated class prior."""
-    estimate = report["rounds"][-1]["ratio"].get("estimate")
+    current = report["rounds"][-1]
+    estimate = current["class_prior"] or current["ratio"].get("estimate")
     if estimate is None:
         return []
     classes = report["evaluation"]["classes"] if report["evaluation"] else []
@@ -108,4 +116,5 @@ def _gain(evaluation: dict[str, Any] | None) -> float | None:
     """Points of accuracy that rejection is ahead of the random control."""
     if evaluation is None or "random" not in evaluation["arms"]:
         return None
-    return 100 * float(np.mean(evaluation["arms"]["one_shot"]) - np.mean(evaluation["arms"]["random"]))
+    own = evaluation["arms"][evaluation["own_arm"]]
+    return 100 * float(np.mean(own) - np.mean(evaluation["arms"]["random"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -22,8 +22,12 @@ from rsf_dist.training_loop import StreamReport
 RECORD = "report.json"
 ARMS = {
     "pretrained": "the model before fine-tuning",
+    "batch_norm": "that, batch norm taken from the target",
+    "pseudo_labels": "target images with its own labels",
     "random": "proposals accepted at random",
+    "weighted": "these, weighted by the ratio",
     "one_shot": "proposals accepted by rejection",
+    "adaptive": "proposals accepted after rounds",
     "oracle": "labelled target images",
 }
 """The arms, in the order in which they are shown, and what each was fine-tuned on."""
@@ -57,6 +61,20 @@ def add_seconds(store: RunStore, stage: str, seconds: float) -> None:
     write(store, record)
 
 
+def add_round(store: RunStore, described: dict[str, Any]) -> None:
+    """Put a round's entry in its place; entries of later rounds, which came from other rows, go."""
+    earlier = [one for one in read(store)["rounds"] if one["round"] < described["round"]]
+    add(store, rounds=[*earlier, described])
+
+
+def last_round(store: RunStore) -> dict[str, Any]:
+    """The entry of the round that gave the rows to train on. Raises InputError where there is none yet."""
+    rounds = read(store)["rounds"]
+    if not rounds or not rounds[-1]["last"]:
+        raise InputError("run", store.uri, "has no accepted rows to train on", "sample them first: rsf sample")
+    return rounds[-1]
+
+
 def has_round(store: RunStore, fingerprint: str) -> bool:
     """Whether the record tells of a round with these rows."""
     return any(described["fingerprint"] == fingerprint for described in read(store)["rounds"])
@@ -87,7 +105,7 @@ def merge(stores: Sequence[RunStore], folders: Sequence[str]) -> dict[str, Any]:
     """The first trial's record, with the seeds and the evaluations of all; `folders` says where the trials are."""
     records = [read(store) for store in stores]
     for store, record in zip(stores, records, strict=True):
-        if not record["rounds"]:
+        if not record["rounds"] or not record["rounds"][-1]["last"]:
             raise InputError("run", store.uri, "has no accepted rows to report on", "run it again")
     merged = records[0] | {"seeds": [seed for record in records for seed in record["seeds"]], "trials": list(folders)}
     evaluations = [record["evaluation"] for record in records]
@@ -102,11 +120,19 @@ def merge(stores: Sequence[RunStore], folders: Sequence[str]) -> dict[str, Any]:
 
 
 def describe_round(
-    accepted: AcceptedSet, ratio: Ratio, two_sample: dict[str, dict[str, Any]] | None = None
+    number: int,
+    accepted: AcceptedSet,
+    ratio: Ratio,
+    two_sample: dict[str, dict[str, Any]] | None = None,
+    last: bool = True,
 ) -> dict[str, Any]:
-    """A round's entry. two_sample: as of `trust_card`."""
+    """A round's entry. two_sample: as of `trust_card`; last: whether its rows are those to train on."""
     sampling, described, tested = finite(accepted.report.to_dict()), describe_ratio(ratio), finite(two_sample)
     return {
+        "round": number,
+        "last": last,
+        "parameters": {},
+        "class_prior": None,
         "sampling": sampling,
         "fingerprint": accepted.fingerprint,
         "ratio": described,
@@ -122,8 +148,7 @@ def describe_ratio(ratio: Ratio) -> dict[str, Any]:
     if quality is not None:
         described |= asdict(quality)
     if estimate is not None:
-        ends = {name: getattr(estimate, name).tolist() for name in ("prior", "low", "high")}
-        described["estimate"] = ends | {"method": estimate.method}
+        described["estimate"] = estimate.to_json()
     return finite(described)
 
 
@@ -140,8 +165,9 @@ def round_in_words(described: dict[str, Any]) -> str:
     """The round's entry as a line."""
     sampling, ratio = described["sampling"], described["ratio"]
     auc = f", held-out AUC of the ratio {ratio['auc']:.3f}" if "auc" in ratio else ""
+    round = "" if described["last"] and described["round"] == 0 else f"round {described['round']}: "
     return (
-        f"accepted {sampling['num_accepted']:,} of {sampling['num_proposed']:,} proposals "
+        f"{round}accepted {sampling['num_accepted']:,} of {sampling['num_proposed']:,} proposals "
         f"({sampling['acceptance_rate']:.3%}), log M {sampling['log_m']:.3f}, {sampling['num_capped']:,} capped{auc}"
     )
 
@@ -161,7 +187,7 @@ def stream_in_words(stream: StreamReport) -> str:
 
 
 def describe_evaluation(
-    verdicts: dict[str, Verdict], on_source: dict[str, Verdict], classes: Sequence[str]
+    verdicts: Mapping[Any, Verdict], on_source: Mapping[Any, Verdict], classes: Sequence[str]
 ) -> dict[str, Any]:
     """Accuracy on the target's and on the source's test images, one value a seed; of each class, for this seed."""
     arms = {arm: [verdict.accuracy] for arm, verdict in verdicts.items()}

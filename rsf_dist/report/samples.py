@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rsf_dist.accepted import AcceptedSet
+from rsf_dist.accepted import AcceptedSet, stored_rows
 from rsf_dist.batch import from_table
 from rsf_dist.build import Inputs
 from rsf_dist.evaluation import Verdict
@@ -22,6 +23,9 @@ from rsf_dist.store import RunStore
 SAMPLES, PREDICTIONS = "figures/samples.npz", "figures/predictions.npz"
 _SHOWN = 48
 _PREDICTED = 16
+_SHOWN_OF_ROUND = 12
+_MEASURED = 500
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 Arrays = dict[str, NDArray]
 
@@ -41,15 +45,42 @@ def save(store: RunStore, proposal: Proposal, accepted: AcceptedSet, inputs: Inp
     _write(store, SAMPLES, arrays)
 
 
-def save_predictions(store: RunStore, test: ImageSet, verdicts: dict[str, Verdict]) -> None:
+def save_round(store: RunStore, number: int, proposal: Proposal, seed: int) -> dict[str, Any]:
+    """A few accepted images of a stored round; for its entry, quantiles of what rows are made of.
+
+    Returns {"parameters": {column: {"proposed": [q05, q25, q50, q75, q95], "accepted": the same}}}, of columns that
+    hold one real number a row.
+    """
+    drawn = proposal.sample(_MEASURED, Streams(seed, Stage.PILOT, number, chunk=1))
+    rows = from_table(stored_rows(store, number))
+    if "image" in rows:
+        _write(store, round_samples(number), {"accepted": rows["image"][:_SHOWN_OF_ROUND].numpy()})
+    numbers = [name for name, column in drawn.items() if column.ndim == 1 and column.is_floating_point()]
+    return {
+        "parameters": {
+            name: {"proposed": _quantiles(drawn[name]), "accepted": _quantiles(rows[name])} for name in numbers
+        }
+    }
+
+
+def round_samples(number: int) -> str:
+    """Where a round's images are kept."""
+    return f"figures/round-{number:03d}.npz"
+
+
+def _quantiles(values: Tensor) -> list[float]:
+    return [float(value) for value in np.quantile(values.double().numpy(), _QUANTILES)]
+
+
+def save_predictions(store: RunStore, test: ImageSet, before: Verdict | None, after: Verdict) -> None:
     """Test images with their truth and what the model said before and after; evenly spread over the set."""
     index = torch.linspace(0, len(test) - 1, min(_PREDICTED, len(test))).long().numpy()
-    before = verdicts.get("pretrained", verdicts["one_shot"])
+    before = before or after
     arrays = {
         "images": test.images[torch.from_numpy(index)].numpy(),
-        "truth": before.truth[index],
+        "truth": after.truth[index],
         "before": before.predicted[index],
-        "after": verdicts["one_shot"].predicted[index],
+        "after": after.predicted[index],
     }
     _write(store, PREDICTIONS, arrays)
 

@@ -13,7 +13,7 @@ from rsf_dist.report.trust import card_in_words
 def in_words(report: dict[str, Any]) -> str:
     """What was accepted, the trust card, and each arm's accuracy on the target: mean over seeds, every seed's value."""
     current = report["rounds"][-1]
-    lines = [round_in_words(current), card_in_words(current["trust"])]
+    lines = [*map(round_in_words, report["rounds"]), card_in_words(current["trust"])]
     evaluation = report["evaluation"]
     if evaluation:
         lines += ["", f"target {evaluation['metric']} on {evaluation['num_test']:,} test images, fine-tuned on"]
@@ -21,7 +21,9 @@ def in_words(report: dict[str, Any]) -> str:
             values = evaluation["arms"][arm]
             spread = f"   sd {np.std(values, ddof=1):.3f} over seeds {_listed(values)}" if len(values) > 1 else ""
             name = "nothing yet" if arm == "pretrained" else ARMS[arm]
-            lines.append(f"  {name:<32} {np.mean(values):.3f}{spread}")
+            gap = evaluation["gap_closed"].get(arm)
+            closed = "" if gap is None else f"   {gap:4.0%} of the gap"
+            lines.append(f"  {name:<38} {np.mean(values):.3f}{closed}{spread}")
         lines.append("")
     return "\n".join(lines)
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 import rsf_dist as rsf
+from rsf_dist.build import load_inputs
 from rsf_dist.config import ClassifierRatioConfig, ImagesConfig, load_config
+from rsf_dist.errors import InputError
 from rsf_dist.images import load_images
 from rsf_dist.user_code import allow_folder
 
@@ -36,8 +38,8 @@ def test_seed_agrees_with_theory() -> None:
 @pytest.mark.ray
 def test_demo_with_smaller_numbers(tmp_path: Path, soak: bool) -> None:
     """The demo's own path from images to report; `make soak` runs it as it is, three times over."""
-    fewer = ["ratio.optimizer.steps=60", "envelope.acceptance=0.05", "sampling.num_accepted=300"]
-    fewer += ["training.steps=40", "pretrain.steps=50", "evaluation.arms=[random, one_shot, oracle]"]
+    fewer = ["ratio.optimizer.steps=60", "rounds.num_rounds=2", "rounds.num_accepted=300", "sampling.num_accepted=300"]
+    fewer += ["training.steps=40", "pretrain.steps=50", "evaluation.arms=[random, oracle]"]
     arguments = ["--seeds", "3"] if soak else fewer
     demo = [*RSF, "demo", *arguments, "--output", str(tmp_path / "demo"), "--json"]
     done = subprocess.run(demo, capture_output=True, text=True, timeout=1500)
@@ -45,28 +47,25 @@ def test_demo_with_smaller_numbers(tmp_path: Path, soak: bool) -> None:
     report = json.loads(done.stdout)
     arms = report["evaluation"]["arms"]
     assert len({run["rows"] for run in report["training"].values()}) == 1  # every arm has as many rows
-    assert set(arms) >= {"random", "one_shot", "oracle"}
+    assert set(arms) >= {"random", "adaptive", "oracle"}
     assert len(list((tmp_path / "demo" / "place" / "unlabelled").glob("*.png"))) == 300
     if soak:
-        assert np.mean(arms["one_shot"]) - np.mean(arms["random"]) >= 0.30
+        assert report["evaluation"]["gap_closed"]["adaptive"] >= 0.90
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
-def test_fashion_place_and_its_configuration(tmp_path: Path) -> None:
-    done = python("examples/fashion_shift/prepare.py", "--output", tmp_path)
-    assert done.returncode == 0, done.stderr
-    with np.load(tmp_path / "target.npz") as target, np.load(tmp_path / "test.npz") as test:
-        assert sorted(target.files) == ["images"]  # no label reaches the method
-        assert target["images"].shape == (2000, 1, 28, 28)
-        assert test["images"].shape == (10_000, 1, 28, 28)
-        # The class prior (3, 1, 1, 2, 1, 2, 4, 1, 1, 2)/18 of class 6: 0.222, sd 0.004 of 10,000.
-        assert np.mean(test["labels"] == 6) == pytest.approx(4 / 18, abs=0.02)
-        # Brightness N(.5, .1): darker than the source.
-        source = load_images(load_config(ROOT / "examples/fashion_shift/config.yaml").source, "source")
-        assert test["images"].mean() < 0.7 * source.images.float().mean().item()
-    refused = python("examples/fashion_shift/prepare.py", "--root", tmp_path, "--output", tmp_path)
-    assert refused.returncode == 2
-    assert refused.stderr.count("\n") == 1
+def test_fashion_place_is_made_as_configured(tmp_path: Path) -> None:
+    place = ROOT / "examples/fashion_shift/config.yaml"
+    inputs = load_inputs(load_config(place))
+    assert inputs.target.labels is None  # no label reaches the method
+    assert inputs.target.images.shape == (2000, 1, 28, 28)
+    assert inputs.test.images.shape == inputs.oracle.images.shape == (5000, 1, 28, 28)
+    # The prior of class 6 is .2, sd sqrt(.16/5,000) = .0057.
+    assert np.mean(inputs.test.labels.numpy() == 6) == pytest.approx(0.2, abs=4 * 0.0057)
+    # Brightness N(.5, .1): darker than the source.
+    assert inputs.test.images.float().mean() < 0.7 * inputs.source.images.float().mean()
+    with pytest.raises(InputError, match=r"source\.root=.*: holds no train-images"):
+        load_inputs(load_config(place, [f"data.root={tmp_path}"]))
 
 
 def test_a_ratio_on_imagenet_features_tells_what_raw_pixels_hardly_show() -> None:
@@ -96,11 +95,6 @@ def test_a_ratio_on_imagenet_features_tells_what_raw_pixels_hardly_show() -> Non
 @pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 @pytest.mark.timeout(1800)
 def test_fashion_shift_beats_its_random_control(tmp_path: Path) -> None:
-    assert python("examples/fashion_shift/prepare.py", "--output", tmp_path).returncode == 0
-    places = {"target": "target", "evaluation.test": "test", "evaluation.oracle": "oracle"}
-    config = load_config(
-        ROOT / "examples/fashion_shift/config.yaml",
-        [f"output={tmp_path / 'run'}", *(f"{key}.root={tmp_path / name}.npz" for key, name in places.items())],
-    )
+    config = load_config(ROOT / "examples/fashion_shift/config.yaml", [f"output={tmp_path / 'run'}"])
     arms = rsf.run(config).report["evaluation"]["arms"]
-    assert arms["one_shot"][0] - arms["random"][0] >= 0.05
+    assert arms["adaptive"][0] - arms["random"][0] >= 0.2

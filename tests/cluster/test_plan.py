@@ -48,22 +48,21 @@ UNJUDGED = {"test": None, "source_test": None, "oracle": None, "arms": ["one_sho
 
 
 def digits_config(folder: Path) -> RunConfig:
-    """The demo's."""
+    """The demo's, without rounds."""
     make_place(folder / "place")
     raw = yaml.safe_load((ROOT / "rsf_dist" / "demo" / "digits.yaml").read_text())
     raw["target"]["root"] = str(folder / "place" / "unlabelled")
-    raw["sampling"]["pool"] = {"max_actors": 2}
-    return parse_config(raw | {"evaluation": UNJUDGED, "output": str(folder / "run")})
+    raw["sampling"] |= {"pool": {"max_actors": 2}, "chunk_size": 8192}
+    raw["envelope"] = {"kind": "budget", "acceptance": 0.005}
+    return parse_config(raw | {"rounds": 1, "evaluation": UNJUDGED, "output": str(folder / "run")})
 
 
 def fashion_config(folder: Path) -> RunConfig:
-    """examples/fashion_shift's."""
-    example = ROOT / "examples" / "fashion_shift"
-    subprocess.run([sys.executable, example / "prepare.py", "--output", folder / "place"], check=True)
-    raw = yaml.safe_load((example / "config.yaml").read_text())
-    raw["target"]["root"] = str(folder / "place" / "target.npz")
+    """examples/fashion_shift's, without rounds."""
+    raw = yaml.safe_load((ROOT / "examples" / "fashion_shift" / "config.yaml").read_text())
     raw["sampling"]["pool"] = {"max_actors": 2}
-    return parse_config(raw | {"evaluation": UNJUDGED, "output": str(folder / "run")})
+    raw["envelope"] = {"kind": "budget", "acceptance": 0.02}
+    return parse_config(raw | {"rounds": 1, "evaluation": UNJUDGED, "output": str(folder / "run")})
 
 
 class ActorClock(threading.Thread):

@@ -146,6 +146,12 @@ def test_the_run_that_the_cases_spoil_is_sound(tmp_path: Path, monkeypatch: pyte
     [
         {"ratio": {"kind": "custom", "factory": "ratios_of_mine:Sound"}, "envelope": {"kind": "pilot"}},
         {"proposal": {"kind": "custom", "factory": "proposals_of_mine:Sound"}},
+        {"proposal": {"kind": "generator", "factory": "proposals_of_mine:sound_generator", "latent_dim": 2}},
+        {"proposal": {"kind": "custom", "factory": "proposals_of_mine:Moves"}, "rounds": 2},
+        {"rounds": {"num_rounds": 2, "num_accepted": 15}},
+        {"rounds": {"num_rounds": 2, "num_accepted": 10**9}},
+        {"rounds": {"num_rounds": 2, "class_prior": {"network": {"name": "envelopes_and_tasks_of_mine:network"}}}},
+        {"evaluation": {"arms": ["batch_norm"]}},
         {"envelope": {"kind": "custom", "factory": "envelopes_and_tasks_of_mine:Envelope"}},
         {"task": {"kind": "custom", "factory": "envelopes_and_tasks_of_mine:Task"}},
         {"model": {"name": "envelopes_and_tasks_of_mine:network"}},

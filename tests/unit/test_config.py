@@ -190,7 +190,6 @@ def test_bad_envelope(envelope, field, rule):
         ("ratio", {"calibration_fraction": 0.5, "test_fraction": 0.4}, "must stay below 0.9"),
         ("training", {"batch_size": 10, "num_workers": 4}, "batch_size=10 must be a multiple of num_workers=4"),
         ("ratio", {"num_workers": 3}, "must be a multiple of num_workers=3"),  # of the default batch, 128
-        ("evaluation", {"arms": ["pretrained"]}, "one_shot"),
         ("evaluation", {"arms": ["one_shot", "oracle"]}, "go together"),
         ("evaluation", {"oracle": {"kind": "digits"}}, "go together"),
     ],

@@ -1,6 +1,7 @@
 """What a configuration's kinds become, users' own among them, and how what cannot work is refused at once."""
 
 import copy
+import math
 import sys
 
 import pytest
@@ -28,7 +29,7 @@ from rsf_dist.envelope import (
 from rsf_dist.errors import InputError
 from rsf_dist.fitting import build_ratio, class_prior, make_ratio
 from rsf_dist.images import ImageSet
-from rsf_dist.proposals import AugmentProposal, DistributionProposal
+from rsf_dist.proposals import AugmentProposal, DistributionProposal, GeneratorProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
 from rsf_dist.rng import Streams
 from rsf_dist.tasks import ClassificationTask
@@ -51,6 +52,22 @@ class Grey:
     def sample(self, n, rng):
         rows = {"image": torch.full((n, *self.source.images.shape[1:]), self.level, dtype=torch.uint8)}
         return rows | ({"label": torch.zeros(n, dtype=torch.int64)} if self.labelled else {})
+
+
+class Shades(nn.Module):
+    """A generator of one grey level an image, brighter for class 1."""
+
+    def __init__(self, source, level=0.25, size=None):
+        super().__init__()
+        self.shape, self.level = (size or source.images.shape[1:]), level
+
+    def forward(self, z, y):
+        return (self.level + 0.5 * y + 0.0 * z[:, 0])[:, None, None, None].expand(-1, *self.shape)
+
+
+class Unlabelled(Shades):
+    def forward(self, z):
+        return super().forward(z, 0)
 
 
 class Steady:
@@ -148,6 +165,7 @@ def complaint(call, *arguments, **options):
 
 TURNING = {"parameters": {"rotation": {"uniform": [-1, 1]}, "scale": {"normal": [1.0, 0.2]}}}
 OWN = {"kind": "custom", "factory": "my_kinds:Grey"}
+GENERATED = {"kind": "generator", "factory": "my_kinds:Shades", "latent_dim": 3}
 
 
 @pytest.mark.parametrize(
@@ -181,6 +199,22 @@ def test_a_proposal_of_ones_own():
     rows = build_proposal(config.proposal, image_set()).sample(3, Streams(0))
     assert rows["image"].shape == (3, 1, 8, 8)
     assert rows["image"].unique().tolist() == [9]
+
+
+def test_a_generator_of_ones_own():
+    config = having(proposal={**GENERATED, "options": {"level": 0.2}})
+    proposal = build_proposal(config.proposal, image_set(30).subset(slice(29)))
+    assert isinstance(proposal, GeneratorProposal)
+    assert proposal.class_prior.tolist() == pytest.approx([15 / 29, 14 / 29])  # as among the source images
+    rows = proposal.sample(40, Streams(0))
+    assert rows["image"].shape == (40, 1, 8, 8)
+    assert torch.equal(rows["image"].amax(dim=(1, 2, 3)) > 100, rows["label"] == 1)
+    assert rows["latent"].shape == (40, 3)
+    row = {"latent": torch.zeros(1, 3), "label": torch.tensor([0])}
+    # N(0, I) of three numbers at 0, in class a
+    assert proposal.log_prob(row).item() == pytest.approx(-1.5 * math.log(2 * math.pi) + math.log(15 / 29))
+    other = build_proposal(having(proposal={**GENERATED, "class_prior": [1, 3]}).proposal, image_set())
+    assert other.class_prior.tolist() == [0.25, 0.75]
 
 
 def test_augmented_proposals_need_no_kind():
@@ -310,6 +344,8 @@ def test_tasks():
         {},
         {"proposal": TURNING},
         {"proposal": OWN},
+        {"proposal": GENERATED},
+        {"proposal": GENERATED, "ratio": {"kind": "label_shift", "target_prior": [0.1, 0.9]}},
         {"ratio": {"network": {"width": 4}}},
         {"ratio": {"network": {"name": "my_kinds:network", "options": {"hidden": 2}}}},
         {"ratio": {"network": {"width": 4}, "relative_alpha": 0.1}},
@@ -353,6 +389,13 @@ def product(second):
         ({"proposal": {**OWN, "options": {"labelled": False}}}, "proposal", "its rows lack the column label"),
         ({"proposal": {**OWN, "options": {"level": 999}}}, "proposal", "fails to give 32 rows (RuntimeError"),
         ({"proposal": {"class_prior": [1]}}, "proposal.class_prior", "must be 2 probabilities"),
+        ({"proposal": {**GENERATED, "class_prior": [1]}}, "proposal.class_prior", "must be 2 probabilities"),
+        ({"proposal": {**GENERATED, "class_prior": [0, 0]}}, "proposal.class_prior", "must be 2 probabilities"),
+        ({"proposal": {**GENERATED, "factory": "my_kinds:Grey"}}, "proposal.factory", "gives a Grey"),
+        ({"proposal": {**GENERATED, "factory": "my_kinds:fails"}}, "proposal.factory", "KeyError"),
+        ({"proposal": {**GENERATED, "options": {"size": [1, 4, 4]}}}, "proposal", "must be images uint8 [32, 1, 8, 8]"),
+        ({"proposal": {**GENERATED, "options": {"level": float("nan")}}}, "proposal", "NaN or infinite"),
+        ({"proposal": {**GENERATED, "factory": "my_kinds:Unlabelled"}}, "proposal", "takes 2 positional arguments"),
         ({"proposal": {"transforms": [{"name": "Spin"}]}}, "proposal.transforms.0.name", "is no transform"),
         (
             {"proposal": {"transforms": [{"name": "Resize", "options": {"size": [4, 4]}}]}},
@@ -460,7 +503,10 @@ def test_a_proposal_without_a_class_prior():
         ({"ratio": {"calibration": "beta"}}, "ratio.calibration", "'isotonic'"),
         ({"ratio": {"max_log_ratio": float("nan")}}, "ratio.max_log_ratio", "finite"),
         ({"proposal": {"kind": "custom"}}, "proposal.factory", "is required"),
-        ({"proposal": {"kind": "generator"}}, "proposal.kind", "must be one of augment, custom"),
+        ({"proposal": {"kind": "gan"}}, "proposal.kind", "must be one of augment, generator, custom"),
+        ({"proposal": {"kind": "generator", "factory": "x:y"}}, "proposal.latent_dim", "is required"),
+        ({"proposal": {**GENERATED, "latent_dim": 0}}, "proposal.latent_dim", "greater than 0"),
+        ({"proposal": {**GENERATED, "class_prior": [-1, 2]}}, "proposal.class_prior.0", "greater than or equal to 0"),
         ({"task": {"kind": "detection"}}, "task.kind", "must be one of classification, custom"),
         ({"task": {"kind": "custom", "factory": "a.b"}}, "task.factory", "must be an import path"),
         ({"envelope": {"kind": "adaptive", "margin": -1}}, "envelope.margin", "greater than or equal to 0"),

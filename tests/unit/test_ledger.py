@@ -7,15 +7,17 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from rsf_dist import sampler
 from rsf_dist.accepted import describe_columns, fingerprint, ledger_of, num_duplicates
 from rsf_dist.batch import from_table, num_rows, select, to_table
 from rsf_dist.chunk import ChunkWork
 from rsf_dist.diagnostics import Statistics
-from rsf_dist.envelope import Choice, Pilot
+from rsf_dist.envelope import Choice, FixedEnvelope, Pilot
 from rsf_dist.harvest import ChunkRecorder, Harvest
 from rsf_dist.pilot import PilotRun, Probe
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import DensityRatio
+from rsf_dist.sampler import RejectionSampler
 from rsf_dist.store import RunStore, Shard
 from rsf_dist.waves import Plan
 
@@ -157,3 +159,19 @@ def test_later_waves_are_sized_by_what_was_drawn():
 )
 def test_chunks_per_task(chunks, actors, per_task):
     assert plan().chunks_per_task(chunks, actors) == per_task
+
+
+# Chunks of .1 s: 49 of them are 4.9 s of work, less than an actor takes to start, and 50 are 5 s; on two actors half.
+@pytest.mark.parametrize(
+    ("chunks", "actors", "brief"), [(1, 1, True), (49, 1, True), (50, 1, False), (99, 2, True), (100, 2, False)]
+)
+def test_a_wave_is_brief_that_is_drawn_before_actors_would_have_started(chunks, actors, brief, monkeypatch):
+    """And the sampler has the pool draw it in tasks."""
+    assert plan().is_brief(chunks, actors) == brief
+    asked = []
+    monkeypatch.setattr(sampler, "max_actors", lambda pool: actors)
+    monkeypatch.setattr(sampler, "map_chunks", lambda *given: asked.append(given) or [])
+    drawing = RejectionSampler(WORK.proposal, WORK.ratio, FixedEnvelope(math.log(2)))
+    assert list(drawing._records(None, range(chunks), plan())) == []
+    ((_, ids, pool, per_task, told),) = asked
+    assert (ids, pool, per_task, told) == (range(chunks), drawing.pool, plan().chunks_per_task(chunks, actors), brief)

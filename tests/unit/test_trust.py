@@ -470,7 +470,7 @@ def test_whatever_is_not_finite_never_crashes():
 
 def describe(ratio, two_sample=None, **change):
     accepted = SimpleNamespace(report=SamplingReport(**vars(GOOD_REPORT) | change), fingerprint="ab" * 32)
-    return record.describe_round(accepted, ratio, two_sample)
+    return record.describe_round(0, accepted, ratio, two_sample)
 
 
 @pytest.fixture

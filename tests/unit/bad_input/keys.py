@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from bad_input.case import Case, changed
 from rsf_dist import config
-from rsf_dist.config import RunConfig, parse_config
+from rsf_dist.config import ParameterName, RunConfig, parse_config
 
 BASE: dict[str, Any] = {
     "output": "runs/one",
@@ -25,7 +25,10 @@ BASE: dict[str, Any] = {
     "evaluation": {"test": {"kind": "digits"}, "judge": {"name": "resnet18"}},
 }  # fmt: skip
 SECTIONS: dict[str, list[dict[str, Any]]] = {
-    "proposal": [{"kind": "custom", "factory": "a:b"}],
+    "proposal": [
+        {"kind": "custom", "factory": "a:b"},
+        {"kind": "generator", "factory": "a:b", "latent_dim": 8, "class_prior": [0.5, 0.5]},
+    ],
     "ratio": [
         {"kind": "classifier", "max_log_ratio": 2.0},
         {"kind": "label_shift", "target_prior": [0.5, 0.5]},
@@ -47,6 +50,14 @@ SECTIONS: dict[str, list[dict[str, Any]]] = {
     "task": [{"kind": "custom", "factory": "a:b"}],
 }
 """Besides the defaults: each kind of each section, once."""
+PLACE: dict[str, Any] = {
+    "data": {"kind": "npz", "root": "source.npz", "size": [8, 8], "classes": ["a", "b"], "channels": 1},
+    "target": {"kind": "shifted", "base": {"limit": 9}, "shift": {
+        **{name: {"mean": 0.5, "sd": 0.1} for name in get_args(ParameterName)}, "prior": [0.5, 0.5]}},
+    "evaluation": {"test": {"kind": "shifted", "base": {}}, "oracle": {"kind": "shifted", "base": {}},
+                   "arms": ["one_shot", "oracle"]},
+}  # fmt: skip
+"""Sections that go together: a place made from photographs."""
 
 
 def cases() -> Iterator[Case]:
@@ -74,7 +85,7 @@ def models_there_are() -> set[type[BaseModel]]:
 
 def _full_configurations() -> list[tuple[dict[str, Any], RunConfig]]:
     sections = [{}, *({name: section} for name, kinds in SECTIONS.items() for section in kinds)]
-    return [(BASE | section, parse_config(BASE | section)) for section in sections]
+    return [(BASE | section, parse_config(BASE | section)) for section in [*sections, PLACE]]
 
 
 def _sections(node: Any, path: str) -> Iterator[tuple[str, BaseModel]]:
@@ -110,6 +121,9 @@ def _bad_values(name: str, about: dict[str, Any], models: dict[str, Any]) -> Ite
         yield None
     about = next(choice for choice in choices if choice.get("type") != "null")
     about = _resolved(about, models)
+    if name == "mean":  # a number, or a list of them
+        yield from ([], ["much"], [0.1, math.nan], [math.inf], [[0.1]], [None], [True])
+        about = about["oneOf"][0]
     if "oneOf" in about:
         about = {"type": "object"}
     if name in {"factory", "score", "passes"}:
@@ -117,7 +131,8 @@ def _bad_values(name: str, about: dict[str, Any], models: dict[str, Any]) -> Ite
     if "enum" in about or "const" in about:
         yield from ("nonsense", "", -1, [1], {"a": 1})
     else:
-        yield from _OF_TYPE[about["type"]](about)
+        sound = {"mean": [1.0], "rounds": 3}  # where a shorter way to say it is taken too
+        yield from (bad for bad in _OF_TYPE[about["type"]](about) if name not in sound or bad != sound[name])
 
 
 def _resolved(about: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:

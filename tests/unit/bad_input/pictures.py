@@ -349,6 +349,38 @@ def cases() -> Iterator[Case]:
     yield Case("too few target images", "target", lambda folder: {"target.limit": 5})
     yield Case("a start beyond the end", "target.start", lambda folder: {"target.start": 40})
     yield Case("a limit of oracle rows", "evaluation.oracle", _short_oracle)
+    for name, (field, changes) in PLACES.items():
+        yield Case(f"a made place {name}", field, _place(changes))
+
+
+PLACES: dict[str, tuple[str, Changes]] = {
+    "of three classes": ("target.shift.prior", {"target.shift.prior": [1, 1, 1]}),
+    "of no class": ("target.shift.prior", {"target.shift.prior": []}),
+    "of classes that all have probability 0": ("target.shift.prior", {"target.shift.prior": [0, 0]}),
+    "of too few images": ("target", {"target.num_unlabelled": 5}),
+    "from nowhere": ("target.base.root", {"target.base.root": "/no/such/place"}),
+    "from a start beyond the end": ("target.base.start", {"target.base.start": 40}),
+    "from photographs without labels": ("target.base", {"target.base.root": "target.npz"}),
+    "from photographs of another size": ("target.base", {"target.base": {"kind": "digits"}}),
+    "from photographs of other classes": ("target.base", {"target.base.classes": ["a", "b"]}),
+    "of a class that the test has not": (
+        "target.shift.prior", {"evaluation.test": {"kind": "shifted", "base": {"kind": "npz", "limit": 1}},
+                               "target.shift.prior": [1, 1]}),
+    "with a test from nowhere": (
+        "evaluation.test.base.root", {"evaluation.test": {"kind": "shifted", "base": {"kind": "npz", "root": "no"}}}),
+    "with too few oracle rows": (
+        "evaluation.oracle", {"evaluation": {"oracle": {"kind": "shifted", "base": {"kind": "npz"}, "num_images": 4},
+                                             "arms": ["one_shot", "oracle"]}}),
+}  # fmt: skip
+"""Changes of a target made from the source's images."""
+
+
+def _place(changes: Changes) -> Callable[[Path], Changes]:
+    def place(folder: Path) -> Changes:
+        base = {"target": {"kind": "shifted", "base": {"kind": "npz"}}, "data.root": str(folder / "source.npz")}
+        return base | changes
+
+    return place
 
 
 def _short_oracle(folder: Path) -> Changes:

@@ -35,6 +35,17 @@ PROPOSAL_CLASSES = (
     "ReservedName", "ComplexColumn", "BrainFloatColumn", "OwnRandomness", "Fails", "Exits", "Hangs", "HangsWhenMade",
     "ExitsWhenMade", "TakesOtherArguments", "TakesNoStreams", "nothing", "Gone",
 )  # fmt: skip
+MOVES = (
+    "Sound", "MovesWithoutDensity", "MovesToNothing", "MovesToOtherColumns", "MovesToOwnRandomness",
+    "MovesWithOtherArguments", "FailsToMove", "HangsWhenMoved",
+)  # fmt: skip
+GENERATORS = {
+    "generator_of_nan": "proposal", "generator_of_one_too_few": "proposal", "generator_of_lists": "proposal",
+    "generator_of_flat_images": "proposal", "generator_of_larger_images": "proposal",
+    "generator_of_whole_numbers": "proposal", "generator_without_classes": "proposal",
+    "generator_of_other_latents": "proposal", "generator_that_hangs": "proposal", "Sound": "proposal.factory",
+    "nothing": "proposal.factory", "Gone": "proposal.factory", "TakesOtherArguments": "proposal.factory",
+}  # fmt: skip
 ENVELOPES = (
     "NoPilot", "PilotIsAWord", "ChoosesANumber", "ChoosesNothing", "ChoosesNan", "ChoosesInfinity", "ChoosesAWord",
     "ShrinksItsMargin", "ReshapesToOne", "ReshapeFails", "EnvelopeFails", "EnvelopeExits", "EnvelopeHangs", "network",
@@ -70,6 +81,12 @@ def _cases() -> Iterator[Case]:
     for name in PROPOSAL_CLASSES:
         proposal = {"kind": "custom", "factory": f"{PROPOSALS}:{name}"}
         yield changing(f"a proposal that {name}", "proposal", proposal=proposal)
+    for name in MOVES:
+        proposal = {"kind": "custom", "factory": f"{PROPOSALS}:{name}"}
+        yield changing(f"a proposal for rounds, {name}", "proposal", proposal=proposal, rounds=2)
+    for name, field in GENERATORS.items():
+        proposal = {"kind": "generator", "factory": f"{PROPOSALS}:{name}", "latent_dim": 3}
+        yield changing(f"a generator, {name}", field, proposal=proposal)
     for name in ENVELOPES:
         envelope = {"kind": "custom", "factory": f"{OTHERS}:{name}"}
         yield changing(f"an envelope that {name}", "envelope", envelope=envelope)
@@ -88,6 +105,7 @@ def _cases() -> Iterator[Case]:
         yield changing(f"a module that {name}", "ratio", ratio=ratio, envelope={"kind": "pilot"})
     yield from _factors()
     yield from _settings()
+    yield from _rounds()
     for place in ("nowhere", "a\0b", "~no_such_user_at_all/x", "x" * 5000):
         yield changing(f"code in {place:.20}", "code", code=place)
     yield Case("code in a file", "code", _code_in_a_file)
@@ -133,6 +151,26 @@ def _settings() -> Iterator[Case]:
     yield changing("a network of a petabyte", "model", model={"width": 10**7})
     yield changing("an option that is given already", "proposal.factory",
                    proposal={"kind": "custom", "factory": f"{PROPOSALS}:Sound", "options": {"source": 1}})  # fmt: skip
+
+
+def _rounds() -> Iterator[Case]:
+    """What no key of rounds and of the evaluation forbids by itself."""
+    yield changing("rounds that have nothing to move", "proposal.parameters", rounds=2, proposal={})
+    yield changing("rounds of too few rows", "rounds.num_accepted", rounds={"num_rounds": 2, "num_accepted": 14})
+    many = {"kind": "generator", "factory": f"{PROPOSALS}:sound_generator", "latent_dim": 99}
+    yield changing("rounds of too few rows for so many latents", "rounds.num_accepted", rounds=2, proposal=many)
+    factors = [{"kind": "density", "parameters": {"rotation": {"uniform": [0, 1]}}}, {"network": {"width": 4}}]
+    yield changing("laws beside a learned ratio in rounds", "ratio", rounds=2, envelope={"kind": "pilot"},
+                   ratio={"kind": "product", "factors": factors})  # fmt: skip
+    for name in NETWORKS[:-1]:
+        network = {"name": f"{OTHERS}:{name}"}
+        yield changing(f"for the mix of classes, {name}", "rounds.class_prior.network",
+                       rounds={"num_rounds": 2, "class_prior": {"network": network}})  # fmt: skip
+    arms = {"evaluation": {"arms": ["batch_norm"]}}
+    yield changing("a network without batch norm to take anew", "evaluation.arms", **arms,
+                   model={"name": f"{OTHERS}:network"})  # fmt: skip
+    yield Case("rounds where there were none", "output", lambda folder: {"rounds": 2}, earlier={})
+    yield Case("other arms than before", "output", lambda folder: arms, earlier={"evaluation": {"arms": []}})
 
 
 def _no_python(folder: Path) -> Changes:

@@ -4,6 +4,7 @@ import sys
 import time
 
 import torch
+from torch import nn
 
 
 class Sound:
@@ -170,5 +171,101 @@ class TakesNoStreams(Sound):
         return {}
 
 
+class Moves(Sound):
+    """One that rounds may move, though it stays where it is."""
+
+    def log_prob(self, batch):
+        return torch.zeros(len(batch["label"]))
+
+    def refit(self, rows, seed, max_components):
+        return self
+
+
+class MovesWithoutDensity(Sound):
+    refit = Moves.refit
+
+
+class MovesToNothing(Moves):
+    def refit(self, rows, seed, max_components):
+        return None
+
+
+class MovesToOtherColumns(Moves):
+    def refit(self, rows, seed, max_components):
+        return NoLabel(self.source)
+
+
+class MovesToOwnRandomness(Moves):
+    def refit(self, rows, seed, max_components):
+        return OwnRandomness(self.source)
+
+
+class MovesWithOtherArguments(Moves):
+    def refit(self, rows):
+        return self
+
+
+class FailsToMove(Moves):
+    def refit(self, rows, seed, max_components):
+        raise RuntimeError("no such place")
+
+
+class HangsWhenMoved(Moves):
+    def refit(self, rows, seed, max_components):
+        time.sleep(3600)
+
+
 def nothing(source):
     return None
+
+
+class Generator(nn.Module):
+    """Whatever a function makes of latents and classes."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, z, y):
+        return self.function(z, y)
+
+
+def sound_generator(source):
+    return Generator(lambda z, y: torch.sigmoid(z[:, :1, None, None] + y[:, None, None, None]).expand(-1, 1, 8, 8))
+
+
+def generator_of_nan(source):
+    return Generator(lambda z, y: torch.full((len(z), 1, 8, 8), torch.nan))
+
+
+def generator_of_one_too_few(source):
+    return Generator(lambda z, y: torch.rand(len(z) - 1, 1, 8, 8))
+
+
+def generator_of_lists(source):
+    return Generator(lambda z, y: z.tolist())
+
+
+def generator_of_flat_images(source):
+    return Generator(lambda z, y: torch.rand(len(z), 64))
+
+
+def generator_of_larger_images(source):
+    return Generator(lambda z, y: torch.rand(len(z), 1, 9, 9))
+
+
+def generator_of_whole_numbers(source):
+    return Generator(lambda z, y: torch.ones(len(z), 1, 8, 8, dtype=torch.int64))
+
+
+def generator_without_classes(source):
+    return nn.Linear(3, 64)
+
+
+def generator_of_other_latents(source):
+    layer = nn.Linear(5, 64)
+    return Generator(lambda z, y: layer(z).reshape(-1, 1, 8, 8))
+
+
+def generator_that_hangs(source):
+    return Generator(lambda z, y: time.sleep(3600))

@@ -1,0 +1,65 @@
+"""A place made for an experiment: photographs turned, dimmed, mixed by laws that a configuration names.
+
+A row is drawn as class ~ prior, photograph ~ uniform in the class, parameter_j ~ its law, and rendered as proposals are
+(`AugmentProposal`); then come blur and gamma, which no proposal has.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
+from torchvision.transforms.v2 import functional as F
+
+from rsf_dist.config import ParameterShiftConfig, ShiftConfig
+from rsf_dist.images import ImageSet
+from rsf_dist.proposals import AugmentProposal
+from rsf_dist.proposals.rendering import NEUTRAL
+from rsf_dist.rng import Streams
+
+_LEAST_BLUR = 0.1  # pixels: the next pixel's weight is exp(-50), which changes no grey level
+
+
+def make_images(base: ImageSet, shift: ShiftConfig, count: int, streams: Streams) -> ImageSet:
+    """`count` labelled images of the place, uint8 [count, channels, height, width] like `base`'s.
+
+    They follow from the base, the shift and the streams alone. Raises InputError: `base` has no labels, or not the
+    classes that `shift.prior` wants.
+    """
+    prior = None if shift.prior is None else torch.tensor(shift.prior, dtype=torch.float64)
+    rows = AugmentProposal(base, laws(shift), prior).sample(count, streams)
+    return ImageSet(with_gamma(blurred(rows["image"], shift.blur), shift.gamma), rows["label"], base.classes)
+
+
+def laws(shift: ShiftConfig) -> dict[str, Distribution]:
+    """A scalar law, to draw from, for each parameter that is not neutral."""
+    given = {name: getattr(shift, name) for name in NEUTRAL}
+    return {name: _law(law) for name, law in given.items() if law is not None}
+
+
+def _law(config: ParameterShiftConfig) -> Distribution:
+    # A standard deviation of 0 has no density, which torch refuses unless told not to look; drawing is well defined.
+    if not isinstance(config.mean, tuple):
+        return Normal(config.mean, config.sd, validate_args=False)
+    means = torch.tensor(config.mean)
+    modes = Normal(means, torch.full_like(means, config.sd), validate_args=False)
+    return MixtureSameFamily(Categorical(torch.ones_like(means)), modes, validate_args=False)
+
+
+def blurred(images: Tensor, sd: float) -> Tensor:
+    """uint8 [n, c, h, w] under a Gaussian of `sd` pixels, cut off at three of them and where the image ends."""
+    if sd < _LEAST_BLUR:
+        return images
+    height, width = images.shape[-2:]
+    sizes = [2 * min(math.ceil(3 * sd), length - 1) + 1 for length in (width, height)]
+    return F.gaussian_blur(images, sizes, [sd, sd])
+
+
+def with_gamma(images: Tensor, gamma: float) -> Tensor:
+    """uint8 images of any shape, each intensity v on the scale 0 to 1 replaced by v**gamma."""
+    if gamma == 1:
+        return images
+    curve = ((torch.arange(256, dtype=torch.float64) / 255) ** gamma * 255).round().to(torch.uint8)
+    return curve[images.int()]

@@ -1,0 +1,70 @@
+"""The mixture a q0 + (1 - a) q1 of a broad proposal and one that was moved: no mode of q0 is lost, as q0/q <= 1/a.
+
+Defensive mixtures are Hesterberg's (Technometrics 1995); for p/q0 <= M they bound p/q by M/a, whatever q1 misses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rsf_dist.batch import Batch
+from rsf_dist.errors import InputError
+from rsf_dist.proposals.base import Proposal
+from rsf_dist.rng import Streams
+
+
+class DefensiveProposal:
+    """Rows of `broad` with probability `share`, else of `moved`.
+
+    Args:
+        broad, moved: proposals of rows with the same columns.
+        share: in (0, 1).
+
+    Attributes:
+        class_prior: of the mixture, [k]; only where both proposals have one.
+
+    Raises:
+        InputError: the share is none; at sampling, columns that differ.
+    """
+
+    def __init__(self, broad: Proposal, moved: Proposal, share: float):
+        if not 0 < share < 1:
+            raise InputError("share", share, "must be in (0, 1)", "use e.g. 0.1")
+        self.broad, self.moved, self.share = broad, moved, share
+        priors = [getattr(part, "class_prior", None) for part in (broad, moved)]
+        if priors[0] is not None and priors[1] is not None:
+            self.class_prior = share * priors[0] + (1 - share) * priors[1]
+
+    def sample(self, n: int, rng: Streams) -> Batch:
+        """Draw n rows of the mixture."""
+        generator = rng.numpy(purpose=10)  # 8 is of the mixture that this may be a part of
+        from_broad = torch.from_numpy(generator.random(n) < self.share)
+        count = int(from_broad.sum())
+        # Streams of their own: else both would draw with the same numbers, and a mixture in a mixture choose with them.
+        of_broad, of_moved = (replace(rng, seed=int(seed)) for seed in generator.integers(2**63, size=2))
+        broad = self.broad.sample(count + 1, of_broad)  # one row more, so that there is one
+        moved = self.moved.sample(n - count + 1, of_moved)
+        if broad.keys() != moved.keys():
+            rule = f"the broad proposal has {sorted(broad)}"
+            raise InputError("proposal", sorted(moved), rule, "give the refitted proposal the same columns")
+        mixed = {}
+        for name, column in broad.items():
+            mixed[name] = torch.empty((n, *column.shape[1:]), dtype=column.dtype)
+            mixed[name][from_broad], mixed[name][~from_broad] = column[:-1], moved[name][:-1].to(column.dtype)
+        return mixed
+
+    @property
+    def with_class_prior(self) -> Callable[[Tensor], DefensiveProposal]:
+        """The same with another share of each class, [k], in both; AttributeError where one of the two cannot."""
+        broad, moved = (part.with_class_prior for part in (self.broad, self.moved))  # type: ignore[attr-defined]
+        return lambda prior: DefensiveProposal(broad(prior), moved(prior), self.share)
+
+    def log_prob(self, batch: Batch) -> Tensor:
+        """log q, float [n]; AttributeError where one of the two has no density."""
+        broad, moved = self.broad.log_prob(batch), self.moved.log_prob(batch)  # type: ignore[attr-defined]
+        return torch.logaddexp(math.log(self.share) + broad, math.log1p(-self.share) + moved)

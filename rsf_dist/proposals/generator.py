@@ -1,0 +1,129 @@
+"""Proposals from a generator (a GAN's, a decoder): the push-forward x = G(z), or G(z, y), of a known law of z and y.
+
+The density of x is unknown (hence ratios that are learned; for GANs: Azadi et al., ICLR 2019), but that of what it was
+made from is known, and what it was made from travels with the row. So the generator is refitted without touching its
+weights, by the law of its latents (as in the latent reweighting of Issenhuth et al., WACV 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from rsf_dist.batch import Batch
+from rsf_dist.errors import InputError
+from rsf_dist.models import device
+from rsf_dist.proposals.distribution import log_density
+from rsf_dist.proposals.prior import checked_prior
+from rsf_dist.proposals.refit import fit_law, support_ends
+from rsf_dist.rng import Streams
+
+_PIECE_ROWS = 128  # generated at once: bounded memory, few calls
+
+
+class GeneratorProposal:
+    """Latents through a generator.
+
+    Args:
+        generator: float32 [n, d] -> n rows; with a class prior (float32 [n, d], int64 [n]) -> n rows. From here on it
+            is the proposal's: in evaluation mode, on a GPU that the process sees while it draws, else on the CPU.
+        latent: the law of z, of event_shape [d].
+        class_prior: probability of each class [k], for a generator that takes classes.
+        column: the name under which x travels. An `image` that is made as floats [n, c, h, w] is taken as on the scale
+            0 to 1, clamped to it and rounded to uint8; other columns are what the generator gives.
+
+    Rows: x [n, …], latent float32 [n, d] and, where there is a class prior, label int64 [n].
+
+    Raises:
+        InputError: no module, a law that draws no vectors, a prior that is none, a column's name that is taken; at
+            sampling, what is no tensor of n rows, is not finite, or is no image.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        latent: Distribution,
+        class_prior: Tensor | None = None,
+        column: str = "image",
+    ):
+        if not isinstance(generator, nn.Module):
+            raise InputError("generator", type(generator).__name__, "is no torch module", "give one")
+        if latent.batch_shape or len(latent.event_shape) != 1:
+            found = f"batch_shape {list(latent.batch_shape)}, event_shape {list(latent.event_shape)}"
+            remedy = "use e.g. Independent(Normal(torch.zeros(d), torch.ones(d)), 1)"
+            raise InputError("latent", found, "must be one law of vectors: batch_shape [], event_shape [d]", remedy)
+        if column in ("latent", "label"):
+            raise InputError("column", column, "this column's name is taken", "choose another")
+        self.generator, self.latent, self.column = generator.cpu(), latent, column
+        self.class_prior = None if class_prior is None else checked_prior(class_prior)
+
+    def sample(self, n: int, rng: Streams) -> Batch:
+        """Draw n rows; noise that the generator draws by itself, from torch's global generators, is seeded as well."""
+        made_from = {}
+        with _seeded(rng), torch.no_grad():
+            made_from["latent"] = self.latent.sample(torch.Size([n])).float()
+            if self.class_prior is not None:
+                made_from["label"] = torch.multinomial(self.class_prior, n, replacement=True)
+            return {self.column: self._generated(*made_from.values()), **made_from}
+
+    def log_prob(self, batch: Batch) -> Tensor:
+        """log q of what each row was made from, its latent and its class; float64 [n]."""
+        latent = log_density(self.latent, batch["latent"]).double()
+        return latent if self.class_prior is None else latent + self.class_prior[batch["label"]].log()
+
+    def refit(self, rows: Batch, seed: int, max_components: int = 3) -> GeneratorProposal:
+        """The latents' law fitted to accepted rows, within its range; the generator and the classes as they are.
+
+        See `fit_law`. Raises InputError: too few rows; a law that is discrete.
+        """
+        low, high = support_ends(self.latent)
+        latent = fit_law(rows["latent"], low, high, seed, max_components)
+        return GeneratorProposal(self.generator, latent, self.class_prior, self.column)
+
+    def with_class_prior(self, prior: Tensor) -> GeneratorProposal:
+        """The same with another share of each class, [k]. Raises InputError, also where the generator takes none."""
+        if self.class_prior is None:
+            raise InputError("class_prior", prior.tolist(), "the generator takes no classes", "give it a prior first")
+        return GeneratorProposal(self.generator, self.latent, checked_prior(prior, len(self.class_prior)), self.column)
+
+    def _generated(self, *made_from: Tensor) -> Tensor:
+        where = device()
+        self.generator.eval().to(where)
+        try:
+            with torch.inference_mode():
+                columns = (column.split(_PIECE_ROWS) for column in made_from)
+                pieces = [self._piece(*(part.to(where) for part in parts)) for parts in zip(*columns, strict=True)]
+        finally:
+            self.generator.cpu()  # it may travel to where there is no GPU
+        return torch.cat(pieces)  # a copy made outside of inference mode, which a network can learn from
+
+    def _piece(self, *made_from: Tensor) -> Tensor:
+        n, rows = len(made_from[0]), self.generator(*made_from)
+        if not isinstance(rows, Tensor) or rows.shape[:1] != (n,):
+            found = list(rows.shape) if isinstance(rows, Tensor) else f"a {type(rows).__name__}"
+            raise self._fault(f"gives {found} for {n} latents", "give a tensor of one row a latent")
+        if not bool(rows.isfinite().all()):
+            raise self._fault("gives numbers that are NaN or infinite", "give it sound weights")
+        if self.column == "image" and rows.dtype != torch.uint8:
+            if rows.ndim != 4 or not rows.is_floating_point():
+                rule = f"gives {rows.dtype} {list(rows.shape)} as images"
+                raise self._fault(rule, "give [n, channels, height, width], uint8 or floats on the scale 0 to 1")
+            rows = (rows.float().clamp(0, 1) * 255).round().to(torch.uint8)
+        return rows.cpu()
+
+    def _fault(self, rule: str, remedy: str) -> InputError:
+        return InputError("proposal", type(self.generator).__name__, f"the generator {rule}", remedy)
+
+
+@contextmanager
+def _seeded(rng: Streams) -> Iterator[None]:
+    """`rng.torch_global()`, and the same for the GPU that this process sees, if there is one."""
+    gpus = [torch.cuda.current_device()] if device().type == "cuda" else []
+    with rng.torch_global(), torch.random.fork_rng(devices=gpus):
+        if gpus:
+            torch.cuda.manual_seed(torch.default_generator.initial_seed())
+        yield

@@ -1,0 +1,156 @@
+"""Rounds that move the proposal: stored, gone on with, verified, compared; for every kind of ratio."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from small import small_run_in
+
+from rsf_dist import cli, pipeline, rounds
+from rsf_dist.config import Arm, parse_config
+from rsf_dist.store import RunStore
+from rsf_dist.verification import verify
+
+pytestmark = pytest.mark.ray
+
+ROUNDS = {
+    "num_rounds": 3,
+    "num_accepted": 300,
+    "acceptance": 0.1,
+    "num_pilot": 1_000,
+    "min_gain": 0.0,
+    "warm_steps": 20,
+    "class_prior": {"num_proposals": 600, "optimizer": {"steps": 40}},
+}
+
+
+def raw_in(folder: Path, **change) -> dict:
+    return small_run_in(folder) | {"rounds": ROUNDS} | change
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory, ray_address: str) -> Path:
+    folder = tmp_path_factory.mktemp("rounds")
+    pipeline.sample(parse_config(raw_in(folder)))
+    return folder / "run"
+
+
+def fingerprints(run: Path) -> list[str]:
+    return [told["fingerprint"] for told in json.loads((run / "report.json").read_text())["rounds"]]
+
+
+def test_every_round_is_told_and_in_order(sampled: Path) -> None:
+    told = json.loads((sampled / "report.json").read_text())["rounds"]
+    assert [(one["round"], one["last"]) for one in told] == [(0, False), (1, False), (2, True)]
+    assert [one["sampling"]["num_accepted"] for one in told] == [300, 300, 256]
+    for before, after in itertools.pairwise(told):  # proposed is what was accepted before, and a broad share
+        accepted, proposed = (
+            before["parameters"]["brightness"]["accepted"],
+            after["parameters"]["brightness"]["proposed"],
+        )
+        assert np.abs(np.subtract(accepted, proposed)[1:4]).max() < 0.15  # of quartiles, 300 and 500 rows
+    prior = told[-1]["class_prior"]
+    assert sum(prior["prior"]) == pytest.approx(1)
+    assert told[0]["class_prior"] is None
+    page = (sampled / "report.html").read_text()
+    assert "How the proposal moved" in page
+    assert (sampled / "figures" / "movement.png").exists()
+    assert verify(str(sampled), num_chunks=4).wrong == ()
+
+
+class StoppedError(Exception):
+    """Of the test's own."""
+
+
+@pytest.mark.parametrize("at", ["sampling", pytest.param("refit", marks=pytest.mark.soak), "classes"])
+def test_a_run_that_was_stopped_goes_on(at: str, sampled: Path, tmp_path: Path, monkeypatch) -> None:
+    """In its second round, before the third one's proposal is fitted, before its mix of classes is stored."""
+
+    def fail(*_, **__):
+        raise StoppedError
+
+    def fail_in_round(number: int, inner):
+        return lambda trial, *rest, **named: fail() if trial_round(rest) == number else inner(trial, *rest, **named)
+
+    def trial_round(rest) -> int | None:
+        return rest[0] if rest and isinstance(rest[0], int) else None
+
+    config = parse_config(raw_in(tmp_path, **{"source": {"kind": "digits", "limit": 1000}}))
+    with monkeypatch.context() as patch:
+        if at == "sampling":
+            patch.setattr(rounds, "explore_once", fail_in_round(1, rounds.explore_once))
+        elif at == "refit":
+            patch.setattr(rounds, "round_proposal", fail_in_round(2, rounds.round_proposal))
+        else:
+            patch.setattr(rounds, "_write_prior", fail)
+        with pytest.raises(StoppedError):
+            pipeline.sample(config)
+    shards = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").glob("rounds/*/accepted/*.parquet")}
+    assert shards
+    pipeline.sample(config)
+    assert fingerprints(tmp_path / "run") == fingerprints(sampled)
+    assert {file: file.stat().st_mtime_ns for file in shards} == shards  # nothing was drawn again
+
+
+def test_one_actor_or_two_draw_the_same_rounds(sampled: Path, tmp_path: Path) -> None:
+    raw = raw_in(tmp_path)
+    raw["sampling"]["pool"] = {"min_actors": 2, "max_actors": 2}
+    pipeline.sample(parse_config(raw))
+    assert fingerprints(tmp_path / "run") == fingerprints(sampled)
+
+
+def test_a_damaged_round_is_named_and_drawn_again(sampled: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sampled, run)
+    shard = min(run.glob("rounds/001/accepted/*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    assert any(shard.name in line for line in verify(str(run), num_chunks=1).wrong)
+    pipeline.sample(pipeline.stored_config(RunStore(run)))
+    assert verify(str(run), num_chunks=1).wrong == ()
+    assert fingerprints(run) == fingerprints(sampled)
+
+
+def test_known_laws_follow_a_proposal_that_moves(tmp_path: Path, ray_address: str) -> None:
+    """The last round's rows have the target's law, and far fewer proposals go into one."""
+    target = {"rotation": {"normal": [0.8, 0.1]}, "brightness": {"normal": [0.5, 0.05]}}
+    raw = raw_in(tmp_path, ratio={"kind": "density", "parameters": target})
+    raw["envelope"] = {"kind": "budget", "acceptance": 0.3, "num_pilot": 2_000}
+    pipeline.sample(parse_config(raw))
+    first, *_, last = json.loads((tmp_path / "run" / "report.json").read_text())["rounds"]
+    for name, (mean, sd) in {"rotation": (0.8, 0.1), "brightness": (0.5, 0.05)}.items():
+        accepted = last["parameters"][name]["accepted"]
+        # 256 rows: the median has a standard error of 1.25 sd/16, quartiles of 1.36 sd/16; five of them, and the cap.
+        wanted = mean + sd * np.array([-0.674, 0.0, 0.674])
+        assert np.abs(np.array(accepted[1:4]) - wanted).max() < 0.6 * sd
+    assert last["sampling"]["ess_fraction"] > 5 * first["sampling"]["ess_fraction"]
+    assert verify(str(tmp_path / "run"), num_chunks=2).wrong == ()
+
+
+def test_compare(tmp_path: Path, monkeypatch, capsys, ray_address: str, soak: bool) -> None:
+    """Arms that a small run allows, all in the long form; one-shot rejection in a directory of its own within it."""
+    raw = raw_in(tmp_path)
+    raw["evaluation"]["oracle"] = {"kind": "image_folder", "root": str(tmp_path / "place" / "oracle"), "channels": 1}
+    raw["evaluation"]["arms"] = ["pretrained", "oracle"]
+    (tmp_path / "config.yaml").write_text(json.dumps(raw))
+    command = ["rsf", "compare", str(tmp_path / "config.yaml"), "--seeds", "1", "--address", ray_address, "--strict"]
+    fewer = ["pretrained", "batch_norm", "weighted", "one_shot", "oracle"]
+    monkeypatch.setattr("sys.argv", command if soak else [*command, "--arms", ",".join(fewer)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr()
+    report = json.loads((tmp_path / "run-compare" / "report.json").read_text())
+    red = [check["name"] for check in report["rounds"][-1]["trust"] if check["light"] == "red"]
+    assert ended.value.code == (3 if red else 0), told.err
+    assert all(name in told.err for name in red)
+    evaluation = report["evaluation"]
+    wanted = set(get_args(Arm)) if soak else {*fewer, "adaptive"}
+    assert list(evaluation["arms"]) == [arm for arm in get_args(Arm) if arm in wanted]
+    assert {run["rows"] for run in report["training"].values()} == {256}
+    assert "proposals accepted after rounds" in told.out
+    one_shot = RunStore(tmp_path / "run-compare" / "one_shot")
+    assert one_shot.round(0)["complete"]
+    assert verify(str(tmp_path / "run-compare"), num_chunks=2).wrong == ()

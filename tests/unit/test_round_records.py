@@ -1,0 +1,690 @@
+"""Rounds in one process: when they end, what each proposes and scores with, and what is told of them."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, Uniform
+
+from rsf_dist import cli, fitting, pipeline, rounds
+from rsf_dist.batch import num_rows, to_table
+from rsf_dist.chunk import ChunkWork
+from rsf_dist.config import (
+    ClassifierRatioConfig,
+    RatioNetworkConfig,
+    RatioOptimizerConfig,
+    RoundsConfig,
+    parse_config,
+)
+from rsf_dist.errors import InputError, StatisticalRefusal
+from rsf_dist.fitting import Before
+from rsf_dist.images import ImageSet
+from rsf_dist.pipeline import RunResult
+from rsf_dist.progress import Progress
+from rsf_dist.proposals import AugmentProposal, DefensiveProposal, DistributionProposal
+from rsf_dist.ratios import ClassifierRatio, ConstantRatio, DensityRatio, GivenClassRatio, MovedRatio, ProductRatio
+from rsf_dist.ratios.class_prior import ClassPrior
+from rsf_dist.ratios.classifier import judge
+from rsf_dist.report import record, samples
+from rsf_dist.report.html import write_html
+from rsf_dist.report.words import in_words
+from rsf_dist.rng import Streams
+from rsf_dist.sampling_report import Setting, summarise
+from rsf_dist.store import RunStore
+from rsf_dist.trial import Trial
+
+CONFIG = {
+    "output": "unused",
+    "source": {"kind": "digits"},
+    "target": {"kind": "digits"},
+    "proposal": {"parameters": {"rotation": {"uniform": [-1.5, 1.5]}}},
+    "sampling": {"num_accepted": 100},
+    "model": {"width": 4},
+}
+SOURCE = ImageSet(
+    torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
+    torch.arange(6) % 3,
+    ("a", "b", "c"),
+)
+
+
+class Told(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+class Learned(DensityRatio):
+    """Of a target turned by .8 ± .1 and the proposal's own density, with the figures of a ratio that was learned."""
+
+    def __init__(self, proposal, distance):
+        super().__init__(Normal(0.8, 0.1), DistributionProposal(Uniform(-1.5, 1.5), column="rotation"), log_bound=4.0)
+        spread = np.linspace(-1, 1, 50)
+        self.quality = judge(spread + distance, spread - distance, "none")
+
+
+def trial_in(folder: Path, **sections) -> Trial:
+    store = RunStore(folder)
+    record.begin(store, seed=0)
+    config = parse_config(CONFIG | sections)
+    return Trial(config, SimpleNamespace(source=SOURCE, target=SOURCE), store, 0, Told())
+
+
+@pytest.fixture
+def trial(tmp_path):
+    return trial_in(tmp_path, rounds=3)
+
+
+def broad():
+    return AugmentProposal(SOURCE, {"rotation": Uniform(-1.5, 1.5)})
+
+
+def stored(store, number, rows, report):
+    """Put a round's rows into the store, as the sampler leaves them."""
+    shard = store.write_shard(number, 0, to_table(rows))
+    store.commit_round(number, [shard], {"complete": True, "report": report.to_dict()})
+    return SimpleNamespace(report=report, fingerprint=f"{number + 10:064x}")
+
+
+def tell(trial, number, last, distance=0.5, n=1_500):
+    """Draw a round here, store it, and write it into the record, as rounds do."""
+    proposal = broad()
+    ratio = Learned(proposal, distance)
+    chunk = ChunkWork(proposal, ratio, 1.5, n, seed=0, round=number)(0)
+    report = summarise(
+        Setting(1.5, "given", normalised=True),
+        chunk.statistics,
+        chunk.rows["log_ratio"].numpy(),
+        chunk.rows["accept_key"].numpy(),
+        num_proposed=n,
+        num_accepted=num_rows(chunk.rows),
+        num_duplicates=0,
+        stopped=False,
+    )
+    accepted = stored(trial.store, number, chunk.rows, report)
+    rounds._tell(trial, number, proposal, ratio, accepted, last=last)
+    return accepted
+
+
+# When rounds end
+
+
+@pytest.mark.parametrize(
+    ("aucs", "last"),
+    [
+        ([], 0),
+        ([0.9], 1),
+        ([0.99, 0.9, 0.85], 3),
+        ([0.99, 0.9, 0.898, 0.5], 3),  # .002 less than before: round 3 is the last
+        ([0.99, 0.9, 0.894, 0.8], 4),  # .006 less: on to the end
+        ([0.8, 0.9, 0.1], 2),  # a rise is no gain
+        ([0.9999, 0.95, 0.9], 3),  # the first follows no refit, however far its proposals are
+        ([1.0, 0.999, 0.5], 2),
+        ([None, None, None], 3),  # of a ratio that is not learned
+        ([0.9, None, 0.7], 3),
+    ],
+)
+def test_rounds_end_once_a_refit_gains_too_little(aucs, last, tmp_path, monkeypatch):
+    """At a min_gain of .005."""
+    asked = []
+
+    def explore_once(trial, number):
+        asked.append(number)
+        return aucs[number]
+
+    monkeypatch.setattr(rounds, "explore_once", explore_once)
+    trial = trial_in(tmp_path, rounds={"num_rounds": len(aucs) + 1, "min_gain": 0.005})
+    assert rounds.explore(trial) == last
+    assert asked == list(range(last))
+    assert any("has converged" in line for line in trial.progress.lines) == (last < len(aucs))
+
+
+# What a learned ratio goes on from
+
+
+def numbers(mean, n, seed):
+    """N(mean, 1) in each of four numbers."""
+    return mean + torch.randn(n, 4, generator=torch.Generator().manual_seed(seed))
+
+
+TARGET, PROPOSALS, NEARER = numbers(1.0, 400, 0), numbers(0.0, 800, 1), numbers(0.2, 800, 2)
+
+
+def fitted(proposals, steps, **options):
+    config = ClassifierRatioConfig(
+        network=RatioNetworkConfig(name="mlp", width=16, depth=2, dropout=0.0),
+        optimizer=RatioOptimizerConfig(steps=steps, learning_rate=1e-2, weight_decay=0.0),
+        freeze_backbone=options.pop("freeze_backbone", False),
+        calibration="none",
+        ensemble=2,
+    )
+    return ClassifierRatio.fit(TARGET, proposals, config, column="x", **options)
+
+
+@pytest.fixture(scope="module")
+def before():
+    return fitted(PROPOSALS, steps=150, seed=0)
+
+
+def test_a_warm_start_is_ahead_of_a_cold_one_with_as_few_steps(before):
+    """Held-out log loss of proposals a little nearer, after 4 steps: .693 is chance."""
+    warm, cold = (fitted(NEARER, 4, seed=1, split_seed=0, initial=one) for one in (before.networks, None))
+    assert warm.quality.log_loss < cold.quality.log_loss - 0.1
+    assert warm.quality.auc > 0.8
+
+
+@pytest.mark.parametrize("freeze_backbone", [False, True])
+def test_the_networks_to_go_on_from_are_left_as_they_are(freeze_backbone, before):
+    weights = [{name: one.clone() for name, one in network.state_dict().items()} for network in before.networks]
+    warm = fitted(NEARER, 4, seed=1, initial=before.networks, freeze_backbone=freeze_backbone)
+    for network, kept, moved in zip(before.networks, weights, warm.networks, strict=True):
+        assert all(torch.equal(one, kept[name]) for name, one in network.state_dict().items())
+        assert all(parameter.requires_grad for parameter in network.parameters())
+        assert not network.frozen_backbone
+        assert not network.training
+        assert not torch.equal(moved.head.weight, network.head.weight)
+        assert torch.equal(moved.network[0].weight, network.network[0].weight) == freeze_backbone
+
+
+def test_rows_stay_apart_by_the_splits_seed_whatever_the_other():
+    one, other, elsewhere, alone = (
+        fitted(PROPOSALS, 1, seed=seed, split_seed=split).test_index.tolist()
+        for seed, split in ((0, 7), (1, 7), (0, 8), (7, None))
+    )
+    assert one == other == alone
+    assert len(one) == 80  # a fifth
+    assert one != elsewhere
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a Ray task would have been asked to fit: configuration, initial networks, seeds."""
+    calls = []
+
+    def remote(config, target, proposal, seed, initial, split_seed):
+        calls.append(SimpleNamespace(steps=config.optimizer.steps, initial=initial, seeds=(seed, split_seed)))
+
+    monkeypatch.setattr(fitting, "_fit", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=remote)))
+    monkeypatch.setattr(fitting, "check_ratio", lambda config: None)
+    monkeypatch.setattr(fitting.ray, "get", lambda given: given)
+    return calls
+
+
+def test_a_classifier_goes_on_with_fewer_steps_where_there_is_one(before, asked):
+    config = ClassifierRatioConfig(optimizer=RatioOptimizerConfig(steps=99))
+    for known in (None, Before(), Before(before, None), Before(ConstantRatio(), 5), Before(before, 5)):
+        fitting.fit_classifier(config, TARGET, broad(), 3, before=known, split_seed=0)
+    assert [call.steps for call in asked] == [99, 99, 99, 99, 5]
+    assert [call.initial for call in asked] == [None, None, None, None, before.networks]
+    assert {call.seeds for call in asked} == {(3, 0)}
+    fitting.fit_classifier(config, TARGET, broad(), 3)
+    assert asked[-1].seeds == (3, 3)
+
+
+def test_a_products_factors_go_on_each_from_its_own(before):
+    product = Before(ProductRatio([ConstantRatio(), before]), 5)
+    assert isinstance(product.factor(0).ratio, ConstantRatio)
+    assert (product.factor(1).ratio, product.factor(1).steps) == (before, 5)
+    assert Before(before, 5).factor(0).ratio is None
+
+
+@pytest.mark.parametrize(
+    ("number", "sections", "steps"),
+    [
+        (0, {"rounds": 3}, None),
+        (2, {"rounds": 3}, RoundsConfig().warm_steps),
+        (2, {"rounds": {"num_rounds": 3, "warm_steps": 7}}, 7),
+        (2, {"rounds": {"num_rounds": 3, "warm_steps": None}}, None),
+        (2, {"rounds": 3, "ratio": {"kind": "custom", "factory": "mine:ratio"}}, None),
+    ],
+)
+def test_a_rounds_ratio_goes_on_from_the_round_before(number, sections, steps, before, tmp_path, monkeypatch):
+    kept = []
+
+    def earlier(trial, number, proposal=None):
+        kept.append(number)
+        return before
+
+    monkeypatch.setattr(Trial, "_kept", earlier)
+    found = trial_in(tmp_path, **sections)._before(number)
+    assert (None if found is None else found.steps) == steps
+    assert kept == ([] if steps is None else [number - 1])
+
+
+# What a round proposes
+
+
+ESTIMATE = ClassPrior(np.array([0.2, 0.3, 0.5]), np.array([0.1, 0.2, 0.4]), np.array([0.3, 0.4, 0.6]), "em")
+COLLAPSED = ClassPrior(np.array([0.98, 0.01, 0.01]), np.zeros(3), np.ones(3), "em")
+
+
+@pytest.fixture
+def rows_of(monkeypatch):
+    """What the round before accepted: rows turned by about .8. The numbers of the rounds that were asked for."""
+    asked = []
+
+    def stored_rows(store, number):
+        asked.append(number)
+        rows = broad().sample(300, Streams(5))
+        rows["rotation"] = 0.8 + 0.1 * torch.randn(300, generator=torch.Generator().manual_seed(1))
+        return to_table(rows)
+
+    monkeypatch.setattr(rounds, "stored_rows", stored_rows)
+    return asked
+
+
+def keep_prior(trial, number, estimate=ESTIMATE):
+    trial.store.keep(rounds._prior_folder(number), lambda folder: rounds._write_prior(estimate, folder))
+
+
+def test_the_first_round_proposes_as_configured(trial, rows_of):
+    proposal = rounds.round_proposal(trial, 0)
+    assert isinstance(proposal, AugmentProposal)
+    assert proposal.joint is None
+    assert rows_of == []
+
+
+def test_later_rounds_propose_where_rows_were_accepted_and_a_share_of_all(trial, rows_of):
+    proposal = rounds.round_proposal(trial, 2)
+    assert rows_of == [1]
+    assert isinstance(proposal, DefensiveProposal)
+    assert (proposal.broad.joint, proposal.share) == (None, trial.config.rounds.broad_share)
+    turns = proposal.moved.sample(500, Streams(0))["rotation"]
+    assert turns.mean().item() == pytest.approx(0.8, abs=0.05)  # 500 draws of a spread of .1
+    assert turns.std().item() == pytest.approx(0.1, abs=0.03)
+    again = rounds.round_proposal(trial, 2)
+    assert torch.equal(again.sample(9, Streams(0))["rotation"], proposal.sample(9, Streams(0))["rotation"])
+
+
+def test_a_mix_of_classes_that_was_estimated_is_proposed(trial, rows_of):
+    keep_prior(trial, 2)
+    proposal = rounds.round_proposal(trial, 2)
+    # .05 of a third, and .95 of the estimate
+    assert trial.config.rounds.class_prior.smoothing == 0.05
+    wanted = 0.05 / 3 + 0.95 * ESTIMATE.prior
+    for part in (proposal, proposal.broad, proposal.moved):
+        assert part.class_prior.tolist() == pytest.approx(wanted.tolist())
+    assert rounds.round_proposal(trial, 1).class_prior.tolist() == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize(
+    ("sections", "estimate"), [({"num_rounds": 3, "class_prior": None}, ESTIMATE), ({"num_rounds": 3}, COLLAPSED)]
+)
+def test_a_mix_that_is_not_to_be_moved_or_has_collapsed_stays(sections, estimate, tmp_path, rows_of):
+    trial = trial_in(tmp_path, rounds=sections)
+    keep_prior(trial, 2, estimate)
+    assert rounds.moved_prior(trial, 2) is None
+    assert rounds.round_proposal(trial, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_a_proposal_that_cannot_move_is_refused_in_its_second_round(trial, rows_of, monkeypatch):
+    class Still:
+        def sample(self, n, rng):
+            return {}
+
+    monkeypatch.setattr(Trial, "proposal", lambda trial: Still())
+    rounds.round_proposal(trial, 0)
+    with pytest.raises(InputError, match="proposal=Still: has no `refit`, which rounds need"):
+        rounds.round_proposal(trial, 1)
+
+
+def test_a_known_ratio_is_made_once_and_follows_the_proposal(tmp_path, rows_of):
+    target = {"rotation": {"normal": [0.8, 0.1]}}
+    trial = trial_in(tmp_path, rounds=3, ratio={"kind": "density", "parameters": target})
+    first = trial.ratio(rounds.round_proposal(trial, 0), 0)
+    assert isinstance(first, DensityRatio)
+    proposal = rounds.round_proposal(trial, 1)
+    ratio = trial.ratio(proposal, 1)
+    assert isinstance(ratio, MovedRatio)
+    assert ratio.moved is proposal
+    rows = proposal.sample(100, Streams(0))
+    shift = proposal.broad.log_prob(rows) - proposal.log_prob(rows)
+    assert torch.allclose(ratio.log_ratio(rows), first.log_ratio(rows) + shift, atol=1e-5)
+    assert trial.store.manifest()["folders"].keys() == {"rounds/000/ratio"}
+    assert rounds.last_ratio(trial, 1, proposal).log_ratio(rows).tolist() == ratio.log_ratio(rows).tolist()
+
+
+# The mix of classes
+
+
+@pytest.fixture
+def estimated(monkeypatch):
+    """What a classifier was to be asked, which gives ESTIMATE: task, proposal, seed and initial model of each call."""
+    calls = []
+
+    def estimate_prior(config, task, inputs, proposal, seed, initial):
+        calls.append(SimpleNamespace(task=task, proposal=proposal, seed=seed, initial=initial))
+        return ESTIMATE
+
+    monkeypatch.setattr(rounds, "estimate_prior", estimate_prior)
+    return calls
+
+
+def test_classes_are_moved_once_before_the_last_round(trial, rows_of, estimated):
+    rounds.move_classes(trial, 2)
+    rounds.move_classes(trial, 2)
+    (call,) = estimated
+    assert isinstance(call.proposal, DefensiveProposal)
+    assert call.proposal.class_prior.tolist() == pytest.approx([1 / 3] * 3)
+    assert call.seed == trial.round_seed(2) != trial.seed
+    assert call.task.spec.config == trial.config.model
+    assert rounds.moved_prior(trial, 2).to_json() == ESTIMATE.to_json()
+    assert rounds.moved_prior(trial, 1) is None
+
+
+def test_the_classifier_of_classes_may_be_a_network_of_its_own(tmp_path, rows_of, estimated):
+    trial = trial_in(tmp_path, rounds={"num_rounds": 3, "class_prior": {"network": {"width": 5}}})
+    rounds.move_classes(trial, 2)
+    (call,) = estimated
+    assert call.task.spec.config.width == 5
+    assert next(call.initial.parameters()).shape[0] == 5
+
+
+@pytest.mark.parametrize(
+    ("number", "sections"),
+    [
+        (0, {"rounds": 1}),
+        (2, {"rounds": {"num_rounds": 3, "class_prior": None}}),
+        (2, {"rounds": 3, "ratio": {"kind": "density", "parameters": {"rotation": {"uniform": [0, 1]}}}}),
+        (2, {"rounds": 3, "ratio": {"kind": "label_shift", "target_prior": [0.2, 0.3, 0.5]}}),
+    ],
+)
+def test_classes_stay_where_nothing_says_that_they_move(number, sections, tmp_path, rows_of, estimated):
+    trial = trial_in(tmp_path, **sections)
+    rounds.move_classes(trial, number)
+    assert estimated == []
+    assert rounds.moved_prior(trial, number) is None
+
+
+@pytest.mark.parametrize("lacks", ["class_prior", "with_class_prior"])
+def test_classes_stay_where_the_proposal_has_none_to_move(lacks, trial, estimated, monkeypatch):
+    proposal = SimpleNamespace(class_prior=torch.ones(3) / 3, with_class_prior=lambda prior: None)
+    delattr(proposal, lacks)
+    monkeypatch.setattr(rounds, "round_proposal", lambda trial, number: proposal)
+    rounds.move_classes(trial, 2)
+    assert estimated == []
+
+
+def test_a_collapsed_estimate_is_told_and_kept_but_not_followed(trial, rows_of, monkeypatch):
+    monkeypatch.setattr(rounds, "estimate_prior", lambda *_: COLLAPSED)
+    rounds.move_classes(trial, 2)
+    assert any("has collapsed; it stays as it was" in line for line in trial.progress.lines)
+    assert trial.store.holds("rounds/002/class_prior")
+    assert rounds.moved_prior(trial, 2) is None
+
+
+def test_with_moved_classes_the_last_ratio_says_nothing_of_them_but_their_mix(trial, rows_of, monkeypatch):
+    """log p(y)/q(y) + log g - log E_q[g | y], the means computed once and kept."""
+    log_means, asked = np.log([2.0, 1.0, 4.0]), []
+
+    def mean_given_class(ratio, proposal, num_classes, num_proposals, seed):
+        asked.append((num_classes, num_proposals, seed))
+        return log_means
+
+    monkeypatch.setattr(rounds, "mean_given_class", mean_given_class)
+    monkeypatch.setattr(Trial, "stored_ratio", lambda trial, proposal, round=0: ConstantRatio())
+    proposal = rounds.round_proposal(trial, 2)
+    assert isinstance(rounds.last_ratio(trial, 2, proposal), ConstantRatio)
+    keep_prior(trial, 2)
+    proposal = rounds.round_proposal(trial, 2)
+    ratios = [rounds.last_ratio(trial, 2, proposal) for _ in range(2)]
+    assert asked == [(3, 8_192, trial.round_seed(2))]
+    rows = {"label": torch.arange(3), "x": torch.zeros(3)}
+    wanted = np.log(ESTIMATE.prior) - np.log(proposal.class_prior.numpy()) - log_means
+    for ratio in ratios:
+        assert isinstance(ratio, GivenClassRatio)
+        assert ratio.log_ratio(rows).tolist() == pytest.approx(wanted.tolist())
+
+
+def test_rounds_have_seeds_of_their_own_and_the_first_the_trials(trial):
+    seeds = [trial.round_seed(number) for number in range(5)]
+    assert seeds[0] == trial.seed
+    assert len(set(seeds)) == 5
+
+
+def test_one_shot_rejection_beside_rounds_has_a_directory_and_no_rounds(trial):
+    alone = trial.one_shot()
+    assert alone.config.own_arm == "one_shot"
+    assert alone.store.root == f"{trial.store.root}/one_shot"
+    assert (alone.seed, alone.inputs) == (trial.seed, trial.inputs)
+    assert trial.config.own_arm == "adaptive"
+    assert alone._at_hand is not trial._at_hand
+
+
+# The record
+
+
+def entry(number, last=False, mark="f"):
+    return {"round": number, "last": last, "fingerprint": mark, "trust": []}
+
+
+def test_an_entry_takes_its_place_and_later_ones_go(tmp_path):
+    store = RunStore(tmp_path)
+    record.begin(store, seed=0)
+    for number in range(3):
+        record.add_round(store, entry(number, last=number == 2, mark=f"f{number}"))
+    assert [one["round"] for one in record.read(store)["rounds"]] == [0, 1, 2]
+    assert record.last_round(store)["round"] == 2
+    assert record.has_round(store, "f1")
+    record.add_round(store, entry(1, mark="other"))
+    assert [one["fingerprint"] for one in record.read(store)["rounds"]] == ["f0", "other"]
+    assert not record.has_round(store, "f1")
+    assert not record.has_round(store, "f2")
+
+
+@pytest.mark.parametrize("entries", [[], [entry(0)], [entry(0), entry(1)]])
+def test_a_run_whose_last_round_is_missing_has_no_rows_to_train_on(entries, tmp_path):
+    store = RunStore(tmp_path)
+    record.begin(store, seed=0)
+    for one in entries:
+        record.add_round(store, one)
+    with pytest.raises(InputError, match=r"run=.*has no accepted rows to train on; sample them first: rsf sample"):
+        record.last_round(store)
+    with pytest.raises(InputError, match="no accepted rows"):
+        rounds.last_rows(SimpleNamespace(store=store))
+    with pytest.raises(InputError, match=r"run=.*has no accepted rows to report on; run it again") as caught:
+        record.merge([store], [""])
+    assert str(tmp_path) in str(caught.value)
+
+
+def two_trials(folder, second_is_done=True, evaluations=(None, None)):
+    stores = [RunStore(folder / name) for name in ("000", "001")]
+    for seed, (store, evaluation) in enumerate(zip(stores, evaluations, strict=True)):
+        record.begin(store, seed)
+        record.add_round(store, entry(0, mark=f"f{seed}"))
+        record.add_round(store, entry(1, last=second_is_done or seed == 0))
+        record.add(store, evaluation=evaluation)
+    return stores
+
+
+def test_the_trial_whose_last_round_is_missing_is_named(tmp_path):
+    stores = two_trials(tmp_path, second_is_done=False)
+    with pytest.raises(InputError, match="has no accepted rows to report on") as caught:
+        record.merge(stores, ["000", "001"])
+    assert caught.value.value == stores[1].uri
+
+
+def test_records_of_two_seeds_are_merged(tmp_path):
+    """Means of two seeds: random .6, adaptive .8, oracle .9, hence (.8 - .6)/(.9 - .6) of the gap."""
+    values = [{"random": 0.5, "adaptive": 0.7, "oracle": 0.9}, {"random": 0.7, "adaptive": 0.9, "oracle": 0.9}]
+    evaluations = [
+        {
+            "metric": "accuracy",
+            "arms": {arm: [value] for arm, value in one.items()},
+            "source": {arm: [value / 2] for arm, value in one.items()},
+            "gap_closed": {},
+            "own_arm": "adaptive",
+        }
+        for one in values
+    ]
+    merged = record.merge(two_trials(tmp_path, evaluations=evaluations), ["a", "b"])
+    assert (merged["seeds"], merged["trials"]) == ([0, 1], ["a", "b"])
+    assert [one["fingerprint"] for one in merged["rounds"]] == ["f0", "f"]
+    assert merged["evaluation"]["arms"] == {"random": [0.5, 0.7], "adaptive": [0.7, 0.9], "oracle": [0.9, 0.9]}
+    assert merged["evaluation"]["source"]["oracle"] == [0.45, 0.45]
+    assert merged["evaluation"]["gap_closed"] == pytest.approx({"adaptive": 2 / 3})
+
+
+def test_trials_that_were_only_sampled_have_nothing_to_compare(tmp_path):
+    assert record.merge(two_trials(tmp_path), ["a", "b"])["evaluation"] is None
+
+
+# A round's entry, its line and its page
+
+
+def test_what_rows_are_made_of_in_quantiles(trial):
+    """Of 0, .01, … 1: the 5, 25, 50, 75 and 95 % quantiles are these numbers themselves."""
+    values = torch.arange(101) / 100
+    rows = {
+        "image": torch.zeros(101, 1, 8, 8, dtype=torch.uint8), "label": torch.zeros(101, dtype=torch.int64),
+        "latent": torch.zeros(101, 3), "turn": values, "log_ratio": values, "index": torch.arange(101),
+        "accept_key": torch.full((101,), 2.0, dtype=torch.float64),
+    }  # fmt: skip
+
+    class Turned:
+        def sample(self, n, rng):
+            made = {name: rows[name][torch.arange(n) % 101] for name in ("image", "label", "latent")}
+            return made | {"turn": torch.full((n,), 3.0)}
+
+    report = tell(trial, 0, last=True).report
+    stored(trial.store, 4, rows, replace(report, num_accepted=101))
+    told = samples.save_round(trial.store, 4, Turned(), seed=0)
+    assert told["parameters"].keys() == {"turn"}
+    assert told["parameters"]["turn"]["accepted"] == pytest.approx([0.05, 0.25, 0.5, 0.75, 0.95])
+    assert told["parameters"]["turn"]["proposed"] == [3.0] * 5
+    assert samples.load(trial.store, samples.round_samples(4))["accepted"].shape == (12, 1, 8, 8)
+
+
+def test_a_rounds_line(trial):
+    accepted = tell(trial, 0, last=False)
+    tell(trial, 1, last=True)
+    first, second = trial.progress.lines
+    count = accepted.report.num_accepted
+    assert first.startswith(f"round 0: accepted {count} of 1,500 proposals (")
+    assert "log M 1.500" in first
+    assert "held-out AUC of the ratio 0." in first
+    assert second.startswith("round 1: accepted ")
+    alone = record.last_round(trial.store) | {"round": 0}
+    assert record.round_in_words(alone).startswith("accepted ")  # the only one
+
+
+def test_a_round_tells_of_an_estimated_mix_and_its_effective_classes(trial):
+    keep_prior(trial, 1)
+    tell(trial, 0, last=False)
+    tell(trial, 1, last=True)
+    first, last = record.read(trial.store)["rounds"]
+    assert first["class_prior"] is None
+    assert last["class_prior"] == ESTIMATE.to_json() | {"effective_classes": pytest.approx(2.8, abs=0.01)}
+
+
+@pytest.fixture
+def three(tmp_path):
+    """The record of three rounds and the folder that it is in."""
+    trial = trial_in(tmp_path, rounds=3)
+    keep_prior(trial, 2)
+    for number in range(3):
+        tell(trial, number, last=number == 2, distance=0.9 - 0.4 * number)
+    return tmp_path, record.merge([trial.store], [""])
+
+
+def page_of(folder, report):
+    write_html(RunStore(folder), RunStore(folder), report)
+    return (folder / "report.html").read_text()
+
+
+def pictures(folder):
+    for picture in folder.glob("figures/*.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    return {picture.stem for picture in folder.glob("figures/*.png")}
+
+
+def test_the_page_of_three_rounds(three):
+    folder, report = three
+    page = page_of(folder, report)
+    assert {"movement", "rounds"} <= pictures(folder)
+    assert "<h2>Rounds</h2>" in page
+    for told in report["rounds"]:
+        name = f"{told['round']}, the last" if told["last"] else f"{told['round']}"
+        assert f"<tr><td>{name}</td><td>1,500</td>" in page
+        assert f"<td>{told['ratio']['auc']:.3f}</td>" in page
+        assert f"<td>{100 * told['sampling']['ess_fraction']:.1f} %</td>" in page
+    assert "How the proposal moved" in page
+    assert "one row a round" in page
+    assert "share of the target, by em" in page
+    assert "<td>0.500</td><td>0.400 to 0.600</td>" in page
+
+
+def test_the_lines_of_three_rounds(three):
+    lines = in_words(three[1]).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["round 0", "round 1", "round 2", "trust"]
+
+
+def test_the_page_of_one_round_has_no_table_of_rounds(tmp_path):
+    trial = trial_in(tmp_path)
+    tell(trial, 0, last=True)
+    page = page_of(tmp_path, record.merge([trial.store], [""]))
+    assert "<h2>Rounds</h2>" not in page
+    assert not {"movement", "rounds"} & pictures(tmp_path)
+
+
+def test_rounds_of_rows_that_are_made_of_no_numbers(three):
+    folder, report = three
+    for told in report["rounds"]:
+        told["parameters"] = {}
+        told["ratio"] = {"kind": "VerifierRatio", "log_bound": 0.0}
+        told["class_prior"] = None
+    page = page_of(folder, report)
+    assert "<h2>Rounds</h2>" in page
+    assert "How the proposal moved" not in page
+    assert "rounds" in pictures(folder)
+    assert "movement" not in pictures(folder)
+
+
+def test_images_of_a_round_that_were_lost_are_a_row_less(three):
+    folder, report = three
+    (folder / "figures" / "round-001.npz").write_bytes(b"cut")
+    page_of(folder, report)
+    fewer = (folder / "figures" / "rounds.png").read_bytes()
+    (folder / "figures" / "round-000.npz").unlink()
+    page_of(folder, report)
+    assert len((folder / "figures" / "rounds.png").read_bytes()) < len(fewer)
+
+
+# rsf run --strict
+
+
+@pytest.mark.parametrize("command", ["run", "sample", "compare"])
+@pytest.mark.parametrize(
+    ("lights", "options", "red"),
+    [
+        (["green", "red", "red"], ["--strict"], "the trust card is red: check 1, check 2; see "),
+        (["green", "red", "red"], [], None),
+        (["green", "amber", "grey"], ["--strict"], None),
+    ],
+)
+def test_strict_refuses_what_is_red(command, lights, options, red, three, tmp_path, monkeypatch, capsys):
+    folder, report = three
+    report["rounds"][0]["trust"] = [{"name": "before", "light": "red"}]  # of a round that only moved the proposal
+    report["rounds"][-1]["trust"] = [{"name": f"check {n}", "light": light} for n, light in enumerate(lights)]
+    result = RunResult(RunStore(folder), report)
+    for name in ("run", "sample"):
+        monkeypatch.setattr(pipeline, name, lambda *_, **__: result)
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(CONFIG | {"evaluation": {"test": {"kind": "digits"}}}))
+    monkeypatch.setattr(sys, "argv", ["rsf", command, str(path), *options])
+    if red is None:
+        cli.app(standalone_mode=False)
+    else:
+        with pytest.raises(StatisticalRefusal, match=red) as caught:
+            cli.app(standalone_mode=False)
+        assert caught.value.exit_code == 3
+    assert "round 2: accepted" in capsys.readouterr().out  # what was made is shown all the same
