@@ -430,7 +430,8 @@ class ClassPriorConfig(_Config):
     network, optimizer: the classifier that tells classes apart, fitted on labelled proposals. network None: the run's
         `model`, which goes on from where fine-tuning starts.
     num_proposals: drawn for it; calibration_fraction: of them, held out for its calibration and confusions.
-    smoothing: the share of the proposal's own mix of classes that stays in the one that is then proposed from.
+    smoothing: the share of the proposal's own mix of classes that is mixed into the estimate, which has rare classes at
+        0 too easily.
     min_effective_classes: an estimate with fewer, exp of its entropy, counts as collapsed, and the mix stays.
     cpus, gpus, wait_seconds: as for the classifier ratio.
     """
@@ -441,7 +442,7 @@ class ClassPriorConfig(_Config):
     num_proposals: Annotated[int, Field(ge=50, le=_LARGEST_COUNT)] = 8000
     calibration_fraction: Fraction = 0.3
     smoothing: Fraction = 0.05
-    min_effective_classes: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    min_effective_classes: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.2
     cpus: PositiveFloat = 1
     gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     wait_seconds: Seconds = 0.0

@@ -27,7 +27,7 @@ from rsf_dist.batch import from_table
 from rsf_dist.build import build_envelope
 from rsf_dist.config import ClassPriorConfig
 from rsf_dist.envelope import BudgetEnvelope
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.fitting import estimate_prior, is_learned, mean_given_class
 from rsf_dist.judging import judge_round
 from rsf_dist.proposals import DefensiveProposal, Proposal, Refittable
@@ -116,8 +116,8 @@ def last_ratio(trial: Trial, number: int, proposal: Proposal) -> Ratio:
     ratio, estimate = trial.stored_ratio(proposal, number), moved_prior(trial, number)
     if estimate is None:
         return ratio
-    prior: Tensor = proposal.class_prior  # type: ignore[attr-defined]
-    classes = LabelShiftRatio(estimate.prior, prior.numpy(), estimate=estimate)
+    prior = proposal.class_prior.numpy()  # type: ignore[attr-defined]
+    classes = LabelShiftRatio(prior, prior, estimate=estimate)  # the smoothed estimate is proposed from already
     folder = f"rounds/{number:03d}/class_means"
     if not trial.store.holds(folder):
         seed = trial.round_seed(number)
@@ -134,7 +134,10 @@ def moved_prior(trial: Trial, number: int) -> ClassPrior | None:
 
 
 def move_classes(trial: Trial, number: int) -> None:
-    """Estimate the target's mix of classes against the round's proposal, where rounds are to move it."""
+    """Estimate the target's mix of classes against the round's proposal, where rounds are to move it.
+
+    Where the estimator refuses, or its estimate has collapsed, the mix stays as configured.
+    """
     config, proposal = trial.config.rounds.class_prior, round_proposal(trial, number)
     if number == 0 or config is None or trial.store.holds(_prior_folder(number)):
         return
@@ -148,7 +151,11 @@ def move_classes(trial: Trial, number: int) -> None:
             inputs = trial.inputs
             task = ClassificationTask(inputs.source.classes, config.network, inputs.source.images.shape[1])
             initial = task.build_model(trial.seed)
-        estimate = estimate_prior(config, task, trial.inputs, proposal, trial.round_seed(number), initial)
+        try:
+            estimate = estimate_prior(config, task, trial.inputs, proposal, trial.round_seed(number), initial)
+        except StatisticalRefusal as err:  # rows of the mix as configured are worth more than none
+            trial.progress.say(f"the mix of classes stays as it was: {err}")
+            return
         trial.store.keep(_prior_folder(number), lambda folder: _write_prior(estimate, folder))
     if has_collapsed(estimate, config):
         trial.progress.say("the estimated mix of classes has collapsed; it stays as it was")

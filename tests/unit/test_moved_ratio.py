@@ -72,6 +72,7 @@ def test_a_row_that_only_the_other_part_gives_is_no_row_of_a_tilted_broad_one():
     # p = q0 exp(x) has nothing where q0 has nothing
     ratio = MovedRatio(RewardRatio(lambda batch: batch["x"]), mixture(DistributionProposal(Uniform(5.0, 6.0))))
     assert ratio.log_ratio(at(5.5)).tolist() == [-math.inf]
+    assert ratio.log_ratio(at(9.0)).isnan().all()  # a row that neither gives is refused
     assert ratio.log_ratio(at(1.0)).tolist() == pytest.approx([1.0 - math.log(0.2)], abs=1e-6)
 
 
