@@ -279,7 +279,7 @@ def _complain(text: str) -> None:
 
 
 def _refuse_red(result: RunResult, strict: bool) -> None:
-    red = [check["name"] for check in result.report["rounds"][-1]["trust"] if check["light"] == "red"]
+    red = sorted({name for names in result.report["red"] for name in names})
     if strict and red:
         raise StatisticalRefusal(
             f"the trust card is red: {', '.join(red)}", f"see {result.store.uri}/report.html; what was made is kept"

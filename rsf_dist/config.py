@@ -699,20 +699,20 @@ class RoundsConfig(_Config):
     num_accepted: rows that each round before the last accepts, for the proposal to be refitted to.
     acceptance: the share of proposals that these rounds accept, judged on num_pilot of them (envelope kind budget).
     min_gain: the last round comes early once a refit lowers the ratio's held-out AUC, by which it tells proposals from
-        the target, by less than this. Only a learned ratio has one.
+        the target, by less than this, and it is below 0.95. Only a learned ratio has one. null: all rounds.
     warm_steps: optimizer steps by which a classifier ratio goes on, from the second round on, from that of the round
         before; null: it is learned from scratch, in its own number of steps.
     max_components: Gaussians that the refitted law may have; BIC chooses.
     broad_share: of the proposals, drawn from the proposal as configured, so that nothing is lost for ever.
-    class_prior: how the proposal's mix of classes is moved, once, before the last round of a learned ratio, where the
-        proposal has a class_prior; null: it stays as configured.
+    class_prior: how the proposal's mix of classes is moved, once, before the last round of a classifier ratio, where
+        the proposal has a class_prior; null: it stays as configured.
     """
 
     num_rounds: Annotated[int, Field(ge=1, le=1_000)] = 1
     num_accepted: PositiveInt = 1_000
     acceptance: Fraction = 0.02
     num_pilot: PositiveInt = 4_000
-    min_gain: Annotated[float, Field(ge=0, lt=0.5)] = 0.005
+    min_gain: Annotated[float, Field(ge=0, lt=0.5)] | None = None
     warm_steps: PositiveInt | None = 200
     max_components: Annotated[int, Field(ge=1, le=1_000)] = 3
     broad_share: Fraction = 0.1
@@ -810,7 +810,7 @@ class RunConfig(_Config):
         unless ratio.relative_alpha needs them. Kind `shifted` makes such a place from photographs.
     proposal: q. ratio: log p/q. envelope: how M is chosen; by default the exact bound of kinds label_shift and
         verifier, and the best sample at an acceptance of 1 % else. sampling: how many rows, by which actors.
-    rounds: that move the proposal first; a number n stands for `num_rounds: n`.
+    rounds: that move the proposal first; a number n stands for `num_rounds: n`. envelope and sampling are the last's.
     task: what is learned. model: what is fine-tuned. training: how. evaluation: what it is compared with.
     pretrain: train `model` on the clean source images first, for want of pretrained weights.
     """
@@ -1004,6 +1004,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise InputError("override", override, f"{parent} is a value, not a section", "correct the key")
     try:
-        node[leaf] = plain_yaml.read(text)
+        value = plain_yaml.read(text)
+        short = key == "rounds" and type(value) is int and isinstance(node.get(leaf), dict)
+        node[leaf] = {**node[leaf], "num_rounds": value} if short else value
     except ValueError as err:
         raise InputError("override", override, f"its value is not YAML ({one_line(err)})", "quote it") from err

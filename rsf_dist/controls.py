@@ -109,7 +109,8 @@ def with_target_statistics(model: nn.Module, target: ImageSet, seed: int) -> nn.
     require_batch_norm(model)
     order = torch.randperm(len(target), generator=Streams(seed, Stage.CONTROL).torch(purpose=5))
     batches = target.images[order].tensor_split(-(-len(target) // _BATCH))  # alike in size: they count alike
-    update_bn(batches, model.to(device()), device=device())
+    with Streams(seed, Stage.CONTROL).torch_global(purpose=6):  # update_bn has dropout at work, too
+        update_bn(batches, model.to(device()), device=device())
     return model.eval().cpu()
 
 

@@ -9,6 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pyarrow as pa
 import ray
 import torch
@@ -28,6 +29,7 @@ from rsf_dist.config import (
     ProductRatioConfig,
     RatioConfig,
     RewardRatioConfig,
+    SamplingConfig,
     TrainingConfig,
     VerifierRatioConfig,
 )
@@ -57,6 +59,9 @@ from rsf_dist.tasks.discrimination import DiscriminationTask
 from rsf_dist.trainer import FineTuner
 
 _BLOCK_ROWS = 256
+_ROWS_FOR_MEANS = 8_192
+_CHUNK_OF_PRIOR, _CHUNK_OF_MEANS = 1, 2
+"""Of their streams; the fit of a ratio has chunk 0."""
 
 
 @dataclass(frozen=True)
@@ -253,17 +258,24 @@ def _calibrate(config: ClassifierRatioConfig, networks: list[Network], splits: S
     return ClassifierRatio.calibrated(networks, spec, splits, config)
 
 
-def mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, num_proposals: int, seed: int) -> Floats:
+def mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, sampling: SamplingConfig) -> Floats:
     """log E_q[r | y] of each class, float64 [num_classes], from fresh proposals; see `class_log_means`."""
+    task = {"num_cpus": sampling.pool.cpus_per_actor, "num_gpus": sampling.pool.gpus_per_actor}
     with unwrapped():
-        return ray.get(_mean_given_class.remote(ratio, proposal, num_classes, num_proposals, seed))
+        given = (ratio, proposal, num_classes, seed, sampling.chunk_size)
+        return ray.get(_mean_given_class.options(**task).remote(*given))
 
 
 @ray.remote
-def _mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, num_proposals: int, seed: int) -> Floats:
+def _mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, chunk_size: int) -> Floats:
     confine()
-    rows = proposal.sample(num_proposals, Streams(seed, Stage.RATIO, chunk=1))
-    return class_log_means(log_ratios(ratio, rows).numpy(), rows["label"].numpy(), num_classes)
+    found, labels = [], []
+    for piece, start in enumerate(range(0, _ROWS_FOR_MEANS, chunk_size)):
+        streams = Streams(seed, Stage.RATIO, chunk=_CHUNK_OF_MEANS + piece)
+        rows = proposal.sample(min(chunk_size, _ROWS_FOR_MEANS - start), streams)
+        found.append(log_ratios(ratio, rows).numpy())
+        labels.append(rows["label"].numpy())
+    return class_log_means(np.concatenate(found), np.concatenate(labels), num_classes)
 
 
 @ray.remote
@@ -277,7 +289,8 @@ def _estimate_prior(
 ) -> ClassPrior:
     """Fit a classifier on labelled proposals, calibrate it on others, and solve for the mix of the target images."""
     confine(config.cpus)
-    rows = proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO))
+    chunk = _CHUNK_OF_PRIOR if isinstance(config, ClassPriorConfig) else 0
+    rows = proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk))
     drawn = ImageSet(rows["image"], rows["label"], inputs.source.classes)
     held_out = round(config.num_proposals * config.calibration_fraction)
     classifier = pretrain(task, drawn.subset(slice(held_out, None)), config.optimizer, seed, initial)

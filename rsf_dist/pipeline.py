@@ -19,9 +19,8 @@ from torch import nn
 from rsf_dist import user_code
 from rsf_dist.arms import MODEL, arms, train_trial, training_bytes
 from rsf_dist.build import Inputs, load_inputs
-from rsf_dist.config import RunConfig, differences, dump_config, parse_text
+from rsf_dist.config import ClassifierRatioConfig, RunConfig, differences, dump_config, parse_text
 from rsf_dist.errors import InputError
-from rsf_dist.fitting import is_learned
 from rsf_dist.lock import held
 from rsf_dist.models import load_network
 from rsf_dist.progress import Progress
@@ -183,8 +182,9 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
     beside = config.sampling.pool if config.sampling.mode == "stream" else None
     if sampling:
         check_ratio(config.ratio)
-        if config.rounds.num_rounds > 1 and config.rounds.class_prior is not None and is_learned(config.ratio):
-            check_ratio(config.rounds.class_prior, "rounds.class_prior")
+        rounds = config.rounds
+        if rounds.num_rounds > 1 and rounds.class_prior is not None and isinstance(config.ratio, ClassifierRatioConfig):
+            check_ratio(rounds.class_prior, "rounds.class_prior")
         check_pool(config.sampling.pool)
     if training and not (sampling and config.training.wait_seconds):  # else its nodes would idle until then
         check_training(config.training, beside)

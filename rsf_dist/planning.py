@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from rsf_dist.config import RunConfig, differences
 from rsf_dist.envelope import BudgetEnvelope
-from rsf_dist.forecast import Forecast, Job, forecast
+from rsf_dist.forecast import Forecast, Job, Recommendation, forecast
 from rsf_dist.pilot import PilotRun
 from rsf_dist.pipeline import CONFIG, prepare, stored_config, trial_folder
 from rsf_dist.progress import Progress
@@ -32,6 +32,7 @@ PILOT_SECONDS = 60.0
 """What a pilot of ours may take on one core; it is shrunk to that."""
 
 _LEAST_AFFORDABLE = 64
+_NO_ADVICE = "none: the envelope is the last round's, which starts from another proposal"
 
 
 def plan_run(
@@ -82,7 +83,7 @@ def _forecast_trial(draft: Trial, actors: int | None, warnings: list[str]) -> Fo
     sampling, training = draft.config.sampling, draft.config.training
     fresh = training.steps * training.batch_size if sampling.mode == "stream" else 0
     wanted = rounds.num_accepted if exploring else sampling.num_accepted + fresh
-    job = Job(wanted, actors or max_actors(sampler.pool), sampling.budget, draft.config.num_seeds)
+    job = Job(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds)
     num_pilot = 0 if had_pilot else sampler.num_pilot
     costs = replace(
         rehearse(plan, sampler.pool, job.actors, look.seconds_per_row),
@@ -92,7 +93,8 @@ def _forecast_trial(draft: Trial, actors: int | None, warnings: list[str]) -> Fo
         bytes_per_shard=look.bytes_per_shard,
         bytes_per_row=look.bytes_per_row,
     )
-    return forecast(plan, job, costs, by_quantile=isinstance(sampler.envelope, BudgetEnvelope), warnings=warnings)
+    found = forecast(plan, job, costs, by_quantile=isinstance(sampler.envelope, BudgetEnvelope), warnings=warnings)
+    return replace(found, recommendation=Recommendation("", _NO_ADVICE)) if exploring else found
 
 
 def borrow(config: RunConfig, draft: RunStore) -> list[str]:

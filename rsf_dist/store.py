@@ -251,6 +251,10 @@ class RunStore:
             return str(damage)
         return None
 
+    def lists(self, folder: str) -> bool:
+        """Whether the folder was kept, damaged or not."""
+        return folder in self.manifest()["folders"]
+
     def holds(self, folder: str) -> bool:
         """Whether the folder was kept and is undamaged."""
         return self.damage(folder) is None

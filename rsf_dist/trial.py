@@ -18,7 +18,14 @@ import ray
 from torch import nn
 
 from rsf_dist.build import Inputs, build_proposal, build_task
-from rsf_dist.config import ClassifierRatioConfig, OptimizerConfig, ProductRatioConfig, RoundsConfig, RunConfig
+from rsf_dist.config import (
+    BudgetEnvelopeConfig,
+    ClassifierRatioConfig,
+    OptimizerConfig,
+    ProductRatioConfig,
+    RoundsConfig,
+    RunConfig,
+)
 from rsf_dist.errors import RsfError, unwrapped
 from rsf_dist.fitting import Before, is_learned, make_ratio
 from rsf_dist.images import ImageSet
@@ -75,8 +82,15 @@ class Trial:
                 record.add_seconds(self.store, name, time.monotonic() - started)
 
     def one_shot(self) -> Trial:
-        """The same without rounds, in a directory of its own within this one."""
-        config = self.config.model_copy(update={"rounds": RoundsConfig()})
+        """The same without rounds, in a directory of its own within this one.
+
+        A budget's acceptance is that of rounds from the proposal as configured: the last round's would keep nearly all.
+        """
+        rounds, envelope = self.config.rounds, self.config.envelope
+        if isinstance(envelope, BudgetEnvelopeConfig) and rounds.num_rounds > 1:
+            num_pilot = max(envelope.num_pilot, rounds.num_pilot)
+            envelope = BudgetEnvelopeConfig(kind="budget", acceptance=rounds.acceptance, num_pilot=num_pilot)
+        config = self.config.model_copy(update={"rounds": RoundsConfig(), "envelope": envelope})
         return replace(self, config=config, store=self.store.at("one_shot"), _at_hand={})
 
     def proposal(self) -> Proposal:

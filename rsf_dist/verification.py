@@ -17,6 +17,7 @@ from rsf_dist.accepted import LEDGER_ROW, fingerprint, ledger_of, num_duplicates
 from rsf_dist.arms import arms
 from rsf_dist.batch import from_table, row_digests
 from rsf_dist.chunk import ChunkWork
+from rsf_dist.class_mix import means_folder, mix_folder
 from rsf_dist.diagnostics import ROUNDING
 from rsf_dist.errors import InputError, RsfError
 from rsf_dist.fitting import is_learned
@@ -154,7 +155,9 @@ def _verify_chunks(
     there = [chunk for chunk in range(described["chunks"]) if chunk not in damaged]
     chosen = sorted(rng.choice(there, min(num_chunks, len(there)), replace=False).tolist())
     made_in = number if is_learned(trial.config.ratio) else 0
-    lost = [folder for folder in (ratio_folder(made_in), pilot_folder(number)) if not trial.store.holds(folder)]
+    kept = [folder for folder in (mix_folder(number), means_folder(number)) if trial.store.lists(folder)]
+    wanted = [ratio_folder(made_in), pilot_folder(number), *kept]
+    lost = [folder for folder in wanted if not trial.store.holds(folder)]
     if lost:  # nothing is made here
         return Findings((f"no chunk can be drawn again without {', '.join(lost)}",))
     if not chosen:

@@ -4,8 +4,9 @@
 
 p(y) is estimated apart (`ratios.class_prior`). g, learned from images alone, takes a class for another that looks like
 it, and at a small acceptance would turn that into a mix of classes of its own making; divided by its mean within each
-class it says nothing of classes any more, and accepted rows have the mix p(y). Degenerate case: where only the
-mix of classes differs and images tell them apart, g is its own mean within each class, and r = p(y)/q(y).
+class it says nothing of classes any more, and accepted rows have the mix p(y), up to what capping, and cutting the
+means at a quantile, cost. Degenerate case: where only the mix of classes differs and images tell them apart, g is its
+own mean within each class, and r = p(y)/q(y).
 """
 
 from __future__ import annotations
@@ -34,16 +35,19 @@ class GivenClassRatio:
         classes: log p(y)/q(y).
         log_means: log E_q[g | y], float64 [k].
 
-    `target_log_ratio`, where g has one, is that of g, as target rows have no class.
+    Target rows have no class: `target_log_ratio`, where g has one, takes the class of the lowest mean, so that what
+    capping costs is not told too low.
     """
-
-    normalised = True
 
     def __init__(self, ratio: Ratio, classes: LabelShiftRatio, log_means: Floats):
         self.ratio, self.classes, self.log_means = ratio, classes, torch.from_numpy(np.asarray(log_means))
-        for known in ("quality", "test_index", "target_log_ratio"):
+        for known in ("quality", "test_index"):
             if getattr(ratio, known, None) is not None:
                 setattr(self, known, getattr(ratio, known))
+        self.estimate = classes.estimate
+        on_target = getattr(ratio, "target_log_ratio", None)
+        if on_target is not None:
+            self.target_log_ratio = on_target + float((classes.log_weight - self.log_means).max())
 
     @property
     def log_bound(self) -> float | None:

@@ -107,7 +107,12 @@ def merge(stores: Sequence[RunStore], folders: Sequence[str]) -> dict[str, Any]:
     for store, record in zip(stores, records, strict=True):
         if not record["rounds"] or not record["rounds"][-1]["last"]:
             raise InputError("run", store.uri, "has no accepted rows to report on", "run it again")
-    merged = records[0] | {"seeds": [seed for record in records for seed in record["seeds"]], "trials": list(folders)}
+    red = [[check["name"] for check in one["rounds"][-1]["trust"] if check["light"] == "red"] for one in records]
+    merged = (
+        records[0]
+        | {"red": red}
+        | {"seeds": [seed for record in records for seed in record["seeds"]], "trials": list(folders)}
+    )
     evaluations = [record["evaluation"] for record in records]
     if None in evaluations:  # trials that were only sampled
         return merged | {"evaluation": None}

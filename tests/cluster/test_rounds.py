@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small import small_run_in
 
-from rsf_dist import cli, pipeline, rounds
+from rsf_dist import class_mix, cli, pipeline, rounds
 from rsf_dist.config import Arm, parse_config
 from rsf_dist.store import RunStore
 from rsf_dist.verification import verify
@@ -66,9 +66,9 @@ class StoppedError(Exception):
     """Of the test's own."""
 
 
-@pytest.mark.parametrize("at", ["sampling", pytest.param("refit", marks=pytest.mark.soak), "classes"])
+@pytest.mark.parametrize("at", ["sampling", pytest.param("refit", marks=pytest.mark.soak), "classes", "report"])
 def test_a_run_that_was_stopped_goes_on(at: str, sampled: Path, tmp_path: Path, monkeypatch) -> None:
-    """In its second round, before the third one's proposal is fitted, before its mix of classes is stored."""
+    """In its second round; before the third one's proposal is fitted, its mix of classes is stored, it is told."""
 
     def fail(*_, **__):
         raise StoppedError
@@ -84,13 +84,16 @@ def test_a_run_that_was_stopped_goes_on(at: str, sampled: Path, tmp_path: Path, 
         if at == "sampling":
             patch.setattr(rounds, "explore_once", fail_in_round(1, rounds.explore_once))
         elif at == "refit":
-            patch.setattr(rounds, "round_proposal", fail_in_round(2, rounds.round_proposal))
+            patch.setattr(rounds, "moved_proposal", fail_in_round(2, rounds.moved_proposal))
+        elif at == "classes":
+            patch.setattr(class_mix, "estimate_prior", fail)
         else:
-            patch.setattr(rounds, "_write_prior", fail)
+            patch.setattr(rounds, "judge_round", fail)
         with pytest.raises(StoppedError):
             pipeline.sample(config)
     shards = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").glob("rounds/*/accepted/*.parquet")}
     assert shards
+    assert not [line for line in verify(str(tmp_path / "run"), num_chunks=2).wrong if "drawn again" in line]
     pipeline.sample(config)
     assert fingerprints(tmp_path / "run") == fingerprints(sampled)
     assert {file: file.stat().st_mtime_ns for file in shards} == shards  # nothing was drawn again

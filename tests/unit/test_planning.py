@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import rsf_dist as rsf
+from rsf_dist import planning
 from rsf_dist.chunk import ChunkWork
-from rsf_dist.config import Budget
+from rsf_dist.config import Budget, parse_config
 from rsf_dist.diagnostics import mean_interval
 from rsf_dist.envelope import Choice, Pilot
 from rsf_dist.forecast import (
@@ -25,8 +26,11 @@ from rsf_dist.forecast import (
 )
 from rsf_dist.pilot import PilotRun, Probe
 from rsf_dist.planning import LEAST_PILOT, PILOT_SECONDS, size_of_pilot
+from rsf_dist.progress import Progress
 from rsf_dist.rehearsal import Glance, _costs
 from rsf_dist.report.outlook import outlook_in_words
+from rsf_dist.store import RunStore
+from rsf_dist.trial import Trial
 from rsf_dist.waves import Plan
 
 CHUNK = 100
@@ -217,6 +221,53 @@ def test_where_nothing_can_be_accepted_no_envelope_helps() -> None:
 def test_a_growing_m_is_warned_of() -> None:
     plan = replace(even(), choice=Choice(LN2, "grows", margin=0.0))
     assert any("grows" in warning for warning in forecast(plan, JOB, COSTS).warnings)
+
+
+@pytest.mark.parametrize("num_rounds", [1, 3])
+def test_with_rounds_it_is_of_the_first_and_advises_nothing(num_rounds, small_run, tmp_path, monkeypatch) -> None:
+    config = parse_config(
+        small_run
+        | {"sampling": {"num_accepted": 700, "budget": {"max_proposals": 900_000}}}
+        | {"rounds": {"num_rounds": num_rounds, "num_accepted": 500, "acceptance": 0.1}}
+    )
+    jobs = []
+
+    class Planned:
+        store, num_pilot, seed, proposal, ratio = None, 20_000, 0, None, None
+        pool, envelope, budget = config.sampling.pool, None, Budget(max_proposals=50_000)
+
+        def plan(self, num_pilot):
+            return even()
+
+    def rehearsed(plan, pool, actors, seconds_per_row):
+        return COSTS
+
+    def foretell(plan, job, *rest, **more):
+        jobs.append(job)
+        return forecast(plan, job, *rest, **more)
+
+    for name, stand_in in {
+        "round_sampler": lambda trial, proposal, ratio, exploring: Planned(),
+        "glance": lambda *_: Glance(1e-4, 0.0, 0.0),
+        "rehearse": rehearsed,
+        "forecast": foretell,
+    }.items():
+        monkeypatch.setattr(planning, name, stand_in)
+    monkeypatch.setattr(Trial, "proposal", lambda trial: None)
+    monkeypatch.setattr(Trial, "ratio", lambda trial, proposal: None)
+    warnings: list[str] = []
+    found = planning._forecast_trial(Trial(config, None, RunStore(tmp_path), 0, Progress()), 2, warnings)
+    (job,) = jobs
+    assert job.num_accepted == (500 if num_rounds > 1 else 700)
+    assert job.budget.max_proposals == 50_000  # what the sampler of that round has
+    told = outlook_in_words(found.to_dict())
+    if num_rounds > 1:
+        assert found.recommendation.yaml == ""
+        assert "# none: the envelope is the last round's" in told
+        assert "this is of the first of 3 rounds" in warnings[0]
+    else:
+        assert "envelope: {kind:" in found.recommendation.yaml
+        assert warnings == []
 
 
 class _Sampler:

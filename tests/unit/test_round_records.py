@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch.distributions import Normal, Uniform
 
-from rsf_dist import cli, fitting, pipeline, rounds
+from rsf_dist import class_mix, cli, fitting, pipeline, rounds
 from rsf_dist.batch import num_rows, to_table
 from rsf_dist.chunk import ChunkWork
+from rsf_dist.class_mix import ClassMix, means_folder, mix_folder, stored_mix
 from rsf_dist.config import (
     ClassifierRatioConfig,
     RatioNetworkConfig,
@@ -129,7 +130,8 @@ def tell(trial, number, last, distance=0.5, n=1_500):
         ([0.99, 0.9, 0.894, 0.8], 4),  # .006 less: on to the end
         ([0.8, 0.9, 0.1], 2),  # a rise is no gain
         ([0.9999, 0.95, 0.9], 3),  # the first follows no refit, however far its proposals are
-        ([1.0, 0.999, 0.5], 2),
+        ([1.0, 0.999, 0.5], 3),  # near 1 a gain says little
+        ([0.951, 0.95, 0.949, 0.5], 3),
         ([None, None, None], 3),  # of a ratio that is not learned
         ([0.9, None, 0.7], 3),
     ],
@@ -147,6 +149,14 @@ def test_rounds_end_once_a_refit_gains_too_little(aucs, last, tmp_path, monkeypa
     assert rounds.explore(trial) == last
     assert asked == list(range(last))
     assert any("has converged" in line for line in trial.progress.lines) == (last < len(aucs))
+
+
+@pytest.mark.parametrize("sections", [{"num_rounds": 5}, {"num_rounds": 5, "min_gain": None}])
+def test_by_default_all_rounds_are_run(sections, tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds, "explore_once", lambda trial, number: 0.6)
+    trial = trial_in(tmp_path, rounds=sections)
+    assert rounds.explore(trial) == 4
+    assert trial.progress.lines == []
 
 
 # What a learned ratio goes on from
@@ -283,8 +293,14 @@ def rows_of(monkeypatch):
     return asked
 
 
-def keep_prior(trial, number, estimate=ESTIMATE):
-    trial.store.keep(rounds._prior_folder(number), lambda folder: rounds._write_prior(estimate, folder))
+def keep_mix(trial, number, estimate=ESTIMATE, kept=None):
+    text = json.dumps(ClassMix(estimate, kept).to_json())
+    trial.store.keep(mix_folder(number), lambda folder: (folder / "mix.json").write_text(text))
+
+
+def told_mix(trial, number):
+    mix = stored_mix(trial, number)
+    return mix.estimate and mix.estimate.to_json(), mix.kept
 
 
 def test_the_first_round_proposes_as_configured(trial, rows_of):
@@ -307,7 +323,7 @@ def test_later_rounds_propose_where_rows_were_accepted_and_a_share_of_all(trial,
 
 
 def test_a_mix_of_classes_that_was_estimated_is_proposed(trial, rows_of):
-    keep_prior(trial, 2)
+    keep_mix(trial, 2)
     proposal = rounds.round_proposal(trial, 2)
     # .05 of a third, and .95 of the estimate
     assert trial.config.rounds.class_prior.smoothing == 0.05
@@ -318,13 +334,15 @@ def test_a_mix_of_classes_that_was_estimated_is_proposed(trial, rows_of):
 
 
 @pytest.mark.parametrize(
-    ("sections", "estimate"), [({"num_rounds": 3, "class_prior": None}, ESTIMATE), ({"num_rounds": 3}, COLLAPSED)]
+    ("estimate", "kept"), [(None, "rounds.class_prior is null"), (None, "it refuses"), (COLLAPSED, "it collapsed")]
 )
-def test_a_mix_that_is_not_to_be_moved_or_has_collapsed_stays(sections, estimate, tmp_path, rows_of):
-    trial = trial_in(tmp_path, rounds=sections)
-    keep_prior(trial, 2, estimate)
-    assert rounds.moved_prior(trial, 2) is None
-    assert rounds.round_proposal(trial, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
+def test_a_mix_that_is_kept_as_configured_stays(estimate, kept, trial, rows_of):
+    keep_mix(trial, 2, estimate, kept)
+    proposal, ratio = rounds.round_proposal(trial, 2), ConstantRatio()
+    assert proposal.class_prior.tolist() == pytest.approx([1 / 3] * 3)
+    class_mix.settle_means(trial, 2, proposal, ratio)
+    assert class_mix.without_classes(trial, 2, proposal, ratio) is ratio
+    assert not trial.store.lists(means_folder(2))
 
 
 def test_a_proposal_that_cannot_move_is_refused_in_its_second_round(trial, rows_of, monkeypatch):
@@ -351,7 +369,8 @@ def test_a_known_ratio_is_made_once_and_follows_the_proposal(tmp_path, rows_of):
     shift = proposal.broad.log_prob(rows) - proposal.log_prob(rows)
     assert torch.allclose(ratio.log_ratio(rows), first.log_ratio(rows) + shift, atol=1e-5)
     assert trial.store.manifest()["folders"].keys() == {"rounds/000/ratio"}
-    assert rounds.last_ratio(trial, 1, proposal).log_ratio(rows).tolist() == ratio.log_ratio(rows).tolist()
+    sampler = rounds.stored_sampler(trial, 1)
+    assert sampler.ratio.log_ratio(rows).tolist() == ratio.log_ratio(rows).tolist()
 
 
 # The mix of classes
@@ -366,84 +385,281 @@ def estimated(monkeypatch):
         calls.append(SimpleNamespace(task=task, proposal=proposal, seed=seed, initial=initial))
         return ESTIMATE
 
-    monkeypatch.setattr(rounds, "estimate_prior", estimate_prior)
+    monkeypatch.setattr(class_mix, "estimate_prior", estimate_prior)
     return calls
 
 
-def test_classes_are_moved_once_before_the_last_round(trial, rows_of, estimated):
-    rounds.move_classes(trial, 2)
-    rounds.move_classes(trial, 2)
+def settle(trial, number=2):
+    class_mix.settle_mix(trial, number, rounds.moved_proposal(trial, number))
+
+
+def test_the_mix_is_estimated_once_against_the_proposal_as_it_was_refitted(trial, rows_of, estimated):
+    settle(trial)
+    settle(trial)
     (call,) = estimated
     assert isinstance(call.proposal, DefensiveProposal)
     assert call.proposal.class_prior.tolist() == pytest.approx([1 / 3] * 3)
     assert call.seed == trial.round_seed(2) != trial.seed
     assert call.task.spec.config == trial.config.model
-    assert rounds.moved_prior(trial, 2).to_json() == ESTIMATE.to_json()
-    assert rounds.moved_prior(trial, 1) is None
+    assert told_mix(trial, 2) == (ESTIMATE.to_json(), None)
+    assert told_mix(trial, 1) == (None, None)
+    assert rounds.round_proposal(trial, 2).class_prior[2].item() == pytest.approx(0.05 / 3 + 0.95 * 0.5)
 
 
 def test_the_classifier_of_classes_may_be_a_network_of_its_own(tmp_path, rows_of, estimated):
     trial = trial_in(tmp_path, rounds={"num_rounds": 3, "class_prior": {"network": {"width": 5}}})
-    rounds.move_classes(trial, 2)
+    settle(trial)
     (call,) = estimated
     assert call.task.spec.config.width == 5
     assert next(call.initial.parameters()).shape[0] == 5
 
 
 @pytest.mark.parametrize(
-    ("number", "sections"),
+    ("sections", "why"),
     [
-        (0, {"rounds": 1}),
-        (2, {"rounds": {"num_rounds": 3, "class_prior": None}}),
-        (2, {"rounds": 3, "ratio": {"kind": "density", "parameters": {"rotation": {"uniform": [0, 1]}}}}),
-        (2, {"rounds": 3, "ratio": {"kind": "label_shift", "target_prior": [0.2, 0.3, 0.5]}}),
+        ({"rounds": {"num_rounds": 3, "class_prior": None}}, "rounds.class_prior is null"),
+        ({"ratio": {"kind": "density", "parameters": {"rotation": {"uniform": [0, 1]}}}}, "a density ratio says"),
+        ({"ratio": {"kind": "label_shift", "target_prior": [0.2, 0.3, 0.5]}}, "a label_shift ratio says"),
+        ({"ratio": {"kind": "label_shift"}}, "a label_shift ratio says"),  # learned, but not of images
+        ({"ratio": {"kind": "product", "factors": [{"kind": "classifier"}, {"kind": "custom", "factory": "a:b"}]}},
+         "a product ratio says"),
     ],
-)
-def test_classes_stay_where_nothing_says_that_they_move(number, sections, tmp_path, rows_of, estimated):
-    trial = trial_in(tmp_path, **sections)
-    rounds.move_classes(trial, number)
+)  # fmt: skip
+def test_only_the_mix_of_a_classifier_ratio_is_moved(sections, why, tmp_path, rows_of, estimated):
+    trial = trial_in(tmp_path, **{"rounds": 3} | sections)
+    settle(trial)
     assert estimated == []
-    assert rounds.moved_prior(trial, number) is None
+    estimate, kept = told_mix(trial, 2)
+    assert estimate is None
+    assert kept.startswith(why)
+    assert trial.store.lists(mix_folder(2))  # it marks the last round all the same
+    assert rounds.round_proposal(trial, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
 
 
 @pytest.mark.parametrize("lacks", ["class_prior", "with_class_prior"])
-def test_classes_stay_where_the_proposal_has_none_to_move(lacks, trial, estimated, monkeypatch):
+def test_classes_stay_where_the_proposal_has_none_to_move(lacks, trial, estimated):
     proposal = SimpleNamespace(class_prior=torch.ones(3) / 3, with_class_prior=lambda prior: None)
     delattr(proposal, lacks)
-    monkeypatch.setattr(rounds, "round_proposal", lambda trial, number: proposal)
-    rounds.move_classes(trial, 2)
+    class_mix.settle_mix(trial, 2, proposal)
     assert estimated == []
+    assert told_mix(trial, 2) == (None, "the proposal has none that could be set")
+
+
+@pytest.mark.parametrize("network", [None, {"width": 5}])
+def test_a_task_that_needs_more_than_images_and_labels_has_no_classifier_of_classes(network, tmp_path, monkeypatch):
+    trial = trial_in(tmp_path, rounds={"num_rounds": 3, "class_prior": {"network": network}})
+    monkeypatch.setattr(Trial, "task", lambda trial: SimpleNamespace(columns=("image", "rotation")))
+    why = class_mix.why_kept(trial, broad())
+    assert why is None if network else "needs more than images and labels" in why
+
+
+REFUSED = StatisticalRefusal("the outputs do not tell the classes apart", "use a better classifier")
+NO_ROW = InputError("labels", "class 1", "has no source row", "add rows of that class")
+
+
+@pytest.mark.parametrize("refusal", [REFUSED, NO_ROW])
+def test_a_refusal_is_kept_with_its_reason_and_not_asked_for_again(refusal, trial, rows_of, monkeypatch):
+    asked = []
+
+    def estimate_prior(*_):
+        asked.append(1)
+        raise refusal
+
+    monkeypatch.setattr(class_mix, "estimate_prior", estimate_prior)
+    settle(trial)
+    settle(trial)
+    assert asked == [1]
+    assert told_mix(trial, 2) == (None, str(refusal))
+    assert f"the mix of classes stays as configured: {refusal}" in trial.progress.lines
+    tell(trial, 2, last=True)
+    assert record.last_round(trial.store)["class_prior"] is None
+
+
+def test_a_mistake_of_the_configuration_is_no_refusal(trial, rows_of, monkeypatch):
+    def estimate_prior(*_):
+        raise InputError("rounds.class_prior.cpus", 99, "no node has as many", "ask for fewer")
+
+    monkeypatch.setattr(class_mix, "estimate_prior", estimate_prior)
+    with pytest.raises(InputError, match="no node has as many"):
+        settle(trial)
+    assert not trial.store.lists(mix_folder(2))
 
 
 def test_a_collapsed_estimate_is_told_and_kept_but_not_followed(trial, rows_of, monkeypatch):
-    monkeypatch.setattr(rounds, "estimate_prior", lambda *_: COLLAPSED)
-    rounds.move_classes(trial, 2)
-    assert any("has collapsed; it stays as it was" in line for line in trial.progress.lines)
-    assert trial.store.holds("rounds/002/class_prior")
-    assert rounds.moved_prior(trial, 2) is None
+    asked = []
+    monkeypatch.setattr(class_mix, "estimate_prior", lambda *_: asked.append(1) or COLLAPSED)
+    settle(trial)
+    settle(trial)
+    assert asked == [1]
+    # exp of the entropy of .98, .01, .01: exp(.0198 + 2 .0461)
+    why = "the estimate collapsed to 1.12 effective classes"
+    assert told_mix(trial, 2) == (COLLAPSED.to_json(), why)
+    assert f"the mix of classes stays as configured: {why}" in trial.progress.lines
+    assert rounds.round_proposal(trial, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
+    tell(trial, 2, last=True)
+    assert record.last_round(trial.store)["class_prior"]["kept"] == why
 
 
-def test_with_moved_classes_the_last_ratio_says_nothing_of_them_but_their_mix(trial, rows_of, monkeypatch):
+@pytest.mark.parametrize(
+    ("least", "prior", "collapsed"),
+    [
+        (2.8, (0.5, 0.25, 0.25), False),  # exp of the entropy is 2.83
+        (2.9, (0.5, 0.25, 0.25), True),
+        (1.0, (1.0, 0.0, 0.0), False),
+        (None, (0.999, 0.001, 0.0), True),  # by default, 1.2
+        (None, (0.96, 0.04, 0.0), True),  # 1.18
+        (None, (0.95, 0.05, 0.0), False),  # 1.22
+    ],
+)
+def test_an_estimate_of_too_few_effective_classes_has_collapsed(least, prior, collapsed, tmp_path, monkeypatch):
+    given = {} if least is None else {"min_effective_classes": least}
+    trial = trial_in(tmp_path, rounds={"num_rounds": 3, "class_prior": given})
+    monkeypatch.setattr(class_mix, "estimate_prior", lambda *_: ClassPrior(np.array(prior), *np.zeros((2, 3)), "em"))
+    class_mix.settle_mix(trial, 2, broad())
+    assert (stored_mix(trial, 2).kept is not None) == collapsed
+
+
+def test_a_mix_that_is_damaged_is_refused_and_made_again(trial, rows_of, estimated):
+    settle(trial)
+    file = Path(trial.store.path(mix_folder(2))) / "mix.json"
+    sound = file.read_bytes()
+    file.write_text("{}")
+    assert trial.store.lists(mix_folder(2))
+    assert not trial.store.holds(mix_folder(2))
+    for read in (stored_mix, rounds.round_proposal, rounds.stored_sampler):
+        with pytest.raises(InputError, match=r"rounds/002/class_mix.*differs from its SHA-256.*it is made again"):
+            read(trial, 2)
+    settle(trial)
+    assert len(estimated) == 2
+    assert estimated[0].seed == estimated[1].seed
+    assert estimated[1].proposal.class_prior.tolist() == pytest.approx([1 / 3] * 3)
+    assert file.read_bytes() == sound
+
+
+def test_what_became_of_a_mix_reads_back():
+    for mix in (ClassMix(), ClassMix(ESTIMATE), ClassMix(COLLAPSED, "it collapsed"), ClassMix(None, "it refuses")):
+        again = ClassMix.from_json(json.loads(json.dumps(mix.to_json())))
+        assert again.to_json() == mix.to_json()
+        assert again.kept == mix.kept
+
+
+@pytest.fixture
+def means(monkeypatch):
+    """What the means within the classes were asked of; they are those of MEANS."""
+    asked = []
+
+    def mean_given_class(ratio, proposal, num_classes, seed, sampling):
+        asked.append((ratio, proposal, num_classes, seed, sampling))
+        return LOG_MEANS
+
+    monkeypatch.setattr(class_mix, "mean_given_class", mean_given_class)
+    return asked
+
+
+LOG_MEANS = np.log([2.0, 1.0, 4.0])
+
+
+def test_with_moved_classes_the_last_ratio_says_nothing_of_them_but_their_mix(trial, rows_of, means, monkeypatch):
     """log g - log E_q[g | y], as the mix that is proposed is the one that is wanted; the means are kept."""
-    log_means, asked = np.log([2.0, 1.0, 4.0]), []
-
-    def mean_given_class(ratio, proposal, num_classes, num_proposals, seed):
-        asked.append((num_classes, num_proposals, seed))
-        return log_means
-
-    monkeypatch.setattr(rounds, "mean_given_class", mean_given_class)
-    monkeypatch.setattr(Trial, "stored_ratio", lambda trial, proposal, round=0: ConstantRatio())
+    fitted = ConstantRatio()
+    monkeypatch.setattr(Trial, "stored_ratio", lambda trial, proposal, round=0: fitted)
+    keep_mix(trial, 2)
     proposal = rounds.round_proposal(trial, 2)
-    assert isinstance(rounds.last_ratio(trial, 2, proposal), ConstantRatio)
-    keep_prior(trial, 2)
-    proposal = rounds.round_proposal(trial, 2)
-    ratios = [rounds.last_ratio(trial, 2, proposal) for _ in range(2)]
-    assert asked == [(3, 8_192, trial.round_seed(2))]
+    for _ in range(2):
+        class_mix.settle_means(trial, 2, proposal, fitted)
+    assert means == [(fitted, proposal, 3, trial.round_seed(2), trial.config.sampling)]
     rows = {"label": torch.arange(3), "x": torch.zeros(3)}
-    for ratio in ratios:
+    for ratio in (class_mix.without_classes(trial, 2, proposal, fitted), rounds.stored_sampler(trial, 2).ratio):
         assert isinstance(ratio, GivenClassRatio)
         assert ratio.classes.target_prior.tolist() == pytest.approx(proposal.class_prior.tolist())
-        assert ratio.log_ratio(rows).tolist() == pytest.approx((-log_means).tolist())
+        assert ratio.log_ratio(rows).tolist() == pytest.approx((-LOG_MEANS).tolist())
+        assert ratio.estimate.to_json() == ESTIMATE.to_json()
+
+
+def test_means_that_are_missing_or_damaged_are_refused_and_made_again(trial, rows_of, means):
+    keep_mix(trial, 2)
+    proposal, fitted = rounds.round_proposal(trial, 2), ConstantRatio()
+    with pytest.raises(InputError, match="rounds/002/class_means is not in the manifest"):
+        class_mix.without_classes(trial, 2, proposal, fitted)
+    class_mix.settle_means(trial, 2, proposal, fitted)
+    (Path(trial.store.path(means_folder(2))) / "means.json").write_text("[0, 0, 0]")
+    with pytest.raises(InputError, match=r"class_means/means\.json differs from its SHA-256"):
+        class_mix.without_classes(trial, 2, proposal, fitted)
+    class_mix.settle_means(trial, 2, proposal, fitted)
+    assert len(means) == 2
+    assert isinstance(class_mix.without_classes(trial, 2, proposal, fitted), GivenClassRatio)
+
+
+# What samples a round
+
+
+BEST = {"envelope": {"kind": "budget", "acceptance": 0.3}, "sampling": {"num_accepted": 100, "chunk_size": 50,
+        "budget": {"max_proposals": 777}}}  # fmt: skip
+
+
+def test_the_kept_mix_marks_the_last_round(tmp_path, rows_of, monkeypatch):
+    monkeypatch.setattr(Trial, "stored_ratio", lambda trial, proposal, round=0: ConstantRatio())
+    trial = trial_in(tmp_path, rounds={"num_rounds": 3, "acceptance": 0.1}, **BEST)
+    keep_mix(trial, 2, None, "it refuses")
+    for number, acceptance in ((0, 0.1), (1, 0.1), (2, 0.3)):
+        sampler = rounds.stored_sampler(trial, number)
+        assert sampler.envelope.acceptance == acceptance
+        assert (sampler.budget.max_proposals == 777) == (number == 2)
+
+
+def test_without_rounds_the_only_one_is_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(Trial, "stored_ratio", lambda trial, proposal, round=0: ConstantRatio())
+    sampler = rounds.stored_sampler(trial_in(tmp_path, **BEST), 0)
+    assert (sampler.envelope.acceptance, sampler.budget.max_proposals) == (0.3, 777)
+
+
+@pytest.mark.parametrize(
+    ("num_accepted", "chunk_size", "most"),
+    [(40, 50, 4_000), (41, 50, 4_100), (1, 5_000, 5_000)],  # ten times n/.1, and a chunk at least
+)
+def test_a_round_that_explores_has_a_budget_of_its_own(num_accepted, chunk_size, most, tmp_path):
+    sampling = {"num_accepted": 100, "chunk_size": chunk_size, "budget": {"max_proposals": 7, "max_seconds": 3}}
+    section = {"num_rounds": 3, "num_accepted": num_accepted, "acceptance": 0.1}
+    trial = trial_in(tmp_path, rounds=section, sampling=sampling)
+    sampler = rounds.round_sampler(trial, broad(), ConstantRatio(), exploring=True)
+    assert (sampler.budget.max_proposals, sampler.budget.max_seconds) == (most, None)
+    assert rounds.round_sampler(trial, broad(), ConstantRatio()).budget == trial.config.sampling.budget
+
+
+@pytest.mark.parametrize(("num_rounds", "settled"), [(1, []), (3, [2])])
+def test_the_mix_is_settled_whenever_there_are_rounds(num_rounds, settled, tmp_path, monkeypatch):
+    class Reached(BaseException):
+        pass
+
+    def stop(*_, **__):
+        raise Reached
+
+    found = []
+    monkeypatch.setattr(rounds, "explore", lambda trial: num_rounds - 1)
+    monkeypatch.setattr(rounds, "moved_proposal", lambda trial, number: broad())
+    monkeypatch.setattr(rounds, "settle_mix", lambda trial, number, proposal: found.append(number))
+    monkeypatch.setattr(Trial, "ratio", stop)
+    with pytest.raises(Reached):
+        rounds.sample_trial(trial_in(tmp_path, rounds=num_rounds))
+    assert found == settled
+
+
+@pytest.mark.parametrize("error", [ValueError("singular"), InputError("joint", 1, "is none", "mend it")])
+def test_a_proposal_that_fails_to_refit_is_named(error, trial, rows_of, monkeypatch):
+    class Failing:
+        def sample(self, n, rng):
+            return {}
+
+        def log_prob(self, batch):
+            return torch.zeros(0)
+
+        def refit(self, rows, seed, max_components):
+            raise error
+
+    monkeypatch.setattr(Trial, "proposal", lambda trial: Failing())
+    with pytest.raises(InputError) as caught:
+        rounds.round_proposal(trial, 1)
+    assert ("proposal=Failing" in str(caught.value)) == (not isinstance(error, InputError))
 
 
 def test_rounds_have_seeds_of_their_own_and_the_first_the_trials(trial):
@@ -459,6 +675,21 @@ def test_one_shot_rejection_beside_rounds_has_a_directory_and_no_rounds(trial):
     assert (alone.seed, alone.inputs) == (trial.seed, trial.inputs)
     assert trial.config.own_arm == "adaptive"
     assert alone._at_hand is not trial._at_hand
+
+
+@pytest.mark.parametrize(("of_the_rounds", "pilot"), [(4_000, 4_000), (400, 2_000)])
+def test_one_shot_rejection_beside_rounds_has_their_budget(of_the_rounds, pilot, tmp_path):
+    """The last round's acceptance is of another proposal, and would keep nearly all of this one's."""
+    envelope = {"kind": "budget", "acceptance": 0.5, "num_pilot": 2_000}
+    section = {"num_rounds": 3, "acceptance": 0.05, "num_pilot": of_the_rounds}
+    trial = trial_in(tmp_path, envelope=envelope, rounds=section)
+    alone = trial.one_shot().config
+    assert (alone.envelope.kind, alone.envelope.acceptance, alone.envelope.num_pilot) == ("budget", 0.05, pilot)
+    assert trial.config.envelope.acceptance == 0.5
+    exact = {"kind": "fixed", "log_m": 2.0}
+    assert trial_in(tmp_path, envelope=exact, rounds=section).one_shot().config.envelope.kind == "fixed"
+    without = trial_in(tmp_path, envelope=envelope, rounds={**section, "num_rounds": 1}).one_shot().config
+    assert without.envelope.acceptance == 0.5
 
 
 # The record
@@ -539,6 +770,17 @@ def test_trials_that_were_only_sampled_have_nothing_to_compare(tmp_path):
     assert record.merge(two_trials(tmp_path), ["a", "b"])["evaluation"] is None
 
 
+def test_the_red_checks_of_each_trials_last_round_are_merged(tmp_path):
+    stores = two_trials(tmp_path)
+    lights = (("red", "red"), ("green", "red"))
+    for store, (one, other) in zip(stores, lights, strict=True):
+        trust = [{"name": "bias", "light": one}, {"name": "tail", "light": other}, {"name": "rows", "light": "amber"}]
+        record.add_round(store, entry(0) | {"trust": [{"name": "before", "light": "red"}]})
+        record.add_round(store, entry(1, last=True) | {"trust": trust})
+    assert record.merge(stores, ["a", "b"])["red"] == [["bias", "tail"], ["tail"]]
+    assert record.merge(stores[1:], ["b"])["red"] == [["tail"]]
+
+
 # A round's entry, its line and its page
 
 
@@ -579,19 +821,20 @@ def test_a_rounds_line(trial):
 
 
 def test_a_round_tells_of_an_estimated_mix_and_its_effective_classes(trial):
-    keep_prior(trial, 1)
+    keep_mix(trial, 1)
     tell(trial, 0, last=False)
     tell(trial, 1, last=True)
     first, last = record.read(trial.store)["rounds"]
     assert first["class_prior"] is None
-    assert last["class_prior"] == ESTIMATE.to_json() | {"effective_classes": pytest.approx(2.8, abs=0.01)}
+    effective = {"effective_classes": pytest.approx(2.8, abs=0.01), "kept": None}
+    assert last["class_prior"] == ESTIMATE.to_json() | effective
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """A folder with the record of three rounds."""
     trial = trial_in(tmp_path_factory.mktemp("three"), rounds=3)
-    keep_prior(trial, 2)
+    keep_mix(trial, 2)
     for number in range(3):
         tell(trial, number, last=number == 2, distance=0.9 - 0.4 * number)
     return trial.store.root
@@ -630,6 +873,13 @@ def test_the_page_of_three_rounds(three):
     assert "one row a round" in page
     assert "share of the target, by em" in page
     assert "<td>0.500</td><td>0.400 to 0.600</td>" in page
+
+
+def test_the_page_tells_of_an_estimate_that_was_not_followed(three):
+    folder, report = three
+    assert "was not followed" not in page_of(folder, report)
+    report["rounds"][-1]["class_prior"]["kept"] = "the estimate collapsed"
+    assert "This estimate was not followed: the estimate collapsed." in page_of(folder, report)
 
 
 def test_the_lines_of_three_rounds(three):
@@ -673,17 +923,17 @@ def test_images_of_a_round_that_were_lost_are_a_row_less(three):
 
 @pytest.mark.parametrize("command", ["run", "sample", "compare"])
 @pytest.mark.parametrize(
-    ("lights", "options", "red"),
+    ("found", "options", "red"),
     [
-        (["green", "red", "red"], ["--strict"], "the trust card is red: check 1, check 2; see "),
-        (["green", "red", "red"], [], None),
-        (["green", "amber", "grey"], ["--strict"], None),
+        ([["check 1", "check 2"]], ["--strict"], "the trust card is red: check 1, check 2; see "),
+        ([[], ["check 2"], ["check 1", "check 2"]], ["--strict"], "the trust card is red: check 1, check 2; see "),
+        ([["check 1", "check 2"]], [], None),
+        ([[], []], ["--strict"], None),
     ],
 )
-def test_strict_refuses_what_is_red(command, lights, options, red, three, tmp_path, monkeypatch, capsys):
+def test_strict_refuses_what_is_red_in_any_trial(command, found, options, red, three, tmp_path, monkeypatch, capsys):
     folder, report = three
-    report["rounds"][0]["trust"] = [{"name": "before", "light": "red"}]  # of a round that only moved the proposal
-    report["rounds"][-1]["trust"] = [{"name": f"check {n}", "light": light} for n, light in enumerate(lights)]
+    report["red"] = found
     result = RunResult(RunStore(folder), report)
     for name in ("run", "sample"):
         monkeypatch.setattr(pipeline, name, lambda *_, **__: result)

@@ -69,6 +69,21 @@ def test_a_number_stands_for_so_many_rounds():
     assert parse_text(json.dumps(MINIMAL), ["rounds.num_rounds=4"]).rounds.num_rounds == 4
 
 
+def test_a_number_given_on_the_command_line_leaves_the_rest_of_the_section():
+    text = json.dumps(MINIMAL | {"rounds": {"num_rounds": 3, "num_accepted": 77, "class_prior": None}})
+    assert parse_text(text, ["rounds=5"]).rounds == RoundsConfig(num_rounds=5, num_accepted=77, class_prior=None)
+    assert parse_text(text, ["rounds={num_rounds: 5}"]).rounds == RoundsConfig(num_rounds=5)
+    assert parse_text(json.dumps(MINIMAL | {"rounds": 3}), ["rounds=5"]).rounds == RoundsConfig(num_rounds=5)
+    with pytest.raises(InputError, match="rounds"):
+        parse_text(text, ["rounds=true"])
+
+
+def test_by_default_all_rounds_are_run_and_mixes_of_nearly_one_class_are_not_believed():
+    assert RoundsConfig().min_gain is None
+    assert ClassPriorConfig().min_effective_classes == 1.2
+    assert having(rounds={"min_gain": None}).rounds.min_gain is None
+
+
 def test_the_section():
     given = {
         "num_rounds": 5, "num_accepted": 99, "acceptance": 0.1, "num_pilot": 200, "min_gain": 0, "warm_steps": None,
@@ -131,6 +146,7 @@ def test_a_resolved_configuration_reads_back(rounds):
     ("rounds", "told"),
     [
         (3, "rounds.num_rounds=3 (was 1)"),
+        ({"min_gain": 0.01}, "rounds.min_gain=0.01 (was None)"),
         ({"num_accepted": 9}, "rounds.num_accepted=9 (was "),
         ({"broad_share": 0.2}, "rounds.broad_share=0.2 (was 0.1)"),
         ({"warm_steps": None}, "rounds.warm_steps=None (was "),
@@ -190,6 +206,7 @@ def test_one_shot_rejection_beside_rounds_keeps_as_many_rows_again():
         ({"rounds": 2}, ["ratio", "rounds.class_prior"]),
         ({"rounds": {"num_rounds": 2, "class_prior": None}}, ["ratio"]),
         ({"rounds": 2, "ratio": {"kind": "label_shift"}}, ["ratio"]),  # no class prior is estimated there
+        ({"rounds": 2, "ratio": {"kind": "custom", "factory": "mine:ratio"}}, ["ratio"]),
     ],
 )
 def test_what_estimates_the_mix_of_classes_must_have_room_on_the_cluster(sections, asked, monkeypatch):

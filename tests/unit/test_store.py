@@ -140,6 +140,15 @@ def test_a_kept_folder_comes_back(store):
     assert store.manifest()["folders"]["ratio"].keys() == {"a.txt", "in/b.txt"}
 
 
+def test_a_kept_folder_is_listed_damaged_or_not(store):
+    store.put("ratio", write_two)
+    assert not store.lists("ratio")
+    store.keep("ratio", write_two)
+    Path(store.path("ratio/a.txt")).unlink()
+    assert store.lists("ratio")
+    assert not store.holds("ratio")
+
+
 def test_a_folder_without_files_is_kept_too(store):
     store.keep("ratio", lambda folder: None)
     assert store.holds("ratio")
