@@ -20,6 +20,7 @@ from rsf_dist import pipeline
 from rsf_dist.config import parse_config
 from rsf_dist.progress import Progress
 from rsf_dist.report import record
+from rsf_dist.rounds import stored_sampler
 from rsf_dist.stream import Cursor
 from rsf_dist.verification import verify
 
@@ -131,8 +132,7 @@ def test_training_while_sampling(small_run: dict) -> None:
     store = rsf.RunStore(small_run["output"])
     config = parse_config(small_run)
     trial = next(pipeline.trials(config, pipeline.prepare(config), store, Progress()))
-    proposal = trial.proposal()
-    sampler = trial.sampler(proposal, trial.stored_ratio(proposal))
+    sampler = stored_sampler(trial, 0)
     sampler.store = None
     whole = sampler.sample(256 + 20 * 32)
     cursor = Cursor.after(rsf.AcceptedSet.load(store))
