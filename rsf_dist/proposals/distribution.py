@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Uniform
 
 from rsf_dist.batch import Batch
 from rsf_dist.errors import InputError
@@ -60,6 +60,8 @@ def log_density(law: Distribution, value: Tensor) -> Tensor:
         inside = law.support.check(value)  # type: ignore[union-attr]  # None is no more than the lack of one
     except (NotImplementedError, AttributeError):  # a distribution of one's own that names no support
         return law.log_prob(value)
+    if isinstance(law, Uniform):  # rounding may draw its upper end, where torch's density is 0
+        value = torch.minimum(value, torch.nextafter(law.high, law.low))
     result = torch.full(inside.shape, -torch.inf, dtype=value.dtype if value.is_floating_point() else torch.float64)
     if bool(inside.any()):
         log_prob = law.log_prob(value[inside])

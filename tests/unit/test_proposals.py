@@ -84,6 +84,7 @@ def test_a_batch_of_distributions_is_refused():
     ("law", "values", "expected"),
     [
         (Uniform(0.0, 2.0), [1.0, -1.0, 3.0, math.nan], [-math.log(2), -math.inf, -math.inf, math.nan]),
+        (Uniform(0.5, 1.3), [1.3, 0.5], [-math.log(0.8), -math.log(0.8)]),  # rounding draws the upper end, too
         (Beta(1.0, 1.0), [0.5, 1.5, -0.5], [0.0, -math.inf, -math.inf]),
         (LogNormal(0.0, 1.0), [1.0, -1.0], [-0.5 * math.log(2 * math.pi), -math.inf]),
         (Normal(0.0, 1.0), [0.0, math.nan], [-0.5 * math.log(2 * math.pi), math.nan]),
