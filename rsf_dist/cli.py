@@ -11,13 +11,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
 from rsf_dist.errors import InputError, RsfError, StatisticalRefusal
 
 if TYPE_CHECKING:
+    from rsf_dist.config import RunConfig
     from rsf_dist.pipeline import RunResult
     from rsf_dist.progress import Progress
 
@@ -55,13 +56,7 @@ def run(
     """Sample, fine-tune, compare, report: the main job."""
     from rsf_dist.config import load_config
 
-    loaded = load_config(config, overrides or ())
-    from rsf_dist import pipeline  # seconds; what is wrong with the configuration is said before
-
-    with _progress() as progress:
-        result = pipeline.run(loaded, address=address, verbose=debug, progress=progress)
-    _show(result, as_json)
-    _refuse_red(result, strict)
+    _carry_out("run", load_config(config, overrides or ()), address, as_json, strict, debug)
 
 
 @app.command()
@@ -88,13 +83,7 @@ def compare(
     where = output or _compared(once.output)
     ours = [f"evaluation.arms=[{', '.join(chosen)}]", f"num_seeds={seeds}", f"output={json.dumps(where)}"]
     ours += [] if "oracle" in chosen else ["evaluation.oracle=null"]
-    loaded = load_config(config, [*given, *ours])
-    from rsf_dist import pipeline  # seconds; what is wrong with the configuration is said before
-
-    with _progress() as progress:
-        result = pipeline.run(loaded, address=address, verbose=debug, progress=progress)
-    _show(result, as_json)
-    _refuse_red(result, strict)
+    _carry_out("run", load_config(config, [*given, *ours]), address, as_json, strict, debug)
 
 
 @app.command()
@@ -109,13 +98,7 @@ def sample(
     """Fit the ratio and sample, for `rsf train` to go on with."""
     from rsf_dist.config import load_config
 
-    loaded = load_config(config, overrides or ())
-    from rsf_dist import pipeline  # seconds; what is wrong with the configuration is said before
-
-    with _progress() as progress:
-        result = pipeline.sample(loaded, address=address, verbose=debug, progress=progress)
-    _show(result, as_json)
-    _refuse_red(result, strict)
+    _carry_out("sample", load_config(config, overrides or ()), address, as_json, strict, debug)
 
 
 @app.command()
@@ -276,6 +259,17 @@ class _RaysRemarks(io.TextIOBase):
 
 def _complain(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
+
+
+def _carry_out(
+    job: Literal["run", "sample"], config: RunConfig, address: str | None, as_json: bool, strict: bool, debug: bool
+) -> None:
+    from rsf_dist import pipeline  # seconds; what is wrong with the configuration was said before
+
+    with _progress() as progress:
+        result = getattr(pipeline, job)(config, address=address, verbose=debug, progress=progress)
+    _show(result, as_json)
+    _refuse_red(result, strict)
 
 
 def _refuse_red(result: RunResult, strict: bool) -> None:
