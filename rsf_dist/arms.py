@@ -2,7 +2,7 @@
 
     own rows, proposals at random, target images with pseudo-labels or labels, …  ->  fine-tuned models  ->  verdicts
 
-Rows and optimizer steps are equal for all arms that train.
+Rows and optimizer steps are equal for all arms that train; but in mode `stream` target images do not come fresh.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rsf_dist.rounds import last_stream, sample_trial
 from rsf_dist.stream import RowStream
 from rsf_dist.tasks import Task
 from rsf_dist.trainer import FineTuner, FineTuneResult
-from rsf_dist.trial import Trial
+from rsf_dist.trial import Trial, ratio_folder
 
 MODEL = ""
 """The fine-tuned model lies in the trial's directory itself."""
@@ -128,20 +128,28 @@ def fine_tune(trial: Trial, arm: Arm, accepted: AcceptedSet, before: nn.Module) 
 
 
 def arm_rows(trial: Trial, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> Dataset | RowStream:
-    """The training rows of an arm, as many for each; in mode `stream`, fresh ones for every step where they can be."""
+    """The training rows of an arm, as many for each.
+
+    In mode `stream` arms of proposals have fresh ones for every step, those of target images what there is.
+    """
     config, inputs, num_rows = trial.config, trial.inputs, accepted.report.num_accepted
     streaming, fresh = config.sampling.mode == "stream", config.training.steps * config.training.batch_size
     if arm == config.own_arm:
         return last_stream(trial, accepted, fresh) if streaming else accepted.dataset
     if arm == "one_shot":
-        return sample_trial(trial.one_shot()).dataset
+        one = trial.one_shot()
+        if not one.store.holds(ratio_folder(0)):  # the first round's is the same ratio
+            one.store.take(ratio_folder(0), trial.store)
+        rows = sample_trial(one)
+        return last_stream(one, rows, fresh) if streaming else rows.dataset
     if arm == "random" and streaming:
         return controls.random_stream(config, trial.proposal(), fresh, trial.seed)
     if arm == "random":
         return controls.random_rows(config, trial.proposal(), num_rows, trial.seed)
     if arm == "weighted":
         proposal = trial.proposal()
-        return controls.weighted_rows(config, proposal, trial.ratio(proposal), num_rows, trial.seed)
+        count = fresh if streaming else num_rows
+        return controls.weighted_rows(config, proposal, trial.ratio(proposal), count, trial.seed)
     if arm == "pseudo_labels":
         least = config.evaluation.pseudo_label_confidence
         return controls.pseudo_labelled_rows(before, inputs.target, least, num_rows, trial.seed)

@@ -6,8 +6,10 @@ Batch norm statistics of the target: Li et al., "Revisiting Batch Normalization 
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import ray
 import torch
@@ -19,7 +21,7 @@ from rsf_dist.accepted import in_order
 from rsf_dist.batch import from_table, to_table
 from rsf_dist.config import RunConfig
 from rsf_dist.envelope import FixedEnvelope
-from rsf_dist.errors import unwrapped
+from rsf_dist.errors import StatisticalRefusal, unwrapped
 from rsf_dist.images import ImageSet
 from rsf_dist.models import device, require_batch_norm
 from rsf_dist.proposals import Proposal
@@ -58,16 +60,28 @@ def _random_sampler(config: RunConfig, proposal: Proposal, num_rows: int, seed: 
 
 
 def weighted_rows(config: RunConfig, proposal: Proposal, ratio: Ratio, num_rows: int, seed: int) -> Dataset:
-    """As `random_rows`, each with the weight p/q; training divides by the mean weight."""
+    """As `random_rows`, each with the weight p/q over the largest of them; training divides by the mean weight.
+
+    Raises StatisticalRefusal where all weights are 0.
+    """
     shared = ray.put(ratio)
     rows = random_rows(config, proposal, num_rows, seed)
-    return in_order(rows.map_batches(partial(_weigh, ratio=shared), batch_format="pyarrow"))
+    scored = in_order(rows.map_batches(partial(_score, ratio=shared), batch_format="pyarrow")).materialize()
+    largest = float(scored.max("log_ratio"))
+    if largest == -math.inf:
+        raise StatisticalRefusal(f"p/q is 0 for all {num_rows:,} proposals", "leave the arm `weighted` out")
+    return in_order(scored.map_batches(partial(_weigh, largest=largest), batch_format="pyarrow"))
 
 
-def _weigh(rows: pa.Table, ratio: ray.ObjectRef) -> pa.Table:
+def _score(rows: pa.Table, ratio: ray.ObjectRef) -> pa.Table:
     confine()
-    weight = log_ratios(ray.get(ratio), from_table(rows)).exp().float()
-    return rows.set_column(rows.column_names.index("weight"), "weight", pa.array(weight.numpy()))
+    scores = log_ratios(ray.get(ratio), from_table(rows))
+    return rows.set_column(rows.column_names.index("log_ratio"), "log_ratio", pa.array(scores.numpy()))
+
+
+def _weigh(rows: pa.Table, largest: float) -> pa.Table:
+    weight = np.exp(rows["log_ratio"].to_numpy() - largest).astype(np.float32)  # at most 1, whatever constant p lacks
+    return rows.set_column(rows.column_names.index("weight"), "weight", pa.array(weight))
 
 
 def oracle_rows(images: ImageSet, num_rows: int, seed: int) -> Dataset:

@@ -6,10 +6,7 @@ is made in a temporary directory and forgotten.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rsf_dist.config import RunConfig, differences
@@ -107,15 +104,8 @@ def borrow(config: RunConfig, draft: RunStore) -> list[str]:
         return [f"{run.uri} holds another run ({', '.join(found[:3])}): rsf run will want another output"]
     trial = run.at(trial_folder(0, config.num_seeds))
     for folder in (ratio_folder(0), pilot_folder(0)):
-        trial.find(folder, partial(_keep_copy, draft, folder))
+        draft.take(folder, trial)
     return []
-
-
-def _keep_copy(draft: RunStore, folder: str, copy: Path) -> None:
-    def write(to: Path) -> None:
-        shutil.copytree(copy, to, dirs_exist_ok=True)
-
-    draft.keep(folder, write)
 
 
 def size_of_pilot(sampler: RejectionSampler, look: Glance, warnings: list[str]) -> int:

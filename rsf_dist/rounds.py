@@ -42,9 +42,10 @@ def sample_trial(trial: Trial) -> AcceptedSet:
     """Move the proposal round by round, sample the rows to train on, and judge them."""
     record.begin(trial.store, trial.seed)
     last = explore(trial)
+    moved = moved_proposal(trial, last)
     if trial.config.rounds.num_rounds > 1:
-        settle_mix(trial, last, moved_proposal(trial, last))
-    proposal = round_proposal(trial, last)
+        settle_mix(trial, last, moved)
+    proposal = with_mix(trial, last, moved)
     fitted = trial.ratio(proposal, last)
     settle_means(trial, last, proposal, fitted)
     ratio = without_classes(trial, last, proposal, fitted)
@@ -160,8 +161,8 @@ def _tell(
     described = record.describe_round(number, accepted, ratio, judged, last)
     described |= samples.save_round(trial.store, number, proposal, trial.seed)
     mix = stored_mix(trial, number)
+    described["class_mix_kept"] = mix.kept
     if mix.estimate is not None:
-        effective = {"effective_classes": mix.estimate.effective_classes, "kept": mix.kept}
-        described["class_prior"] = mix.estimate.to_json() | effective
+        described["class_prior"] = mix.estimate.to_json() | {"effective_classes": mix.estimate.effective_classes}
     record.add_round(trial.store, described)
     trial.progress.say(record.round_in_words(described))

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -277,6 +278,10 @@ class RunStore:
                 remedy = "run it again with the same configuration: it is made again"
                 raise InputError(folder or "run", self.uri, str(damage), remedy) from damage
             return read(scratch)
+
+    def take(self, folder: str, other: RunStore) -> None:
+        """Keep a copy of what another store keeps as `folder`, where it does."""
+        other.find(folder, lambda copy: self.keep(folder, lambda to: shutil.copytree(copy, to, dirs_exist_ok=True)))
 
     def _copy(self, folder: str, to: Path) -> None:
         for name, data in self._files(folder):

@@ -138,6 +138,7 @@ def describe_round(
         "last": last,
         "parameters": {},
         "class_prior": None,
+        "class_mix_kept": None,
         "sampling": sampling,
         "fingerprint": accepted.fingerprint,
         "ratio": described,

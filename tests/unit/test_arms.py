@@ -170,13 +170,24 @@ def test_each_arm_has_as_many_rows_of_its_own_kind(tmp_path, rows_by):
     assert arm_rows(one_shot, "one_shot", ACCEPTED, before) == "own rows"
 
 
-def test_a_stream_gives_fresh_rows_to_the_run_and_to_the_random_control(tmp_path, rows_by):
+def test_a_stream_gives_fresh_rows_to_every_arm_of_proposals(tmp_path, rows_by):
     """As many as 400 steps of 64 rows take."""
-    config = compared(["random", "one_shot"], rounds=3, sampling={"num_accepted": 100, "mode": "stream"})
+    config = compared(["random", "weighted", "one_shot"], rounds=3, sampling={"num_accepted": 100, "mode": "stream"})
     trial = trial_of(config, tmp_path)
     assert arm_rows(trial, "adaptive", ACCEPTED, None) == ("last_stream", trial, ACCEPTED, 25_600)
     assert arm_rows(trial, "random", ACCEPTED, None) == ("random_stream", config, "q", 25_600, 3)
-    assert arm_rows(trial, "one_shot", ACCEPTED, None) == ("one shot", RoundsConfig())
+    assert arm_rows(trial, "weighted", ACCEPTED, None)[-2:] == (25_600, 3)
+    name, one, rows, count = arm_rows(trial, "one_shot", ACCEPTED, None)
+    assert (name, one.store.uri, count) == ("last_stream", trial.one_shot().store.uri, 25_600)
+    assert rows.dataset == ("one shot", RoundsConfig())
+
+
+def test_one_shot_takes_the_first_rounds_ratio(tmp_path, rows_by):
+    trial = trial_of(compared(["one_shot"], rounds=3), tmp_path)
+    trial.store.keep("rounds/000/ratio", lambda folder: (folder / "ratio.json").write_text("of the first round"))
+    arm_rows(trial, "one_shot", ACCEPTED, None)
+    taken = trial.one_shot().store.fetch("rounds/000/ratio", lambda folder: (folder / "ratio.json").read_text())
+    assert taken == "of the first round"
 
 
 @pytest.mark.parametrize("use_row_weights", [False, True])
@@ -343,9 +354,19 @@ def test_oracle_rows_are_labelled_target_images_each_once(here):
 
 
 def test_random_rows_are_weighted_by_the_ratio(here):
-    rows = to_table({"label": torch.tensor([0, 1, 2]), "weight": torch.ones(3), "x": torch.zeros(3)})
+    columns = {"label": torch.tensor([0, 1, 2]), "weight": torch.ones(3), "x": torch.zeros(3)}
+    rows = to_table(columns | {"log_ratio": torch.zeros(3, dtype=torch.float64)})
     ratio = LabelShiftRatio([0.1, 0.9, 0.0], [0.4, 0.3, 0.3])
-    weighted = controls._weigh(rows, ratio)
-    assert weighted["weight"].to_pylist() == pytest.approx([0.25, 3.0, 0.0])
+    scored = controls._score(rows, ratio)
+    weighted = controls._weigh(scored, max(scored["log_ratio"].to_pylist()))
+    assert weighted["weight"].to_pylist() == pytest.approx([0.25 / 3.0, 1.0, 0.0])
     assert weighted.schema == rows.schema
-    assert weighted.drop(["weight"]) == rows.drop(["weight"])
+    assert weighted.drop(["weight", "log_ratio"]) == rows.drop(["weight", "log_ratio"])
+
+
+@pytest.mark.parametrize("constant", [-1_000.0, 0.0, 1_000.0])
+def test_weights_are_finite_and_not_all_zero_whatever_constant_the_target_lacks(constant):
+    log_ratio = torch.tensor([0.0, -1.0, -2.0], dtype=torch.float64) + constant
+    rows = to_table({"weight": torch.ones(3), "log_ratio": log_ratio})
+    weights = controls._weigh(rows, float(log_ratio.max()))["weight"].to_pylist()
+    assert weights == pytest.approx([1.0, np.exp(-1), np.exp(-2)])

@@ -497,7 +497,7 @@ def test_a_collapsed_estimate_is_told_and_kept_but_not_followed(trial, rows_of, 
     assert f"the mix of classes stays as configured: {why}" in trial.progress.lines
     assert rounds.round_proposal(trial, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
     tell(trial, 2, last=True)
-    assert record.last_round(trial.store)["class_prior"]["kept"] == why
+    assert record.last_round(trial.store)["class_mix_kept"] == why
 
 
 @pytest.mark.parametrize(
@@ -826,7 +826,7 @@ def test_a_round_tells_of_an_estimated_mix_and_its_effective_classes(trial):
     tell(trial, 1, last=True)
     first, last = record.read(trial.store)["rounds"]
     assert first["class_prior"] is None
-    effective = {"effective_classes": pytest.approx(2.8, abs=0.01), "kept": None}
+    effective = {"effective_classes": pytest.approx(2.8, abs=0.01)}
     assert last["class_prior"] == ESTIMATE.to_json() | effective
 
 
@@ -877,9 +877,9 @@ def test_the_page_of_three_rounds(three):
 
 def test_the_page_tells_of_an_estimate_that_was_not_followed(three):
     folder, report = three
-    assert "was not followed" not in page_of(folder, report)
-    report["rounds"][-1]["class_prior"]["kept"] = "the estimate collapsed"
-    assert "This estimate was not followed: the estimate collapsed." in page_of(folder, report)
+    assert "stays as configured" not in page_of(folder, report)
+    report["rounds"][-1]["class_mix_kept"] = "the estimate collapsed"
+    assert "The mix of classes stays as configured: the estimate collapsed." in page_of(folder, report)
 
 
 def test_the_lines_of_three_rounds(three):
