@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -103,8 +103,48 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
+class Following:
+    """The rounds after the first one, each accepting a share of its proposals that is known beforehand.
+
+    Args:
+        exploring: how many move the proposal on; all like the first.
+        acceptance: of the last round's proposals; None where its envelope is no budget, and then it is left out.
+        num_accepted, num_pilot: of the last round.
+        fit_share: of the first ratio's seconds, what a later round's takes.
+    """
+
+    exploring: int
+    acceptance: float | None
+    num_accepted: int
+    num_pilot: int
+    fit_share: float
+
+
+@dataclass(frozen=True)
+class AllRounds:
+    """What all rounds of one seed take, the first one's costs holding for them all.
+
+    Args:
+        num_rounds: how many are counted; fewer where they converge before.
+        proposals: until the last row of each, pilots aside.
+        seconds: wall time of sampling, pilots' included.
+        ratio_seconds: of the fits; None where the first one's was not measured, the run's directory having its ratio.
+        cpu_hours, disk_bytes: as of a Forecast.
+    """
+
+    num_rounds: int
+    proposals: int
+    seconds: float
+    ratio_seconds: float | None
+    cpu_hours: float
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What one seed of a run will take and give. Training is not forecast.
+
+    With rounds it is of the first one, but for `rounds`.
 
     Args:
         num_accepted: rows to expect: those wanted, or fewer where the budget ends before.
@@ -123,6 +163,7 @@ class Forecast:
         options: the configured M, then others, M rising.
         recommendation: which envelope to take.
         warnings: what stands against running it so.
+        rounds: all of them; None where there is one.
     """
 
     num_accepted: int
@@ -145,6 +186,7 @@ class Forecast:
     options: tuple[Option, ...]
     recommendation: Recommendation
     warnings: tuple[str, ...]
+    rounds: AllRounds | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -167,7 +209,6 @@ def forecast(
     low, high = acceptance_limits(plan, by_quantile)
     most, likely, least = (min(clock.needed(a), clock.limit) for a in (low, plan.acceptance, high))
     num_accepted = min(job.num_accepted, round(likely * plan.acceptance)) if likely == clock.limit else job.num_accepted
-    num_shards = min(num_accepted, clock.chunks(likely))
     options = tuple(clock.options())
     statistics = _pilot_statistics(plan)
     return Forecast(
@@ -185,13 +226,38 @@ def forecast(
         seconds=clock.seconds(likely),
         seconds_interval=(clock.seconds(least), clock.seconds(most) + clock.second_start(most)),
         cpu_hours=clock.cpu_seconds(likely) / 3600,
-        disk_bytes=round(num_shards * costs.bytes_per_shard + num_accepted * costs.bytes_per_row),
+        disk_bytes=clock.disk_bytes(likely, num_accepted),
         ess_fraction=statistics.ess_fraction,
         costs=costs,
         options=options,
         recommendation=recommend(options, job),
         warnings=(*warnings, *_warnings(plan, job, statistics.ess_fraction, num_accepted)),
     )
+
+
+def forecast_rounds(plan: Plan, first: Forecast, job: Job, following: Following) -> AllRounds:
+    """Add up the first round and those that follow.
+
+    Args:
+        plan, first, job: of the first round.
+        following: the others.
+    """
+    parts = [(first.proposals, first.seconds, 3600 * first.cpu_hours, first.disk_bytes)]
+    explores = (job.num_accepted, first.acceptance, first.num_pilot, job.budget)
+    rounds = [explores] * following.exploring
+    if following.acceptance is not None:
+        rounds.append((following.num_accepted, following.acceptance, following.num_pilot, Budget()))
+    for num_accepted, acceptance, num_pilot, budget in rounds:
+        pilot_seconds = num_pilot * plan.pilot.seconds_per_row
+        costs = replace(first.costs, num_pilot=num_pilot, pilot_seconds=pilot_seconds)
+        clock = Clock(plan, replace(job, num_accepted=num_accepted, budget=budget), costs)
+        proposals = min(clock.needed(acceptance), clock.limit)
+        disk = clock.disk_bytes(proposals, num_accepted)
+        parts.append((proposals, clock.seconds(proposals), clock.cpu_seconds(proposals), disk))
+    proposals, seconds, cpu_seconds, disk = (sum(column) for column in zip(*parts, strict=True))
+    fits, measured = len(parts) - 1, first.costs.ratio_seconds
+    ratio_seconds = measured * (1 + fits * following.fit_share) if measured else None
+    return AllRounds(len(parts), int(proposals), seconds, ratio_seconds, cpu_seconds / 3600, int(disk))
 
 
 def acceptance_limits(plan: Plan, by_quantile: bool) -> tuple[float, float]:
@@ -259,6 +325,11 @@ class Clock:
         """CPU time of the pilot, of the actors' start, and of drawing and scoring in whole chunks."""
         scored = self.costs.num_pilot + self.chunks(proposals) * self.plan.work.chunk_size
         return self.job.actors * self.costs.cpu_startup_seconds + scored * self.costs.cpu_seconds_per_row
+
+    def disk_bytes(self, proposals: int, num_accepted: int) -> int:
+        """Of a file for each chunk that has any of the rows, and of the rows."""
+        num_shards = min(num_accepted, self.chunks(proposals))
+        return round(num_shards * self.costs.bytes_per_shard + num_accepted * self.costs.bytes_per_row)
 
     def options(self) -> Iterator[Option]:
         """The configured M; then, rising, the ratio's bound or its largest, and acceptances that the pilot can tell."""

@@ -6,12 +6,15 @@ is made in a temporary directory and forgotten.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 
-from rsf_dist.config import RunConfig, differences
+from rsf_dist.config import BudgetEnvelopeConfig, ClassifierRatioConfig, RunConfig, differences
 from rsf_dist.envelope import BudgetEnvelope
-from rsf_dist.forecast import Forecast, Job, Recommendation, forecast
+from rsf_dist.fitting import is_learned
+from rsf_dist.forecast import Following, Forecast, Job, Recommendation, forecast, forecast_rounds
+from rsf_dist.harvest import Harvest
 from rsf_dist.pilot import PilotRun
 from rsf_dist.pipeline import CONFIG, prepare, stored_config, trial_folder
 from rsf_dist.progress import Progress
@@ -69,21 +72,15 @@ def _forecast_trial(draft: Trial, actors: int | None, warnings: list[str]) -> Fo
     rounds = draft.config.rounds
     exploring = rounds.num_rounds > 1
     sampler = round_sampler(draft, proposal, draft.ratio(proposal), exploring)
-    if exploring:
-        warnings.append(
-            f"this is of the first of {rounds.num_rounds} rounds; the others before the last take about as many "
-            "proposals each, and what the last one takes depends on where they move the proposal"
-        )
     draft.progress.say("drawing a pilot, and rehearsing on the pool")
     look = glance(sampler.proposal, sampler.ratio, sampler.seed, sampler.pool)
     plan = sampler.plan(num_pilot=size_of_pilot(sampler, look, warnings))
-    sampling, training = draft.config.sampling, draft.config.training
-    fresh = training.steps * training.batch_size if sampling.mode == "stream" else 0
-    wanted = rounds.num_accepted if exploring else sampling.num_accepted + fresh
+    wanted = rounds.num_accepted if exploring else rows_to_train_on(draft.config)
     job = Job(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds)
+    brief = plan.is_brief(plan.wave_size(Harvest(wanted)), job.actors)
     num_pilot = 0 if had_pilot else sampler.num_pilot
     costs = replace(
-        rehearse(plan, sampler.pool, job.actors, look.seconds_per_row),
+        rehearse(plan, sampler.pool, job.actors, look.seconds_per_row, brief),
         num_pilot=num_pilot,
         pilot_seconds=num_pilot * plan.pilot.seconds_per_row,
         ratio_seconds=record.read(draft.store)["seconds"].get("ratio", 0.0),
@@ -91,7 +88,44 @@ def _forecast_trial(draft: Trial, actors: int | None, warnings: list[str]) -> Fo
         bytes_per_row=look.bytes_per_row,
     )
     found = forecast(plan, job, costs, by_quantile=isinstance(sampler.envelope, BudgetEnvelope), warnings=warnings)
-    return replace(found, recommendation=Recommendation("", _NO_ADVICE)) if exploring else found
+    if not exploring:
+        return found
+    told = (*found.warnings, *_of_rounds(draft.config))
+    all_rounds = forecast_rounds(plan, found, job, following_rounds(draft.config))
+    return replace(found, recommendation=Recommendation("", _NO_ADVICE), rounds=all_rounds, warnings=told)
+
+
+def rows_to_train_on(config: RunConfig) -> int:
+    """Of the last round; in mode `stream` those that training takes come fresh."""
+    training, sampling = config.training, config.sampling
+    return sampling.num_accepted + (training.steps * training.batch_size if sampling.mode == "stream" else 0)
+
+
+def following_rounds(config: RunConfig) -> Following:
+    """What is known beforehand of the rounds after the first."""
+    envelope = config.envelope
+    acceptance, num_pilot = None, 0
+    if isinstance(envelope, BudgetEnvelopeConfig):
+        acceptance, num_pilot = envelope.acceptance, envelope.num_pilot
+    exploring = config.rounds.num_rounds - 2
+    return Following(exploring, acceptance, rows_to_train_on(config), num_pilot, _fit_share(config))
+
+
+def _fit_share(config: RunConfig) -> float:
+    """What a later round's ratio takes of the first one's seconds."""
+    ratio, warm_steps = config.ratio, config.rounds.warm_steps
+    if isinstance(ratio, ClassifierRatioConfig) and warm_steps is not None:
+        return warm_steps / ratio.optimizer.steps
+    return float(is_learned(ratio))
+
+
+def _of_rounds(config: RunConfig) -> Iterator[str]:
+    yield "acceptance and bias are of the first round; the line on rounds is of them all"
+    if not isinstance(config.envelope, BudgetEnvelopeConfig):
+        yield (
+            f"the last round is left out: what it accepts at its envelope, kind {config.envelope.kind}, depends on "
+            "where the others move the proposal"
+        )
 
 
 def borrow(config: RunConfig, draft: RunStore) -> list[str]:

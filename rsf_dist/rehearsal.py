@@ -87,10 +87,11 @@ def _shard_bytes(batch: Batch, log_ratio: Floats, accept_key: Floats) -> tuple[f
     return small - few * per_row, per_row
 
 
-def rehearse(plan: Plan, pool: PoolConfig, actors: int, seconds_per_row: float) -> Costs:
+def rehearse(plan: Plan, pool: PoolConfig, actors: int, seconds_per_row: float, brief: bool = False) -> Costs:
     """What the pool's start and a proposal cost, on so many of the actors as there is room for.
 
     seconds_per_row: of a core that has nothing else to do; how much is rehearsed follows from it.
+    brief: as of `map_chunks`, as the run will have it; workers that are up already have no start.
     """
     room = max_actors(pool.model_copy(update={"max_actors": None}))
     here = min(actors, room, _REHEARSAL_ACTORS)
@@ -101,8 +102,9 @@ def rehearse(plan: Plan, pool: PoolConfig, actors: int, seconds_per_row: float) 
     work = _Clocked(replace(plan.work, chunk_size=size))
     started = time.monotonic()
     with unwrapped():
-        records = list(map_chunks(work, range(here * each), pool, plan.chunks_per_task(here * each, here)))
-    return _costs(records, size, time.monotonic() - started)
+        records = list(map_chunks(work, range(here * each), pool, plan.chunks_per_task(here * each, here), brief))
+    costs = _costs(records, size, time.monotonic() - started)
+    return replace(costs, cpu_startup_seconds=0.0) if brief else costs
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,15 @@ def _figures(forecast: dict[str, Any]) -> Iterator[str]:
         f"ratio {_time(costs['ratio_seconds'])}"
     )
     yield f"CPU time       {_time(3600 * forecast['cpu_hours'])} of sampling ({forecast['cpu_hours']:.3g} CPU hours)"
+    if forecast["rounds"] is not None:
+        yield _rounds(forecast["rounds"])
+
+
+def _rounds(rounds: dict[str, Any]) -> str:
+    fits = "not measured" if rounds["ratio_seconds"] is None else _time(rounds["ratio_seconds"])
+    sampling = f"{rounds['proposals']:,} proposals, {_time(rounds['seconds'])} of sampling, ratios {fits}"
+    kept = f"{rounds['cpu_hours']:.3g} CPU hours, {_bytes(rounds['disk_bytes'])} on disk"
+    return f"{rounds['num_rounds']:>2} rounds      {sampling}; {kept}"
 
 
 def _options(forecast: dict[str, Any]) -> Iterator[str]:

@@ -114,6 +114,32 @@ def test_a_plan_is_within_a_factor_of_its_run(configured, tmp_path: Path, record
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("configured", [digits_config, fashion_config])
+def test_a_plan_of_rounds_is_within_a_factor_of_them_all(configured, tmp_path: Path, record_property) -> None:
+    """As above, of the examples as they are, and of all rounds together."""
+    raw = configured(tmp_path).model_dump()
+    example = "rsf_dist/demo/digits.yaml" if configured is digits_config else "examples/fashion_shift/config.yaml"
+    own = yaml.safe_load((ROOT / example).read_text())
+    config = parse_config(raw | {name: own[name] for name in ("rounds", "envelope")})
+    found = plan_run(config, actors=2).rounds
+    report = pipeline.sample(config).report
+    rounds = [told["sampling"] for told in report["rounds"]]
+    shards = sum(shard.stat().st_size for shard in Path(config.output).glob("rounds/*/accepted/*.parquet"))
+    ratios = {
+        "proposals": found.proposals / sum(told["num_proposed"] for told in rounds),
+        "wall time": found.seconds / (report["seconds"]["rounds"] + report["seconds"]["sampling"]),
+        "ratio time": found.ratio_seconds / report["seconds"]["ratio"],
+        "disk": found.disk_bytes / shards,
+    }
+    print({name: round(ratio, 2) for name, ratio in ratios.items()})
+    for name, ratio in ratios.items():
+        record_property(f"forecast of {name} to what it took", round(ratio, 2))
+    assert found.num_rounds == len(rounds)
+    assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios.values()), ratios
+
+
+@pytest.mark.soak
 def test_the_command_prints_json_and_knows_another_run(small_run: dict, tmp_path: Path, ray_address: str) -> None:
     place, output = tmp_path / "config.yaml", Path(small_run["output"])
     place.write_text(yaml.safe_dump(small_run))

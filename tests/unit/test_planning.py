@@ -17,11 +17,13 @@ from rsf_dist.forecast import (
     BIAS_LIMIT,
     Clock,
     Costs,
+    Following,
     Job,
     Option,
     acceptance_limits,
     bias_at,
     forecast,
+    forecast_rounds,
     recommend,
 )
 from rsf_dist.pilot import PilotRun, Probe
@@ -229,6 +231,7 @@ def test_with_rounds_it_is_of_the_first_and_advises_nothing(num_rounds, small_ru
         small_run
         | {"sampling": {"num_accepted": 700, "budget": {"max_proposals": 900_000}}}
         | {"rounds": {"num_rounds": num_rounds, "num_accepted": 500, "acceptance": 0.1}}
+        | {"envelope": {"kind": "pilot"}}
     )
     jobs = []
 
@@ -239,7 +242,7 @@ def test_with_rounds_it_is_of_the_first_and_advises_nothing(num_rounds, small_ru
         def plan(self, num_pilot):
             return even()
 
-    def rehearsed(plan, pool, actors, seconds_per_row):
+    def rehearsed(plan, pool, actors, seconds_per_row, brief):
         return COSTS
 
     def foretell(plan, job, *rest, **more):
@@ -264,10 +267,49 @@ def test_with_rounds_it_is_of_the_first_and_advises_nothing(num_rounds, small_ru
     if num_rounds > 1:
         assert found.recommendation.yaml == ""
         assert "# none: the envelope is the last round's" in told
-        assert "this is of the first of 3 rounds" in warnings[0]
+        assert " 2 rounds      " in told  # the last round's envelope is of a kind that does not tell
+        assert "the last round is left out: what it accepts at its envelope, kind pilot" in " ".join(found.warnings)
     else:
         assert "envelope: {kind:" in found.recommendation.yaml
-        assert warnings == []
+        assert found.rounds is None
+        assert found.warnings == ()
+
+
+def test_all_rounds_add_up() -> None:
+    # The first: 500 rows at 1/2, 1,000 proposals in 10 chunks of 1 s, 5 on each of two actors, and 7 until they are up.
+    costs = replace(COSTS, num_pilot=2_000, pilot_seconds=20.0, ratio_seconds=40.0, cpu_seconds_per_row=0.008)
+    costs = replace(costs, bytes_per_shard=100.0, bytes_per_row=10.0)
+    plan, job = even(), Job(500, actors=2, budget=Budget(max_proposals=5_000))
+    first = forecast(plan, job, costs)
+    assert (first.proposals, first.seconds) == (1_000, pytest.approx(20 + 7 + 5))
+    # Two more like it; then 800 rows at 1/4: 3,200 proposals in 32 chunks, after a pilot of 300 in 3 s.
+    following = Following(exploring=2, acceptance=0.25, num_accepted=800, num_pilot=300, fit_share=0.5)
+    found = forecast_rounds(plan, first, job, following)
+    assert found.num_rounds == 4
+    assert found.proposals == 3 * 1_000 + 3_200
+    assert found.seconds == pytest.approx(3 * (20 + 7 + 5) + 3 + 7 + 16)
+    assert found.ratio_seconds == pytest.approx(40 * (1 + 3 * 0.5))
+    assert found.cpu_hours == pytest.approx((3 * (2_000 + 1_000) + 300 + 3_200) * 0.008 / 3600)
+    assert found.disk_bytes == 3 * (10 * 100 + 500 * 10) + 32 * 100 + 800 * 10
+    assert " 4 rounds      6,200 proposals" in outlook_in_words(replace(first, rounds=found).to_dict())
+    # What an envelope accepts that is no budget cannot be known, nor what a ratio costs that was there already.
+    known = forecast_rounds(plan, first, job, replace(following, acceptance=None))
+    assert (known.num_rounds, known.proposals) == (3, 3_000)
+    first = replace(first, costs=replace(costs, ratio_seconds=0.0))
+    assert forecast_rounds(plan, first, job, following).ratio_seconds is None
+
+
+def test_what_is_known_of_later_rounds(small_run: dict) -> None:
+    rounds = {"num_rounds": 5, "warm_steps": 15}
+    budget = {"kind": "budget", "acceptance": 0.2, "num_pilot": 3_000}
+    raw = small_run | {"rounds": rounds, "envelope": budget}
+    raw["ratio"] = raw["ratio"] | {"optimizer": raw["ratio"]["optimizer"] | {"steps": 60}}
+    found = planning.following_rounds(parse_config(raw))
+    assert found == Following(3, 0.2, raw["sampling"]["num_accepted"], 3_000, 0.25)
+    anew = planning.following_rounds(parse_config(raw | {"rounds": rounds | {"warm_steps": None}}))
+    assert anew.fit_share == 1.0
+    known = {"kind": "density", "parameters": {"rotation": {"normal": [0.8, 0.1]}}}
+    assert planning.following_rounds(parse_config(raw | {"ratio": known})).fit_share == 0.0
 
 
 class _Sampler:
