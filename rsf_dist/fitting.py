@@ -26,6 +26,7 @@ from rsf_dist.config import (
     CustomRatioConfig,
     DensityRatioConfig,
     LabelShiftRatioConfig,
+    ModelConfig,
     ProductRatioConfig,
     RatioConfig,
     RewardRatioConfig,
@@ -66,14 +67,34 @@ _CHUNK_OF_PRIOR, _CHUNK_OF_MEANS = 1, 2
 
 @dataclass(frozen=True)
 class Before:
-    """The round before: its ratio, and how many steps a classifier takes from there; None: it begins anew."""
+    """What a classifier ratio begins with; it begins anew where there is nothing.
+
+    Args:
+        ratio: that of the round before; and how many `steps` are taken from there.
+        model: a classifier of images, and the configuration of its network, whose features the ratio is to use.
+    """
 
     ratio: Ratio | None = None
     steps: int | None = None
+    model: tuple[ModelConfig, Network] | None = None
 
     def factor(self, number: int) -> Before:
         """Of a product."""
         return Before(self.ratio.factors[number] if isinstance(self.ratio, ProductRatio) else None, self.steps)
+
+    def first(
+        self, config: ClassifierRatioConfig, channels: int, seed: int
+    ) -> tuple[ClassifierRatioConfig, Sequence[Network] | None]:
+        """The networks to begin with, None for new ones; and the configuration that goes with them."""
+        if self.model is not None:
+            of_model, model = self.model
+            config = config.model_copy(update={"network": of_model, "freeze_backbone": True})
+            spec = network_spec(config, channels)
+            return config, [spec.build_upon(model, member_seed(seed, member)) for member in range(config.ensemble)]
+        if self.steps is None or not isinstance(self.ratio, ClassifierRatio):
+            return config, None
+        optimizer = config.optimizer.model_copy(update={"steps": self.steps})
+        return config.model_copy(update={"optimizer": optimizer}), self.ratio.networks
 
 
 def make_ratio(
@@ -192,14 +213,10 @@ def fit_classifier(
     """Learn log p/q from target images uint8 [n, c, h, w] and fresh proposals.
 
     In one Ray task, or with `config.num_workers` through Ray Train, whose checkpoints go to `checkpoints`. It goes on
-    from the networks of the round `before`, where there are some. Raises InputError, StatisticalRefusal.
+    from what was there `before`. Raises InputError, StatisticalRefusal.
     """
     check_ratio(config)
-    initial = None
-    if before is not None and before.steps is not None and isinstance(before.ratio, ClassifierRatio):
-        initial = before.ratio.networks
-        optimizer = config.optimizer.model_copy(update={"steps": before.steps})
-        config = config.model_copy(update={"optimizer": optimizer})
+    config, initial = (before or Before()).first(config, target.shape[1], seed)
     split_seed = seed if split_seed is None else split_seed
     with unwrapped():
         task = {"num_cpus": config.cpus, "num_gpus": config.gpus}

@@ -18,6 +18,7 @@ from rsf_dist.chunk import ChunkWork
 from rsf_dist.class_mix import ClassMix, means_folder, mix_folder, stored_mix
 from rsf_dist.config import (
     ClassifierRatioConfig,
+    ModelConfig,
     RatioNetworkConfig,
     RatioOptimizerConfig,
     RoundsConfig,
@@ -26,6 +27,7 @@ from rsf_dist.config import (
 from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.fitting import Before
 from rsf_dist.images import ImageSet
+from rsf_dist.models import NetworkSpec
 from rsf_dist.pipeline import RunResult
 from rsf_dist.progress import Progress
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal, DistributionProposal
@@ -239,6 +241,18 @@ def test_a_classifier_goes_on_with_fewer_steps_where_there_is_one(before, asked)
     assert {call.seeds for call in asked} == {(3, 0)}
     fitting.fit_classifier(config, TARGET, broad(), 3)
     assert asked[-1].seeds == (3, 3)
+
+
+def test_a_models_features_take_the_place_of_the_ratios_network():
+    of_model = ModelConfig(width=4)
+    model = NetworkSpec(of_model, num_outputs=3, channels=1).build(1)
+    config = ClassifierRatioConfig(ensemble=2, optimizer=RatioOptimizerConfig(steps=99))
+    found, networks = Before(model=(of_model, model)).first(config, channels=1, seed=5)
+    assert (found.network, found.freeze_backbone, found.optimizer.steps) == (of_model, True, 99)
+    one, other = networks
+    assert torch.equal(one.network[0].weight, model.network[0].weight)
+    assert one.head.weight.shape[0] == 1
+    assert not torch.equal(one.head.weight, other.head.weight)
 
 
 def test_a_products_factors_go_on_each_from_its_own(before):

@@ -69,6 +69,15 @@ def test_a_number_stands_for_so_many_rounds():
     assert parse_text(json.dumps(MINIMAL), ["rounds.num_rounds=4"]).rounds.num_rounds == 4
 
 
+def test_fine_tuned_features_are_for_a_classifier_ratio_and_classes():
+    rounds = {"num_rounds": 3, "fine_tuned_features": True}
+    assert having(rounds=rounds).rounds.fine_tuned_features
+    reward = {"kind": "reward", "score": "mine:score", "max_score": 1.0}
+    refused("needs ratio.kind=classifier and task.kind=classification", rounds=rounds, ratio=reward)
+    task = {"kind": "custom", "factory": "mine:task"}
+    refused("needs ratio.kind=classifier and task.kind=classification", rounds=rounds, task=task)
+
+
 def test_a_number_given_on_the_command_line_leaves_the_rest_of_the_section():
     text = json.dumps(MINIMAL | {"rounds": {"num_rounds": 3, "num_accepted": 77, "class_prior": None}})
     assert parse_text(text, ["rounds=5"]).rounds == RoundsConfig(num_rounds=5, num_accepted=77, class_prior=None)
