@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
-from ray.data import Dataset
+from ray.data import DataContext, Dataset
 from ray.data.expressions import col
 
 from rsf_dist.accept import capped_weight
@@ -147,7 +147,10 @@ def describe_columns(rows: pa.Table) -> str:
 def stored_dataset(store: RunStore, shards: Sequence[Shard]) -> Dataset:
     """All rows of the shards, in order."""
     paths = [store.path(shard.path) for shard in shards if shard.rows]
-    return in_order(ray.data.read_parquet(paths, filesystem=store.filesystem, partitioning=None))
+    context = DataContext.get_current().copy()
+    context.use_datasource_v2 = False  # each execution of a V2 read starts 32 actors to look at footers
+    with DataContext.current(context):
+        return in_order(ray.data.read_parquet(paths, filesystem=store.filesystem, partitioning=None))
 
 
 def handed_over(
