@@ -9,13 +9,11 @@ of variables included, stays known; others are standardised. How many Gaussians 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.distributions import (
@@ -30,6 +28,9 @@ from torch.distributions import (
 )
 
 from rsf_dist.errors import InputError
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
 
 _ROWS_A_NUMBER = 5
 """A Gaussian of d dimensions has (d + 1)(d + 2)/2 numbers; so many rows for each of them at least."""
@@ -56,6 +57,9 @@ def fit_law(values: Tensor, low: Tensor, high: Tensor, seed: int, max_components
     Raises:
         InputError: too few rows for one Gaussian, or values that are not finite.
     """
+    from sklearn.exceptions import ConvergenceWarning  # here: actors, which import proposals, never refit one
+    from sklearn.mixture import GaussianMixture
+
     n, d = len(values), values.shape[1:].numel()
     numbers = (d + 1) * (d + 2) // 2
     if n < _ROWS_A_NUMBER * numbers:
