@@ -224,6 +224,7 @@ def test_the_example_is_made_from_one_folder():
         ("photometric", {"brightness", "noise"}),
         ("class_prior", set()),
         ("bimodal", {"rotation", "scale", "brightness", "translate_x", "translate_y", "noise"}),
+        ("outside", {"rotation", "scale", "brightness", "translate_x", "translate_y", "noise"}),
         ("misspecified", {"rotation", "scale", "brightness", "translate_x", "translate_y", "noise", "blur", "gamma"}),
     ],
 )
@@ -232,6 +233,8 @@ def test_the_examples_other_shifts(name, shifted):
     given = shift.model_dump(exclude_defaults=True)
     assert given.keys() - {"prior"} == shifted
     assert (shift.prior == UNIFORM) == (name in {"geometric", "photometric"})
-    assert set(SHIFTS) == {"geometric", "photometric", "class_prior", "bimodal", "misspecified"}
+    assert set(SHIFTS) == {"geometric", "photometric", "class_prior", "bimodal", "misspecified", "outside"}
     if name == "bimodal":
         assert shift.rotation == ParameterShiftConfig(mean=[-0.9, 0.6], sd=0.2)
+    if name == "outside":  # by three standard deviations and more
+        assert shift.rotation.mean - 3 * shift.rotation.sd > 1.5
