@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, Uniform
-from torchvision.transforms import v2
 
 from rsf_dist import user_code
 from rsf_dist.config import (
@@ -222,12 +221,16 @@ def build_law(config: LawConfig) -> Distribution:
 
 
 def _pipeline(steps: tuple[TransformConfig, ...]) -> Callable[[Tensor], Tensor] | None:
-    return (
-        v2.Compose([_transform(step, f"transforms.{number}") for number, step in enumerate(steps)]) if steps else None
-    )
+    if not steps:
+        return None
+    from torchvision.transforms import v2  # here: few pipelines are configured, and it takes its time
+
+    return v2.Compose([_transform(step, f"transforms.{number}") for number, step in enumerate(steps)])
 
 
-def _transform(step: TransformConfig, field: str) -> v2.Transform:
+def _transform(step: TransformConfig, field: str) -> nn.Module:
+    from torchvision.transforms import v2
+
     kind = getattr(v2, step.name, None)
     if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
         raise InputError(f"{field}.name", step.name, "is no transform of torchvision.transforms.v2", "correct the name")

@@ -11,7 +11,6 @@ import math
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
-from torchvision.transforms.v2 import functional as F
 
 from rsf_dist.config import ParameterShiftConfig, ShiftConfig
 from rsf_dist.images import ImageSet
@@ -52,6 +51,8 @@ def blurred(images: Tensor, sd: float) -> Tensor:
     """uint8 [n, c, h, w] under a Gaussian of `sd` pixels, cut off at three of them and where the image ends."""
     if sd < _LEAST_BLUR:
         return images
+    from torchvision.transforms.v2 import functional as F  # here: few places are blurred, and it takes its time
+
     height, width = images.shape[-2:]
     sizes = [2 * min(math.ceil(3 * sd), length - 1) + 1 for length in (width, height)]
     return F.gaussian_blur(images, sizes, [sd, sd])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from rsf_dist.batch import Batch
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 
 @runtime_checkable

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from rsf_dist.batch import Batch
 from rsf_dist.config import ModelConfig
 from rsf_dist.errors import InputError
 from rsf_dist.models import Network, NetworkSpec, load_network, save_network
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 
 class ClassificationTask:
@@ -41,6 +43,12 @@ class ClassificationTask:
 
     def metrics(self) -> MetricCollection:
         """accuracy (micro) and loss."""
+        from torchmetrics import (
+            MeanMetric,
+            MetricCollection,
+        )  # here: it brings torchvision along, which few processes need
+        from torchmetrics.classification import MulticlassAccuracy
+
         accuracy = MulticlassAccuracy(num_classes=self.spec.num_outputs, average="micro")
         return MetricCollection(
             {"accuracy": accuracy, "loss": MeanMetric(nan_strategy="disable")}, compute_groups=False

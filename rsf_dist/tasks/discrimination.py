@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import BinaryAccuracy
 
 from rsf_dist.batch import Batch
 from rsf_dist.config import ClassifierRatioConfig
 from rsf_dist.models import Network, load_network, save_network
 from rsf_dist.ratios.classifier import build_network, network_spec
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 
 class DiscriminationTask:
@@ -40,6 +42,12 @@ class DiscriminationTask:
 
     def metrics(self) -> MetricCollection:
         """accuracy and loss."""
+        from torchmetrics import (
+            MeanMetric,
+            MetricCollection,
+        )  # here: it brings torchvision along, which few processes need
+        from torchmetrics.classification import BinaryAccuracy
+
         return MetricCollection(
             {"accuracy": BinaryAccuracy(), "loss": MeanMetric(nan_strategy="disable")}, compute_groups=False
         )
