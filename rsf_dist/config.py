@@ -703,7 +703,9 @@ class RoundsConfig(_Config):
     warm_steps: optimizer steps by which a classifier ratio goes on, from the second round on, from that of the round
         before; null: it is learned from scratch, in its own number of steps.
     fine_tuned_features: from the second round on, a classifier ratio is a linear one on what the last layer is given of
-        the model fine-tuned, as `training` says but in one process, on the rows that the round before accepted.
+        the model fine-tuned on the rows that the round before accepted: in one process and without row weights, by the
+        optimizer of `training`. Of `ratio`, network and freeze_backbone then hold for the first round; warm_steps
+        holds for none, and min_gain, which compares ratios of one kind, must be null.
     max_components: Gaussians that the refitted law may have; BIC chooses.
     broad_share: of the proposals, drawn from the proposal as configured, so that nothing is lost for ever.
     class_prior: how the proposal's mix of classes is moved, once, before the last round of a classifier ratio, where
@@ -880,6 +882,8 @@ class RunConfig(_Config):
         classifies = self.ratio.kind == "classifier" and self.task.kind == "classification"
         if self.rounds.fine_tuned_features and not classifies:
             raise ValueError("rounds.fine_tuned_features needs ratio.kind=classifier and task.kind=classification")
+        if self.rounds.fine_tuned_features and (self.rounds.num_rounds == 1 or self.rounds.min_gain is not None):
+            raise ValueError("rounds.fine_tuned_features needs rounds.num_rounds above 1 and rounds.min_gain=null")
         return self
 
     @model_validator(mode="after")
@@ -907,6 +911,8 @@ class RunConfig(_Config):
         judge = self.evaluation.judge and self.evaluation.judge.model_dump()
         if isinstance(self.ratio, ClassifierRatioConfig) and judge == self.ratio.network.model_dump():
             raise ValueError("evaluation.judge must be another network than ratio.network")
+        if self.rounds.fine_tuned_features and judge == self.model.model_dump():
+            raise ValueError("evaluation.judge must be another network than model, whose features the ratio uses")
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,13 +83,13 @@ class Before:
         """Of a product."""
         return Before(self.ratio.factors[number] if isinstance(self.ratio, ProductRatio) else None, self.steps)
 
-    def first(
+    def starting_point(
         self, config: ClassifierRatioConfig, channels: int, seed: int
     ) -> tuple[ClassifierRatioConfig, Sequence[Network] | None]:
         """The networks to begin with, None for new ones; and the configuration that goes with them."""
         if self.model is not None:
-            of_model, model = self.model
-            config = config.model_copy(update={"network": of_model, "freeze_backbone": True})
+            network, model = self.model
+            config = config.model_copy(update={"network": network, "freeze_backbone": True})
             spec = network_spec(config, channels)
             return config, [spec.build_upon(model, member_seed(seed, member)) for member in range(config.ensemble)]
         if self.steps is None or not isinstance(self.ratio, ClassifierRatio):
@@ -216,7 +217,7 @@ def fit_classifier(
     from what was there `before`. Raises InputError, StatisticalRefusal.
     """
     check_ratio(config)
-    config, initial = (before or Before()).first(config, target.shape[1], seed)
+    config, initial = (before or Before()).starting_point(config, target.shape[1], seed)
     split_seed = seed if split_seed is None else split_seed
     with unwrapped():
         task = {"num_cpus": config.cpus, "num_gpus": config.gpus}
@@ -310,7 +311,8 @@ def _estimate_prior(
     rows = proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk))
     drawn = ImageSet(rows["image"], rows["label"], inputs.source.classes)
     held_out = round(config.num_proposals * config.calibration_fraction)
-    classifier = pretrain(task, drawn.subset(slice(held_out, None)), config.optimizer, seed, initial)
+    field = "rounds.class_prior.optimizer" if isinstance(config, ClassPriorConfig) else "ratio.optimizer"
+    classifier = pretrain(task, drawn.subset(slice(held_out, None)), config.optimizer, seed, initial, field)
     source, target = (
         in_pieces(classifier, images, _numbers_per_row(classifier, images)).double().cpu().numpy()
         for images in (drawn.images[:held_out], inputs.target.images)
@@ -340,6 +342,8 @@ def _fit_parallel(
         use_gpu=config.gpus > 0,
     )
     task = DiscriminationTask(config, channels=splits.fit.target.shape[1])
+    if initial is not None and config.freeze_backbone:
+        initial = copy.deepcopy(initial).freeze_backbone()
     tuner = FineTuner(task, training, seed=seed, initial=initial, storage_path=checkpoints, name="ratio")
     generator = Streams(seed, Stage.RATIO).torch(purpose=6)
     fit, held_out = (_blocks(_balanced(split, generator)) for split in (splits.fit, splits.calibration))

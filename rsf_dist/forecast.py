@@ -21,7 +21,7 @@ from rsf_dist.accept import Floats, key_quantile
 from rsf_dist.config import Budget
 from rsf_dist.diagnostics import Statistics, mean_interval, target_side_bound, target_side_lower
 from rsf_dist.harvest import Harvest
-from rsf_dist.waves import Plan
+from rsf_dist.waves import START_SECONDS, Plan
 
 BIAS_LIMIT = 0.1
 """A recommended M misplaces at most this share of the rows, as estimated."""
@@ -41,10 +41,11 @@ class Costs:
 
     Args:
         startup_seconds: of the pool, over and above the time in which its actors compute.
+        brief: whether that was of tasks, which have no actors to wait for; see `map_chunks`.
         seconds_per_row: of an actor, beside the others.
         cpu_startup_seconds, cpu_seconds_per_row: CPU time of an actor before its first chunk, and of a proposal.
         num_pilot, pilot_seconds: proposals of the run's pilot, and its wall time; 0 where its directory holds that.
-        ratio_seconds: of making the ratio; 0 where the run's directory holds that.
+        ratio_seconds: of making the ratio; None where the run's directory holds that.
         bytes_per_shard, bytes_per_row: a shard of k rows takes bytes_per_shard + k bytes_per_row.
     """
 
@@ -54,9 +55,10 @@ class Costs:
     cpu_seconds_per_row: float = 0.0
     num_pilot: int = 0
     pilot_seconds: float = 0.0
-    ratio_seconds: float = 0.0
+    ratio_seconds: float | None = None
     bytes_per_shard: float = 0.0
     bytes_per_row: float = 0.0
+    brief: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,32 +109,34 @@ class Following:
     """The rounds after the first one, each accepting a share of its proposals that is known beforehand.
 
     Args:
-        exploring: how many move the proposal on; all like the first.
-        acceptance: of the last round's proposals; None where its envelope is no budget, and then it is left out.
-        num_accepted, num_pilot: of the last round.
+        exploring: how many move the proposal on, all like the first; and the proposals of a pilot of theirs.
+        last: rows, budget and acceptance of the last round, and the proposals of its pilot; None where its envelope
+            does not tell, and then it is left out.
         fit_share: of the first ratio's seconds, what a later round's takes.
     """
 
     exploring: int
-    acceptance: float | None
-    num_accepted: int
     num_pilot: int
+    last: tuple[int, Budget, float, int] | None
     fit_share: float
 
 
 @dataclass(frozen=True)
 class AllRounds:
-    """What all rounds of one seed take, the first one's costs holding for them all.
+    """What all rounds of one seed take, the first one's costs holding for them all; the mix of classes is left out.
 
     Args:
-        num_rounds: how many are counted; fewer where they converge before.
+        num_rounds: how many are counted; there are fewer where they converge before.
+        num_accepted: rows to expect of them all.
         proposals: until the last row of each, pilots aside.
         seconds: wall time of sampling, pilots' included.
-        ratio_seconds: of the fits; None where the first one's was not measured, the run's directory having its ratio.
+        ratio_seconds: of the fits, in proportion to their optimizer steps; None where the first one's was not measured,
+            the run's directory having its ratio.
         cpu_hours, disk_bytes: as of a Forecast.
     """
 
     num_rounds: int
+    num_accepted: int
     proposals: int
     seconds: float
     ratio_seconds: float | None
@@ -207,8 +211,8 @@ def forecast(
     """
     clock = Clock(plan, job, costs)
     low, high = acceptance_limits(plan, by_quantile)
-    most, likely, least = (min(clock.needed(a), clock.limit) for a in (low, plan.acceptance, high))
-    num_accepted = min(job.num_accepted, round(likely * plan.acceptance)) if likely == clock.limit else job.num_accepted
+    most, likely, least = (clock.likely(a) for a in (low, plan.acceptance, high))
+    num_accepted = clock.found(plan.acceptance)
     options = tuple(clock.options())
     statistics = _pilot_statistics(plan)
     return Forecast(
@@ -242,22 +246,19 @@ def forecast_rounds(plan: Plan, first: Forecast, job: Job, following: Following)
         plan, first, job: of the first round.
         following: the others.
     """
-    parts = [(first.proposals, first.seconds, 3600 * first.cpu_hours, first.disk_bytes)]
-    explores = (job.num_accepted, first.acceptance, first.num_pilot, job.budget)
-    rounds = [explores] * following.exploring
-    if following.acceptance is not None:
-        rounds.append((following.num_accepted, following.acceptance, following.num_pilot, Budget()))
-    for num_accepted, acceptance, num_pilot, budget in rounds:
-        pilot_seconds = num_pilot * plan.pilot.seconds_per_row
-        costs = replace(first.costs, num_pilot=num_pilot, pilot_seconds=pilot_seconds)
+    rounds = [(job.num_accepted, job.budget, first.acceptance, following.num_pilot)] * following.exploring
+    rounds += [] if following.last is None else [following.last]
+    parts = [(first.num_accepted, first.proposals, first.seconds, first.cpu_hours, first.disk_bytes)]
+    for num_accepted, budget, acceptance, num_pilot in rounds:
+        costs = replace(first.costs, num_pilot=num_pilot, pilot_seconds=num_pilot * plan.pilot.seconds_per_row)
         clock = Clock(plan, replace(job, num_accepted=num_accepted, budget=budget), costs)
-        proposals = min(clock.needed(acceptance), clock.limit)
-        disk = clock.disk_bytes(proposals, num_accepted)
-        parts.append((proposals, clock.seconds(proposals), clock.cpu_seconds(proposals), disk))
-    proposals, seconds, cpu_seconds, disk = (sum(column) for column in zip(*parts, strict=True))
-    fits, measured = len(parts) - 1, first.costs.ratio_seconds
-    ratio_seconds = measured * (1 + fits * following.fit_share) if measured else None
-    return AllRounds(len(parts), int(proposals), seconds, ratio_seconds, cpu_seconds / 3600, int(disk))
+        likely = clock.likely(acceptance)
+        found, cpu_hours = clock.found(acceptance), clock.cpu_seconds(likely) / 3600
+        parts.append((found, likely, clock.seconds(likely), cpu_hours, clock.disk_bytes(likely, found)))
+    found, proposals, seconds, cpu_hours, disk_bytes = (sum(column) for column in zip(*parts, strict=True))
+    measured = first.costs.ratio_seconds
+    ratio_seconds = None if measured is None else measured * (1 + len(rounds) * following.fit_share)
+    return AllRounds(len(parts), found, proposals, seconds, ratio_seconds, cpu_hours, disk_bytes)
 
 
 def acceptance_limits(plan: Plan, by_quantile: bool) -> tuple[float, float]:
@@ -306,6 +307,15 @@ class Clock:
             chunks = min(chunks, self.job.actors * int(computing / max(self._chunk_seconds, 1e-9)))
         return max(1, chunks) * size  # a first chunk is always drawn
 
+    def likely(self, acceptance: float) -> int:
+        """Proposals until all rows are accepted, or the budget ends."""
+        return min(self.needed(acceptance), self.limit)
+
+    def found(self, acceptance: float) -> int:
+        """Rows that are accepted by then."""
+        wanted, likely = self.job.num_accepted, self.likely(acceptance)
+        return min(wanted, round(likely * acceptance)) if likely == self.limit else wanted
+
     def chunks(self, proposals: int) -> int:
         """That hold these proposals."""
         return -(-proposals // self.plan.work.chunk_size)
@@ -313,7 +323,7 @@ class Clock:
     def seconds(self, proposals: int) -> float:
         """Wall time of sampling."""
         chunks, largest = self.chunks(proposals), self.plan.wave_size(Harvest(1, exhaustive=True))
-        starts = max(1, math.ceil(chunks / largest)) * self.costs.startup_seconds
+        starts = max(1, math.ceil(chunks / largest)) * self._startup_seconds(chunks)
         return self.costs.pilot_seconds + starts + math.ceil(chunks / self.job.actors) * self._chunk_seconds
 
     def second_start(self, proposals: int) -> float:
@@ -323,8 +333,10 @@ class Clock:
 
     def cpu_seconds(self, proposals: int) -> float:
         """CPU time of the pilot, of the actors' start, and of drawing and scoring in whole chunks."""
-        scored = self.costs.num_pilot + self.chunks(proposals) * self.plan.work.chunk_size
-        return self.job.actors * self.costs.cpu_startup_seconds + scored * self.costs.cpu_seconds_per_row
+        chunks = self.chunks(proposals)
+        scored = self.costs.num_pilot + chunks * self.plan.work.chunk_size
+        start = START_SECONDS if self._outgrows_tasks(chunks) else self.costs.cpu_startup_seconds
+        return self.job.actors * start + scored * self.costs.cpu_seconds_per_row
 
     def disk_bytes(self, proposals: int, num_accepted: int) -> int:
         """Of a file for each chunk that has any of the rows, and of the rows."""
@@ -344,6 +356,13 @@ class Clock:
         for log_m, name, envelope in sorted(others):
             if math.isfinite(log_m):
                 yield self._option(name, envelope, log_m, pilot.log_ratio)
+
+    def _outgrows_tasks(self, chunks: int) -> bool:
+        """Whether so many take actors, where tasks were rehearsed."""
+        return self.costs.brief and not self.plan.is_brief(chunks, self.job.actors)
+
+    def _startup_seconds(self, chunks: int) -> float:
+        return self.costs.startup_seconds + (START_SECONDS if self._outgrows_tasks(chunks) else 0.0)
 
     @property
     def _chunk_seconds(self) -> float:

@@ -146,9 +146,8 @@ class NetworkSpec:
     def build_upon(self, model: Network, seed: int = 0) -> Network:
         """As `build`, with all of a model's weights but those of its head. Raises InputError where they do not fit."""
         spec = replace(self, config=self.config.model_copy(update={"weights": None}))
-        network, head = spec.build(seed), f"{head_name(model.network)}."
-        state = model.network.state_dict()
-        features = {name: value for name, value in state.items() if not name.startswith(head)}
+        network, head = spec.build(seed), f"network.{head_name(model.network)}."
+        features = {name: value for name, value in model.state_dict().items() if not name.startswith(head)}
         _load_matching(network, features, type(model).__name__)
         return network
 

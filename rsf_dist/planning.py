@@ -6,11 +6,17 @@ is made in a temporary directory and forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 
-from rsf_dist.config import BudgetEnvelopeConfig, ClassifierRatioConfig, RunConfig, differences
+from rsf_dist.config import (
+    BudgetEnvelopeConfig,
+    ClassifierRatioConfig,
+    ProductRatioConfig,
+    RatioConfig,
+    RunConfig,
+    differences,
+)
 from rsf_dist.envelope import BudgetEnvelope
 from rsf_dist.fitting import is_learned
 from rsf_dist.forecast import Following, Forecast, Job, Recommendation, forecast, forecast_rounds
@@ -77,21 +83,23 @@ def _forecast_trial(draft: Trial, actors: int | None, warnings: list[str]) -> Fo
     plan = sampler.plan(num_pilot=size_of_pilot(sampler, look, warnings))
     wanted = rounds.num_accepted if exploring else rows_to_train_on(draft.config)
     job = Job(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds)
-    brief = plan.is_brief(plan.wave_size(Harvest(wanted)), job.actors)
+    first_wave = rounds.num_accepted if exploring else draft.config.sampling.num_accepted
+    brief = plan.is_brief(plan.wave_size(Harvest(first_wave)), job.actors)
     num_pilot = 0 if had_pilot else sampler.num_pilot
     costs = replace(
         rehearse(plan, sampler.pool, job.actors, look.seconds_per_row, brief),
         num_pilot=num_pilot,
         pilot_seconds=num_pilot * plan.pilot.seconds_per_row,
-        ratio_seconds=record.read(draft.store)["seconds"].get("ratio", 0.0),
+        ratio_seconds=record.read(draft.store)["seconds"].get("ratio"),
         bytes_per_shard=look.bytes_per_shard,
         bytes_per_row=look.bytes_per_row,
     )
     found = forecast(plan, job, costs, by_quantile=isinstance(sampler.envelope, BudgetEnvelope), warnings=warnings)
     if not exploring:
         return found
-    told = (*found.warnings, *_of_rounds(draft.config))
-    all_rounds = forecast_rounds(plan, found, job, following_rounds(draft.config))
+    following, warnings = following_rounds(draft.config)
+    all_rounds = None if following is None else forecast_rounds(plan, found, job, following)
+    told = (*found.warnings, *warnings)
     return replace(found, recommendation=Recommendation("", _NO_ADVICE), rounds=all_rounds, warnings=told)
 
 
@@ -101,31 +109,33 @@ def rows_to_train_on(config: RunConfig) -> int:
     return sampling.num_accepted + (training.steps * training.batch_size if sampling.mode == "stream" else 0)
 
 
-def following_rounds(config: RunConfig) -> Following:
-    """What is known beforehand of the rounds after the first."""
-    envelope = config.envelope
-    acceptance, num_pilot = None, 0
+def following_rounds(config: RunConfig) -> tuple[Following | None, list[str]]:
+    """What is known beforehand of the rounds after the first, None where that is nothing; and what is to be said."""
+    rounds, envelope, sampling = config.rounds, config.envelope, config.sampling
+    warnings = ["acceptance and bias are of the first round; the line on rounds, where there is one, is of them all"]
+    if rounds.fine_tuned_features:
+        return None, [*warnings, "later rounds are left out: their ratio uses the features of another network"]
+    last = None
     if isinstance(envelope, BudgetEnvelopeConfig):
-        acceptance, num_pilot = envelope.acceptance, envelope.num_pilot
-    exploring = config.rounds.num_rounds - 2
-    return Following(exploring, acceptance, rows_to_train_on(config), num_pilot, _fit_share(config))
+        last = (rows_to_train_on(config), sampling.budget, envelope.acceptance, envelope.num_pilot)
+    else:
+        warnings.append(
+            f"the last round is left out: what it accepts at its envelope, kind {envelope.kind}, depends on where the "
+            "others move the proposal"
+        )
+    exploring = rounds.num_rounds - 2
+    if exploring == 0 and last is None:
+        return None, warnings
+    return Following(exploring, rounds.num_pilot, last, _fit_share(config.ratio, rounds.warm_steps)), warnings
 
 
-def _fit_share(config: RunConfig) -> float:
-    """What a later round's ratio takes of the first one's seconds."""
-    ratio, warm_steps = config.ratio, config.rounds.warm_steps
+def _fit_share(ratio: RatioConfig, warm_steps: int | None) -> float:
+    """What a later round's ratio takes of the first one's seconds; of a product, what its slowest factor does."""
+    if isinstance(ratio, ProductRatioConfig):
+        return max(_fit_share(factor, warm_steps) for factor in ratio.factors)
     if isinstance(ratio, ClassifierRatioConfig) and warm_steps is not None:
         return warm_steps / ratio.optimizer.steps
     return float(is_learned(ratio))
-
-
-def _of_rounds(config: RunConfig) -> Iterator[str]:
-    yield "acceptance and bias are of the first round; the line on rounds is of them all"
-    if not isinstance(config.envelope, BudgetEnvelopeConfig):
-        yield (
-            f"the last round is left out: what it accepts at its envelope, kind {config.envelope.kind}, depends on "
-            "where the others move the proposal"
-        )
 
 
 def borrow(config: RunConfig, draft: RunStore) -> list[str]:

@@ -15,11 +15,17 @@ from rsf_dist.tasks import Task
 
 
 def pretrain(
-    task: Task, source: ImageSet, config: OptimizerConfig, seed: int, initial: nn.Module | None = None
+    task: Task,
+    source: ImageSet,
+    config: OptimizerConfig,
+    seed: int,
+    initial: nn.Module | None = None,
+    field: str = "pretrain",
 ) -> nn.Module:
     """Train the task's model on labelled `source` images, minibatches drawn with replacement; in evaluation mode.
 
     initial: a model of the task to begin with, which is left as it is; None: the task's own.
+    field: where the configuration has `config`, for errors.
     """
     streams = Streams(seed, Stage.PRETRAIN)
     generator = streams.torch()
@@ -31,5 +37,5 @@ def pretrain(
         return task.loss(model, {"image": source.images[rows], "label": labels[rows]}).mean()
 
     with streams.torch_global():  # dropout
-        descend(model, config, next_loss, "pretrain")
+        descend(model, config, next_loss, field)
     return model

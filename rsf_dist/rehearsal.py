@@ -103,8 +103,7 @@ def rehearse(plan: Plan, pool: PoolConfig, actors: int, seconds_per_row: float, 
     started = time.monotonic()
     with unwrapped():
         records = list(map_chunks(work, range(here * each), pool, plan.chunks_per_task(here * each, here), brief))
-    costs = _costs(records, size, time.monotonic() - started)
-    return replace(costs, cpu_startup_seconds=0.0) if brief else costs
+    return _costs(records, size, time.monotonic() - started, at_once=here if brief else None)
 
 
 @dataclass(frozen=True)
@@ -124,14 +123,19 @@ class _Clocked:
         }
 
 
-def _costs(records: list[dict], size: int, seconds: float) -> Costs:
-    """An actor's first chunk, slower than the others, counts as such only where there is no other."""
+def _costs(records: list[dict], size: int, seconds: float, at_once: int | None = None) -> Costs:
+    """An actor's first chunk, slower than the others, counts as such only where there is no other.
+
+    at_once: of tasks, how many ran at a time, in whatever processes; None: these were actors.
+    """
     by_actor: defaultdict[str, list[dict]] = defaultdict(list)
     for one in sorted(records, key=lambda one: one["cpu_before"]):
         by_actor[one["actor"]].append(one)
     later = [one for chunks in by_actor.values() for one in chunks[1:]] or records
     wall = float(np.mean([one["wall"] for one in later])) * 1e-9
     cpu = float(np.median([one["cpu"] for one in later])) * 1e-9  # other work on the machine spoils some
+    if at_once is not None:
+        return Costs(max(0.0, seconds - len(records) * wall / at_once), wall / size, 0.0, cpu / size, brief=True)
     busiest = max(len(chunks) for chunks in by_actor.values()) * wall
     before = max(chunks[0]["cpu_before"] for chunks in by_actor.values()) * 1e-9
     return Costs(max(0.0, seconds - busiest), wall / size, before, cpu / size)

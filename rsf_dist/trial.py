@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import ray
 from torch import nn
@@ -113,6 +113,7 @@ class Trial:
         if made_in in self._at_hand or self.store.holds(folder):
             return self.stored_ratio(proposal, round)
         config, checkpoints = self.config.ratio, self.store.path_for_ray("checkpoints")
+        before = self._before(made_in)
         with self.stage("ratio", f"making the {config.kind} ratio: {len(self.inputs.target):,} target images"):
             made = make_ratio(
                 config,
@@ -120,7 +121,7 @@ class Trial:
                 broad,
                 self.round_seed(made_in),
                 checkpoints,
-                before=self._before(made_in),
+                before=before,
                 split_seed=self.seed,
             )
             save = getattr(made, "save", None)
@@ -156,7 +157,7 @@ class Trial:
             before, rows = self.starting_model(), from_table(stored_rows(self.store, round - 1))
             accepted = ImageSet(rows["image"], rows["label"], self.inputs.source.classes)
             with self.stage("features", f"round {round}: fine-tuning a model for its features"), unwrapped():
-                given = (task, accepted, self.config.training, self.round_seed(round), before)
+                given = (task, accepted, self.config.training, self.round_seed(round), before, "training")
                 made = ray.get(_pretrain.remote(*given))
             self.store.keep(folder, lambda at: task.save(made, at))
             kept = self.store.fetch(folder, task.load)
@@ -194,8 +195,6 @@ class Trial:
 
 
 @ray.remote
-def _pretrain(
-    task: Task, source: ImageSet, config: OptimizerConfig, seed: int, initial: nn.Module | None = None
-) -> nn.Module:
+def _pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int, *rest: Any) -> nn.Module:
     confine()
-    return pretrain(task, source, config, seed, initial)
+    return pretrain(task, source, config, seed, *rest)

@@ -18,7 +18,8 @@ from rsf_dist.harvest import Harvest
 from rsf_dist.pilot import PilotRun
 from rsf_dist.sampling_report import Setting
 
-_START_SECONDS = 5.0  # of an actor: it imports torch, and Ray Data waits for it
+START_SECONDS = 5.0
+"""Of an actor: it imports torch, and Ray Data waits for it."""
 _TASK_SECONDS = 2.0  # Ray Data costs the driver some 6 ms a task
 _LONGEST_TASK_SECONDS = 20.0  # in large waves: rows and the time limit wait for a task's end
 _MAX_TASKS = 1_000  # a wave; each leaves some 10 KB with the driver
@@ -81,7 +82,7 @@ class Plan:
 
     def is_brief(self, wave: int, actors: int) -> bool:
         """Whether actors would take longer to start than to draw a wave of so many chunks."""
-        return wave * self.seconds_per_chunk / actors < _START_SECONDS
+        return wave * self.seconds_per_chunk / actors < START_SECONDS
 
     def chunks_in(self, seconds: float) -> int:
         """Chunks that one core computes in this time, at least one."""

@@ -32,7 +32,7 @@ def _figures(forecast: dict[str, Any]) -> Iterator[str]:
     yield (
         f"wall time      {_time(forecast['seconds'])} of sampling ({_time(soonest)} to {_time(latest)}) on "
         f"{forecast['actors']} actor(s), {_time(costs['startup_seconds'])} of it until they are up; "
-        f"ratio {_time(costs['ratio_seconds'])}"
+        f"ratio {_fit(costs['ratio_seconds'])}"
     )
     yield f"CPU time       {_time(3600 * forecast['cpu_hours'])} of sampling ({forecast['cpu_hours']:.3g} CPU hours)"
     if forecast["rounds"] is not None:
@@ -40,10 +40,14 @@ def _figures(forecast: dict[str, Any]) -> Iterator[str]:
 
 
 def _rounds(rounds: dict[str, Any]) -> str:
-    fits = "not measured" if rounds["ratio_seconds"] is None else _time(rounds["ratio_seconds"])
+    fits = _fit(rounds["ratio_seconds"])
     sampling = f"{rounds['proposals']:,} proposals, {_time(rounds['seconds'])} of sampling, ratios {fits}"
     kept = f"{rounds['cpu_hours']:.3g} CPU hours, {_bytes(rounds['disk_bytes'])} on disk"
     return f"{rounds['num_rounds']:>2} rounds      {sampling}; {kept}"
+
+
+def _fit(seconds: float | None) -> str:
+    return "not measured" if seconds is None else _time(seconds)
 
 
 def _options(forecast: dict[str, Any]) -> Iterator[str]:

@@ -350,6 +350,16 @@ class Colour(nn.Module):
         return self.last(x.mean(dim=(2, 3)))
 
 
+class Within(nn.Module):
+    def __init__(self, num_outputs, channels):
+        super().__init__()
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(channels * 64, 3))
+        self.last = nn.Linear(3, num_outputs)
+
+    def forward(self, x):
+        return self.last(self.network(x))
+
+
 def headless(num_outputs, channels):
     return nn.Conv2d(channels, num_outputs, 1)
 
@@ -379,6 +389,13 @@ def test_a_network_of_ones_own(own, tmp_path):
     assert not equal_weights(network, spec.build(seed=4))
     save_network(network, spec, tmp_path / "saved")
     assert torch.equal(load_network(tmp_path / "saved")(images()), network(images()))
+
+
+def test_built_upon_a_network_of_ones_own_that_has_another_within(own):
+    model = own("Within").build(seed=1)
+    built = own("Within", num_outputs=1).build_upon(model, seed=2)
+    assert torch.equal(built.network.network[1].weight, model.network.network[1].weight)
+    assert built.network.last.weight.shape == (1, 3)
 
 
 def test_a_network_of_ones_own_takes_weights_from_a_file(own, tmp_path):

@@ -33,7 +33,7 @@ from rsf_dist.rehearsal import Glance, _costs
 from rsf_dist.report.outlook import outlook_in_words
 from rsf_dist.store import RunStore
 from rsf_dist.trial import Trial
-from rsf_dist.waves import Plan
+from rsf_dist.waves import START_SECONDS, Plan
 
 CHUNK = 100
 COSTS = Costs(startup_seconds=7.0, seconds_per_row=0.01)  # a second a chunk
@@ -275,41 +275,88 @@ def test_with_rounds_it_is_of_the_first_and_advises_nothing(num_rounds, small_ru
         assert found.warnings == ()
 
 
-def test_all_rounds_add_up() -> None:
-    # The first: 500 rows at 1/2, 1,000 proposals in 10 chunks of 1 s, 5 on each of two actors, and 7 until they are up.
-    costs = replace(COSTS, num_pilot=2_000, pilot_seconds=20.0, ratio_seconds=40.0, cpu_seconds_per_row=0.008)
-    costs = replace(costs, bytes_per_shard=100.0, bytes_per_row=10.0)
+FOLLOWING = Following(exploring=2, num_pilot=1_000, last=(800, Budget(), 0.25, 300), fit_share=0.5)
+
+
+def first_round(**costs):
+    """500 rows at 1/2: 1,000 proposals in 10 chunks of 1 s, 5 on each of two actors, 7 s until they are up."""
+    costs = replace(COSTS, num_pilot=2_000, pilot_seconds=20.0, cpu_seconds_per_row=0.008, **costs)
     plan, job = even(), Job(500, actors=2, budget=Budget(max_proposals=5_000))
-    first = forecast(plan, job, costs)
+    plan = replace(plan, pilot=replace(plan.pilot, seconds_per_row=0.02))  # beside others; alone twice as slow
+    return plan, forecast(plan, job, costs), job
+
+
+def test_all_rounds_add_up() -> None:
+    plan, first, job = first_round(ratio_seconds=40.0, bytes_per_shard=100.0, bytes_per_row=10.0)
     assert (first.proposals, first.seconds) == (1_000, pytest.approx(20 + 7 + 5))
-    # Two more like it; then 800 rows at 1/4: 3,200 proposals in 32 chunks, after a pilot of 300 in 3 s.
-    following = Following(exploring=2, acceptance=0.25, num_accepted=800, num_pilot=300, fit_share=0.5)
-    found = forecast_rounds(plan, first, job, following)
-    assert found.num_rounds == 4
+    # Two more like it, after pilots of 1,000; then 800 rows at 1/4, 3,200 proposals in 32 chunks, after one of 300.
+    found = forecast_rounds(plan, first, job, FOLLOWING)
+    assert (found.num_rounds, found.num_accepted) == (4, 3 * 500 + 800)
     assert found.proposals == 3 * 1_000 + 3_200
-    assert found.seconds == pytest.approx(3 * (20 + 7 + 5) + 3 + 7 + 16)
+    assert found.seconds == pytest.approx(32 + 2 * (20 + 7 + 5) + 6 + 7 + 16)
     assert found.ratio_seconds == pytest.approx(40 * (1 + 3 * 0.5))
-    assert found.cpu_hours == pytest.approx((3 * (2_000 + 1_000) + 300 + 3_200) * 0.008 / 3600)
+    assert found.cpu_hours == pytest.approx((3_000 + 2 * 2_000 + 300 + 3_200) * 0.008 / 3600)
     assert found.disk_bytes == 3 * (10 * 100 + 500 * 10) + 32 * 100 + 800 * 10
     assert " 4 rounds      6,200 proposals" in outlook_in_words(replace(first, rounds=found).to_dict())
-    # What an envelope accepts that is no budget cannot be known, nor what a ratio costs that was there already.
-    known = forecast_rounds(plan, first, job, replace(following, acceptance=None))
-    assert (known.num_rounds, known.proposals) == (3, 3_000)
-    first = replace(first, costs=replace(costs, ratio_seconds=0.0))
-    assert forecast_rounds(plan, first, job, following).ratio_seconds is None
+
+
+def test_a_last_round_that_does_not_tell_is_left_out() -> None:
+    plan, first, job = first_round()
+    found = forecast_rounds(plan, first, job, replace(FOLLOWING, last=None))
+    assert (found.num_rounds, found.proposals) == (3, 3_000)
+    assert found.ratio_seconds is None  # that of the first was not measured
+    assert "ratios not measured" in outlook_in_words(replace(first, rounds=found).to_dict())
+
+
+def test_each_round_ends_by_its_own_budget() -> None:
+    plan, first, job = first_round()
+    tight = replace(FOLLOWING, last=(800, Budget(max_proposals=2_000), 0.25, 300))
+    found = forecast_rounds(plan, first, job, tight)
+    assert (found.proposals, found.num_accepted) == (3 * 1_000 + 2_000, 3 * 500 + 500)
+    job = replace(job, budget=Budget(max_proposals=600))
+    found = forecast_rounds(plan, forecast(plan, job, first.costs), job, FOLLOWING)
+    assert (found.proposals, found.num_accepted) == (3 * 600 + 3_200, 3 * 300 + 800)
+
+
+def test_where_tasks_were_rehearsed_more_work_takes_actors() -> None:
+    costs = replace(COSTS, startup_seconds=1.0, cpu_seconds_per_row=0.01, brief=True)
+    clock = Clock(even(), Job(100, actors=2), costs)  # chunks of a second: 9 of them take less than an actor's start
+    assert clock.seconds(900) == pytest.approx(1 + 5)
+    assert clock.cpu_seconds(900) == pytest.approx(9)
+    assert clock.seconds(1_000) == pytest.approx(1 + START_SECONDS + 5)
+    assert clock.cpu_seconds(1_000) == pytest.approx(2 * START_SECONDS + 10)
+    actors = Clock(even(), Job(100, actors=2), replace(costs, brief=False))
+    assert actors.seconds(1_000) == pytest.approx(1 + 5)
 
 
 def test_what_is_known_of_later_rounds(small_run: dict) -> None:
-    rounds = {"num_rounds": 5, "warm_steps": 15}
+    rounds = {"num_rounds": 5, "warm_steps": 15, "num_pilot": 1_500}
     budget = {"kind": "budget", "acceptance": 0.2, "num_pilot": 3_000}
     raw = small_run | {"rounds": rounds, "envelope": budget}
     raw["ratio"] = raw["ratio"] | {"optimizer": raw["ratio"]["optimizer"] | {"steps": 60}}
-    found = planning.following_rounds(parse_config(raw))
-    assert found == Following(3, 0.2, raw["sampling"]["num_accepted"], 3_000, 0.25)
-    anew = planning.following_rounds(parse_config(raw | {"rounds": rounds | {"warm_steps": None}}))
-    assert anew.fit_share == 1.0
-    known = {"kind": "density", "parameters": {"rotation": {"normal": [0.8, 0.1]}}}
-    assert planning.following_rounds(parse_config(raw | {"ratio": known})).fit_share == 0.0
+    raw["sampling"] = raw["sampling"] | {"budget": {"max_proposals": 70_000}}
+
+    def known(**change):
+        return planning.following_rounds(parse_config(raw | change))
+
+    wanted = raw["sampling"]["num_accepted"]
+    found, (warning,) = known()
+    assert found == Following(3, 1_500, (wanted, Budget(max_proposals=70_000), 0.2, 3_000), 0.25)
+    assert "of the first round" in warning
+    fresh = known(sampling=raw["sampling"] | {"mode": "stream"})[0].last[0] - wanted
+    assert fresh == raw["training"]["steps"] * raw["training"]["batch_size"]
+    assert known(rounds=rounds | {"warm_steps": None})[0].fit_share == 1.0
+    laws = {"kind": "density", "parameters": {"rotation": {"normal": [0.8, 0.1]}}}
+    assert known(ratio=laws)[0].fit_share == 0.0
+    assert known(ratio={"kind": "product", "factors": [laws, raw["ratio"]]})[0].fit_share == 0.25
+    two = rounds | {"num_rounds": 2}
+    assert known(rounds=two)[0].exploring == 0
+    nothing, (_, warning) = known(rounds=two, envelope={"kind": "pilot"})
+    assert nothing is None
+    assert "the last round is left out" in warning
+    nothing, (_, warning) = known(rounds=rounds | {"fine_tuned_features": True})
+    assert nothing is None
+    assert "features of another network" in warning
 
 
 class _Sampler:
@@ -338,6 +385,9 @@ def test_start_up_is_what_the_busiest_actor_leaves() -> None:
     records = [record("a", 3, 5), record("a", 8, 2), record("b", 4, 4), record("a", 10, 2), record("b", 8, 2)]
     found = _costs(records, size=10, seconds=20.0)
     assert found == Costs(pytest.approx(14.0), pytest.approx(0.2), pytest.approx(4.0), pytest.approx(0.1))
+    # As tasks, two at a time in whatever processes: five of 2 s take 5 s; workers were up before.
+    found = _costs(records, size=10, seconds=20.0, at_once=2)
+    assert found == Costs(pytest.approx(15.0), pytest.approx(0.2), 0.0, pytest.approx(0.1), brief=True)
 
 
 def test_the_outlook_fits_a_screen() -> None:

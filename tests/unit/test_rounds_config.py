@@ -72,6 +72,9 @@ def test_a_number_stands_for_so_many_rounds():
 def test_fine_tuned_features_are_for_a_classifier_ratio_and_classes():
     rounds = {"num_rounds": 3, "fine_tuned_features": True}
     assert having(rounds=rounds).rounds.fine_tuned_features
+    for change in ({"num_rounds": 1}, {"min_gain": 0.01}):
+        refused("needs rounds.num_rounds above 1 and rounds.min_gain=null", rounds=rounds | change)
+    refused("must be another network than model", rounds=rounds, evaluation={"judge": {"width": 16}})
     reward = {"kind": "reward", "score": "mine:score", "max_score": 1.0}
     refused("needs ratio.kind=classifier and task.kind=classification", rounds=rounds, ratio=reward)
     task = {"kind": "custom", "factory": "mine:task"}
