@@ -25,7 +25,7 @@ def test_a_plan_forecasts_its_run_and_leaves_nothing_behind(small_config: RunCon
     found = plan_run(small_config, actors=2)
     assert not output.exists()
     assert found.costs.ratio_seconds > 0
-    assert found.costs.cpu_startup_seconds > 0.5  # actors import torch
+    assert found.costs.brief  # it rehearses what the run will do: so small a wave runs in workers that are up already
     assert found.num_pilot == 2_000
 
     took = pipeline.sample(small_config).report["rounds"][0]["sampling"]
