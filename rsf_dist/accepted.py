@@ -96,7 +96,9 @@ class AcceptedSet:
             raise InputError("round", round, f"{state} {store.uri}", "sample it first: rsf sample")
         shards = [Shard(**listed) for listed in described["shards"]]
         report = SamplingReport.from_dict(described["report"])
-        found = np.concatenate([ledger_of(store.read_shard(shard)) for shard in shards])
+        found = np.concatenate(
+            [ledger_of(as_described(store.read_shard(one), one, described["columns"])) for one in shards]
+        )
         ledger = found[found["accept_key"] > report.log_m][: report.num_accepted]
         mark = fingerprint(ledger, described["columns"], report.log_m)
         if mark != described["fingerprint"]:
@@ -111,7 +113,8 @@ def stored_rows(store: RunStore, round: int) -> pa.Table:
     if described is None or not described["complete"]:
         raise InputError("round", round, f"is not complete in {store.uri}", "sample it first: rsf sample")
     report = SamplingReport.from_dict(described["report"])
-    rows = pa.concat_tables([store.read_shard(Shard(**listed)) for listed in described["shards"]])
+    shards = [Shard(**listed) for listed in described["shards"]]
+    rows = pa.concat_tables([as_described(store.read_shard(one), one, described["columns"]) for one in shards])
     return rows.filter(pc.greater(rows["accept_key"], report.log_m)).slice(0, report.num_accepted)
 
 
@@ -142,6 +145,16 @@ def fingerprint(ledger: NDArray[np.void], columns: str, log_m: float) -> str:
 def describe_columns(rows: pa.Table) -> str:
     """The columns' names and types, in order of name."""
     return json.dumps({name: str(rows.schema.field(name).type) for name in sorted(rows.column_names)})
+
+
+def as_described(rows: pa.Table, shard: Shard, columns: str) -> pa.Table:
+    """A shard's rows themselves. Raises InputError where their columns are not those that the manifest describes."""
+    told, found = json.loads(columns), json.loads(describe_columns(rows))
+    for name in sorted(told.keys() | found.keys()):
+        if told.get(name) != found.get(name):
+            rule = f"this column is {found.get(name, 'missing')}, and by the manifest {told.get(name, 'missing')}"
+            raise InputError(shard.path, name, rule, "restore the file, or sample anew into another directory")
+    return rows
 
 
 def stored_dataset(store: RunStore, shards: Sequence[Shard]) -> Dataset:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsf_dist.accepted import LEDGER_ROW, ledger_of
+from rsf_dist.accepted import LEDGER_ROW, as_described, ledger_of
 from rsf_dist.chunk import ChunkWork
 from rsf_dist.config import Budget
 from rsf_dist.errors import InputError
@@ -66,7 +66,7 @@ class Journal:
             rule = f"the round in {self.store.uri} was begun with {theirs.get(name)}"
             raise InputError(name, ours[name], rule, "restore that, or name another directory")
         shards = [Shard(**listed) for listed in described["shards"]]
-        harvest.restore(described, shards, self._ledgers(self.store, shards, draw))
+        harvest.restore(described, shards, self._ledgers(self.store, shards, described["columns"], draw))
         self.seconds_before = described["seconds"]
         self._chunks = harvest.num_chunks
 
@@ -129,10 +129,13 @@ class Journal:
         reshape = repr(work.reshape) if is_dataclass(work.reshape) else type(work.reshape).__qualname__
         return {**known, "stage": int(work.stage), "reshape": reshape}
 
-    def _ledgers(self, store: RunStore, shards: Sequence[Shard], draw: Draw) -> list[NDArray[np.void]]:
+    def _ledgers(self, store: RunStore, shards: Sequence[Shard], columns: str, draw: Draw) -> list[NDArray[np.void]]:
         """LEDGER_ROW of each shard; one that is damaged is drawn again."""
-        rows = ((shard, store.find_shard(shard)) for shard in shards)
-        ledgers = {shard.chunk: None if table is None else ledger_of(table) for shard, table in rows}
+        found = ((shard, store.find_shard(shard)) for shard in shards)
+        ledgers = {
+            shard.chunk: None if rows is None else ledger_of(as_described(rows, shard, columns))
+            for shard, rows in found
+        }
         damaged = [shard for shard in shards if ledgers[shard.chunk] is None]
         records = draw([shard.chunk for shard in damaged]) if damaged else ()
         for shard, record in zip(damaged, records, strict=True):

@@ -175,9 +175,15 @@ class RunStore:
         return Shard(chunk, name, rows.num_rows, _sha256(data))
 
     def find_shard(self, shard: Shard) -> pa.Table | None:
-        """A shard's rows; None where the file is missing, or has not the manifest's SHA-256."""
+        """A shard's rows; None where the file is missing, or has not the manifest's SHA-256. Raises InputError."""
         data = self.read(shard.path) if self.exists(shard.path) else b""
-        return pq.read_table(pa.BufferReader(data)) if _sha256(data) == shard.sha256 else None
+        if _sha256(data) != shard.sha256:
+            return None
+        try:
+            return pq.read_table(pa.BufferReader(data))
+        except (pa.ArrowException, OSError) as err:
+            remedy = "restore the file, or sample anew into another directory"
+            raise InputError(shard.path, self.uri, f"cannot be read as Parquet ({err})", remedy) from err
 
     def read_shard(self, shard: Shard) -> pa.Table:
         """As `find_shard`. Raises InputError where there is nothing to find."""

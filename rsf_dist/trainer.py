@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.data import Dataset, ExecutionOptions
 from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
@@ -126,7 +127,11 @@ class FineTuner:
 
     def _checked(self, dataset: Dataset) -> Dataset:
         schema = dataset.schema()
-        return dataset.select_columns(self._require_columns(list(schema.names) if schema else []))
+        wanted = self._require_columns(list(schema.names) if schema else [])
+        for name, kind in zip(schema.names, schema.types, strict=True) if schema else ():
+            if name in wanted and kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+                raise InputError("column", f"{name} ({kind})", "holds no numbers", "convert it to numbers")
+        return dataset.select_columns(wanted)
 
     def _require_columns(self, there: list[str]) -> list[str]:
         wanted = columns(self.task, self.training)

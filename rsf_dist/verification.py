@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rsf_dist.accept import capped_weight
-from rsf_dist.accepted import LEDGER_ROW, fingerprint, ledger_of, num_duplicates
+from rsf_dist.accepted import LEDGER_ROW, as_described, fingerprint, ledger_of, num_duplicates
 from rsf_dist.arms import arms
 from rsf_dist.batch import from_table, row_digests
 from rsf_dist.chunk import ChunkWork
@@ -123,9 +123,15 @@ def _read(
     ledgers, wrong, damaged = [], [], set()
     proportional = described.get("report", {}).get("proportional", False)
     for shard in shards:
-        rows = store.find_shard(shard)
-        if rows is None:
-            wrong.append(f"{shard.path} is missing or differs from its SHA-256")
+        try:
+            rows = store.find_shard(shard)
+            if rows is None:
+                wrong.append(f"{shard.path} is missing or differs from its SHA-256")
+                damaged.add(shard.chunk)
+                continue
+            as_described(rows, shard, described["columns"])
+        except InputError as err:
+            wrong.append(str(err))
             damaged.add(shard.chunk)
             continue
         ledgers.append(ledger_of(rows))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,8 +39,8 @@ class ClassificationTask:
         return self.spec.build(seed)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross entropy, [n]. Raises InputError for a label outside of the classes."""
-        return F.cross_entropy(model(batch["image"]), self._checked_label(batch), reduction="none")
+        """Cross entropy, [n]. Raises InputError for images not uint8, and for labels that are not those of classes."""
+        return F.cross_entropy(model(self._checked_image(batch)), self._checked_label(batch), reduction="none")
 
     def metrics(self) -> MetricCollection:
         """accuracy (micro) and loss."""
@@ -56,12 +57,23 @@ class ClassificationTask:
 
     def update(self, metrics: MetricCollection, model: nn.Module, batch: Batch) -> None:
         """One forward pass for both."""
-        logits, label = model(batch["image"]), self._checked_label(batch)
+        logits, label = model(self._checked_image(batch)), self._checked_label(batch)
         metrics["accuracy"].update(logits, label)
         metrics["loss"].update(F.cross_entropy(logits, label, reduction="none"))
 
+    def _checked_image(self, batch: Batch) -> Tensor:
+        image = batch["image"]
+        if image.dtype != torch.uint8 and self.spec.config.name != "mlp":  # the network would scale it once more
+            rule = "must be uint8 [n, channels, height, width]"
+            raise InputError("image", image.dtype, rule, "convert the column, 0 to 255")
+        return image
+
     def _checked_label(self, batch: Batch) -> Tensor:
         label = batch["label"]
+        if label.is_floating_point() or label.ndim != 1:
+            rule = "must be a class's number, one a row"
+            raise InputError("label", f"{label.dtype} {list(label.shape)}", rule, "convert the column to int64")
+        label = label.long()
         outside = label[(label < 0) | (label >= self.spec.num_outputs)]
         if len(outside):
             rule = f"must lie in [0, {self.spec.num_outputs}), the classes {list(self.spec.classes)}"

@@ -1,4 +1,5 @@
-"""For tests of faults: a slow sampler that writes down which chunk is drawn where, and what must hold afterwards.
+"""For tests of faults: a slow sampler that writes down which chunk is drawn where, a training that writes down which
+step is taken where, and what must hold afterwards.
 
 As a script: faults.py ADDRESS STORE LOG WANTED NODES samples on the cluster at ADDRESS and prints the fingerprint;
 the nodes' ids go into LOG.nodes, address by address.
@@ -9,12 +10,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 import torch
+from processes import own_processes
 from torch.distributions import Normal
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import rsf_dist as rsf
 from rsf_dist.accepted import describe_columns, fingerprint, ledger_of
@@ -41,12 +47,12 @@ class Logged(rsf.DistributionProposal):
         log: the file; O_APPEND keeps the lines of several processes whole.
         seconds: slept for each CHUNK rows.
         fails_at: the chunk that raises an error when it is drawn for the first time.
-        nodes: drawing begins in earnest once so many have begun.
+        nodes, processes: drawing begins in earnest once so many have begun.
     """
 
-    def __init__(self, log: Path, seconds: float, fails_at: int | None = None, nodes: int = 1):
+    def __init__(self, log: Path, seconds: float, fails_at: int | None = None, nodes: int = 1, processes: int = 1):
         super().__init__(Normal(torch.tensor(0.0), torch.tensor(2.0)))
-        self.log, self.seconds, self.fails_at, self.nodes = log, seconds, fails_at, nodes
+        self.log, self.seconds, self.fails_at, self.nodes, self.processes = log, seconds, fails_at, nodes, processes
 
     def sample(self, n, rng):
         if rng.stage == Stage.SAMPLE:
@@ -54,6 +60,7 @@ class Logged(rsf.DistributionProposal):
             if rng.chunk == self.fails_at and [chunk for chunk, _ in drawn(self.log)].count(rng.chunk) == 1:
                 raise ConnectionError("the camera went away")
             wait_until(lambda: len({node for _, node in drawn(self.log)}) >= self.nodes)
+            wait_until(lambda: len(drawing_processes(self.log)) >= self.processes)
         time.sleep(self.seconds * n / CHUNK)
         return super().sample(n, rng)
 
@@ -70,9 +77,10 @@ def sampler(
     seconds: float = 0.2,
     fails_at: int | None = None,
     nodes: int = 1,
+    processes: int = 1,
     **options: Any,
 ) -> rsf.RejectionSampler:
-    proposal = Logged(log, seconds, fails_at, nodes)
+    proposal = Logged(log, seconds, fails_at, nodes, processes)
     ratio = rsf.DensityRatio(Normal(0.0, 1.0), proposal, log_bound=LOG_M)
     envelope = rsf.FixedEnvelope(LOG_M, num_pilot=2 * CHUNK)
     return rsf.RejectionSampler(proposal, ratio, envelope, chunk_size=CHUNK, seed=11, store=store, **options)
@@ -153,12 +161,123 @@ def assert_same_rows(accepted: rsf.AcceptedSet, mark: str, wanted: int) -> None:
     assert places == sorted(places)
 
 
-def report_times(record_property, what: str, disturbed: float, undisturbed: float, again: int) -> None:
+class Stepping(rsf.ClassificationTask):
+    """Classification; a line in the log for every optimizer step that a training worker has taken.
+
+    The step's number is AdamW's own count, which a checkpoint brings back and a start from the beginning does not.
+
+    Args:
+        classes, model, channels: as of its base.
+        log: the file; O_APPEND keeps the lines of several processes whole.
+        holds_at: each rank that has taken this step for the first time waits there to be killed; 0: none does.
+    """
+
+    def __init__(self, classes, model=None, channels: int = 3, *, log: str | Path, holds_at: int = 0):
+        super().__init__(classes, model, channels)
+        self.log, self.holds_at, self.hooked = Path(log), holds_at, False
+
+    def loss(self, model, batch):
+        if not self.hooked and torch.distributed.is_initialized():  # by Ray Train; pretraining does not count
+            register_optimizer_step_post_hook(self._note)
+            self.hooked = True
+        return super().loss(model, batch)
+
+    def _note(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        step, rank = int(next(iter(optimizer.state.values()))["step"]), torch.distributed.get_rank()
+        file = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, f"{step} {rank} {os.getpid()}\n".encode())
+        os.close(file)
+        if step == self.holds_at and [taken[:2] for taken in steps_taken(self.log)].count((step, rank)) == 1:
+            time.sleep(180)
+
+
+def stepping_run(folder: Path, log: Path, holds_at: int) -> dict[str, Any]:
+    """Of a run's configuration: `Stepping` as a task of the user's own, from a copy of this module in `folder`."""
+    (folder / "code").mkdir(exist_ok=True)
+    shutil.copy(__file__, folder / "code")
+    shutil.copy(Path(__file__).with_name("processes.py"), folder / "code")
+    task = {"kind": "custom", "factory": "faults:Stepping", "options": {"log": str(log), "holds_at": holds_at}}
+    return {"code": str(folder / "code"), "task": task}
+
+
+def steps_taken(log: Path) -> list[tuple[int, int, int]]:
+    """(step, rank, process) of every optimizer step, in order."""
+    if not log.exists():
+        return []
+    lines = (map(int, line.split()) for line in log.read_text().splitlines())
+    return [(step, rank, process) for step, rank, process in lines]
+
+
+def all_took(log: Path, step: int, ranks: int) -> bool:
+    """Whether every rank has taken the step."""
+    return len({rank for taken, rank, _ in steps_taken(log) if taken == step}) == ranks
+
+
+@contextmanager
+def killing(log: Path, step: int, ranks: int, rank: int = 0) -> Iterator[list[int]]:
+    """SIGKILL the rank's worker, beneath this process, once all ranks have taken the step: whom that ended, at the end.
+
+    Training may well end before, or otherwise: then nobody.
+    """
+    killed: list[int] = []
+    ended = threading.Event()
+
+    def kill() -> None:
+        while not ended.wait(0.05):
+            if all_took(log, step, ranks):
+                process = next(process for taken, its, process in steps_taken(log) if (taken, its) == (step, rank))
+                for worker in own_processes("ray::RayTrainWorker"):
+                    if worker.pid == process:
+                        worker.kill()
+                        killed.append(process)
+                return
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        ended.set()
+        thread.join()
+
+
+def steps_taken_again(log: Path, kills: int, every: int, last: int) -> int:
+    """The number, of the rank with the most; asserts that after each kill each rank went on from the last checkpoint.
+
+    A training from the beginning has the same history in the end: only the steps tell the two apart.
+
+    Args:
+        log: of `Stepping`, for one training.
+        kills: after each of which training went on.
+        every: steps between two checkpoints.
+        last: step.
+    """
+    processes: dict[int, dict[int, list[int]]] = {}
+    for step, rank, process in steps_taken(log):
+        processes.setdefault(rank, {}).setdefault(process, []).append(step)
+    again = []
+    for of_rank in processes.values():
+        attempts = list(of_rank.values())
+        assert all(steps == list(range(steps[0], steps[-1] + 1)) for steps in attempts)
+        assert attempts[0][0] == 1
+        for before, after in pairwise(attempts):
+            assert before[-1] < last, "all was done before the kill"
+            assert after[0] - 1 == before[-1] // every * every > 0, "it did not go on from the last checkpoint"
+        again.append(sum(len(steps) for steps in attempts) - attempts[-1][-1])
+    assert len(processes[0]) == kills + 1  # rank 0 there always is
+    assert list(processes[0].values())[-1][-1] == last
+    assert max(again) <= kills * every
+    return max(again)
+
+
+def report_times(
+    record_property, what: str, disturbed: float, undisturbed: float, again: int, repeated: str = "chunks drawn again"
+) -> None:
     """Into the test's record and onto standard output."""
     ratio = disturbed / undisturbed
     record_property("disturbed_to_undisturbed", round(ratio, 2))
-    record_property("chunks_drawn_again", again)
-    print(f"\n{what}: {disturbed:.1f} s beside {undisturbed:.1f} s undisturbed, {ratio:.2f} times; {again} drawn again")
+    record_property(repeated.replace(" ", "_"), again)
+    print(f"\n{what}: {disturbed:.1f} s beside {undisturbed:.1f} s undisturbed, {ratio:.2f} times; {again} {repeated}")
 
 
 def wait_until(true: Callable[[], object], seconds: float = 90) -> None:

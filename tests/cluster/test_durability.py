@@ -21,6 +21,7 @@ from faults import (
     committed,
     drawing_processes,
     drawn,
+    fingerprint_in_process,
     report_times,
     sampler,
     wait_until_still,
@@ -97,11 +98,21 @@ def test_killed_actors_change_nothing(seed: int, undisturbed, tmp_path, record_p
     report_times(record_property, f"{killer.killed} kills", took, seconds, again)
 
 
+def test_killed_tasks_change_nothing(ray_address, tmp_path) -> None:
+    """The same for work so brief that it runs in tasks."""
+    mark = fingerprint_in_process(5_000, tmp_path)
+    with Killer(0, kills=1, log=tmp_path / "log", of="ray::MapBatches", seconds=0.3) as killer:
+        disturbed = sampler(tmp_path / "log", None, pool=TWO).sample(5_000)
+    assert killer.killed == 1
+    assert_same_rows(disturbed, mark, 5_000)
+
+
 class Killer:
     """Kills pool actors by their process ids, one every second or so; only such as have drawn a chunk for this log."""
 
-    def __init__(self, seed: int, kills: int, log: Path):
+    def __init__(self, seed: int, kills: int, log: Path, of: str = "ray::MapWorker", seconds: float = 1.5):
         self.rng, self.wanted, self.killed, self.log = np.random.default_rng(seed), kills, 0, log
+        self.of, self.seconds = of, seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -114,9 +125,9 @@ class Killer:
         self._thread.join()
 
     def _run(self) -> None:
-        while self.killed < self.wanted and not self._stop.wait(self.rng.exponential(1.5)):
+        while self.killed < self.wanted and not self._stop.wait(self.rng.exponential(self.seconds)):
             drawing = drawing_processes(self.log)
-            actors = [actor for actor in own_processes("ray::MapWorker") if actor.pid in drawing]
+            actors = [actor for actor in own_processes(self.of) if actor.pid in drawing]
             if actors:
                 self.rng.choice(actors).kill()
                 self.killed += 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import rsf_dist as rsf
 from rsf_dist.build import load_inputs
@@ -98,3 +99,21 @@ def test_fashion_shift_beats_its_random_control(tmp_path: Path) -> None:
     config = load_config(ROOT / "examples/fashion_shift/config.yaml", [f"output={tmp_path / 'run'}"])
     arms = rsf.run(config).report["evaluation"]["arms"]
     assert arms["adaptive"][0] - arms["random"][0] >= 0.2
+
+
+@pytest.mark.ray
+@pytest.mark.soak
+@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+@pytest.mark.timeout(1200)
+def test_fashion_shift_says_where_it_cannot_work(tmp_path: Path) -> None:
+    """Garments are turned further than any proposal is: rows come all the same, and nobody is to trust them."""
+    example, run = ROOT / "examples/fashion_shift", tmp_path / "run"
+    outside = yaml.safe_load((example / "shifts.yaml").read_text())["outside"]
+    command = [*RSF, "sample", str(example / "config.yaml"), *outside, f"output={run}", "--strict"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1000)
+    assert done.returncode == 3, done.stderr
+    last = json.loads((run / "report.json").read_text())["rounds"][-1]
+    assert last["sampling"]["num_accepted"] == 5000
+    red = {check["name"] for check in last["trust"] if check["light"] == "red"}
+    assert red
+    assert all(name in done.stderr for name in red)

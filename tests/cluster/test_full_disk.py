@@ -1,6 +1,7 @@
 """A disk that is full in the middle of a run: what was committed stays, and once there is room the run goes on."""
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,12 +23,15 @@ from faults import (
 
 import rsf_dist as rsf
 from rsf_dist import journal
+from rsf_dist.errors import _chain
+from rsf_dist.journal import Journal
 from rsf_dist.lock import held, holder
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(faults)  # the actors cannot import a test module
 
 WANTED = 15_000  # 60 chunks of 0.1 s, some 10 KiB a shard
+MANIFEST_BLOCKS = 12  # left where the manifest is replaced while sampling goes on: a shard is the first without room
 
 
 class SmallDisk:
@@ -72,7 +76,10 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 def test_sampling_fills_the_disk_and_goes_on_where_there_is_room(disk, tmp_path, monkeypatch, record_property) -> None:
+    """What finds no room is a shard; the manifest, on the way out, may find none either, and is then told of."""
     monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.2)
+    note = Journal.note
+    monkeypatch.setattr(Journal, "note", lambda *given: note(*given) if disk.free() > MANIFEST_BLOCKS else None)
     mark = fingerprint_in_process(WANTED, tmp_path)
     started = time.monotonic()
     sampler(tmp_path / "undisturbed.log", rsf.RunStore(tmp_path / "undisturbed"), 0.1).sample(WANTED)
@@ -85,6 +92,8 @@ def test_sampling_fills_the_disk_and_goes_on_where_there_is_room(disk, tmp_path,
             sampler(log, store, 0.1).sample(WANTED)
         full += 1
         assert refused.value.exit_code == 2
+        first = [one for one in _chain(refused.value) if isinstance(one, rsf.InputError)][-1]
+        assert re.search(r"/rounds/000/accepted/chunk-\d{6}\.parquet$", first.value), first
         assert str(disk.at) in str(refused.value)
         assert refused.value.remedy.startswith("free some space")
         wait_until_still(log)

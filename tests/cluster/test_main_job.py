@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import faults
 import numpy as np
 import psutil
 import pytest
+import ray
 import yaml
+from faults import all_took, committed, stepping_run, steps_taken_again
 from processes import own_processes
 
 import rsf_dist as rsf
@@ -25,8 +29,11 @@ from rsf_dist.stream import Cursor
 from rsf_dist.verification import verify
 
 pytestmark = pytest.mark.ray
+ray.cloudpickle.register_pickle_by_value(faults)  # the workers cannot import a test module
 
 RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
+Files = dict[str, dict[str, tuple[bytes, int]]]
+"""By folder and name: a file's bytes, and the time when it was written."""
 
 
 def rsf_command(*arguments: object, **options) -> subprocess.CompletedProcess:
@@ -181,37 +188,88 @@ def test_a_run_that_accepts_nothing_ends_with_exit_code_3(config_file: Path, ray
     assert "lower log M" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("stage", "worker", "override"),
-    [
-        ("sampling until", "ray::MapWorker", "sampling.num_accepted=1000000"),
-        ("proposals accepted by rejection", "ray::RayTrainWorker", "training.steps=1000000"),
-    ],
-)
-def test_interrupt_stops_cleanly(stage: str, worker: str, override: str, config_file: Path) -> None:
-    """Ctrl-C in the middle of a run with a cluster of its own: exit code 130, no traceback, no process left."""
+def test_interrupt_stops_cleanly_and_loses_nothing(config_file: Path, small_run: dict) -> None:
+    """Ctrl-C in the middle of sampling: what was committed is not drawn again, and the rows are as if nothing was."""
+    small_run["sampling"]["num_accepted"] = 1_000_000
+    config_file.write_text(yaml.safe_dump(small_run))
+    store, config = rsf.RunStore(small_run["output"]), parse_config(small_run)
+    before = stop(config_file, signal.SIGINT, "ray::MapWorker", lambda: committed(store) > 0)
+    chunks = committed(store)
+    assert 0 < len(before["rounds/000/accepted"]) <= chunks
+    with pipeline.opened(config, Progress()) as (opened, inputs):  # as a run does: it holds the lock
+        sampler = stored_sampler(next(pipeline.trials(config, inputs, opened, Progress())), 0)
+        wanted = sum(shard["rows"] for shard in store.manifest()["rounds"]["0"]["shards"]) + 1_000
+        again = sampler.sample(wanted)
+    assert committed(store) > chunks
+    assert_kept(before, store)
+    sampler.store = None
+    assert again.fingerprint == sampler.sample(wanted).fingerprint
+
+
+def test_termination_stops_cleanly_and_loses_nothing(config_file: Path, small_run: dict, tmp_path: Path) -> None:
+    """SIGTERM 50 steps after a checkpoint: run again, it takes these steps again and makes nothing else anew."""
+    log = tmp_path / "log"
+    small_run["training"] |= {"steps": 300, "evaluate_every": 100}
+    small_run |= stepping_run(tmp_path, log, holds_at=150)
+    config_file.write_text(yaml.safe_dump(small_run))
+    before = stop(config_file, signal.SIGTERM, "ray::RayTrainWorker", lambda: all_took(log, 150, ranks=2))
+    again = pipeline.run(parse_config(small_run))
+    assert steps_taken_again(log, kills=1, every=100, last=300) == 50
+    evaluations = again.report["training"]["one_shot"]["evaluations"]
+    assert [evaluation["step"] for evaluation in evaluations] == [100, 200, 300]
+    assert before["rounds/000/accepted"]
+    assert before["rounds/000/ratio"]
+    assert_kept(before, again.store)
+
+
+def stop(config_file: Path, by: signal.Signals, worker: str, ready: Callable[[], object]) -> Files:
+    """`rsf run`, on a cluster of its own, stopped when it is ready: exit code 130, no traceback, no process left.
+
+    What it has committed by then, with all that it had just before.
+    """
+    store = rsf.RunStore(parse_config(yaml.safe_load(config_file.read_text())).output)
     process = subprocess.Popen(
-        [*RSF, "run", str(config_file), override],
+        [*RSF, "run", str(config_file)],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background it would be ignored
     )
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if stage in line:
-            break
-    wait_until(lambda: own_processes(worker, process.pid), seconds=60)
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130, [*said, rest]
-    assert "Traceback" not in rest
-    assert rest.rstrip().endswith("error: interrupted")
+    try:
+        wait_until(lambda: ready() or process.poll() is not None, seconds=150)
+        assert own_processes(worker, process.pid)
+        children = psutil.Process(process.pid).children(recursive=True)
+        before = kept_files(store)
+        process.send_signal(by)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert said.rstrip().endswith("error: interrupted")
     assert len(children) > 5
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
+    assert_kept(before, store)
+    return kept_files(store)
+
+
+def kept_files(store: rsf.RunStore) -> Files:
+    """What the manifest lists."""
+    manifest, found = store.manifest(), defaultdict(dict)
+    names = [shard["path"] for of_round in manifest["rounds"].values() for shard in of_round["shards"]]
+    names += [f"{folder}/{name}".lstrip("/") for folder, files in manifest["folders"].items() for name in files]
+    for file in (Path(store.path(name)) for name in names):
+        folder = file.parent.relative_to(store.root).as_posix()
+        found[folder][file.name] = file.read_bytes(), file.stat().st_mtime_ns
+    return found
+
+
+def assert_kept(before: Files, store: rsf.RunStore) -> None:
+    """All of it is listed still, byte for byte, and was not written again: what is drawn again is written again."""
+    now = kept_files(store)
+    for folder, files in before.items():
+        changed = [name for name, file in files.items() if now[folder].get(name) != file]
+        assert not changed, folder
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a node a folder of its own")
@@ -244,8 +302,6 @@ def test_a_node_local_folder_is_refused_before_anything_is_drawn(
 
 
 def wait_for_nodes(count: int) -> None:
-    import ray
-
     wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == count, seconds=90)
 
 

@@ -36,6 +36,8 @@ def test_a_lost_node_changes_nothing(least: int, ray_cluster, tmp_path, soak, re
         assert third.removed
     assert_same_rows(accepted, mark, wanted)
     assert sum(node == third.id for _, node in drawn(log)) > 0
+    begun_before = deaths.known[-1][0]
+    assert any(node != third.id for _, node in drawn(log)[begun_before:])  # there was work left for the others
     report_times(record_property, "node lost", seconds, undisturbed_seconds, deaths.drawn_again())
 
 

@@ -1,16 +1,18 @@
 """`rsf run` killed by SIGKILL between any two writes to its directory: run again, it tells what it would have told."""
 
-import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import dying
+import faults
 import pytest
+import ray
 import yaml
-from faults import wait_until
+from faults import all_took, report_times, stepping_run, steps_taken_again, wait_until
 from small import small_run_in
 
 import rsf_dist as rsf
@@ -18,6 +20,7 @@ from rsf_dist import pipeline
 from rsf_dist.config import parse_config
 
 pytestmark = pytest.mark.ray
+ray.cloudpickle.register_pickle_by_value(faults)  # the workers cannot import a test module
 
 RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
 DYING = [sys.executable, str(Path(dying.__file__))]
@@ -71,26 +74,32 @@ def test_a_run_killed_between_two_writes_goes_on(raw, undisturbed, ray_address, 
     assert kills == len(wanted) > 0
 
 
-def test_a_run_killed_while_it_fine_tunes_goes_on_from_its_checkpoint(raw, undisturbed, ray_address, tmp_path) -> None:
-    """In the middle of training the driver writes nothing: killed once the first of two checkpoints is there."""
-    mine = raw | {"output": str(tmp_path / "run"), "training": raw["training"] | {"steps": 400, "evaluate_every": 100}}
+def test_a_run_killed_while_it_fine_tunes_goes_on_from_its_checkpoint(
+    raw, undisturbed, ray_address, tmp_path, record_property
+) -> None:
+    """In the middle of training the driver writes nothing: killed 50 steps after the first of three checkpoints."""
+    log, fresh_log = tmp_path / "log", tmp_path / "fresh.log"
+    mine = raw | {"output": str(tmp_path / "run"), "training": raw["training"] | {"steps": 300, "evaluate_every": 100}}
+    mine |= stepping_run(tmp_path, log, holds_at=150)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(mine))
-    command = [*RSF, "run", str(tmp_path / "config.yaml"), "--address", ray_address]
-    driver = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    seals = "checkpoints/one_shot-*/checkpoint*/checkpoint.json"
+    started = time.monotonic()
+    driver = subprocess.Popen([*RSF, "run", str(tmp_path / "config.yaml"), "--address", ray_address])
     try:
-        wait_until(lambda: list((tmp_path / "run").glob(seals)) or driver.poll() is not None, seconds=200)
+        wait_until(lambda: all_took(log, 150, ranks=2) or driver.poll() is not None, seconds=200)
     finally:
         driver.kill()
         assert driver.wait() == -signal.SIGKILL
-    first = min(json.loads(seal.read_text())["step"] for seal in (tmp_path / "run").glob(seals))
-    assert first == 100
     assert not (tmp_path / "run" / "models" / "one_shot").exists()
-    fine_tuned = json.loads(subprocess.check_output([*command, "--json"], text=True, timeout=300))
-    trained = fine_tuned["training"]["one_shot"]
-    assert [evaluation["step"] for evaluation in trained["evaluations"]] == [100, 200, 300, 400]
-    assert fine_tuned["rounds"][0]["fingerprint"] == undisturbed[0].report["rounds"][0]["fingerprint"]
-    fresh = pipeline.run(parse_config(mine | {"output": str(tmp_path / "fresh")}))
+    fine_tuned = pipeline.run(parse_config(mine))
+    took = time.monotonic() - started
+    assert steps_taken_again(log, kills=1, every=100, last=300) == 50
+    trained = fine_tuned.report["training"]["one_shot"]
+    assert [evaluation["step"] for evaluation in trained["evaluations"]] == [100, 200, 300]
+    assert fine_tuned.report["rounds"][0]["fingerprint"] == undisturbed[0].report["rounds"][0]["fingerprint"]
+    started, whole = time.monotonic(), mine | {"output": str(tmp_path / "fresh")}
+    fresh = pipeline.run(parse_config(whole | stepping_run(tmp_path, fresh_log, holds_at=0)))
+    report_times(record_property, "driver killed", took, time.monotonic() - started, 50, "steps taken again")
+    assert steps_taken_again(fresh_log, kills=0, every=100, last=300) == 0
     assert trained == fresh.report["training"]["one_shot"]
     models = [rsf.RunStore(tmp_path / name).manifest()["folders"][""]["model.safetensors"] for name in ("run", "fresh")]
     assert models[0] == models[1]

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 
+import faults
 import numpy as np
 import psutil
 import pytest
@@ -15,10 +16,14 @@ from scipy import stats
 from torch.distributions import Categorical, Normal, Uniform
 
 import rsf_dist as rsf
+from rsf_dist import pool
+from rsf_dist import sampler as sampling
 from rsf_dist.batch import from_table
 from rsf_dist.diagnostics import acceptance_interval
+from rsf_dist.waves import Plan
 
 pytestmark = pytest.mark.ray
+ray.cloudpickle.register_pickle_by_value(faults)
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the actors cannot import a test module
 
 PROPOSAL = rsf.DistributionProposal(Normal(0.0, 2.0))
@@ -70,21 +75,40 @@ def test_first_n_rows_in_order_with_their_bookkeeping(accepted) -> None:
     assert set(rows) == {"x", "round", "chunk", "index", "log_ratio", "accept_key", "weight"}
 
 
+@pytest.fixture(scope="module")
+def mark(tmp_path_factory) -> str:
+    """The fingerprint of 10,000 rows, drawn chunk by chunk in this process."""
+    return faults.fingerprint_in_process(10_000, tmp_path_factory.mktemp("mark"))
+
+
 @pytest.mark.parametrize(
-    ("actors", "in_flight"),
+    ("actors", "in_flight", "nodes"),
     [
-        (3, None),
-        (8, 1),
-        pytest.param(2, 1, marks=pytest.mark.soak),
-        pytest.param(2, 7, marks=pytest.mark.soak),
-        pytest.param(4, None, marks=pytest.mark.soak),
-        pytest.param(8, 3, marks=pytest.mark.soak),
+        (3, None, 1),
+        (8, 1, 2),
+        pytest.param(1, None, 1, marks=pytest.mark.soak),
+        pytest.param(2, 1, 1, marks=pytest.mark.soak),
+        pytest.param(2, 7, 1, marks=pytest.mark.soak),
+        pytest.param(4, None, 2, marks=pytest.mark.soak),
+        pytest.param(8, 3, 2, marks=pytest.mark.soak),
     ],
 )
-def test_fingerprint_does_not_depend_on_the_pool(actors: int, in_flight: int | None, accepted) -> None:
-    share = {"min_actors": actors, "max_actors": actors, "cpus_per_actor": 0.5}
-    pool = rsf.PoolConfig(**share, max_tasks_in_flight=in_flight)
-    assert sampler(pool=pool).sample(20_000).fingerprint == accepted.fingerprint
+def test_fingerprint_does_not_depend_on_the_pool(actors, in_flight, nodes, mark, tmp_path, monkeypatch) -> None:
+    """Every actor draws, and on so many nodes at least; by default so little work would run in tasks."""
+    monkeypatch.setattr(Plan, "is_brief", lambda *_: False)
+    share = {"min_actors": actors, "max_actors": actors, "cpus_per_actor": 0.5 if nodes == 1 else 4 / actors}
+    config, log = rsf.PoolConfig(**share, max_tasks_in_flight=in_flight), tmp_path / "log"
+    logged = faults.sampler(log, None, seconds=0.01, processes=actors, nodes=nodes, pool=config)
+    assert logged.sample(10_000).fingerprint == mark
+    assert len(faults.drawing_processes(log)) == actors
+    assert len({node for _, node in faults.drawn(log)}) >= nodes
+
+
+def test_work_that_is_brief_runs_in_tasks_and_gives_the_same(mark, tmp_path, monkeypatch) -> None:
+    brief = []
+    monkeypatch.setattr(sampling, "map_chunks", lambda *given: brief.append(given[-1]) or pool.map_chunks(*given))
+    assert faults.sampler(tmp_path / "log", None, seconds=0.01).sample(10_000).fingerprint == mark
+    assert brief == [True]
 
 
 def test_fingerprint_depends_on_seed_and_chunk_size(accepted) -> None:

@@ -3,14 +3,14 @@ import math
 import os
 import shutil
 import sys
-import threading
 import time
 from pathlib import Path
 
+import faults
 import pytest
 import ray
 import torch
-from processes import own_processes
+from faults import Stepping, killing, report_times, steps_taken_again
 
 import rsf_dist as rsf
 from rsf_dist.batch import to_table
@@ -21,7 +21,8 @@ from rsf_dist.models import ImageNetwork
 from rsf_dist.trainer import FineTuneResult
 
 pytestmark = pytest.mark.ray
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+for module in (sys.modules[__name__], faults):
+    ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import a test module
 
 DIGITS = load_images(ImagesConfig(kind="digits"), "digits")
 TASK = rsf.ClassificationTask(DIGITS.classes, ModelConfig(width=4), channels=1)
@@ -118,46 +119,49 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path) -> None:
         rsf.FineTuner(TASK, training(), initial=broken, storage_path=str(tmp_path)).fit(dataset())
 
 
-def test_a_killed_worker_changes_nothing(tmp_path) -> None:
-    """SIGKILL one of two workers once a checkpoint is there: every step is done once, as it would have been."""
+def test_a_killed_worker_changes_nothing(tmp_path, record_property) -> None:
+    """SIGKILL one of two workers 40 steps after a checkpoint: these are taken again, and nothing else is."""
     steps = training(steps=300, evaluate_every=110, num_workers=2, max_failures=1)  # 16 steps an epoch: in its middle
-    undisturbed = rsf.FineTuner(TASK, steps, storage_path=str(tmp_path / "undisturbed")).fit(dataset())
-    killed = threading.Event()
-    thread = threading.Thread(target=kill_a_train_worker, args=(tmp_path / "disturbed", killed))
-    thread.start()
-    tuned = rsf.FineTuner(TASK, steps, storage_path=str(tmp_path / "disturbed")).fit(dataset())
-    thread.join()
-    assert killed.is_set()
+
+    def fit(task: rsf.ClassificationTask, name: str) -> tuple[rsf.FineTuneResult, float]:
+        started = time.monotonic()
+        tuned = rsf.FineTuner(task, steps, storage_path=str(tmp_path / name)).fit(dataset())
+        return tuned, time.monotonic() - started
+
+    undisturbed, seconds = fit(TASK, "undisturbed")
+    with killing(tmp_path / "log", step=150, ranks=2, rank=1) as killed:
+        tuned, took = fit(stepping(tmp_path / "log", holds_at=150), "disturbed")
+    again = steps_taken_again(tmp_path / "log", len(killed), every=110, last=300)
+    assert (len(killed), again) == (1, 40)
     assert [point["step"] for point in tuned.history.curve] == list(range(6, 301, 6))
     assert [evaluation["step"] for evaluation in tuned.history.evaluations] == [110, 220, 300]
     assert tuned.history == undisturbed.history  # to the last bit
+    weights, others = (result.load_model().state_dict() for result in (tuned, undisturbed))
+    assert all(torch.equal(weights[name], others[name]) for name in others)
+    report_times(record_property, "worker killed", took, seconds, again, "steps taken again")
 
 
 def test_a_killed_worker_is_told_where_none_may_fail_and_the_run_goes_on(tmp_path) -> None:
+    task = stepping(tmp_path / "log", holds_at=50)
+
     def tuner() -> rsf.FineTuner:
-        return rsf.FineTuner(TASK, training(steps=300), storage_path=str(tmp_path), name="run", resume=True)
+        return rsf.FineTuner(task, training(steps=100), storage_path=str(tmp_path), name="run", resume=True)
 
-    killed = threading.Event()
-    thread = threading.Thread(target=kill_a_train_worker, args=(tmp_path, killed))
-    thread.start()
-    with pytest.raises(rsf.ClusterFailure, match=r"^the cluster failed \(.*run it again: it goes on$"):
+    with (
+        killing(tmp_path / "log", step=50, ranks=1) as killed,
+        pytest.raises(rsf.ClusterFailure, match=r"^the cluster failed \(.*run it again: it goes on$"),
+    ):
         tuner().fit(dataset())
-    thread.join()
-    assert killed.is_set()
-    done = next(RunFolder.of(str(tmp_path), "run").newest_first()).step
-    assert 0 < done < 300
-    assert tuner().fit(dataset()).metrics["step"] == 300
+    assert [saved.step for saved in RunFolder.of(str(tmp_path), "run").newest_first()] == [40, 20]
+    tuned = tuner().fit(dataset())
+    assert [evaluation["step"] for evaluation in tuned.history.evaluations] == [20, 40, 60, 80, 100]
+    again = steps_taken_again(tmp_path / "log", len(killed), every=20, last=100)
+    assert (len(killed), again) == (1, 10)
 
 
-def kill_a_train_worker(folder, killed: threading.Event) -> None:
-    """By its own id, beneath this process."""
-    for _ in range(600):
-        if list(folder.rglob("checkpoint*/training.pt")):
-            break
-        killed.wait(0.1)
-    for worker in own_processes("ray::RayTrainWorker")[:1]:
-        worker.kill()
-        killed.set()
+def stepping(log: Path, holds_at: int) -> Stepping:
+    """TASK, with a line for every step."""
+    return Stepping(DIGITS.classes, ModelConfig(width=4), channels=1, log=log, holds_at=holds_at)
 
 
 class Noting(rsf.ClassificationTask):

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small import small_run_in
@@ -72,7 +73,7 @@ def lie_twice(run: Path) -> None:
 
 
 def forge(run: Path, change) -> None:
-    """Replace the rows of a shard, and its SHA-256 in the manifest with it."""
+    """Replace the rows of a shard, and its SHA-256 in the manifest with it: the file is whole."""
     store = RunStore(run)
     shard = Shard(**store.round(0)["shards"][1])
     forged = store.write_shard(0, shard.chunk, change(store.read_shard(shard)))
@@ -81,6 +82,14 @@ def forge(run: Path, change) -> None:
         manifest["rounds"]["0"]["shards"][1] |= {"sha256": forged.sha256, "rows": forged.rows}
 
     store.commit(relist)
+
+
+def without_labels(rows):
+    return rows.drop_columns(["label"])
+
+
+def labels_as_text(rows):
+    return rows.set_column(rows.column_names.index("label"), "label", rows["label"].cast(pa.string()))
 
 
 def relabelled(rows):
@@ -108,6 +117,8 @@ def reweighted(rows):
         (lambda run: forge(run, lambda rows: rows.slice(1)), ["comes out otherwise", "another fingerprint"]),
         (lambda run: forge(run, relabelled), ["comes out otherwise", "another fingerprint"]),
         (lambda run: forge(run, reweighted), ["comes out otherwise", "are not max(1, r/M)"]),
+        (lambda run: forge(run, without_labels), [".parquet=label: this column is missing, and by the manifest int64"]),
+        (lambda run: forge(run, labels_as_text), [".parquet=label: this column is string, and by the manifest int64"]),
     ],
     ids=[
         "bit",
@@ -121,6 +132,8 @@ def reweighted(rows):
         "row left out",
         "labels changed",
         "weights changed",
+        "labels gone",
+        "labels as text",
     ],
 )
 def test_what_is_wrong_is_named(harm, told: list[str], run: Path) -> None:
@@ -137,3 +150,17 @@ def test_the_command_lists_what_is_wrong(run: Path, capsys, monkeypatch) -> None
         cli.main()
     assert ended.value.code == 2
     assert capsys.readouterr().out.startswith("wrong: rounds/000/accepted/chunk-")
+
+
+@pytest.mark.parametrize("change", [without_labels, labels_as_text])
+def test_rows_with_other_columns_are_not_trained_on(change, run: Path, capsys, monkeypatch) -> None:
+    forge(run, change)
+    shard = RunStore(run).round(0)["shards"][1]["path"]
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["rsf", "train", str(run)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[")]
+    assert len(told) == 1
+    assert told[0].startswith(f"error: {shard}=label: this column is ")

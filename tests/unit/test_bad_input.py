@@ -5,11 +5,14 @@ In this process, through the command itself, up to where a cluster would be join
 
 import contextlib
 import hashlib
+import re
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -48,9 +51,11 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             del sys.modules[name]
 
 
-def complaint(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> RsfError:
+def complaint(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, command: str = "run"
+) -> RsfError:
     """What `rsf run` says of its arguments: one line on standard error, nothing else, exit code 2 or 3."""
-    monkeypatch.setattr(sys, "argv", ["rsf", "run", *arguments])
+    monkeypatch.setattr(sys, "argv", ["rsf", command, *arguments])
     capsys.readouterr()
     with pytest.raises(SystemExit) as exited:
         cli.main()
@@ -58,6 +63,7 @@ def complaint(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert isinstance(err, RsfError)
     out, said = capsys.readouterr()
     lines = [line for line in said.splitlines() if not line.endswith(f"going on with the run in {Path.cwd()}/run")]
+    lines = [line for line in lines if not re.match(r"\[ *[\d.]+ s\] using ", line)]  # what the user's paths led to
     assert lines == [f"error: {err}"]
     assert lines[0].isprintable()
     assert out == ""
@@ -215,3 +221,72 @@ def test_debug_shows_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "Traceback" in said
     assert 'ratios_of_mine.py", line' in said  # the user's own line is among it
     assert said.splitlines()[-1].startswith("error: ratio.score=ratios_of_mine:fails: fails (RuntimeError: no such")
+
+
+TOLD = [
+    f"using {path} from {CODE / path.partition(':')[0]}.py"
+    for path in ("ratios_of_mine:bright", "proposals_of_mine:Sound", "envelopes_and_tasks_of_mine:network")
+]
+
+
+@pytest.mark.parametrize("command", ["run", "sample", "plan", "train", "verify"])
+def test_the_command_tells_what_its_import_paths_led_to(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """On standard error, each once, and before a cluster is joined; of a run without any nothing."""
+    proposal = {"kind": "custom", "factory": "proposals_of_mine:Sound"}
+    model = {"name": "envelopes_and_tasks_of_mine:network"}
+    sound = sound_run(tmp_path)
+    own = sound | {"proposal": proposal, "model": model}
+    none = sound | {"code": None, "ratio": {}, "envelope": {"kind": "pilot"}}
+    for raw, told in ((own, TOLD), (none | {"output": str(tmp_path / "other")}, [])):
+        lines = said_of(command, raw, tmp_path, monkeypatch, capsys)
+        using = [line.partition("] ")[2] for line in lines if "using " in line]
+        assert sorted(using) == sorted(told)
+
+
+def said_of(
+    command: str, raw: dict, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> list[str]:
+    """The command's lines on standard error, up to where a cluster would be joined; of a verification, its end."""
+    config, run = folder / "config.yaml", Path(raw["output"])
+    config.write_text(yaml.safe_dump(raw))
+    if command in ("train", "verify"):
+        run.mkdir()
+        (run / "config.yaml").write_text(dump_config(parse_config(raw)))
+    monkeypatch.setattr(sys, "argv", ["rsf", command, str(run if command in ("train", "verify") else config)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit if command == "verify" else Reached):
+        cli.main()
+    return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("command", ["run", "sample", "train"])
+def test_a_disk_that_is_nearly_full_is_refused_before_anything_is_drawn_or_written(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As if a cluster had been joined; with room, the same command comes to its first draw."""
+    config, run = tmp_path / "config.yaml", tmp_path / "run"
+    raw = sound_run(tmp_path)
+    config.write_text(yaml.safe_dump(raw))
+    if command == "train":
+        run.mkdir()
+        (run / "config.yaml").write_text(dump_config(parse_config(raw)))
+    argument, before = str(run if command == "train" else config), contents(run)
+
+    def draw(*given: object) -> None:
+        raise Reached
+
+    monkeypatch.setattr(pipeline, "cluster", lambda *given: contextlib.nullcontext())
+    monkeypatch.setattr(pipeline, "check_cluster", lambda *given, **options: None)
+    monkeypatch.setattr(pipeline, "trials", draw)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**10))
+    monkeypatch.chdir(tmp_path)
+    err = complaint([argument], monkeypatch, capsys, command)
+    require_about(err, "output", "its disk has 0 MiB left, and the run may take")
+    assert err.exit_code == 2
+    assert contents(run) == before
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**40))
+    monkeypatch.setattr(sys, "argv", ["rsf", command, argument])
+    with pytest.raises(Reached):
+        cli.main()

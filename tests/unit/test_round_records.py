@@ -14,6 +14,7 @@ from torch.distributions import Normal, Uniform
 
 from rsf_dist import class_mix, cli, fitting, pipeline, rounds
 from rsf_dist import trial as trials
+from rsf_dist.accepted import describe_columns
 from rsf_dist.batch import num_rows, to_table
 from rsf_dist.chunk import ChunkWork
 from rsf_dist.class_mix import ClassMix, means_folder, mix_folder, stored_mix
@@ -95,8 +96,9 @@ def broad():
 
 def stored(store, number, rows, report):
     """Put a round's rows into the store, as the sampler leaves them."""
-    shard = store.write_shard(number, 0, to_table(rows))
-    store.commit_round(number, [shard], {"complete": True, "report": report.to_dict()})
+    table = to_table(rows)
+    described = {"complete": True, "columns": describe_columns(table), "report": report.to_dict()}
+    store.commit_round(number, [store.write_shard(number, 0, table)], described)
     return SimpleNamespace(report=report, fingerprint=f"{number + 10:064x}")
 
 

@@ -4,6 +4,7 @@ import sys
 import time
 
 CALLS_BEFORE = 6  # in one process; trial, probe and pilot have fewer
+SEEN_SECONDS = 0.3  # whoever looks for the process finds it before it goes wrong
 calls = 0
 
 
@@ -11,6 +12,8 @@ def _score(batch):
     """The score, and whether it is late."""
     global calls
     calls += 1
+    if calls > CALLS_BEFORE:
+        time.sleep(SEEN_SECONDS)
     return batch["image"].float().mean(dim=(1, 2, 3)) / 255, calls > CALLS_BEFORE
 
 
