@@ -51,7 +51,7 @@ def blurred(images: Tensor, sd: float) -> Tensor:
     """uint8 [n, c, h, w] under a Gaussian of `sd` pixels, cut off at three of them and where the image ends."""
     if sd < _LEAST_BLUR:
         return images
-    from torchvision.transforms.v2 import functional as F  # here: few places are blurred, and it takes its time
+    from torchvision.transforms.v2 import functional as F  # here: it takes long to import, and few places are blurred
 
     height, width = images.shape[-2:]
     sizes = [2 * min(math.ceil(3 * sd), length - 1) + 1 for length in (width, height)]

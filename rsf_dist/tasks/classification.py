@@ -44,10 +44,8 @@ class ClassificationTask:
 
     def metrics(self) -> MetricCollection:
         """accuracy (micro) and loss."""
-        from torchmetrics import (
-            MeanMetric,
-            MetricCollection,
-        )  # here: it brings torchvision along, which few processes need
+        # Here, for it brings torchvision along, which few processes need.
+        from torchmetrics import MeanMetric, MetricCollection
         from torchmetrics.classification import MulticlassAccuracy
 
         accuracy = MulticlassAccuracy(num_classes=self.spec.num_outputs, average="micro")

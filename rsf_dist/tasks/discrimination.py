@@ -42,10 +42,8 @@ class DiscriminationTask:
 
     def metrics(self) -> MetricCollection:
         """accuracy and loss."""
-        from torchmetrics import (
-            MeanMetric,
-            MetricCollection,
-        )  # here: it brings torchvision along, which few processes need
+        # Here, for it brings torchvision along, which few processes need.
+        from torchmetrics import MeanMetric, MetricCollection
         from torchmetrics.classification import BinaryAccuracy
 
         return MetricCollection(

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 from in_process import CHUNK, sampler_into, without_ray
+from ray.data import DataContext
 
-from rsf_dist.accepted import AcceptedSet, as_described, stored_rows
+from rsf_dist import accepted
+from rsf_dist.accepted import AcceptedSet, as_described, stored_dataset, stored_rows
 from rsf_dist.config import Budget
 from rsf_dist.errors import InputError
 from rsf_dist.store import RunStore, Shard, _sha256
@@ -30,6 +33,23 @@ def store(tmp_path: Path, drawn: list[int]) -> RunStore:
     sampler_into(store).sample(WANTED)
     drawn.clear()
     return store
+
+
+def test_they_are_read_without_actors_for_their_footers(store, monkeypatch) -> None:
+    """And whoever uses Ray Data besides keeps the reader that they have chosen."""
+    asked = []
+
+    def read(paths, **_):
+        asked.append((len(paths), DataContext.get_current().use_datasource_v2))
+        return SimpleNamespace(context=DataContext.get_current())
+
+    monkeypatch.setattr(accepted.ray.data, "read_parquet", read)
+    before = DataContext.get_current().use_datasource_v2
+    dataset = stored_dataset(store, listed(store))
+    assert asked == [(len(listed(store)), False)]
+    assert dataset.context.execution_options.preserve_order
+    assert DataContext.get_current().use_datasource_v2 == before
+    assert not DataContext.get_current().execution_options.preserve_order
 
 
 def relist(store: RunStore, shard: Shard) -> None:
