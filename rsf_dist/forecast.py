@@ -105,19 +105,28 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
+class LaterRound:
+    """A round whose acceptance is known beforehand: rows wanted, budget, acceptance, proposals of its pilot."""
+
+    num_accepted: int
+    budget: Budget
+    acceptance: float
+    num_pilot: int
+
+
+@dataclass(frozen=True)
 class Following:
     """The rounds after the first one, each accepting a share of its proposals that is known beforehand.
 
     Args:
         exploring: how many move the proposal on, all like the first; and the proposals of a pilot of theirs.
-        last: rows, budget and acceptance of the last round, and the proposals of its pilot; None where its envelope
-            does not tell, and then it is left out.
+        last: the last round; None where its envelope does not tell its acceptance, and then it is left out.
         fit_share: of the first ratio's seconds, what a later round's takes.
     """
 
     exploring: int
     num_pilot: int
-    last: tuple[int, Budget, float, int] | None
+    last: LaterRound | None
     fit_share: float
 
 
@@ -246,14 +255,15 @@ def forecast_rounds(plan: Plan, first: Forecast, job: Job, following: Following)
         plan, first, job: of the first round.
         following: the others.
     """
-    rounds = [(job.num_accepted, job.budget, first.acceptance, following.num_pilot)] * following.exploring
+    rounds = [LaterRound(job.num_accepted, job.budget, first.acceptance, following.num_pilot)] * following.exploring
     rounds += [] if following.last is None else [following.last]
     parts = [(first.num_accepted, first.proposals, first.seconds, first.cpu_hours, first.disk_bytes)]
-    for num_accepted, budget, acceptance, num_pilot in rounds:
-        costs = replace(first.costs, num_pilot=num_pilot, pilot_seconds=num_pilot * plan.pilot.seconds_per_row)
-        clock = Clock(plan, replace(job, num_accepted=num_accepted, budget=budget), costs)
-        likely = clock.likely(acceptance)
-        found, cpu_hours = clock.found(acceptance), clock.cpu_seconds(likely) / 3600
+    for one in rounds:
+        pilot_seconds = one.num_pilot * plan.pilot.seconds_per_row
+        costs = replace(first.costs, num_pilot=one.num_pilot, pilot_seconds=pilot_seconds)
+        clock = Clock(plan, replace(job, num_accepted=one.num_accepted, budget=one.budget), costs)
+        likely, found = clock.likely(one.acceptance), clock.found(one.acceptance)
+        cpu_hours = clock.cpu_seconds(likely) / 3600
         parts.append((found, likely, clock.seconds(likely), cpu_hours, clock.disk_bytes(likely, found)))
     found, proposals, seconds, cpu_hours, disk_bytes = (sum(column) for column in zip(*parts, strict=True))
     measured = first.costs.ratio_seconds

@@ -19,7 +19,7 @@ from rsf_dist.config import (
 )
 from rsf_dist.envelope import BudgetEnvelope
 from rsf_dist.fitting import is_learned
-from rsf_dist.forecast import Following, Forecast, Job, Recommendation, forecast, forecast_rounds
+from rsf_dist.forecast import Following, Forecast, Job, LaterRound, Recommendation, forecast, forecast_rounds
 from rsf_dist.harvest import Harvest
 from rsf_dist.pilot import PilotRun
 from rsf_dist.pipeline import CONFIG, prepare, stored_config, trial_folder
@@ -117,7 +117,7 @@ def following_rounds(config: RunConfig) -> tuple[Following | None, list[str]]:
         return None, [*warnings, "later rounds are left out: their ratio uses the features of another network"]
     last = None
     if isinstance(envelope, BudgetEnvelopeConfig):
-        last = (rows_to_train_on(config), sampling.budget, envelope.acceptance, envelope.num_pilot)
+        last = LaterRound(rows_to_train_on(config), sampling.budget, envelope.acceptance, envelope.num_pilot)
     else:
         warnings.append(
             f"the last round is left out: what it accepts at its envelope, kind {envelope.kind}, depends on where the "

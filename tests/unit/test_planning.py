@@ -19,6 +19,7 @@ from rsf_dist.forecast import (
     Costs,
     Following,
     Job,
+    LaterRound,
     Option,
     acceptance_limits,
     bias_at,
@@ -275,7 +276,7 @@ def test_with_rounds_it_is_of_the_first_and_advises_nothing(num_rounds, small_ru
         assert found.warnings == ()
 
 
-FOLLOWING = Following(exploring=2, num_pilot=1_000, last=(800, Budget(), 0.25, 300), fit_share=0.5)
+FOLLOWING = Following(exploring=2, num_pilot=1_000, last=LaterRound(800, Budget(), 0.25, 300), fit_share=0.5)
 
 
 def first_round(**costs):
@@ -310,7 +311,7 @@ def test_a_last_round_that_does_not_tell_is_left_out() -> None:
 
 def test_each_round_ends_by_its_own_budget() -> None:
     plan, first, job = first_round()
-    tight = replace(FOLLOWING, last=(800, Budget(max_proposals=2_000), 0.25, 300))
+    tight = replace(FOLLOWING, last=LaterRound(800, Budget(max_proposals=2_000), 0.25, 300))
     found = forecast_rounds(plan, first, job, tight)
     assert (found.proposals, found.num_accepted) == (3 * 1_000 + 2_000, 3 * 500 + 500)
     job = replace(job, budget=Budget(max_proposals=600))
@@ -341,9 +342,9 @@ def test_what_is_known_of_later_rounds(small_run: dict) -> None:
 
     wanted = raw["sampling"]["num_accepted"]
     found, (warning,) = known()
-    assert found == Following(3, 1_500, (wanted, Budget(max_proposals=70_000), 0.2, 3_000), 0.25)
+    assert found == Following(3, 1_500, LaterRound(wanted, Budget(max_proposals=70_000), 0.2, 3_000), 0.25)
     assert "of the first round" in warning
-    fresh = known(sampling=raw["sampling"] | {"mode": "stream"})[0].last[0] - wanted
+    fresh = known(sampling=raw["sampling"] | {"mode": "stream"})[0].last.num_accepted - wanted
     assert fresh == raw["training"]["steps"] * raw["training"]["batch_size"]
     assert known(rounds=rounds | {"warm_steps": None})[0].fit_share == 1.0
     laws = {"kind": "density", "parameters": {"rotation": {"normal": [0.8, 0.1]}}}
