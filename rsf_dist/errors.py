@@ -55,6 +55,10 @@ class StatisticalRefusal(RsfError):
         return _one_line(f"{self.finding}; {self.remedy}")
 
 
+class Shortfall(StatisticalRefusal):
+    """The budget ends before the rows are there."""
+
+
 class ClusterFailure(RsfError):
     """A part of the cluster died on which the work was. What was committed is kept. Exit code 1."""
 

@@ -136,7 +136,7 @@ class AllRounds:
 
     Args:
         num_rounds: how many are counted; there are fewer where they converge before.
-        num_accepted: rows to expect of them all.
+        num_accepted, num_wanted: rows to expect of them all, and to be asked for.
         proposals: until the last row of each, pilots aside.
         seconds: wall time of sampling, pilots' included.
         ratio_seconds: of the fits, in proportion to their optimizer steps; None where the first one's was not measured,
@@ -146,6 +146,7 @@ class AllRounds:
 
     num_rounds: int
     num_accepted: int
+    num_wanted: int
     proposals: int
     seconds: float
     ratio_seconds: float | None
@@ -266,9 +267,17 @@ def forecast_rounds(plan: Plan, first: Forecast, job: Job, following: Following)
         cpu_hours = clock.cpu_seconds(likely) / 3600
         parts.append((found, likely, clock.seconds(likely), cpu_hours, clock.disk_bytes(likely, found)))
     found, proposals, seconds, cpu_hours, disk_bytes = (sum(column) for column in zip(*parts, strict=True))
+    wanted = job.num_accepted + sum(one.num_accepted for one in rounds)
     measured = first.costs.ratio_seconds
     ratio_seconds = None if measured is None else measured * (1 + len(rounds) * following.fit_share)
-    return AllRounds(len(parts), found, proposals, seconds, ratio_seconds, cpu_hours, disk_bytes)
+    return AllRounds(len(parts), found, wanted, proposals, seconds, ratio_seconds, cpu_hours, disk_bytes)
+
+
+def warn_of_rounds(rounds: AllRounds) -> Iterator[str]:
+    """What stands against running them so."""
+    if rounds.num_accepted < rounds.num_wanted:
+        rows = f"{rounds.num_accepted:,} of the {rounds.num_wanted:,} rows of all rounds"
+        yield f"budgets end at about {rows}: raise sampling.budget, or the acceptance of the rounds"
 
 
 def acceptance_limits(plan: Plan, by_quantile: bool) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from rsf_dist import user_code
-from rsf_dist.arms import MODEL, arms, train_trial, training_bytes
+from rsf_dist.arms import MODEL, arms, model_bytes, train_trial, training_bytes
 from rsf_dist.build import Inputs, load_inputs
 from rsf_dist.config import ClassifierRatioConfig, RunConfig, differences, dump_config, parse_text
 from rsf_dist.errors import InputError
@@ -194,13 +194,16 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
 
 
 def forecast_bytes(config: RunConfig, inputs: Inputs, training: bool) -> int:
-    """What a run may take on disk: the rows wanted, not compressed, and with training the models and checkpoints."""
+    """What a run may take on disk: the rows wanted, not compressed, and models with the checkpoints before them."""
     rounds, wanted = config.rounds, config.sampling.num_accepted
     rows = wanted + (rounds.num_rounds - 1) * rounds.num_accepted
     if training and config.own_arm != "one_shot" and "one_shot" in arms(config):
         rows += wanted
+    models = training_bytes(config, inputs) if training else 0
+    if rounds.fine_tuned_features:  # a model of each round but the first, and the one that they all begin with
+        models += rounds.num_rounds * model_bytes(config, inputs)
     row = inputs.source.images[0].nbytes + _ROW_BYTES
-    return config.num_seeds * (rows * row + (training_bytes(config, inputs) if training else 0))
+    return config.num_seeds * (rows * row + models)
 
 
 def stored_config(store: RunStore) -> RunConfig:

@@ -19,7 +19,16 @@ from rsf_dist.config import (
 )
 from rsf_dist.envelope import BudgetEnvelope
 from rsf_dist.fitting import is_learned
-from rsf_dist.forecast import Following, Forecast, Job, LaterRound, Recommendation, forecast, forecast_rounds
+from rsf_dist.forecast import (
+    Following,
+    Forecast,
+    Job,
+    LaterRound,
+    Recommendation,
+    forecast,
+    forecast_rounds,
+    warn_of_rounds,
+)
 from rsf_dist.harvest import Harvest
 from rsf_dist.pilot import PilotRun
 from rsf_dist.pipeline import CONFIG, prepare, stored_config, trial_folder
@@ -99,7 +108,8 @@ def _forecast_trial(draft: Trial, actors: int | None, warnings: list[str]) -> Fo
         return found
     following, warnings = following_rounds(draft.config)
     all_rounds = None if following is None else forecast_rounds(plan, found, job, following)
-    told = (*found.warnings, *warnings)
+    short = [] if all_rounds is None else list(warn_of_rounds(all_rounds))
+    told = (*found.warnings, *warnings, *short)
     return replace(found, recommendation=Recommendation("", _NO_ADVICE), rounds=all_rounds, warnings=told)
 
 

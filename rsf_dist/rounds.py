@@ -20,7 +20,7 @@ from rsf_dist.build import build_envelope
 from rsf_dist.class_mix import mix_folder, settle_means, settle_mix, stored_mix, with_mix, without_classes
 from rsf_dist.config import Budget
 from rsf_dist.envelope import BudgetEnvelope
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, Shortfall
 from rsf_dist.judging import judge_round
 from rsf_dist.proposals import DefensiveProposal, Proposal, Refittable
 from rsf_dist.ratios import Ratio, RelativeRatio
@@ -34,6 +34,7 @@ from rsf_dist.user_code import blamed
 
 _MOST_OF_EXPECTED = 10
 """Times the expected proposals, after which a round that explores is refused."""
+_MORE_TO_EXPLORE = "raise rounds.acceptance or rounds.num_pilot, so that M rests on more rows of the pilot"
 _NEAR_ONE = 0.95
 """An AUC from which on its gains say little: far from the target it stays near 1 whatever a refit gains."""
 
@@ -79,8 +80,12 @@ def explore_once(trial: Trial, number: int) -> float | None:
     proposal = round_proposal(trial, number)
     ratio = trial.ratio(proposal, number)
     wanted = trial.config.rounds.num_accepted
+    sampler = round_sampler(trial, proposal, ratio, exploring=True)
     with trial.stage("rounds", f"round {number}: sampling {wanted:,} rows to move the proposal to"):
-        accepted = round_sampler(trial, proposal, ratio, exploring=True).sample(wanted, number, trial.progress)
+        try:
+            accepted = sampler.sample(wanted, number, trial.progress)
+        except Shortfall as short:  # of a budget that is not the configured one
+            raise Shortfall(f"round {number}: {short.finding}", _MORE_TO_EXPLORE) from short
     if not record.has_round(trial.store, accepted.fingerprint):
         _tell(trial, number, proposal, ratio, accepted)
     quality = getattr(ratio, "quality", None)

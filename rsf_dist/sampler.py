@@ -20,7 +20,7 @@ from rsf_dist.accepted import AcceptedSet, fingerprint, handed_over, num_duplica
 from rsf_dist.chunk import ChunkWork, refuse_nonfinite
 from rsf_dist.config import Budget, PoolConfig
 from rsf_dist.envelope import Choice, Envelope, PilotEnvelope, choose
-from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
+from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal, unwrapped
 from rsf_dist.harvest import ChunkRecorder, Harvest
 from rsf_dist.journal import Journal
 from rsf_dist.pilot import PilotRun, Probe, draw_pilot
@@ -280,11 +280,9 @@ class RejectionSampler:
             remedy = (
                 f"raise budget.max_proposals to about {needed:,}, lower the envelope's log M, or keep what there is "
             )
-            raise StatisticalRefusal(finding, remedy + "with budget.on_shortfall=partial")
+            raise Shortfall(finding, remedy + "with budget.on_shortfall=partial")
         remedy = f"log M is {harvest.log_m:.4g} and the largest log ratio seen {largest:.4g}: lower log M to that "
-        raise StatisticalRefusal(
-            finding, remedy + "(envelope kind pilot or budget), or move the proposal to the target"
-        )
+        raise Shortfall(finding, remedy + "(envelope kind pilot or budget), or move the proposal to the target")
 
     def _report(self, plan: Plan, harvest: Harvest, seconds: float) -> SamplingReport:
         accepted, ledger = harvest.accepted(), harvest.ledger()

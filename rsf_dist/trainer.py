@@ -104,7 +104,7 @@ class FineTuner:
         return FineTuneResult.of(self._folder, self.task, self.training.keep)
 
     def _stored(self, dataset: Dataset, validation: Dataset | None) -> Rows:
-        rows = in_order(self._checked(dataset)).materialize()
+        rows = in_order(_checked(dataset, columns(self.task, self.training), "column")).materialize()
         if validation is None:
             rows, held_out = rows.train_test_split(self.training.validation_fraction)
         else:
@@ -120,28 +120,13 @@ class FineTuner:
         if validation is None:
             rule = "a stream leaves no rows to hold out"
             raise InputError("validation", None, rule, "give a Dataset of accepted rows that came before the stream")
-        self._require_columns([*stream.columns, "weight"])
+        _require_columns(columns(self.task, self.training), [*stream.columns, "weight"], "column")
         room = max_actors(stream.pool, beside=workers(self.training))
         stream = dataclasses.replace(stream, pool=stream.pool.model_copy(update={"max_actors": room}))
         return Rows(self._required(self._held_out(validation)), stream.mean_weight, stream=stream)
 
-    def _checked(self, dataset: Dataset) -> Dataset:
-        schema = dataset.schema()
-        wanted = self._require_columns(list(schema.names) if schema else [])
-        for name, kind in zip(schema.names, schema.types, strict=True) if schema else ():
-            if name in wanted and kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
-                raise InputError("column", f"{name} ({kind})", "holds no numbers", "convert it to numbers")
-        return dataset.select_columns(wanted)
-
-    def _require_columns(self, there: list[str]) -> list[str]:
-        wanted = columns(self.task, self.training)
-        missing = [name for name in wanted if name not in there]
-        if missing:
-            raise InputError("column", missing[0], f"is not among the dataset's {there}", "add or rename it")
-        return wanted
-
     def _held_out(self, validation: Dataset) -> Dataset:
-        return in_order(validation.select_columns(list(self.task.columns))).materialize()
+        return in_order(_checked(validation, list(self.task.columns), "validation column")).materialize()
 
     def _required(self, held_out: Dataset) -> Dataset:
         if held_out.count() == 0:
@@ -239,6 +224,23 @@ class Rows:
         known = {name: getattr(work, name) for name in ("seed", "stage", "round", "chunk_size", "log_m")}
         known |= {f"start.{name}": value for name, value in asdict(self.stream.start).items()}
         return {f"stream.{name}": value for name, value in known.items()}
+
+
+def _checked(dataset: Dataset, wanted: list[str], field: str) -> Dataset:
+    """The columns wanted. Raises InputError where one is missing or holds text."""
+    schema = dataset.schema()
+    kinds = dict(zip(schema.names, schema.types, strict=True)) if schema else {}
+    _require_columns(wanted, list(kinds), field)
+    for name in wanted:
+        if kinds[name] in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+            raise InputError(field, f"{name} ({kinds[name]})", "holds no numbers", "convert it to numbers")
+    return dataset.select_columns(wanted)
+
+
+def _require_columns(wanted: list[str], there: list[str], field: str) -> None:
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise InputError(field, missing[0], f"is not among the dataset's {there}", "add or rename it")
 
 
 @contextmanager

@@ -126,3 +126,9 @@ def test_parquet_of_other_columns_is_not_trained_on(no_records: None, tmp_path: 
         with pytest.raises(rsf.InputError, match=complaint) as caught:
             rsf.FineTuner(task, training, storage_path=str(tmp_path)).fit(parquet(tmp_path / str(number), **columns))
         assert str(caught.value).isprintable()
+    good, named = (
+        parquet(tmp_path / "good", image=image, label=label),
+        parquet(tmp_path / "named", image=image, label=names),
+    )
+    with pytest.raises(rsf.InputError, match=r"validation column=label \(string\): holds no numbers"):
+        rsf.FineTuner(task, training, storage_path=str(tmp_path)).fit(good, validation=named)

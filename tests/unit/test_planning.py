@@ -26,6 +26,7 @@ from rsf_dist.forecast import (
     forecast,
     forecast_rounds,
     recommend,
+    warn_of_rounds,
 )
 from rsf_dist.pilot import PilotRun, Probe
 from rsf_dist.planning import LEAST_PILOT, PILOT_SECONDS, size_of_pilot
@@ -292,7 +293,7 @@ def test_all_rounds_add_up() -> None:
     assert (first.proposals, first.seconds) == (1_000, pytest.approx(20 + 7 + 5))
     # Two more like it, after pilots of 1,000; then 800 rows at 1/4, 3,200 proposals in 32 chunks, after one of 300.
     found = forecast_rounds(plan, first, job, FOLLOWING)
-    assert (found.num_rounds, found.num_accepted) == (4, 3 * 500 + 800)
+    assert (found.num_rounds, found.num_accepted, found.num_wanted) == (4, 3 * 500 + 800, 3 * 500 + 800)
     assert found.proposals == 3 * 1_000 + 3_200
     assert found.seconds == pytest.approx(32 + 2 * (20 + 7 + 5) + 6 + 7 + 16)
     assert found.ratio_seconds == pytest.approx(40 * (1 + 3 * 0.5))
@@ -314,6 +315,9 @@ def test_each_round_ends_by_its_own_budget() -> None:
     tight = replace(FOLLOWING, last=LaterRound(800, Budget(max_proposals=2_000), 0.25, 300))
     found = forecast_rounds(plan, first, job, tight)
     assert (found.proposals, found.num_accepted) == (3 * 1_000 + 2_000, 3 * 500 + 500)
+    (warning,) = warn_of_rounds(found)
+    assert "2,000 of the 2,300 rows of all rounds" in warning
+    assert not list(warn_of_rounds(forecast_rounds(plan, first, job, FOLLOWING)))
     job = replace(job, budget=Budget(max_proposals=600))
     found = forecast_rounds(plan, forecast(plan, job, first.costs), job, FOLLOWING)
     assert (found.proposals, found.num_accepted) == (3 * 600 + 3_200, 3 * 300 + 800)

@@ -26,7 +26,7 @@ from rsf_dist.config import (
     RoundsConfig,
     parse_config,
 )
-from rsf_dist.errors import InputError, StatisticalRefusal
+from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal
 from rsf_dist.fitting import Before
 from rsf_dist.images import ImageSet
 from rsf_dist.models import NetworkSpec
@@ -429,6 +429,20 @@ def test_a_proposal_that_cannot_move_is_refused_in_its_second_round(trial, rows_
     rounds.round_proposal(trial, 0)
     with pytest.raises(InputError, match="proposal=Still: has no `refit`, which rounds need"):
         rounds.round_proposal(trial, 1)
+
+
+def test_a_round_that_explores_and_falls_short_names_what_is_its_own_to_raise(trial, rows_of, monkeypatch):
+    """Its budget is not sampling.budget, of which the sampler speaks."""
+
+    class Short:
+        def sample(self, *_):
+            raise Shortfall("3 of 4 rows accepted", "raise budget.max_proposals")
+
+    monkeypatch.setattr(Trial, "ratio", lambda trial, proposal, number: ConstantRatio())
+    monkeypatch.setattr(rounds, "round_sampler", lambda *_, exploring: Short())
+    with pytest.raises(StatisticalRefusal, match=r"round 1: 3 of 4 rows accepted; raise rounds.acceptance or") as short:
+        rounds.explore_once(trial, 1)
+    assert "budget" not in str(short.value)
 
 
 def test_a_known_ratio_is_made_once_and_follows_the_proposal(tmp_path, rows_of):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rsf_dist import cli, pipeline
-from rsf_dist.arms import training_bytes
+from rsf_dist.arms import model_bytes, training_bytes
 from rsf_dist.config import (
     Arm,
     ClassPriorConfig,
@@ -199,6 +199,17 @@ ROW = 64 + 100  # pixels, and what goes with them
 def test_the_disk_that_is_asked_for_has_room_for_every_rounds_rows(sections, rows):
     inputs = SimpleNamespace(source=ImageSet(IMAGE, torch.zeros(1, dtype=torch.int64), ("a",)))
     assert pipeline.forecast_bytes(having(**sections), inputs, training=False) == rows * ROW
+
+
+def test_features_of_rounds_are_models_that_are_kept():
+    inputs = SimpleNamespace(source=ImageSet(IMAGE, torch.zeros(1, dtype=torch.int64), ("a",)))
+    plain = {"num_rounds": 3, "num_accepted": 70, "min_gain": None}
+    for training in (False, True):
+        without, having_them = (
+            pipeline.forecast_bytes(having(rounds=plain | {"fine_tuned_features": features}), inputs, training)
+            for features in (False, True)
+        )
+        assert having_them - without == 3 * model_bytes(having(), inputs) > 0
 
 
 def test_one_shot_rejection_beside_rounds_keeps_as_many_rows_again():

@@ -7,7 +7,7 @@ from in_process import CHUNK, sampler_into, without_ray
 
 from rsf_dist.accepted import stored_rows
 from rsf_dist.config import Budget
-from rsf_dist.errors import StatisticalRefusal
+from rsf_dist.errors import Shortfall
 from rsf_dist.store import RunStore
 
 WANTED, SMALL, LARGE = 200, 4, 40
@@ -32,7 +32,7 @@ def test_what_a_budget_ended_is_kept_and_gone_on_from(
     on_shortfall: str, store: RunStore, drawn: list[int], tmp_path: Path
 ) -> None:
     if on_shortfall == "error":
-        with pytest.raises(StatisticalRefusal, match=r"of 200 rows accepted after 200 proposals, where the budget"):
+        with pytest.raises(Shortfall, match=r"of 200 rows accepted after 200 proposals, where the budget"):
             sampler_into(store, budget(SMALL, on_shortfall)).sample(WANTED)
     else:
         short = sampler_into(store, budget(SMALL)).sample(WANTED)
