@@ -42,6 +42,7 @@ class Costs:
     Args:
         startup_seconds: of the pool, over and above the time in which its actors compute.
         brief: whether that was of tasks, which have no actors to wait for; see `map_chunks`.
+        restart_seconds: the same of a later round, tasks finding their workers up; None: as of the first.
         seconds_per_row: of an actor, beside the others.
         cpu_startup_seconds, cpu_seconds_per_row: CPU time of an actor before its first chunk, and of a proposal.
         num_pilot, pilot_seconds: proposals of the run's pilot, and its wall time; 0 where its directory holds that.
@@ -59,6 +60,7 @@ class Costs:
     bytes_per_shard: float = 0.0
     bytes_per_row: float = 0.0
     brief: bool = False
+    restart_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -258,10 +260,11 @@ def forecast_rounds(plan: Plan, first: Forecast, job: Job, following: Following)
     """
     rounds = [LaterRound(job.num_accepted, job.budget, first.acceptance, following.num_pilot)] * following.exploring
     rounds += [] if following.last is None else [following.last]
+    again = first.costs.startup_seconds if first.costs.restart_seconds is None else first.costs.restart_seconds
     parts = [(first.num_accepted, first.proposals, first.seconds, first.cpu_hours, first.disk_bytes)]
     for one in rounds:
         pilot_seconds = one.num_pilot * plan.pilot.seconds_per_row
-        costs = replace(first.costs, num_pilot=one.num_pilot, pilot_seconds=pilot_seconds)
+        costs = replace(first.costs, startup_seconds=again, num_pilot=one.num_pilot, pilot_seconds=pilot_seconds)
         clock = Clock(plan, replace(job, num_accepted=one.num_accepted, budget=one.budget), costs)
         likely, found = clock.likely(one.acceptance), clock.found(one.acceptance)
         cpu_hours = clock.cpu_seconds(likely) / 3600

@@ -100,10 +100,15 @@ def rehearse(plan: Plan, pool: PoolConfig, actors: int, seconds_per_row: float, 
     each = 1 + max(2, round(_REHEARSAL_SECONDS / (size * per_row)))
     pool = pool.model_copy(update={"min_actors": min(pool.min_actors, here), "max_actors": here})
     work = _Clocked(replace(plan.work, chunk_size=size))
-    started = time.monotonic()
-    with unwrapped():
-        records = list(map_chunks(work, range(here * each), pool, plan.chunks_per_task(here * each, here), brief))
-    return _costs(records, size, time.monotonic() - started, at_once=here if brief else None)
+
+    def costs(count: int) -> Costs:
+        started = time.monotonic()
+        with unwrapped():
+            records = list(map_chunks(work, range(count), pool, plan.chunks_per_task(count, here), brief))
+        return _costs(records, size, time.monotonic() - started, at_once=here if brief else None)
+
+    found = costs(here * each)
+    return replace(found, restart_seconds=costs(here).startup_seconds) if brief else found
 
 
 @dataclass(frozen=True)

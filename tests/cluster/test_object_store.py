@@ -182,7 +182,8 @@ def test_the_main_job(s3, small_run, tmp_path) -> None:
     test = pipeline.load_inputs(config).test
     accuracy = float((result.load_model()(test.images).argmax(1) == test.labels).float().mean())
     assert result.report["evaluation"]["arms"]["one_shot"] == [pytest.approx(accuracy)]
-    assert s3.requests("PUT", "job/checkpoints/one_shot/checkpoint") > 0
+    mark = result.report["rounds"][0]["fingerprint"]
+    assert s3.requests("PUT", f"job/checkpoints/one_shot-{mark[:8]}/checkpoint_") > 0
     for name in ("config.yaml", "manifest.json", "model.safetensors", "report.json", "report.html"):
         assert result.store.exists(name)
     assert holder(result.store) is None

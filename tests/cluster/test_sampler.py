@@ -94,8 +94,12 @@ def mark(tmp_path_factory) -> str:
     ],
 )
 def test_fingerprint_does_not_depend_on_the_pool(actors, in_flight, nodes, mark, tmp_path, monkeypatch) -> None:
-    """Every actor draws, and on so many nodes at least; by default so little work would run in tasks."""
+    """Every actor draws, and on so many nodes at least; by default so little work would run in tasks.
+
+    There are more chunks than all actors but one may have in hand, and so each of them gets a task.
+    """
     monkeypatch.setattr(Plan, "is_brief", lambda *_: False)
+    monkeypatch.setattr(Plan, "chunks_per_task", lambda *_: 1)
     share = {"min_actors": actors, "max_actors": actors, "cpus_per_actor": 0.5 if nodes == 1 else 4 / actors}
     config, log = rsf.PoolConfig(**share, max_tasks_in_flight=in_flight), tmp_path / "log"
     logged = faults.sampler(log, None, seconds=0.01, processes=actors, nodes=nodes, pool=config)

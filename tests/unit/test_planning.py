@@ -302,6 +302,14 @@ def test_all_rounds_add_up() -> None:
     assert " 4 rounds      6,200 proposals" in outlook_in_words(replace(first, rounds=found).to_dict())
 
 
+def test_later_rounds_find_the_workers_of_tasks_up() -> None:
+    plan, first, job = first_round(brief=True, restart_seconds=0.5)  # 7 s until the first ones are up
+    found = forecast_rounds(plan, first, job, FOLLOWING)
+    many = START_SECONDS  # chunks of a second, 10 and more: they take actors, all told
+    assert first.seconds == pytest.approx(20 + 7 + many + 5)
+    assert found.seconds == pytest.approx(first.seconds + 2 * (20 + 0.5 + many + 5) + 6 + 0.5 + many + 16)
+
+
 def test_a_last_round_that_does_not_tell_is_left_out() -> None:
     plan, first, job = first_round()
     found = forecast_rounds(plan, first, job, replace(FOLLOWING, last=None))
