@@ -24,7 +24,7 @@ from faults import Deaths, assert_same_rows, committed, drawn, fingerprint_in_pr
 
 import rsf_dist as rsf
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 BIN = Path(sys.executable).parent
 HEAD = "10.213.77.1"
