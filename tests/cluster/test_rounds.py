@@ -137,7 +137,7 @@ def test_known_laws_follow_a_proposal_that_moves(tmp_path: Path, ray_address: st
 
 @pytest.mark.soak
 def test_the_ratio_may_use_features_of_the_model_fine_tuned_before(tmp_path: Path, ray_address: str) -> None:
-    config = parse_config(raw_in(tmp_path, rounds=ROUNDS | {"fine_tuned_features": True}))
+    config = parse_config(raw_in(tmp_path, rounds=ROUNDS | {"fine_tuned_features": True, "min_gain": None}))
     pipeline.sample(config)
     run = tmp_path / "run"
     for number in (1, 2):
