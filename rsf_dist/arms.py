@@ -146,7 +146,7 @@ def arm_rows(trial: Trial, arm: Arm, accepted: AcceptedSet, before: nn.Module) -
         if not one.store.holds(ratio_folder(0)):  # the first round's is the same ratio
             one.store.take(ratio_folder(0), trial.store)
         rows = sample_trial(one)
-        return last_stream(one, rows, fresh) if streaming else rows.dataset
+        return last_stream(one, rows, fresh) if streaming else rows.dataset.limit(num_rows)
     if arm == "random" and streaming:
         return controls.random_stream(config, trial.proposal(), fresh, trial.seed)
     if arm == "random":

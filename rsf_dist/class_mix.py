@@ -89,6 +89,19 @@ def settle_mix(trial: Trial, number: int, proposal: Proposal) -> None:
     trial.store.keep(mix_folder(number), lambda at: (at / _MIX).write_text(mix))
 
 
+def mix_told(trial: Trial, number: int, proposal: Proposal) -> dict[str, Any] | None:
+    """For the report of a round; None where it is not the last of several.
+
+    `class_prior`: the estimate, with its effective classes; `class_mix_kept`: why the mix stays as configured;
+    `tried`: whether it was to be moved.
+    """
+    if not trial.store.lists(mix_folder(number)):
+        return None
+    mix = stored_mix(trial, number)
+    estimate = mix.estimate and mix.estimate.to_json() | {"effective_classes": mix.estimate.effective_classes}
+    return {"class_prior": estimate, "class_mix_kept": mix.kept, "tried": why_kept(trial, proposal) is None}
+
+
 def why_kept(trial: Trial, proposal: Proposal) -> str | None:
     """Why there is no mix of classes to move, in words; None where there is."""
     config = trial.config.rounds.class_prior

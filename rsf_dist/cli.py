@@ -63,7 +63,9 @@ def run(
 def compare(
     config: Config,
     overrides: Overrides = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Repeat with this many seeds.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Repeat with this many seeds; by default the file's num_seeds, or 3.")
+    ] = None,
     arms: Annotated[
         str | None, typer.Option(help="Which, e.g. random,one_shot,oracle; by default all that the file allows.")
     ] = None,
@@ -81,7 +83,8 @@ def compare(
     possible = comparable_arms(once)
     chosen = possible if arms is None else [name.strip() for name in arms.split(",")]
     where = output or _compared(once.output)
-    ours = [f"evaluation.arms=[{', '.join(chosen)}]", f"num_seeds={seeds}", f"output={json.dumps(where)}"]
+    count = seeds or (once.num_seeds if once.num_seeds > 1 else 3)
+    ours = [f"evaluation.arms=[{', '.join(chosen)}]", f"num_seeds={count}", f"output={json.dumps(where)}"]
     ours += [] if "oracle" in chosen else ["evaluation.oracle=null"]
     _carry_out("run", load_config(config, [*given, *ours]), address, as_json, strict, debug)
 

@@ -191,17 +191,21 @@ class BudgetEnvelope:
     Args:
         acceptance: fraction of the proposals to keep, in (0, 1). Lower comes closer to the target and costs more.
         num_pilot: proposals to judge it on; at least 20 of them must lie above the quantile.
+        section: of the configuration that has these two, for errors.
     """
 
     acceptance: float
     num_pilot: int = 20_000
+    section: str = "envelope"
 
     def __post_init__(self) -> None:
         if not 0 < self.acceptance < 1:
-            raise InputError("envelope.acceptance", self.acceptance, "must be in (0, 1)", "give a fraction")
+            raise InputError(f"{self.section}.acceptance", self.acceptance, "must be in (0, 1)", "give a fraction")
         if self.acceptance * self.num_pilot < 20:
             remedy = f"raise it to {int(np.ceil(20 / self.acceptance))} or more"
-            raise InputError("envelope.num_pilot", self.num_pilot, "leaves fewer than 20 accepted pilot rows", remedy)
+            raise InputError(
+                f"{self.section}.num_pilot", self.num_pilot, "leaves fewer than 20 accepted pilot rows", remedy
+            )
 
     def choose(self, pilot: Pilot) -> Choice:
         """The (1 - acceptance) quantile of the keys."""
@@ -211,9 +215,9 @@ class BudgetEnvelope:
             if reachable == 0:
                 raise _nothing_acceptable(len(pilot.log_ratio))
             raise StatisticalRefusal(
-                f"envelope.acceptance={self.acceptance:g} cannot be reached: only a fraction {reachable:g} of the "
-                "proposals has a ratio above 0",
-                "lower envelope.acceptance below that, or narrow the proposal",
+                f"{self.section}.acceptance={self.acceptance:g} cannot be reached: only a fraction {reachable:g} of "
+                "the proposals has a ratio above 0",
+                f"lower {self.section}.acceptance below that, or narrow the proposal",
             )
         return Choice(log_m, f"quantile of {len(pilot.accept_key):,} pilot keys at acceptance {self.acceptance:g}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -25,13 +26,20 @@ _ROWS = 2_000
 
 
 def judge_round(
-    ratio: Ratio, proposal: Proposal, accepted: AcceptedSet, target: Tensor, judge: ModelConfig | None, seed: int
+    ratio: Ratio,
+    proposals: Mapping[str, Proposal],
+    accepted: AcceptedSet,
+    target: Tensor,
+    judge: ModelConfig | None,
+    seed: int,
 ) -> dict[str, Any] | None:
-    """Two-sample tests before (proposals) and after (accepted rows): `TwoSample` as dicts, of 2,000 rows at most.
+    """Two-sample tests of proposals, each by its name, and of accepted rows, `after`: `TwoSample` as dicts.
+
+    Of 2,000 rows at most.
 
     Args:
         ratio: where it has a `test_index`, only those target images are used, which it was not fitted to.
-        proposal, accepted: what is held against the target.
+        proposals, accepted: what is held against the target.
         target: images uint8 [n, c, h, w].
         judge: the network whose features tell rows apart; None: image statistics.
         seed: of the proposals drawn, of halves and permutations.
@@ -44,18 +52,21 @@ def judge_round(
         return None
     rows = from_table(accepted.head(_ROWS))["image"]
     with unwrapped():
-        return ray.get(_judge.remote(held_out[:_ROWS], proposal, rows, judge, seed))
+        return ray.get(_judge.remote(held_out[:_ROWS], dict(proposals), rows, judge, seed))
 
 
 @ray.remote
 def _judge(
-    target: Tensor, proposal: Proposal, accepted: Tensor, judge: ModelConfig | None, seed: int
+    target: Tensor, proposals: dict[str, Proposal], accepted: Tensor, judge: ModelConfig | None, seed: int
 ) -> dict[str, Any]:
     confine()
-    drawn = proposal.sample(len(accepted), Streams(seed, Stage.CONTROL_PILOT, chunk=1))["image"]
-    (of_target, name), *others = [_features(rows, judge, seed) for rows in (target, drawn, accepted)]
-    tests = [asdict(compare(of_target, features, seed, name)) for features, _ in others]
-    return dict(zip(("before", "after"), tests, strict=True))
+    streams = Streams(seed, Stage.CONTROL_PILOT, chunk=1)
+    rows = {name: proposal.sample(len(accepted), streams)["image"] for name, proposal in proposals.items()}
+    of_target, features = _features(target, judge, seed)
+    return {
+        name: asdict(compare(of_target, _features(images, judge, seed)[0], seed, features))
+        for name, images in (rows | {"after": accepted}).items()
+    }
 
 
 def _features(images: Tensor, judge: ModelConfig | None, seed: int) -> tuple[Floats, str]:

@@ -17,7 +17,7 @@ from typing import Any
 from rsf_dist.accepted import AcceptedSet, stored_rows
 from rsf_dist.batch import from_table
 from rsf_dist.build import build_envelope
-from rsf_dist.class_mix import mix_folder, settle_means, settle_mix, stored_mix, with_mix, without_classes
+from rsf_dist.class_mix import mix_folder, mix_told, settle_means, settle_mix, with_mix, without_classes
 from rsf_dist.config import Budget
 from rsf_dist.envelope import BudgetEnvelope
 from rsf_dist.errors import InputError, Shortfall
@@ -56,7 +56,8 @@ def sample_trial(trial: Trial) -> AcceptedSet:
     if not record.has_round(trial.store, accepted.fingerprint):
         with trial.stage("two_sample", "comparing proposals and accepted rows with held-out target images"):
             judge, target = trial.config.evaluation.judge, trial.inputs.target.images
-            judged = judge_round(ratio, proposal, accepted, target, judge, trial.seed)
+            proposals = {"before": trial.proposal()} | ({"moved": proposal} if last else {})
+            judged = judge_round(ratio, proposals, accepted, target, judge, trial.seed)
         samples.save(trial.store, proposal, accepted, trial.inputs, trial.seed)
         _tell(trial, last, proposal, ratio, accepted, judged, last=True)
         trial.progress.say(card_in_words(record.last_round(trial.store)["trust"]))
@@ -126,7 +127,9 @@ def round_sampler(trial: Trial, proposal: Proposal, ratio: Ratio, exploring: boo
     return RejectionSampler(
         ratio.mixture if isinstance(ratio, RelativeRatio) else proposal,
         ratio,
-        BudgetEnvelope(rounds.acceptance, rounds.num_pilot) if exploring else build_envelope(trial.config.envelope),
+        BudgetEnvelope(rounds.acceptance, rounds.num_pilot, "rounds")
+        if exploring
+        else build_envelope(trial.config.envelope),
         seed=trial.seed,
         chunk_size=sampling.chunk_size,
         pool=sampling.pool,
@@ -163,11 +166,8 @@ def _tell(
     judged: dict[str, Any] | None = None,
     last: bool = False,
 ) -> None:
-    described = record.describe_round(number, accepted, ratio, judged, last)
+    mix = mix_told(trial, number, proposal)
+    described = record.describe_round(number, accepted, ratio, judged, last, mix)
     described |= samples.save_round(trial.store, number, proposal, trial.seed)
-    mix = stored_mix(trial, number)
-    described["class_mix_kept"] = mix.kept
-    if mix.estimate is not None:
-        described["class_prior"] = mix.estimate.to_json() | {"effective_classes": mix.estimate.effective_classes}
     record.add_round(trial.store, described)
     trial.progress.say(record.round_in_words(described))

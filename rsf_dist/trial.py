@@ -138,7 +138,10 @@ class Trial:
         if is_learned(self.config.ratio):
             return self._kept(round, proposal)
         ratio = self._kept(0, self.proposal())
-        return MovedRatio(ratio, proposal) if isinstance(proposal, DefensiveProposal) else ratio
+        if round == 0:
+            return ratio
+        assert isinstance(proposal, DefensiveProposal)  # as rounds move it
+        return MovedRatio(ratio, proposal)
 
     def _before(self, round: int) -> Before | None:
         """What a round's classifier goes on from."""

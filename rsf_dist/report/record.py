@@ -130,20 +130,21 @@ def describe_round(
     ratio: Ratio,
     two_sample: dict[str, dict[str, Any]] | None = None,
     last: bool = True,
+    mix: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A round's entry. two_sample: as of `trust_card`; last: whether its rows are those to train on."""
+    """A round's entry. two_sample, mix: as of `trust_card`; last: whether its rows are those to train on."""
     sampling, described, tested = finite(accepted.report.to_dict()), describe_ratio(ratio), finite(two_sample)
     return {
         "round": number,
         "last": last,
         "parameters": {},
-        "class_prior": None,
-        "class_mix_kept": None,
+        "class_prior": mix and mix["class_prior"],
+        "class_mix_kept": mix and mix["class_mix_kept"],
         "sampling": sampling,
         "fingerprint": accepted.fingerprint,
         "ratio": described,
         "two_sample": tested,
-        "trust": [asdict(check) for check in trust_card(sampling, described, tested)],
+        "trust": [asdict(check) for check in trust_card(sampling, described, tested, mix)],
     }
 
 

@@ -66,6 +66,7 @@ HALF_WAY = 0.5  # of the way from the proposals to what cannot be told apart
 MMD_LEVEL = 0.05  # false alarms
 SPREAD_GREEN = 10  # the most accepted class over the least
 CLASS_EXPECTED = 5  # accepted rows; none are found of as many with probability e^-5 = 0.7 %
+LEFT_OUT = 0.1  # of an equal share: EM gives nothing to rare classes, or to one of two that look alike
 DUPLICATES_GREEN, DUPLICATES_AMBER = 0.01, 0.1  # of the accepted rows
 
 
@@ -88,14 +89,17 @@ class Check:
     rule: str
 
 
-def trust_card(sampling: Numbers, ratio: Numbers, two_sample: Numbers | None) -> list[Check]:
+def trust_card(
+    sampling: Numbers, ratio: Numbers, two_sample: Numbers | None, mix: Numbers | None = None
+) -> list[Check]:
     """All checks of a round.
 
     Args:
         sampling: a SamplingReport as a dict.
         ratio: `kind`, `log_bound`, and of a learned ratio the entries of its RatioQuality.
-        two_sample: `before` and `after`, a TwoSample as a dict each: target rows against proposals, and against
-            accepted rows.
+        two_sample: a TwoSample as a dict each: target rows against proposals as configured, `before`; where rounds
+            moved them, against those of the last round, `moved`; and against accepted rows, `after`.
+        mix: what rounds made of the mix of classes; see `class_mix.mix_told`.
     """
     return [
         constant(sampling, ratio),
@@ -111,6 +115,7 @@ def trust_card(sampling: Numbers, ratio: Numbers, two_sample: Numbers | None) ->
         two_sample_auc(two_sample),
         two_sample_mmd(two_sample),
         classes(sampling),
+        mix_of_classes(mix),
         duplicates(sampling),
         rows_found(sampling),
         screened_out(sampling),
@@ -426,7 +431,9 @@ def two_sample_auc(two_sample: Numbers | None) -> Finding:
         return "–", "grey", _NO_TWO_SAMPLE
     before, after = two_sample["before"], two_sample["after"]
     low, high = after["auc_interval"]
-    value = f"proposals {before['auc']:.3f}, accepted {after['auc']:.3f} (95 % interval {low:.3f} to {high:.3f})"
+    value = (
+        f"{_proposals(two_sample, 'auc', '.3f')}, accepted {after['auc']:.3f} (95 % interval {low:.3f} to {high:.3f})"
+    )
     had, left = (abs(one["auc"] - 0.5) for one in (before, after))
     if left > ERRORS * after["auc_null_sd"]:
         return value, *_way_gone(had, left, after["features"])
@@ -446,10 +453,15 @@ def two_sample_mmd(two_sample: Numbers | None) -> Finding:
     if two_sample is None:
         return "–", "grey", _NO_TWO_SAMPLE
     before, after = two_sample["before"], two_sample["after"]
-    value = f"proposals {before['mmd2']:.2g}, accepted {after['mmd2']:.2g} (p = {after['mmd_pvalue']:.2g})"
+    value = f"{_proposals(two_sample, 'mmd2', '.2g')}, accepted {after['mmd2']:.2g} (p = {after['mmd_pvalue']:.2g})"
     if after["mmd_pvalue"] < MMD_LEVEL:
         return value, *_way_gone(before["mmd2"], after["mmd2"], after["features"])
     return value, "green", _not_told_apart(after, before["mmd_pvalue"] >= MMD_LEVEL)
+
+
+def _proposals(two_sample: Numbers, name: str, digits: str) -> str:
+    moved = f", moved {two_sample['moved'][name]:{digits}}" if "moved" in two_sample else ""
+    return f"proposals {two_sample['before'][name]:{digits}}{moved}"
 
 
 _NO_TWO_SAMPLE = "Not tested: there are no target rows that the ratio was not fitted to."
@@ -495,6 +507,27 @@ def classes(sampling: Numbers) -> Finding:
         meaning = f"A factor of {spread:.3g}: right only if the target's mix of classes is that unusual."
         return value, "amber", meaning
     return value, "green", f"A factor of {spread:.3g}: each of these classes is among the accepted rows."
+
+
+@_check(
+    "mix of classes",
+    f"Green where rounds follow an estimate of it that leaves every class {100 * LEFT_OUT:g} % or more of an equal "
+    "share; amber where it leaves one less, and where it was to be moved and was not.",
+)
+def mix_of_classes(mix: Numbers | None) -> Finding:
+    """What rounds made of the target's mix of classes, which they estimate apart."""
+    if mix is None or (mix["class_mix_kept"] and not mix["tried"]):
+        return "–", "grey", "Not estimated by rounds."
+    if mix["class_mix_kept"]:
+        kept = mix["class_mix_kept"]
+        return "as configured", "amber", f"It was to be moved, and stays: {kept}. Classes are as the ratio has them."
+    prior, effective = mix["class_prior"]["prior"], mix["class_prior"]["effective_classes"]
+    value = f"{effective:.1f} effective classes of {len(prior)}, by {mix['class_prior']['method']}"
+    little = ", ".join(str(label) for label, share in enumerate(prior) if share < LEFT_OUT / len(prior))
+    if little:
+        meaning = f"Next to nothing of class {little}: right only if the target has none. Smoothing alone keeps it."
+        return value, "amber", meaning
+    return value, "green", "Every class has a share in the estimate."
 
 
 @_check(

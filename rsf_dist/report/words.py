@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from rsf_dist.report.trust import card_in_words
 def in_words(report: dict[str, Any]) -> str:
     """What was accepted, the trust card, and each arm's accuracy on the target: mean over seeds, every seed's value."""
     current = report["rounds"][-1]
-    lines = [*map(round_in_words, report["rounds"]), card_in_words(current["trust"])]
+    lines = [*map(round_in_words, report["rounds"]), card_in_words(current["trust"]), *_other_cards(report)]
     evaluation = report["evaluation"]
     if evaluation:
         lines += ["", f"target {evaluation['metric']} on {evaluation['num_test']:,} test images, fine-tuned on"]
@@ -26,6 +27,14 @@ def in_words(report: dict[str, Any]) -> str:
             lines.append(f"  {name:<38} {np.mean(values):.3f}{closed}{spread}")
         lines.append("")
     return "\n".join(lines)
+
+
+def _other_cards(report: dict[str, Any]) -> Iterator[str]:
+    """A line on the cards of other seeds; that above is the first one's."""
+    others = list(zip(report["seeds"], report["red"], strict=True))[1:]
+    if others:
+        told = (f"seed {seed}: {', '.join(red) or 'none'}" for seed, red in others)
+        yield f"that is of seed {report['seeds'][0]}; red on the cards of the others: {'; '.join(told)}"
 
 
 def _listed(values: list[float]) -> str:

@@ -35,17 +35,19 @@ class Bright:
 
 @pytest.mark.parametrize("judge", [None, ModelConfig(name="small_cnn", width=4)])
 def test_accepted_rows_are_judged_on_held_out_target_images(judge: ModelConfig | None) -> None:
-    """Held-out target images are bright, the others dark; proposals are of both kinds, accepted rows bright.
+    """Held-out target images are bright, the others dark; proposals are of both kinds, accepted and moved ones bright.
 
     AUC's null sd with some 60 rows a side is sqrt(121/(12 60 60)) = .053. Were all target images used, accepted rows
     would be told from them; were before and after changed about, the two would be too.
     """
     target = torch.cat([grey(150, 1), grey(30, 2)])
     pool = rsf.DatasetProposal({"image": torch.cat([grey(150, 3, 400), grey(30, 4, 400)])})
+    moved = rsf.DatasetProposal({"image": grey(150, 5, 400)})
     accepted = rsf.RejectionSampler(pool, Bright(), rsf.CertifiedEnvelope(), chunk_size=256).sample(N)
-    found = judge_round(Bright(), pool, accepted, target, judge, seed=0)
+    found = judge_round(Bright(), {"before": pool, "moved": moved}, accepted, target, judge, seed=0)
     assert found is not None
     assert abs(found["after"]["auc"] - 0.5) < 4 * 0.053
+    assert abs(found["moved"]["auc"] - 0.5) < 4 * 0.053
     assert found["before"]["auc"] > 0.5 + 3 * 0.053
     assert found["before"]["mmd_pvalue"] < 0.01 < found["after"]["mmd_pvalue"]
     assert found["after"]["features"] == ("image statistics" if judge is None else "features of small_cnn")
@@ -55,4 +57,4 @@ def test_accepted_rows_are_judged_on_held_out_target_images(judge: ModelConfig |
 def test_too_few_target_images_for_a_test() -> None:
     pool = rsf.DatasetProposal({"image": grey(150, 3, 400)})
     accepted = rsf.RejectionSampler(pool, Bright(), rsf.CertifiedEnvelope(), chunk_size=256).sample(N)
-    assert judge_round(rsf.ConstantRatio(), pool, accepted, grey(150, 1, 9), None, seed=0) is None
+    assert judge_round(rsf.ConstantRatio(), {"before": pool}, accepted, grey(150, 1, 9), None, seed=0) is None

@@ -1,6 +1,7 @@
 """What a trial keeps of its arms, and when it makes it anew; what those arms take that train on no proposals."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -138,6 +139,17 @@ def test_a_models_bytes_on_disk():
     assert training_bytes(CONFIG, inputs) == size * (2 + 10)
 
 
+@dataclass(frozen=True)
+class OneShot:
+    """Rows accepted without rounds, all or so many."""
+
+    rounds: RoundsConfig
+    at_most: int | None = None
+
+    def limit(self, at_most):
+        return OneShot(self.rounds, at_most)
+
+
 @pytest.fixture
 def rows_by(monkeypatch):
     """Where arms take their rows, each by name and with what it was asked; nothing is drawn."""
@@ -147,7 +159,7 @@ def rows_by(monkeypatch):
 
     for name in ("random_rows", "random_stream", "weighted_rows", "oracle_rows", "pseudo_labelled_rows"):
         monkeypatch.setattr(controls, name, by(name))
-    monkeypatch.setattr(arms, "sample_trial", lambda trial: SimpleNamespace(dataset=("one shot", trial.config.rounds)))
+    monkeypatch.setattr(arms, "sample_trial", lambda trial: SimpleNamespace(dataset=OneShot(trial.config.rounds)))
     monkeypatch.setattr(arms, "last_stream", by("last_stream"))
     monkeypatch.setattr(Trial, "proposal", lambda trial: "q")
     monkeypatch.setattr(Trial, "ratio", lambda trial, proposal, round=0: ("ratio of", proposal, round))
@@ -161,7 +173,7 @@ def test_each_arm_has_as_many_rows_of_its_own_kind(tmp_path, rows_by):
         return arm_rows(trial, arm, ACCEPTED, before)
 
     assert rows("adaptive") == "own rows"
-    assert rows("one_shot") == ("one shot", RoundsConfig())
+    assert rows("one_shot") == OneShot(RoundsConfig(), 77)
     assert rows("random") == ("random_rows", config, "q", 77, 3)
     assert rows("weighted") == ("weighted_rows", config, "q", ("ratio of", "q", 0), 77, 3)
     assert rows("pseudo_labels") == ("pseudo_labelled_rows", before, SOURCE, 0.9, 77, 3)
@@ -179,7 +191,7 @@ def test_a_stream_gives_fresh_rows_to_every_arm_of_proposals(tmp_path, rows_by):
     assert arm_rows(trial, "weighted", ACCEPTED, None)[-2:] == (25_600, 3)
     name, one, rows, count = arm_rows(trial, "one_shot", ACCEPTED, None)
     assert (name, one.store.uri, count) == ("last_stream", trial.one_shot().store.uri, 25_600)
-    assert rows.dataset == ("one shot", RoundsConfig())
+    assert rows.dataset == OneShot(RoundsConfig())
 
 
 def test_one_shot_takes_the_first_rounds_ratio(tmp_path, rows_by):

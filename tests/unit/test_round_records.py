@@ -445,6 +445,16 @@ def test_a_round_that_explores_and_falls_short_names_what_is_its_own_to_raise(tr
     assert "budget" not in str(short.value)
 
 
+def test_without_rounds_a_mixture_of_the_users_own_is_no_proposal_that_moved(tmp_path, monkeypatch):
+    """Its ratio is of itself, whatever it is a mixture of."""
+    mixture = DefensiveProposal(broad(), broad().with_class_prior([0.8, 0.1, 0.1]), share=0.3)
+    known = ConstantRatio()
+    monkeypatch.setattr(Trial, "_kept", lambda trial, number, proposal: known)
+    trial = trial_in(tmp_path, ratio={"kind": "density", "parameters": {"rotation": {"normal": [0.8, 0.1]}}})
+    assert trial.stored_ratio(mixture, 0) is known
+    assert isinstance(trial.stored_ratio(mixture, 1), MovedRatio)
+
+
 def test_a_known_ratio_is_made_once_and_follows_the_proposal(tmp_path, rows_of):
     target = {"rotation": {"normal": [0.8, 0.1]}}
     trial = trial_in(tmp_path, rounds=3, ratio={"kind": "density", "parameters": target})
@@ -586,7 +596,10 @@ def test_a_collapsed_estimate_is_told_and_kept_but_not_followed(trial, rows_of, 
     assert f"the mix of classes stays as configured: {why}" in trial.progress.lines
     assert rounds.round_proposal(trial, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
     tell(trial, 2, last=True)
-    assert record.last_round(trial.store)["class_mix_kept"] == why
+    last = record.last_round(trial.store)
+    assert last["class_mix_kept"] == why
+    (light,) = (check["light"] for check in last["trust"] if check["name"] == "mix of classes")
+    assert light == "amber"
 
 
 @pytest.mark.parametrize(
@@ -870,6 +883,13 @@ def test_the_red_checks_of_each_trials_last_round_are_merged(tmp_path):
     assert record.merge(stores[1:], ["b"])["red"] == [["tail"]]
 
 
+def test_the_line_of_the_card_says_whose_it_is(three):
+    _, report = three
+    assert "on the cards of the others" not in in_words(report)
+    told = in_words(report | {"seeds": [5, 6, 7], "red": [["bias"], [], ["bias", "tail"]]})
+    assert "that is of seed 5; red on the cards of the others: seed 6: none; seed 7: bias, tail" in told
+
+
 # A round's entry, its line and its page
 
 
@@ -1022,7 +1042,7 @@ def test_images_of_a_round_that_were_lost_are_a_row_less(three):
 )
 def test_strict_refuses_what_is_red_in_any_trial(command, found, options, red, three, tmp_path, monkeypatch, capsys):
     folder, report = three
-    report["red"] = found
+    report |= {"red": found, "seeds": list(range(len(found)))}
     result = RunResult(RunStore(folder), report)
     for name in ("run", "sample"):
         monkeypatch.setattr(pipeline, name, lambda *_, **__: result)

@@ -340,6 +340,12 @@ def test_compare_takes_what_it_is_given(compare):
     assert (config.num_seeds, config.output, config.training.steps) == (2, "else where/x", 7)
 
 
+def test_compare_takes_as_many_seeds_as_the_file_where_it_repeats(compare):
+    evaluation = {"test": IMAGES}
+    assert compare(evaluation=evaluation, num_seeds=5).num_seeds == 5
+    assert compare("--seeds", "1", evaluation=evaluation, num_seeds=5).num_seeds == 1
+
+
 def test_compare_leaves_out_an_oracle_that_is_not_wanted(compare):
     sections = {"evaluation": {"test": IMAGES, "oracle": IMAGES, "arms": ["oracle"]}}
     config = compare("--arms", "random", **sections)

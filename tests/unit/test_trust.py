@@ -100,7 +100,7 @@ def changed(**change):
 
 
 def test_a_good_run_is_green():
-    assert {name for name, light in GOOD.items() if light != "green"} == {"screened out"}
+    assert {name for name, light in GOOD.items() if light != "green"} == {"screened out", "mix of classes"}
     assert trust.overall(GOOD.values()) == "green"
     assert trust.card_in_words([{"name": name, "light": light} for name, light in GOOD.items()]) == "trust: 15 green"
 
@@ -400,10 +400,42 @@ def test_a_ratio_with_a_constant_factor_has_no_means():
 def test_a_ratio_that_is_not_learned_and_no_two_sample_test():
     checks = trust.trust_card(SAMPLING, GIVEN, None)
     grey = {check.name for check in checks if check.light == "grey"}
-    assert grey - {"screened out"} == {"calibration", "distance of proposals", "two-sample AUC", "two-sample MMD"}
+    assert grey - {"screened out", "mix of classes"} == {
+        "calibration",
+        "distance of proposals",
+        "two-sample AUC",
+        "two-sample MMD",
+    }
     assert trust.overall(check.light for check in checks) == "green"
     assert "no figures on held-out target rows" in trust.calibration(GIVEN).meaning
     assert "no figures on held-out target rows" in trust.distance(GIVEN).meaning
+
+
+@pytest.mark.parametrize(
+    ("prior", "kept", "tried", "light"),
+    [
+        # a tenth of an equal share of four is .025
+        ([0.925, 0.025, 0.025, 0.025], None, True, "green"),
+        ([0.926, 0.024, 0.025, 0.025], None, True, "amber"),
+        (None, "it refuses", True, "amber"),
+        ([1.0, 0.0, 0.0, 0.0], "it collapsed", True, "amber"),
+        (None, "rounds.class_prior is null", False, "grey"),
+    ],
+)
+def test_the_mix_of_classes(prior, kept, tried, light):
+    estimate = prior and {"prior": prior, "effective_classes": 1.4, "method": "em"}
+    found = trust.mix_of_classes({"class_prior": estimate, "class_mix_kept": kept, "tried": tried})
+    assert found.light == light
+    assert (kept is None or not tried) or kept in found.meaning
+    assert ("class 1:" in found.meaning) == (light == "amber" and kept is None)
+
+
+def test_proposals_that_moved_are_told_beside_those_that_did_not():
+    near = against_target(auc=0.55, mmd2=0.01)
+    two_sample = TWO_SAMPLE | {"moved": near}
+    assert "proposals 0.900, moved 0.550, accepted" in trust.two_sample_auc(two_sample).value
+    assert "proposals 0.08, moved 0.01, accepted" in trust.two_sample_mmd(two_sample).value
+    assert card(two_sample=two_sample) == GOOD  # accepted rows are held against where the proposals began
 
 
 def test_no_more_is_said_than_was_found():
