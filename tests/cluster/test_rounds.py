@@ -137,6 +137,15 @@ def test_known_laws_follow_a_proposal_that_moves(tmp_path: Path, ray_address: st
 
 
 @pytest.mark.soak
+def test_labelled_target_images_change_no_row(sampled: Path, tmp_path: Path) -> None:
+    """They judge models: every round has the same rows without them."""
+    raw = raw_in(tmp_path)
+    assert raw["evaluation"]["test"]
+    pipeline.sample(parse_config(raw | {"evaluation": {"test": None, "arms": ["adaptive"]}}))
+    assert fingerprints(tmp_path / "run") == fingerprints(sampled)
+
+
+@pytest.mark.soak
 def test_the_ratio_may_use_features_of_the_model_fine_tuned_before(tmp_path: Path, ray_address: str) -> None:
     config = parse_config(raw_in(tmp_path, rounds=ROUNDS | {"fine_tuned_features": True, "min_gain": None}))
     pipeline.sample(config)
