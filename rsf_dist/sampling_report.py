@@ -129,6 +129,7 @@ class Setting:
         target_log_ratio: log r of target rows, float64 [m], or None.
         pilot: the statistics of the pilot, whose log ratios are all complete.
         log_ratio_quantile: as in SamplingReport.
+        target_at_most: whether target_log_ratio are no more than upper bounds; then eps has no lower limit but 0.
     """
 
     log_m: float
@@ -138,6 +139,7 @@ class Setting:
     target_log_ratio: Floats | None = None
     pilot: Statistics = field(default_factory=Statistics)
     log_ratio_quantile: float | None = None
+    target_at_most: bool = False
 
 
 def summarise(
@@ -166,7 +168,7 @@ def summarise(
     target = setting.target_log_ratio
     if target is not None:
         (bound, upper), source = target_side_bound(target, setting.log_m), "target"
-        lower = target_side_lower(target, setting.log_m)
+        lower = 0.0 if setting.target_at_most else target_side_lower(target, setting.log_m)
         inverse = float(np.exp(-target).mean())
     log_mean_ratio = statistics.log_mean_ratio
     mean_ratio = float(np.exp(log_mean_ratio)) if setting.normalised else None

@@ -58,6 +58,7 @@ class Plan:
             proportional=self.choice.reshape is None,
             normalised=getattr(ratio, "normalised", False),
             target_log_ratio=getattr(ratio, "target_log_ratio", None),
+            target_at_most=getattr(ratio, "target_at_most", False),
             pilot=Statistics.of(log_ratio, log_ratio > log_m, log_m),
             log_ratio_quantile=float(np.quantile(log_ratio, 0.999, method="higher")),
         )

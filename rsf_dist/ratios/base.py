@@ -20,6 +20,7 @@ class Ratio(Protocol):
     A ratio may say more of itself, each an attribute that may be missing:
     `normalised`: True where no constant is left, E_q[r] = 1, so that an acceptance of (1 - eps)/M is expected;
     `target_log_ratio`: float64 [m], log r of target rows that it was not fitted to, for the p-side bounds;
+    `target_at_most`: True where these are upper bounds, since target rows do not show all that the ratio depends on;
     `test_index`: int64 [m], which of the target rows these were.
     """
 

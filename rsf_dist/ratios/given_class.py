@@ -39,6 +39,8 @@ class GivenClassRatio:
     capping costs is not told too low.
     """
 
+    target_at_most = True
+
     def __init__(self, ratio: Ratio, classes: LabelShiftRatio, log_means: Floats):
         self.ratio, self.classes, self.log_means = ratio, classes, torch.from_numpy(np.asarray(log_means))
         for known in ("quality", "test_index"):

@@ -6,7 +6,7 @@ import pytest
 
 from rsf_dist.accept import accept
 from rsf_dist.accepted import LEDGER_ROW, AcceptedSet, fingerprint
-from rsf_dist.diagnostics import Statistics, acceptance_interval, tail_threshold, target_side_bound
+from rsf_dist.diagnostics import Statistics, acceptance_interval, tail_threshold, target_side_bound, target_side_lower
 from rsf_dist.errors import InputError
 from rsf_dist.sampling_report import CurvePoint, SamplingReport, Setting, curve, summarise
 
@@ -99,6 +99,14 @@ def test_predicted_acceptance_takes_the_targets_side_where_there_is_one():
     for normalised, expected in [(True, 7 / 24), (False, 7 / 12)]:
         setting = Setting(LN2, "fixed", normalised=normalised, target_log_ratio=target)
         assert report_of(setting).acceptance_predicted == pytest.approx(expected)
+
+
+def test_ratios_of_target_rows_that_are_upper_bounds_leave_eps_no_lower_limit_but_zero():
+    target = np.log([1.0, 4.0, 8.0] * 20)
+    least = [report_of(Setting(LN2, "fixed", target_log_ratio=target, target_at_most=at_most)) for at_most in (0, 1)]
+    assert [report.tv_bound_lower for report in least] == [pytest.approx(target_side_lower(target, LN2)), 0.0]
+    assert least[0].tv_bound_lower > 0
+    assert least[0].tv_bound == least[1].tv_bound
 
 
 def test_mean_ratio_is_of_a_ratio_that_claims_to_be_normalised():
