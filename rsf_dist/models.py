@@ -259,7 +259,8 @@ def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, numbers_per_ro
 def require_batch_norm(model: nn.Module) -> None:
     """InputError where the model has no batch norm layers, whose statistics an arm of the evaluation takes anew."""
     if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
-        raise InputError("evaluation.arms", "batch_norm", "the model has no batch norm layers", "leave the arm out")
+        remedy = "leave it out (rsf compare: by --arms)"
+        raise InputError("evaluation.arms", "batch_norm", "the model has no batch norm layers", remedy)
 
 
 def save_network(network: nn.Module, spec: NetworkSpec, folder: Path, name: str = "model") -> None:

@@ -167,6 +167,18 @@ def test_code_that_keeps_its_contract_passes(sections: dict, tmp_path: Path) -> 
     pipeline.prepare(parse_config(sound_run(tmp_path) | sections))
 
 
+@pytest.mark.parametrize("arm", ["pseudo_labels", "oracle"])
+def test_arms_of_target_images_have_no_parameters(arm: str, tmp_path: Path) -> None:
+    sound = sound_run(tmp_path)
+    task = {"kind": "custom", "factory": "envelopes_and_tasks_of_mine:Turned"}
+    pipeline.prepare(parse_config(sound | {"task": task}))
+    arms = {
+        "evaluation": {"test": sound["source"], "arms": [arm]} | ({arm: sound["source"]} if arm == "oracle" else {})
+    }
+    with pytest.raises(InputError, match=rf"evaluation\.arms={arm}: the task needs \['rotation'\], which target"):
+        pipeline.prepare(parse_config(sound | {"task": task} | arms))
+
+
 @pytest.mark.parametrize("name", pictures.SOUND_FILES)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_unusual_image_is_read(name: str, channels: int, tmp_path: Path) -> None:

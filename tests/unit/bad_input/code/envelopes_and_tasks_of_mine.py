@@ -103,6 +103,10 @@ class OtherColumns(Task):
     columns = ("image", "mask")
 
 
+class Turned(Task):
+    columns = ("image", "label", "rotation")
+
+
 class LossIsAMean(Task):
     def loss(self, model, batch):
         return super().loss(model, batch).mean()
