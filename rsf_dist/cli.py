@@ -64,7 +64,8 @@ def compare(
     config: Config,
     overrides: Overrides = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Repeat with this many seeds; by default the file's num_seeds, or 3.")
+        int | None,
+        typer.Option(min=1, help="Repeat with so many seeds; by default the file's num_seeds if above 1, else 3."),
     ] = None,
     arms: Annotated[
         str | None, typer.Option(help="Which, e.g. random,one_shot,oracle; by default all that the file allows.")

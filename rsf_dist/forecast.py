@@ -280,7 +280,7 @@ def warn_of_rounds(rounds: AllRounds) -> Iterator[str]:
     """What stands against running them so."""
     if rounds.num_accepted < rounds.num_wanted:
         rows = f"{rounds.num_accepted:,} of the {rounds.num_wanted:,} rows of all rounds"
-        yield f"budgets end at about {rows}: raise sampling.budget, or the acceptance of the rounds"
+        yield f"budgets end at about {rows}: raise sampling.budget or envelope.acceptance"
 
 
 def acceptance_limits(plan: Plan, by_quantile: bool) -> tuple[float, float]:

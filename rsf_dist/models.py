@@ -259,7 +259,7 @@ def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, numbers_per_ro
 def require_batch_norm(model: nn.Module) -> None:
     """InputError where the model has no batch norm layers, whose statistics an arm of the evaluation takes anew."""
     if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
-        remedy = "leave it out (rsf compare: by --arms)"
+        remedy = "leave out (rsf compare: by --arms)"
         raise InputError("evaluation.arms", "batch_norm", "the model has no batch norm layers", remedy)
 
 

@@ -200,7 +200,7 @@ def forecast_bytes(config: RunConfig, inputs: Inputs, training: bool) -> int:
     if training and config.own_arm != "one_shot" and "one_shot" in arms(config):
         rows += wanted
     models = training_bytes(config, inputs) if training else 0
-    if rounds.fine_tuned_features:  # a model of each round but the first, and the one that they all begin with
+    if rounds.fine_tuned_features:  # a model of each round but the first, and at most the one that they begin with
         models += rounds.num_rounds * model_bytes(config, inputs)
     row = inputs.source.images[0].nbytes + _ROW_BYTES
     return config.num_seeds * (rows * row + models)

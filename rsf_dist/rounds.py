@@ -34,7 +34,9 @@ from rsf_dist.user_code import blamed
 
 _MOST_OF_EXPECTED = 10
 """Times the expected proposals, after which a round that explores is refused."""
-_MORE_TO_EXPLORE = "raise rounds.acceptance or rounds.num_pilot, so that M rests on more rows of the pilot"
+_MORE_TO_EXPLORE = (
+    "raise rounds.acceptance or rounds.num_pilot, so that M rests on more rows of the pilot, and name another output"
+)
 _NEAR_ONE = 0.95
 """An AUC from which on its gains say little: far from the target it stays near 1 whatever a refit gains."""
 
@@ -85,8 +87,10 @@ def explore_once(trial: Trial, number: int) -> float | None:
     with trial.stage("rounds", f"round {number}: sampling {wanted:,} rows to move the proposal to"):
         try:
             accepted = sampler.sample(wanted, number, trial.progress)
-        except Shortfall as short:  # of a budget that is not the configured one
-            raise Shortfall(f"round {number}: {short.finding}", _MORE_TO_EXPLORE) from short
+        except Shortfall as short:  # of a budget that the user has not set
+            most = f"{_MOST_OF_EXPECTED} times the proposals that rounds.acceptance says"
+            finding = f"round {number}: fewer than {wanted:,} rows accepted of {most}"
+            raise Shortfall(finding, _MORE_TO_EXPLORE) from short
     if not record.has_round(trial.store, accepted.fingerprint):
         _tell(trial, number, proposal, ratio, accepted)
     quality = getattr(ratio, "quality", None)

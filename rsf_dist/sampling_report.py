@@ -45,7 +45,8 @@ class SamplingReport:
         tv_bound, tv_bound_source: bound on the total variation distance between target and sample, as far as the ratio
             is right: `target` (p-side, its estimate) where target samples exist, else `proposals` (q-side). It bounds
             nothing where acceptance is not proportional.
-        tv_bound_lower, tv_bound_upper: 95 % confidence limits of the p-side bound, either by itself; else None.
+        tv_bound_lower, tv_bound_upper: 95 % confidence limits of the p-side bound, either by itself; else None. The
+            lower one is 0 where target rows give upper bounds alone.
         tv_bound_proposals: the q-side bound; blind to what proposals never met.
         acceptance_by_label, scored_by_label: acceptance rate of each label, and of how many proposals, where rows have
             labels.

@@ -126,6 +126,8 @@ class FineTuner:
         return Rows(self._required(self._held_out(validation)), stream.mean_weight, stream=stream)
 
     def _held_out(self, validation: Dataset) -> Dataset:
+        if validation.schema() is None:  # of no rows, which is told by itself
+            return validation
         return in_order(_checked(validation, list(self.task.columns), "validation column")).materialize()
 
     def _required(self, held_out: Dataset) -> Dataset:

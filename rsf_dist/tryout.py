@@ -237,9 +237,9 @@ def _try_task(config: RunConfig, source: ImageSet, rows: Batch) -> None:
             _try_own_task(task, model, rows, config.task.factory)
     of_target = [arm for arm in ("pseudo_labels", "oracle") if arm in config.evaluation.arms]
     more = sorted(set(task.columns) - {"image", "label"})
-    if of_target and more:
+    if config.evaluation.test and of_target and more:
         rule = f"the task needs {more}, which target images do not have"
-        raise InputError("evaluation.arms", of_target[0], rule, "leave it out (rsf compare: by --arms)")
+        raise InputError("evaluation.arms", ", ".join(of_target), rule, "leave out (rsf compare: by --arms)")
 
 
 def _require_logits(logits: object, num_outputs: int, field: str, value: object) -> None:

@@ -253,6 +253,8 @@ def bias(sampling: Numbers, ratio: Numbers) -> Finding:
     if not from_target:
         light = "amber" if light == "green" else light
         meaning += " This is blind to what proposals never met: give target rows to judge it on."
+    elif ratio["kind"] == "GivenClassRatio":
+        meaning += " Target rows have no class, and each counts as of the one that capping costs most."
     elif proposals is not None and bound > 2 * proposals + TV_GREEN:
         meaning += " Proposals alone show less of it: they hardly meet part of the target."
     return value, light, meaning
@@ -422,8 +424,8 @@ def distance(ratio: Numbers) -> Finding:
 @_check(
     "two-sample AUC",
     f"Green where a classifier tells accepted from target rows with an AUC within {ERRORS:g} null deviations of 0.5; "
-    f"amber where {100 * HALF_WAY:g} % or more of the proposals' distance from 0.5 is gone; red else. Amber at best "
-    f"where the null deviation exceeds {AUC_NULL_SD:g}.",
+    f"amber where {100 * HALF_WAY:g} % or more of the distance of proposals as configured is gone; red else. "
+    f"Amber at best where the null deviation exceeds {AUC_NULL_SD:g}.",
 )
 def two_sample_auc(two_sample: Numbers | None) -> Finding:
     """A classifier's verdict on proposals and on accepted rows, each against target rows."""
@@ -436,7 +438,8 @@ def two_sample_auc(two_sample: Numbers | None) -> Finding:
     )
     had, left = (abs(one["auc"] - 0.5) for one in (before, after))
     if left > ERRORS * after["auc_null_sd"]:
-        return value, *_way_gone(had, left, after["features"])
+        moved = abs(two_sample["moved"]["auc"] - 0.5) if "moved" in two_sample else None
+        return value, *_way_gone(had, left, after["features"], moved)
     if after["auc_null_sd"] > AUC_NULL_SD:
         chance = f"{0.5 + ERRORS * after['auc_null_sd']:.2f}"
         return value, "amber", f"The rows are too few to tell: an AUC of {chance} would pass for chance."
@@ -446,7 +449,7 @@ def two_sample_auc(two_sample: Numbers | None) -> Finding:
 @_check(
     "two-sample MMD",
     f"Green where a permutation test of accepted against target rows gives p of {MMD_LEVEL:g} or more; amber where "
-    f"{100 * HALF_WAY:g} % or more of the proposals' MMD² is gone; red else.",
+    f"{100 * HALF_WAY:g} % or more of the MMD² of proposals as configured is gone; red else.",
 )
 def two_sample_mmd(two_sample: Numbers | None) -> Finding:
     """The kernel test of proposals and of accepted rows, each against target rows."""
@@ -455,7 +458,8 @@ def two_sample_mmd(two_sample: Numbers | None) -> Finding:
     before, after = two_sample["before"], two_sample["after"]
     value = f"{_proposals(two_sample, 'mmd2', '.2g')}, accepted {after['mmd2']:.2g} (p = {after['mmd_pvalue']:.2g})"
     if after["mmd_pvalue"] < MMD_LEVEL:
-        return value, *_way_gone(before["mmd2"], after["mmd2"], after["features"])
+        moved = two_sample["moved"]["mmd2"] if "moved" in two_sample else None
+        return value, *_way_gone(before["mmd2"], after["mmd2"], after["features"], moved)
     return value, "green", _not_told_apart(after, before["mmd_pvalue"] >= MMD_LEVEL)
 
 
@@ -473,12 +477,14 @@ def _not_told_apart(after: Numbers, at_once: bool) -> str:
     return f"{text}; nor could the proposals, so that there was nothing to gain." if at_once else f"{text}."
 
 
-def _way_gone(had: float, left: float, features: str) -> tuple[Light, str]:
-    """The light and the meaning of a distance to the target of which so much is left."""
+def _way_gone(had: float, left: float, features: str, moved: float | None) -> tuple[Light, str]:
+    """The light and the meaning of a distance to the target of which so much is left; `moved`: the last proposals'."""
     if left >= had:
         return "red", f"By {features}, the accepted rows are no closer to the target than the proposals."
     gone = 1 - left / had
     text = f"By {features}, accepted rows went {_percent(round(gone, 2))} of the way from the proposals to the target."
+    if moved is not None and left >= moved:
+        text += " The last round's proposals had gone as far without its ratio."
     return _from(gone, 1.0, HALF_WAY), text
 
 

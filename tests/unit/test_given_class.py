@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,10 +13,12 @@ from scipy import stats
 
 from rsf_dist import fitting
 from rsf_dist.chunk import ChunkWork
+from rsf_dist.envelope import Choice
 from rsf_dist.ratios import ConstantRatio, GivenClassRatio, LabelShiftRatio, ProductRatio, Ratio, VerifierRatio
 from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.ratios.given_class import class_log_means
 from rsf_dist.rng import Streams
+from rsf_dist.waves import Plan
 
 Q, P = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])
 LOOKS = np.array([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.9, 0.1, 0.0]])
@@ -145,6 +148,14 @@ def test_what_is_known_of_g_is_known_of_it():
     again = pickle.loads(pickle.dumps(JOINT))
     rows = Looks().sample(50, Streams(0))
     assert torch.equal(again.log_ratio(rows), JOINT.log_ratio(rows))
+
+
+def test_a_report_takes_what_target_rows_tell_as_upper_bounds():
+    learned = SimpleNamespace(log_bound=None, target_log_ratio=np.log([1.0, 2.0]))
+    work = ChunkWork(None, GivenClassRatio(learned, CLASSES, LOG_MEANS), 0.0, chunk_size=10, seed=0)
+    pilot = SimpleNamespace(rows=SimpleNamespace(log_ratio=np.zeros(4)))
+    assert Plan(Choice(0.0, "given"), work, pilot).setting(0.0).target_at_most
+    assert not Plan(Choice(0.0, "given"), replace(work, ratio=learned), pilot).setting(0.0).target_at_most
 
 
 def test_target_rows_are_of_the_class_that_capping_costs_most():

@@ -436,12 +436,15 @@ def test_a_round_that_explores_and_falls_short_names_what_is_its_own_to_raise(tr
 
     class Short:
         def sample(self, *_):
-            raise Shortfall("3 of 4 rows accepted", "raise budget.max_proposals")
+            raise Shortfall(
+                "3 of 4 rows accepted after 9 proposals, where the budget ends", "raise budget.max_proposals"
+            )
 
     monkeypatch.setattr(Trial, "ratio", lambda trial, proposal, number: ConstantRatio())
     monkeypatch.setattr(rounds, "round_sampler", lambda *_, exploring: Short())
-    with pytest.raises(StatisticalRefusal, match=r"round 1: 3 of 4 rows accepted; raise rounds.acceptance or") as short:
+    with pytest.raises(StatisticalRefusal, match=r"round 1: fewer than .* rows accepted of 10 times") as short:
         rounds.explore_once(trial, 1)
+    assert "raise rounds.acceptance or rounds.num_pilot" in short.value.remedy
     assert "budget" not in str(short.value)
 
 

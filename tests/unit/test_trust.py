@@ -435,6 +435,10 @@ def test_proposals_that_moved_are_told_beside_those_that_did_not():
     two_sample = TWO_SAMPLE | {"moved": near}
     assert "proposals 0.900, moved 0.550, accepted" in trust.two_sample_auc(two_sample).value
     assert "proposals 0.08, moved 0.01, accepted" in trust.two_sample_mmd(two_sample).value
+    worse = {"before": FAR, "moved": near, "after": against_target(auc=0.65, mmd2=0.02, pvalue=0.01)}
+    for found in (trust.two_sample_auc(worse), trust.two_sample_mmd(worse)):
+        assert found.light == "amber"
+        assert "The last round's proposals had gone as far" in found.meaning
     assert card(two_sample=two_sample) == GOOD  # accepted rows are held against where the proposals began
 
 
