@@ -25,6 +25,7 @@ def test_a_plan_forecasts_its_run_and_leaves_nothing_behind(small_config: RunCon
     found = plan_run(small_config, actors=2)
     assert not output.exists()
     assert found.costs.ratio_seconds > 0
+    assert found.costs.restart_seconds is not None
     assert found.costs.brief  # it rehearses what the run will do: so small a wave runs in workers that are up already
     assert found.num_pilot == 2_000
 
