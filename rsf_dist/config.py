@@ -171,7 +171,7 @@ class ShiftConfig(_Config):
     """How a place differs from the photographs that it is made from.
 
     rotation, scale, brightness, contrast, translate_x, translate_y, noise: as of proposals; None: neutral.
-    blur: then, the standard deviation of a Gaussian blur, in pixels; 0: none.
+    blur: before the noise, the standard deviation of a Gaussian blur, in pixels; 0: none.
     gamma: then, the exponent of the intensities on the scale 0 to 1; 1: none, below 1: brighter.
     prior: how likely each class is, one number a class; None: as in the photographs.
 

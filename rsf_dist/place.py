@@ -1,7 +1,7 @@
 """A place made for an experiment: photographs turned, dimmed, mixed by laws that a configuration names.
 
 A row is drawn as class ~ prior, photograph ~ uniform in the class, parameter_j ~ its law, and rendered as proposals are
-(`AugmentProposal`); then come blur and gamma, which no proposal has.
+(`AugmentProposal`). Blur and gamma, which no proposal has, are the lens's and the film's: they come before the noise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, No
 from rsf_dist.config import ParameterShiftConfig, ShiftConfig
 from rsf_dist.images import ImageSet
 from rsf_dist.proposals import AugmentProposal
-from rsf_dist.proposals.rendering import NEUTRAL
+from rsf_dist.proposals.rendering import NEUTRAL, render
 from rsf_dist.rng import Streams
 
 _LEAST_BLUR = 0.1  # pixels: the next pixel's weight is exp(-50), which changes no grey level
@@ -28,8 +28,16 @@ def make_images(base: ImageSet, shift: ShiftConfig, count: int, streams: Streams
     classes that `shift.prior` wants.
     """
     prior = None if shift.prior is None else torch.tensor(shift.prior, dtype=torch.float64)
-    rows = AugmentProposal(base, laws(shift), prior).sample(count, streams)
-    return ImageSet(with_gamma(blurred(rows["image"], shift.blur), shift.gamma), rows["label"], base.classes)
+    parameters = laws(shift)
+    seen_through = shift.blur >= _LEAST_BLUR or shift.gamma != 1
+    noise = parameters.pop("noise", None) if seen_through else None
+    rows = AugmentProposal(base, parameters, prior).sample(count, streams)
+    images = with_gamma(blurred(rows["image"], shift.blur), shift.gamma)
+    if noise is not None:
+        with streams.torch_global(purpose=7):  # torch's distributions take no generator
+            drawn = noise.sample(torch.Size([count]))
+        images = render(images, {"noise": drawn}, streams.torch(purpose=8))
+    return ImageSet(images, rows["label"], base.classes)
 
 
 def laws(shift: ShiftConfig) -> dict[str, Distribution]:

@@ -158,6 +158,15 @@ def test_blur_and_gamma_come_after_the_parameters():
         assert not torch.equal(made(rotation={"mean": 0.4}, **other).images, plain.images)
 
 
+def test_noise_is_not_blurred():
+    """At sd .2 on black: its own is kept, where a blur of two pixels would leave a seventh of it."""
+    dim = {"brightness": {"mean": 0.0}, "noise": {"mean": 0.2}}
+    plain, blurry = (made(**dim, blur=blur).images.float() for blur in (0.0, 2.0))
+    # of black, clamped at 0: the sd is .2 sqrt(1/2 - 1/(2 pi)) = .117
+    for images in (plain, blurry):
+        assert images.std() / 255 == pytest.approx(0.117, rel=0.05)
+
+
 @pytest.mark.parametrize("blur", [0.0, 0.1])
 def test_the_least_blur_and_no_gamma_change_no_grey_level(blur):
     image = torch.randint(256, (4, 3, 7, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
