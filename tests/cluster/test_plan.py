@@ -123,7 +123,8 @@ def test_a_plan_of_rounds_is_within_a_factor_of_them_all(
 ) -> None:
     """As above, of the examples as they are, and of all rounds together; the run is a driver's whose workers are new.
 
-    So brief rounds run in tasks, and those of the plan's own driver would find the rehearsal's workers up.
+    So brief rounds run in tasks, and those of the plan's own driver would find the rehearsal's workers up. Sampling the
+    digits takes 20 s in all, of which the start of workers may be 5 or 15: that much is allowed beside the factor.
     """
     raw = configured(tmp_path).model_dump()
     example = "rsf_dist/demo/digits.yaml" if configured is digits_config else "examples/fashion_shift/config.yaml"
@@ -135,10 +136,11 @@ def test_a_plan_of_rounds_is_within_a_factor_of_them_all(
     subprocess.run(command, check=True, timeout=1000)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     rounds = [told["sampling"] for told in report["rounds"]]
+    took = report["seconds"]["rounds"] + report["seconds"]["sampling"]
     shards = sum(shard.stat().st_size for shard in Path(config.output).glob("rounds/*/accepted/*.parquet"))
     ratios = {
         "proposals": found.proposals / sum(told["num_proposed"] for told in rounds),
-        "wall time": found.seconds / (report["seconds"]["rounds"] + report["seconds"]["sampling"]),
+        "wall time": found.seconds / took,
         "ratio time": found.ratio_seconds / report["seconds"]["ratio"],
         "disk": found.disk_bytes / shards,
     }
@@ -146,6 +148,8 @@ def test_a_plan_of_rounds_is_within_a_factor_of_them_all(
     for name, ratio in ratios.items():
         record_property(f"forecast of {name} to what it took", round(ratio, 2))
     assert found.num_rounds == len(rounds)
+    if abs(found.seconds - took) < 10:
+        ratios.pop("wall time")
     assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios.values()), ratios
 
 
