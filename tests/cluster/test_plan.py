@@ -124,7 +124,7 @@ def test_a_plan_of_rounds_is_within_a_factor_of_them_all(
     """As above, of the examples as they are, and of all rounds together; the run is a driver's whose workers are new.
 
     So brief rounds run in tasks, and those of the plan's own driver would find the rehearsal's workers up. Sampling the
-    digits takes 20 s in all, of which the start of workers may be 5 or 15: that much is allowed beside the factor.
+    digits takes 20 s in all, of which the start of workers may be 5 or 15: as much is allowed beside the factor.
     """
     raw = configured(tmp_path).model_dump()
     example = "rsf_dist/demo/digits.yaml" if configured is digits_config else "examples/fashion_shift/config.yaml"
@@ -148,7 +148,7 @@ def test_a_plan_of_rounds_is_within_a_factor_of_them_all(
     for name, ratio in ratios.items():
         record_property(f"forecast of {name} to what it took", round(ratio, 2))
     assert found.num_rounds == len(rounds)
-    if abs(found.seconds - took) < 10:
+    if abs(found.seconds - took) < 15:
         ratios.pop("wall time")
     assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios.values()), ratios
 
