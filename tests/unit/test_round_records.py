@@ -458,6 +458,32 @@ def test_without_rounds_a_mixture_of_the_users_own_is_no_proposal_that_moved(tmp
     assert isinstance(trial.stored_ratio(mixture, 1), MovedRatio)
 
 
+@pytest.mark.parametrize("last", [0, 2])
+def test_accepted_rows_are_judged_beside_proposals_as_configured_and_as_moved(last, trial, monkeypatch):
+    asked, configured, moved = [], broad(), broad()
+    sampled = SimpleNamespace(fingerprint="ab", report=SimpleNamespace(num_accepted=3))
+    for name, stand_in in {
+        "explore": lambda trial: last,
+        "moved_proposal": lambda trial, number: moved,
+        "with_mix": lambda trial, number, proposal: proposal,
+        "settle_mix": lambda *_: None,
+        "settle_means": lambda *_: None,
+        "without_classes": lambda trial, number, proposal, ratio: ratio,
+        "round_sampler": lambda *_: SimpleNamespace(sample=lambda *_: sampled),
+        "judge_round": lambda ratio, proposals, *_: asked.append(proposals),
+        "_tell": lambda *_, **__: record.add_round(trial.store, entry(last, last=True)),
+    }.items():
+        monkeypatch.setattr(rounds, name, stand_in)
+    monkeypatch.setattr(rounds.samples, "save", lambda *_: None)
+    monkeypatch.setattr(Trial, "proposal", lambda trial: configured)
+    monkeypatch.setattr(Trial, "ratio", lambda trial, proposal, number: ConstantRatio())
+    assert rounds.sample_trial(trial) is sampled
+    (proposals,) = asked
+    assert proposals["before"] is configured
+    assert ("moved" in proposals) == (last > 0)
+    assert proposals.get("moved", moved) is moved
+
+
 def test_a_known_ratio_is_made_once_and_follows_the_proposal(tmp_path, rows_of):
     target = {"rotation": {"normal": [0.8, 0.1]}}
     trial = trial_in(tmp_path, rounds=3, ratio={"kind": "density", "parameters": target})
