@@ -165,15 +165,10 @@ def summarise(
         num_proposed, num_accepted, num_duplicates, shortfall, seconds: as in SamplingReport.
         stopped: whether sampling stopped at the last row, rather than after a number of proposals.
     """
-    bound, source, lower, upper, inverse = statistics.tv_bound, "proposals", None, None, None
-    target = setting.target_log_ratio
-    if target is not None:
-        (bound, upper), source = target_side_bound(target, setting.log_m), "target"
-        lower = 0.0 if setting.target_at_most else target_side_lower(target, setting.log_m)
-        inverse = float(np.exp(-target).mean())
-    log_mean_ratio = statistics.log_mean_ratio
+    bias, target, log_mean_ratio = _bias(setting, statistics), setting.target_log_ratio, statistics.log_mean_ratio
     mean_ratio = float(np.exp(log_mean_ratio)) if setting.normalised else None
-    predicted = (0.0 if setting.normalised else log_mean_ratio) + np.log1p(-min(bound, 1.0)) - setting.log_m
+    likely = np.log1p(-min(bias["tv_bound"], 1.0)) - setting.log_m
+    predicted = (0.0 if setting.normalised else log_mean_ratio) + likely
     complete = setting.pilot if statistics.num_screened_out else statistics
     return SamplingReport(
         num_proposed=num_proposed,
@@ -197,11 +192,8 @@ def summarise(
         log_ratio_quantile=setting.log_ratio_quantile,
         mean_ratio=mean_ratio,
         mean_ratio_error=None if mean_ratio is None else mean_ratio * statistics.mean_ratio_error,
-        mean_inverse_ratio=inverse,
-        tv_bound=bound,
-        tv_bound_source=source,
-        tv_bound_lower=lower,
-        tv_bound_upper=upper,
+        mean_inverse_ratio=None if target is None else float(np.exp(-target).mean()),
+        **bias,
         tv_bound_proposals=statistics.tv_bound,
         acceptance_by_label={label: kept / n for label, (n, kept) in statistics.by_label.items()},
         scored_by_label={label: n for label, (n, _) in statistics.by_label.items()},
@@ -211,6 +203,17 @@ def summarise(
         shortfall=shortfall,
         seconds=seconds,
     )
+
+
+def _bias(setting: Setting, statistics: Statistics) -> dict[str, Any]:
+    """The bound on the total variation distance: by target rows where there are any, else by proposals."""
+    target, log_m = setting.target_log_ratio, setting.log_m
+    if target is None:
+        bound, source, lower, upper = statistics.tv_bound, "proposals", None, None
+    else:
+        (bound, upper), source = target_side_bound(target, log_m), "target"
+        lower = 0.0 if setting.target_at_most else target_side_lower(target, log_m)
+    return {"tv_bound": bound, "tv_bound_source": source, "tv_bound_lower": lower, "tv_bound_upper": upper}
 
 
 def curve(

@@ -158,13 +158,12 @@ def test_blur_and_gamma_come_after_the_parameters():
         assert not torch.equal(made(rotation={"mean": 0.4}, **other).images, plain.images)
 
 
-def test_noise_is_not_blurred():
-    """At sd .2 on black: its own is kept, where a blur of two pixels would leave a seventh of it."""
-    dim = {"brightness": {"mean": 0.0}, "noise": {"mean": 0.2}}
-    plain, blurry = (made(**dim, blur=blur).images.float() for blur in (0.0, 2.0))
-    # of black, clamped at 0: the sd is .2 sqrt(1/2 - 1/(2 pi)) = .117
-    for images in (plain, blurry):
-        assert images.std() / 255 == pytest.approx(0.117, rel=0.05)
+@pytest.mark.parametrize("seen_through", [{}, {"blur": 2.0}, {"gamma": 0.5}])
+def test_noise_is_neither_blurred_nor_brightened(seen_through):
+    """At sd .2 on black, clamped at 0, its sd is .2 sqrt(1/2 - 1/(2 pi)) = .117 and its mean .2/sqrt(2 pi) = .080."""
+    images = made(brightness={"mean": 0.0}, noise={"mean": 0.2}, **seen_through).images / 255
+    assert float(images.std()) == pytest.approx(0.117, rel=0.05)
+    assert float(images.mean()) == pytest.approx(0.080, rel=0.05)
 
 
 @pytest.mark.parametrize("blur", [0.0, 0.1])

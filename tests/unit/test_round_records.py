@@ -753,6 +753,7 @@ def test_a_round_that_explores_has_a_budget_of_its_own(num_accepted, chunk_size,
     section = {"num_rounds": 3, "num_accepted": num_accepted, "acceptance": 0.1}
     trial = trial_in(tmp_path, rounds=section, sampling=sampling)
     sampler = rounds.round_sampler(trial, broad(), ConstantRatio(), exploring=True)
+    assert sampler.envelope.section == "rounds"
     assert (sampler.budget.max_proposals, sampler.budget.max_seconds) == (most, None)
     assert rounds.round_sampler(trial, broad(), ConstantRatio()).budget == trial.config.sampling.budget
 

@@ -452,6 +452,14 @@ def test_no_more_is_said_than_was_found():
     assert "too few to tell: an AUC of 0.62 would pass" in few.meaning
 
 
+def test_where_target_rows_have_no_class_the_bias_says_so():
+    wide = SAMPLING | {"tv_bound": 0.4, "tv_bound_upper": 0.45, "tv_bound_proposals": 0.01}
+    assert "hardly meet part of the target" in trust.bias(wide, RATIO).meaning
+    told = trust.bias(wide, RATIO | {"kind": "GivenClassRatio"}).meaning
+    assert "hardly meet" not in told
+    assert "Target rows have no class" in told
+
+
 def test_the_demos_auc_is_far():
     """Phi^-1(.994) = 2.512: a KL of 6.3 nats between normal laws, and e^6.3 = 551 (Phi^-1(.994)^2 = 6.311)."""
     found = trust.distance(RATIO | {"auc": 0.994})
