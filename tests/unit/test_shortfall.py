@@ -32,8 +32,9 @@ def test_what_a_budget_ended_is_kept_and_gone_on_from(
     on_shortfall: str, store: RunStore, drawn: list[int], tmp_path: Path
 ) -> None:
     if on_shortfall == "error":
-        with pytest.raises(Shortfall, match=r"of 200 rows accepted after 200 proposals, where the budget"):
+        with pytest.raises(Shortfall, match=r"of 200 rows accepted after 200 proposals, where the budget") as caught:
             sampler_into(store, budget(SMALL, on_shortfall)).sample(WANTED)
+        assert caught.value.exit_code == 3
     else:
         short = sampler_into(store, budget(SMALL)).sample(WANTED)
         assert 0 < short.report.num_accepted == WANTED - short.report.shortfall < WANTED
