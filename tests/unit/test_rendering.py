@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import affine_grid
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from rsf_dist.proposals.rendering import NEUTRAL, render
+from rsf_dist.proposals.rendering import NEUTRAL, _grid, render
 
 
 def generator():
@@ -51,6 +52,17 @@ def test_geometry_is_torchvisions(height, width, channels, values):
     assert (expected != image).float().mean() > 0.1
     difference = render(image, row(**values), generator()).int() - expected.int()
     assert difference.abs().max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (24, 40), (33, 20), (17, 1)])
+def test_the_grid_is_that_of_affine_grid_to_the_last_bit(height, width):
+    maps = torch.randn(50, 2, 3, generator=generator())
+    expected = affine_grid(maps, [50, 1, height, width], align_corners=False)
+    across, down, offset = maps.unbind(2)
+    assert torch.equal(_grid(across, down, offset, height, width), expected)
+    for i in range(50):
+        one = slice(i, i + 1)
+        assert torch.equal(_grid(across[one], down[one], offset[one], height, width), expected[one])
 
 
 def test_translation_by_whole_pixels():
