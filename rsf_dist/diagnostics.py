@@ -69,22 +69,23 @@ class Statistics:
 
         log_inclusion: log probability with which each row escaped screening [n]; None: 0. See `ratios.base.Screened`.
         """
-        bad = np.isnan(log_ratio) | (log_ratio == np.inf)
-        good = log_ratio[~bad]
-        log_weight = 0.0 if log_inclusion is None else -log_inclusion[~bad]
+        sound = log_ratio < np.inf  # a comparison with NaN is False
+        num_bad = len(sound) - int(np.count_nonzero(sound))
+        good = log_ratio[sound] if num_bad else log_ratio
+        log_sums = _log_sums(good, log_inclusion[sound] if log_inclusion is not None and num_bad else log_inclusion)
         over = good[good > log_m + ROUNDING]  # such rows always escape
         return Statistics(
             num_scored=len(log_ratio),
             num_accepted=int(keep.sum()),
             num_capped=len(over),
-            num_nonfinite=int(bad.sum()),
+            num_nonfinite=num_bad,
             num_screened_out=num_screened_out,
             max_log_ratio=float(good.max(initial=-np.inf)),
-            log_sum_ratio=_log_sum(good + log_weight),
-            log_sum_ratio_squared=_log_sum(2 * good + log_weight),
+            log_sum_ratio=log_sums[0],
+            log_sum_ratio_squared=log_sums[1],
             log_sum_excess=log_sum_of_excess(over, log_m),
-            log_sum_weighted_squared=_log_sum(2 * (good + log_weight)),
-            top=tuple(np.sort(good)[::-1][:TOP].tolist()),
+            log_sum_weighted_squared=log_sums[2],
+            top=tuple(_largest(good).tolist()),
             by_label={} if labels is None else _count_labels(labels, keep),
         )
 
@@ -237,6 +238,25 @@ def _chernoff_upper(mean: float, n: int, confidence: float) -> float:
 def log_sum_of_excess(log_ratio: Floats, log_m: float) -> float:
     """Log of the sum of r - M over log ratios [n] that exceed log M."""
     return _log_sum(log_ratio + np.log1p(-np.exp(log_m - log_ratio)))
+
+
+def _log_sums(log_ratio: Floats, log_inclusion: Floats | None) -> tuple[float, float, float]:
+    """Logarithms of the sums of r w, r^2 w and (r w)^2, w being 1/inclusion."""
+    if log_inclusion is not None and log_inclusion.any():
+        weighted = log_ratio - log_inclusion
+        return _log_sum(weighted), _log_sum(log_ratio + weighted), _log_sum(2 * weighted)
+    largest = float(log_ratio.max(initial=-np.inf))
+    if largest == -np.inf:
+        return -np.inf, -np.inf, -np.inf
+    scaled = np.exp(log_ratio - largest)  # once: a chunk of a cheap target is scored in as many passes as this has
+    squared = 2 * largest + float(np.log(np.square(scaled).sum()))
+    return largest + float(np.log(scaled.sum())), squared, squared
+
+
+def _largest(values: Floats) -> Floats:
+    """At most TOP of them, falling."""
+    top = values if len(values) <= TOP else np.partition(values, len(values) - TOP)[-TOP:]
+    return np.sort(top)[::-1]
 
 
 def _log_sum(values: Floats) -> float:
