@@ -7,7 +7,8 @@ Arrow is how rows travel (Parquet shards, Ray Datasets): a tensor of shape [n] b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,48 @@ import torch
 from torch import Tensor
 
 Batch = dict[str, Tensor]
+Index = Tensor | slice
+
+
+class Outline(Mapping[str, Tensor]):
+    """Rows of which some columns are costly, and made when they are asked for: of the rows selected by then, once.
+
+    Args:
+        known: the other columns, [n, …] each, one at least.
+        make: for each costly column what gives its rows at positions of the n, int64 [k] or slice(None), as [k, …]; a
+            pure function.
+        rows: positions int64 of the rows that this is of, which `known` is of already; None: all n.
+    """
+
+    def __init__(self, known: Batch, make: Mapping[str, Callable[[Index], Tensor]], rows: Tensor | None = None):
+        self.known, self._make, self._rows = known, dict(make), rows
+        self._made: Batch = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self.known:
+            return self.known[name]
+        if name not in self._made:
+            self._made[name] = self._make[name](slice(None) if self._rows is None else self._rows)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._make, *self.known])
+
+    def __len__(self) -> int:
+        return len(self._make) + len(self.known)
+
+    def select(self, index: Index) -> Outline:
+        """The rows at `index`, as of `select`."""
+        rows = torch.arange(num_rows(self)) if self._rows is None else self._rows
+        chosen = Outline(select(self.known, index), self._make, rows[index])
+        chosen._made = select(self._made, index)
+        return chosen
 
 
 def num_rows(batch: Mapping[str, Tensor]) -> int:
     """The shared leading dimension n. Raises ValueError where the columns disagree or there is none."""
+    if isinstance(batch, Outline):
+        batch = batch.known
     lengths = {name: (len(column) if column.ndim else None) for name, column in batch.items()}
     if not lengths:
         raise ValueError("a batch needs at least one column")
@@ -27,8 +66,14 @@ def num_rows(batch: Mapping[str, Tensor]) -> int:
     return len(next(iter(batch.values())))
 
 
-def select(batch: Mapping[str, Tensor], index: Tensor | slice) -> Batch:
-    """The rows at `index` (a boolean mask [n], positions, or a slice) of every column."""
+@overload
+def select(batch: Outline, index: Index) -> Outline: ...  # type: ignore[overload-overlap]
+@overload
+def select(batch: Mapping[str, Tensor], index: Index) -> Batch: ...
+def select(batch: Mapping[str, Tensor], index: Index) -> Batch | Outline:
+    """The rows at `index` (a boolean mask [n], positions, or a slice) of every column; of an outline, an outline."""
+    if isinstance(batch, Outline):
+        return batch.select(index)
     return {name: column[index] for name, column in batch.items()}
 
 

@@ -6,6 +6,7 @@ does not matter.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -15,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsf_dist.accept import Floats, Reshape, accept
-from rsf_dist.batch import Batch, num_rows, select
+from rsf_dist.batch import Batch, Outline, num_rows, select
 from rsf_dist.diagnostics import Statistics
 from rsf_dist.errors import InputError, StatisticalRefusal
-from rsf_dist.proposals.base import FiniteProposal, Proposal
+from rsf_dist.proposals.base import FiniteProposal, OutliningProposal, Proposal
 from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio, log_ratios
 from rsf_dist.rng import Stage, Streams
 from rsf_dist.user_code import blamed
@@ -68,7 +69,7 @@ class ChunkWork:
             num_screened_out=int((~found.scored).sum()),
         )
         index = np.flatnonzero(decision.keep)
-        rows = select(batch, torch.from_numpy(index)) | {
+        rows = dict(select(batch, torch.from_numpy(index))) | {
             "round": torch.full((len(index),), self.round),
             "chunk": torch.full((len(index),), chunk),
             "index": torch.from_numpy(index),
@@ -78,7 +79,7 @@ class ChunkWork:
         }
         return Chunk(chunk, rows, statistics)
 
-    def _proposals(self, chunk: int, streams: Streams) -> Batch:
+    def _proposals(self, chunk: int, streams: Streams) -> Batch | Outline:
         if self.pool_size is None:
             return propose(self.proposal, streams, self.chunk_size)
         start = chunk * self.chunk_size
@@ -88,7 +89,7 @@ class ChunkWork:
                 return checked(self.proposal.take(start, n), n)
         return propose(self.proposal, streams, n)
 
-    def _screened(self, batch: Batch, exponentials: Floats) -> Screened:
+    def _screened(self, batch: Batch | Outline, exponentials: Floats) -> Screened:
         if isinstance(self.ratio, ScreeningRatio) and self.reshape is None:
             with blamed("ratio", type(self.ratio).__name__, f"fails on {num_rows(batch)} proposals", "mend it"):
                 return self.ratio.screened(batch, torch.from_numpy(exponentials), self.log_m)
@@ -105,25 +106,27 @@ class Chunk:
     statistics: Statistics
 
 
-def draw(proposal: Proposal, ratio: Ratio, streams: Streams, n: int) -> tuple[Batch, Floats, Floats]:
+def draw(proposal: Proposal, ratio: Ratio, streams: Streams, n: int) -> tuple[Batch | Outline, Floats, Floats]:
     """n proposals, their log ratios float64 [n] and their Exp(1) draws [n]. Raises InputError on a broken contract."""
     batch = propose(proposal, streams, n)
     return batch, score(ratio, batch), streams.numpy().exponential(size=n)
 
 
-def propose(proposal: Proposal, streams: Streams, n: int) -> Batch:
+def propose(proposal: Proposal, streams: Streams, n: int) -> Batch | Outline:
     """n proposals. Raises InputError on a broken contract."""
     with _proposing(proposal, n):
-        return checked(proposal.sample(n, streams), n)
+        drawn = proposal.outline(n, streams) if isinstance(proposal, OutliningProposal) else proposal.sample(n, streams)
+        return checked(drawn, n)
 
 
 def _proposing(proposal: Proposal, n: int) -> AbstractContextManager[None]:
     return blamed("proposal", type(proposal).__name__, f"fails to give {n} rows", "mend it")
 
 
-def checked(batch: Batch, n: int) -> Batch:
+def checked(batch: Batch | Outline, n: int) -> Batch | Outline:
     """The batch itself, if it has n rows, columns that can be stored, and none of ours. Raises InputError."""
-    if not (isinstance(batch, dict) and all(isinstance(column, Tensor) for column in batch.values())):
+    known = batch.known if isinstance(batch, Outline) else batch
+    if not (isinstance(known, dict) and all(isinstance(column, Tensor) for column in known.values())):
         raise InputError(
             "proposal", type(batch).__name__, "must give a dict of tensors", "give column -> tensor [n, …]"
         )
@@ -133,7 +136,7 @@ def checked(batch: Batch, n: int) -> Batch:
         raise InputError("proposal", sorted(batch), str(err), f"give every column {n} rows") from err
     if count != n:
         raise InputError("proposal", f"{count} rows", f"must give the {n} asked for", "mend the proposal")
-    for name, column in batch.items():
+    for name, column in known.items():
         if column.is_complex() or column.is_quantized or column.dtype == torch.bfloat16:
             raise InputError("proposal", f"{name} {column.dtype}", "has no column in Arrow", "convert it to float32")
     taken = sorted(set(BOOKKEEPING) & batch.keys())
@@ -142,12 +145,12 @@ def checked(batch: Batch, n: int) -> Batch:
     return batch
 
 
-def score(ratio: Ratio, batch: Batch) -> Floats:
+def score(ratio: Ratio, batch: Batch | Outline) -> Floats:
     """The log ratios, float64 [n]. Raises InputError on a broken contract."""
     return log_ratios(ratio, batch).numpy()
 
 
-def class_labels(batch: Batch) -> NDArray[np.int64] | None:
+def class_labels(batch: Mapping[str, Tensor]) -> NDArray[np.int64] | None:
     """The column `label` where it holds class numbers, one a row."""
     label = batch.get("label")
     if label is None or label.ndim != 1 or label.is_floating_point():

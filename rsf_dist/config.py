@@ -462,12 +462,14 @@ class RewardRatioConfig(_Config):
     """The proposal tilted by exp(score/beta).
 
     score: import path of a function; it gets a batch (column -> tensor) and `options`, and gives one number a row.
+    columns: the columns that it looks at; None: any. Without `image` among them, only accepted images are rendered.
     beta: positive, in units of the score. max_score: an upper bound that you can certify; None: M is estimated.
     """
 
     kind: Literal["reward"]
     score: ImportPath
     options: dict[str, Any] = {}
+    columns: list[str] | None = None
     beta: PositiveFloat = 1.0
     max_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
@@ -476,11 +478,13 @@ class VerifierRatioConfig(_Config):
     """The proposal given that a check passes.
 
     passes: import path of a function; it gets a batch (column -> tensor) and `options`, and gives a boolean a row.
+    columns: the columns that it looks at; None: any. Without `image` among them, only images that pass are rendered.
     """
 
     kind: Literal["verifier"]
     passes: ImportPath
     options: dict[str, Any] = {}
+    columns: list[str] | None = None
 
 
 class CustomRatioConfig(_Config):

@@ -157,11 +157,10 @@ def build_ratio(config: RatioConfig, inputs: Inputs, proposal: Proposal, seed: i
     if isinstance(config, DensityRatioConfig):
         return _parameter_ratio(config, proposal, field)
     if isinstance(config, RewardRatioConfig):
-        return RewardRatio(
-            user_code.bound(config.score, f"{field}.score", config.options), config.beta, config.max_score
-        )
+        score = user_code.bound(config.score, f"{field}.score", config.options)
+        return RewardRatio(score, config.beta, config.max_score, config.columns)
     if isinstance(config, VerifierRatioConfig):
-        return VerifierRatio(user_code.bound(config.passes, f"{field}.passes", config.options))
+        return VerifierRatio(user_code.bound(config.passes, f"{field}.passes", config.options), config.columns)
     if isinstance(config, LabelShiftRatioConfig) and config.target_prior is not None:
         return LabelShiftRatio(config.target_prior, class_prior(proposal, field))
     if isinstance(config, CustomRatioConfig):

@@ -22,7 +22,7 @@ import ray
 import torch
 
 from rsf_dist.accept import Floats
-from rsf_dist.batch import row_digests
+from rsf_dist.batch import Outline, row_digests, select
 from rsf_dist.chunk import draw, refuse_nonfinite
 from rsf_dist.config import PoolConfig
 from rsf_dist.envelope import Pilot
@@ -37,6 +37,7 @@ from rsf_dist.time_limit import in_time, time_limit
 PROBE_SECONDS = 60.0
 """How long a probe may take."""
 _PROBE_ROWS = 16
+_MADE_ROWS = 64  # of each of a pilot's chunks
 _PROBE_CHUNK = 2**40 - 1  # no chunk of a pilot has this number
 _TOLERANCE = 1e-4  # of log ratios, where a GPU computes the one probe and a CPU the other
 
@@ -76,11 +77,13 @@ class PilotRun:
         rows: log ratios and keys.
         seconds_per_row: of drawing and scoring, on one core.
         probe: of the proposal and the ratio at work.
+        seconds_per_accepted: of making what proposals leave out of rows until they are accepted.
     """
 
     rows: Pilot
     seconds_per_row: float
     probe: Probe
+    seconds_per_accepted: float = 0.0
 
     def save(self, folder: Path) -> None:
         """Write pilot.npz and pilot.json."""
@@ -88,6 +91,7 @@ class PilotRun:
         described = {
             "log_bound": self.rows.log_bound,
             "seconds_per_row": self.seconds_per_row,
+            "seconds_per_accepted": self.seconds_per_accepted,
             "probe": asdict(self.probe),
         }
         (folder / "pilot.json").write_text(json.dumps(described, indent=1) + "\n")
@@ -99,7 +103,7 @@ class PilotRun:
         with np.load(folder / "pilot.npz", allow_pickle=False) as arrays:
             rows = Pilot(arrays["log_ratio"], arrays["accept_key"], raw["log_bound"])
         probe = Probe(raw["probe"]["digest"], tuple(raw["probe"]["log_ratio"]))
-        return PilotRun(rows, raw["seconds_per_row"], probe)
+        return PilotRun(rows, raw["seconds_per_row"], probe, raw.get("seconds_per_accepted", 0.0))
 
 
 def draw_pilot(
@@ -130,15 +134,20 @@ def _draw(
 ) -> PilotRun:
     confine()
     pieces: list[tuple[Floats, Floats]] = []
+    making, made = 0.0, 0
     started = time.monotonic()
     for chunk, size in enumerate(_sizes(num_pilot, chunk_size)):
         one = Streams(streams.seed, streams.stage, streams.round, chunk)
         drawing = partial(draw, proposal, ratio, one, size)
-        _, log_ratio, exponentials = in_time(drawing, chunk_seconds, BLAMED, "the pilot", HANGS)
+        batch, log_ratio, exponentials = in_time(drawing, chunk_seconds, BLAMED, "the pilot", HANGS)
         pieces.append((log_ratio, log_ratio + exponentials))
-    seconds = time.monotonic() - started
+        if isinstance(batch, Outline):
+            begun = time.monotonic()
+            dict(select(batch, slice(0, _MADE_ROWS)))
+            making, made = making + time.monotonic() - begun, made + min(size, _MADE_ROWS)
+    seconds = time.monotonic() - started - making
     log_ratios, keys = (np.concatenate(column) for column in zip(*pieces, strict=True))
-    return PilotRun(Pilot(log_ratios, keys, ratio.log_bound), seconds / num_pilot, probe)
+    return PilotRun(Pilot(log_ratios, keys, ratio.log_bound), seconds / num_pilot, probe, making / max(made, 1))
 
 
 def stored_bytes(rows: pa.Table) -> int:

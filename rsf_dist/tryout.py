@@ -105,7 +105,7 @@ def _drawn_twice(proposal: Proposal, seed: int) -> Batch:
             raise InputError(
                 "proposal", kind, rule, "draw from rng alone: rng.torch(), rng.numpy(), rng.torch_global()"
             )
-    return rows
+    return dict(rows)
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:

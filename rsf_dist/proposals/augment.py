@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from rsf_dist.batch import Batch
+from rsf_dist.batch import Batch, Index, Outline, num_rows, select
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet
 from rsf_dist.proposals.distribution import log_density
@@ -72,16 +72,21 @@ class AugmentProposal:
 
     def sample(self, n: int, rng: Streams) -> Batch:
         """Draw n augmented images with what they were made from."""
+        return dict(self.outline(n, rng))
+
+    def outline(self, n: int, rng: Streams) -> Batch | Outline:
+        """As `sample`; without a `transform`, images are rendered when they are asked for."""
         generator = rng.torch()
         label = torch.multinomial(self.class_prior, n, replacement=True, generator=generator)
         within = (torch.rand(n, generator=generator, dtype=torch.float64) * self.class_counts[label]).long()
         base_index = self._by_class[self._class_start[label] + within]
         with rng.torch_global():  # torch's distributions take no generator
             drawn = self._parameters(n)
+            made_from = {"label": label, "base_index": base_index, **drawn}
+            if self.transform is None:
+                return Outline(made_from, {"image": self._images(made_from, generator)})
             image = render(self.images.images[base_index], drawn, generator)
-            if self.transform is not None:
-                image = torch.stack([self.transform(one) for one in image])
-        return {"image": image, "label": label, "base_index": base_index, **drawn}
+            return {"image": torch.stack([self.transform(one) for one in image]), **made_from}
 
     def log_prob(self, batch: Batch) -> Tensor:
         """log q of what each row was made from: its class, its base image within the class, its parameters; float [n].
@@ -110,6 +115,20 @@ class AugmentProposal:
     def with_class_prior(self, prior: Tensor) -> AugmentProposal:
         """The same with another share of each class, [num_classes]. Raises InputError."""
         return AugmentProposal(self.images, self.parameters, prior, self.transform, self.joint)
+
+    def _images(self, made_from: Batch, generator: torch.Generator) -> Callable[[Index], Tensor]:
+        """What renders the rows at given positions, with the noise that each has among all of them."""
+        shape, before = (num_rows(made_from), *self.images.images.shape[1:]), generator.get_state()
+
+        def at(rows: Index) -> Tensor:
+            drawn = select(made_from, rows)
+            parameters = {name: drawn[name] for name in self.parameters}
+            noise = (
+                torch.randn(shape, generator=generator.set_state(before))[rows] if "noise" in parameters else generator
+            )
+            return render(self.images.images[drawn["base_index"]], parameters, noise)
+
+        return at
 
     def _parameters(self, n: int) -> Batch:
         size = torch.Size([n])

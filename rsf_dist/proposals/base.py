@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from rsf_dist.batch import Batch
+from rsf_dist.batch import Batch, Outline
 from rsf_dist.rng import Streams
 
 
@@ -25,6 +25,15 @@ class DensityProposal(Proposal, Protocol):
 
     def log_prob(self, batch: Batch) -> Tensor:
         """log q of each row, float [n]."""
+        ...
+
+
+@runtime_checkable
+class OutliningProposal(Proposal, Protocol):
+    """A proposal with columns that are costly: made of the rows alone that a ratio must see, or that are accepted."""
+
+    def outline(self, n: int, rng: Streams) -> Batch | Outline:
+        """The rows of `sample`, to the last bit; an Outline makes its costly columns when they are asked for."""
         ...
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch, num_rows
+from rsf_dist.batch import Batch, Outline, num_rows
 from rsf_dist.errors import InputError
 from rsf_dist.user_code import blamed
 
@@ -21,6 +22,7 @@ class Ratio(Protocol):
     `normalised`: True where no constant is left, E_q[r] = 1, so that an acceptance of (1 - eps)/M is expected;
     `target_log_ratio`: float64 [m], log r of target rows that it was not fitted to, for the p-side bounds;
     `target_at_most`: True where these are upper bounds, since target rows do not show all that the ratio depends on;
+    `columns`: the names of all columns that it looks at, so that others need not be made of rows that it rejects;
     `test_index`: int64 [m], which of the target rows these were.
     """
 
@@ -53,19 +55,28 @@ class Screened:
 class ScreeningRatio(Ratio, Protocol):
     """A ratio that costs less where rows can be given up early: l = l1 + l2 with l2 <= b, and l1 + b + E <= log M."""
 
-    def screened(self, batch: Batch, exponentials: Tensor, log_m: float) -> Screened:
+    def screened(self, batch: Batch | Outline, exponentials: Tensor, log_m: float) -> Screened:
         """As log_ratio, but for rows with l + E <= log_m, some of which it leaves out. exponentials: E, float64 [n]."""
         ...
 
 
-def log_ratios(ratio: Ratio, batch: Batch, field: str = "ratio") -> Tensor:
+def log_ratios(ratio: Ratio, batch: Batch | Outline, field: str = "ratio") -> Tensor:
     """`ratio.log_ratio(batch)`, float64 [n] on the CPU. Raises InputError naming `field` where it fails or is none."""
     kind, n = type(ratio).__name__, num_rows(batch)
     with blamed(field, kind, f"fails on {n} proposals", "mend it"):
-        given: object = ratio.log_ratio(batch)
+        given: object = ratio.log_ratio(_shown(batch, getattr(ratio, "columns", None)))
     if not isinstance(given, Tensor):
         raise InputError(field, kind, f"log_ratio gives a {type(given).__name__}", f"give a tensor of shape [{n}]")
     if given.shape != (n,) or given.is_complex():
         found = f"{kind} gives {given.dtype} {list(given.shape)}"
         raise InputError(field, found, f"log_ratio must have shape [{n}]", "give one number a row")
     return given.detach().to("cpu", torch.float64)
+
+
+def _shown(batch: Batch | Outline, columns: Sequence[str] | None) -> Batch:
+    """What a ratio that names its columns, or does not, is shown of an outline."""
+    if not isinstance(batch, Outline):
+        return batch
+    if columns is None:
+        return dict(batch)
+    return batch.known | {name: batch[name] for name in columns if name in batch}

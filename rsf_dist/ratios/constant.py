@@ -12,6 +12,7 @@ class ConstantRatio:
     """p = q: log ratio 0 everywhere, so that at M = 1 everything is accepted."""
 
     log_bound = 0.0
+    columns = ()
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """Zeros, float64 [n]."""

@@ -52,6 +52,7 @@ class DensityRatio:
             raise InputError("target", list(target.event_shape), rule, "give p and q of the same x")
         self.target = target
         self.proposal = proposal
+        self.columns = (proposal.column,)
         self.log_bound = log_supremum(target, proposal.distribution) if log_bound is None else log_bound
         if self.log_bound is not None and not math.isfinite(self.log_bound):
             raise InputError("log_bound", log_bound, "must be finite", "leave it out where no bound is known")

@@ -58,6 +58,7 @@ class LabelShiftRatio:
         self.log_bound = float(log_weight.max())
         self.target_prior, self.proposal_prior = target, proposal
         self.column, self.estimate = column, estimate
+        self.columns = (column,)
 
     def save(self, folder: Path) -> None:
         """Write ratio.json: both priors, and the estimate's interval."""

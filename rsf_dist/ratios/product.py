@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch, num_rows, select
+from rsf_dist.batch import Batch, Outline, num_rows, select
 from rsf_dist.errors import InputError
 from rsf_dist.ratios.base import Ratio, Screened, log_ratios
 
@@ -59,6 +59,14 @@ class ProductRatio:
         bound = _bound(self.factors)
         return None if math.isinf(bound) else bound
 
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Those that some factor looks at; None where one does not say."""
+        named = [getattr(factor, "columns", None) for factor in self.factors]
+        if any(columns is None for columns in named):
+            return None
+        return tuple(dict.fromkeys(name for columns in named if columns is not None for name in columns))
+
     def save(self, folder: Path) -> None:
         """Write factor-0/, factor-1/, … of the factors that can be written."""
         for number, factor in enumerate(self.factors):
@@ -70,11 +78,11 @@ class ProductRatio:
         """float64 [n]."""
         return self._scored(batch, torch.full((num_rows(batch),), torch.inf), 0.0).log_ratio
 
-    def screened(self, batch: Batch, exponentials: Tensor, log_m: float) -> Screened:
+    def screened(self, batch: Batch | Outline, exponentials: Tensor, log_m: float) -> Screened:
         """Without the rows whose key cannot exceed log_m. exponentials: float64 [n]."""
         return self._scored(batch, exponentials, log_m)
 
-    def _scored(self, batch: Batch, exponentials: Tensor, log_m: float) -> Screened:
+    def _scored(self, batch: Batch | Outline, exponentials: Tensor, log_m: float) -> Screened:
         n = num_rows(batch)
         total = torch.zeros(n, dtype=torch.float64)
         inclusion = torch.zeros(n, dtype=torch.float64)

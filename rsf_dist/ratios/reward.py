@@ -10,7 +10,7 @@ log-likelihood, s = log p(y|x) <= 0, is certified by max_score=0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,19 +28,27 @@ class RewardRatio:
         beta: the temperature, in units of s; positive.
         max_score: a certified upper bound of s over all x, which makes log_bound = max_score/beta and rejection exact.
             None: nothing is certified, `log_bound` is None, and `PilotEnvelope` estimates M and says so.
+        columns: the only columns that the score needs, so that others need not be made of rows that it rejects;
+            None: any.
 
     Raises:
         InputError: beta is not positive and finite, max_score/beta is not finite; at scoring, another shape than [n],
             or a score above max_score by more than rounding, which then was no bound.
     """
 
-    def __init__(self, score: Callable[[Batch], Tensor], beta: float = 1.0, max_score: float | None = None):
+    def __init__(
+        self,
+        score: Callable[[Batch], Tensor],
+        beta: float = 1.0,
+        max_score: float | None = None,
+        columns: Sequence[str] | None = None,
+    ):
         if not (beta > 0 and math.isfinite(beta)):
             raise InputError("ratio.beta", beta, "must be positive and finite", "use e.g. 1")
         if max_score is not None and not math.isfinite(max_score / beta):
             remedy = "leave it out where no bound is known"
             raise InputError("ratio.max_score", max_score, "max_score/beta must be finite", remedy)
-        self.score, self.beta, self.max_score = score, beta, max_score
+        self.score, self.beta, self.max_score, self.columns = score, beta, max_score, columns
         self.log_bound = None if max_score is None else max_score / beta
 
     def log_ratio(self, batch: Batch) -> Tensor:

@@ -6,7 +6,7 @@ nothing passes has no target, and the sampler refuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ class VerifierRatio:
 
     Args:
         passes: Batch -> bool [n].
+        columns: the only columns that the check needs, so that others need not be made of rows that it rejects; None:
+            any.
 
     Raises:
         InputError: at scoring, the verdicts are not bool [n] (a score belongs into `RewardRatio`).
@@ -28,8 +30,8 @@ class VerifierRatio:
 
     log_bound = 0.0
 
-    def __init__(self, passes: Callable[[Batch], Tensor]):
-        self.passes = passes
+    def __init__(self, passes: Callable[[Batch], Tensor], columns: Sequence[str] | None = None):
+        self.passes, self.columns = passes, columns
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""

@@ -289,6 +289,14 @@ def test_rewards_and_verifiers_of_ones_own():
     verifier = built({"kind": "verifier", "passes": "my_kinds:is_bright", "options": {"above": 0.9}})
     assert isinstance(verifier, VerifierRatio)
     assert verifier.log_ratio(batch).tolist() == [-torch.inf, 0.0]
+    assert (reward.columns, verifier.columns) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "kind", [{"kind": "reward", "score": "my_kinds:bright"}, {"kind": "verifier", "passes": "my_kinds:is_bright"}]
+)
+def test_the_columns_that_a_function_looks_at(kind):
+    assert built(kind | {"columns": ["label", "rotation"]}).columns == ["label", "rotation"]
 
 
 def test_a_known_label_shift():
@@ -548,7 +556,7 @@ def test_a_kind_that_is_empty(section):
     [
         ({"envelope": {"kind": "certified", "margin": 1.0}}, "kind, num_pilot"),
         ({"envelope": {"kind": "fixed", "log_m": 0, "num_pilot": 9}}, "kind, log_m"),
-        ({"ratio": {"kind": "verifier", "passes": "a:b", "beta": 2.0}}, "kind, options, passes"),
+        ({"ratio": {"kind": "verifier", "passes": "a:b", "beta": 2.0}}, "columns, kind, options, passes"),
     ],
 )
 def test_a_key_of_another_kind(sections, known):

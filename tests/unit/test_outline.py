@@ -1,0 +1,184 @@
+"""Columns that are made only of the rows that somebody must see."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.distributions import Normal, Uniform
+
+from rsf_dist.accept import drs_logit
+from rsf_dist.batch import Outline, num_rows, row_digests, select, to_table
+from rsf_dist.chunk import ChunkWork, propose
+from rsf_dist.images import ImageSet
+from rsf_dist.proposals import AugmentProposal, DistributionProposal
+from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
+from rsf_dist.ratios.base import log_ratios
+from rsf_dist.ratios.constant import ConstantRatio
+from rsf_dist.rng import Streams
+
+LAWS = {
+    "rotation": Uniform(-1.0, 1.0),
+    "scale": Uniform(0.5, 1.5),
+    "brightness": Uniform(0.5, 1.0),
+    "contrast": Uniform(0.5, 1.0),
+    "translate_x": Normal(0.0, 0.2),
+    "noise": Uniform(0.0, 0.2),
+}
+N = 200
+
+
+def photographs(size=9):
+    shape = (30, 1, size, size)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    return ImageSet(images, torch.arange(30) % 3, ("a", "b", "c"))
+
+
+class Whole:
+    """An AugmentProposal that renders every row it draws: what outlines are held against."""
+
+    def __init__(self, proposal):
+        self.proposal = proposal
+
+    def sample(self, n, rng):
+        return self.proposal.sample(n, rng)
+
+
+class Counting(AugmentProposal):
+    """Counts the rows that it renders."""
+
+    rendered = 0
+
+    def _images(self, made_from, generator):
+        at = super()._images(made_from, generator)
+
+        def counted(rows):
+            images = at(rows)
+            Counting.rendered += len(images)
+            return images
+
+        return counted
+
+
+@pytest.fixture
+def augment():
+    Counting.rendered = 0
+    return Counting(photographs(), LAWS, class_prior=torch.tensor([0.2, 0.3, 0.5]))
+
+
+def brightness_of_images(batch):
+    return batch["image"].double().mean(dim=(1, 2, 3)) / 255
+
+
+def turned_right(batch):
+    return batch["rotation"] > 0.9
+
+
+@pytest.mark.parametrize(
+    "index", [slice(3, 9), torch.tensor([7]), torch.tensor([7, 3, 190]), torch.arange(N) % 17 == 0, slice(0, 0)]
+)
+@pytest.mark.parametrize("without", [set(), {"noise"}, {"rotation", "scale", "translate_x"}])
+def test_rows_of_an_outline_are_those_of_sample_to_the_last_bit(index, without):
+    laws = {name: law for name, law in LAWS.items() if name not in without}
+    proposal = AugmentProposal(photographs(), laws)
+    whole, outline = proposal.sample(N, Streams(1)), proposal.outline(N, Streams(1))
+    assert list(outline) == list(whole)
+    for _ in range(2):  # asking twice, or of other rows before, changes nothing
+        some = select(outline, index)
+        assert num_rows(some) == len(whole["label"][index])
+        assert all(torch.equal(some[name], whole[name][index]) for name in whole)
+    again = select(select(outline, slice(0, 150)), torch.tensor([4, 140]))
+    assert torch.equal(again["image"], whole["image"][[4, 140]])
+
+
+def test_an_outline_is_read_as_any_batch():
+    proposal = AugmentProposal(photographs(), LAWS)
+    whole, outline = proposal.sample(20, Streams(1)), proposal.outline(20, Streams(1))
+    assert isinstance(outline, Outline)
+    assert (num_rows(outline), len(outline), "image" in outline, "pixels" in outline) == (20, len(whole), True, False)
+    assert row_digests(outline) == row_digests(whole)
+    assert to_table(outline).equals(to_table(whole))
+    with pytest.raises(KeyError, match="pixels"):
+        outline["pixels"]
+
+
+def test_an_image_is_made_once(augment):
+    outline = augment.outline(N, Streams(1))
+    assert outline["image"] is outline["image"]
+    assert Counting.rendered == N
+    assert torch.equal(select(outline, slice(0, 5))["image"], outline["image"][:5])
+    assert Counting.rendered == N
+
+
+def test_a_transform_of_ones_own_draws_its_numbers_in_order():
+    """Its randomness is the global generator's, image by image, so that all are made."""
+
+    def jitter(image):
+        return (image.float() * torch.rand(())).to(torch.uint8)
+
+    proposal = AugmentProposal(photographs(), LAWS, transform=jitter)
+    assert isinstance(proposal.outline(N, Streams(1)), dict)
+
+
+RATIOS = {
+    "label": (LabelShiftRatio([0.5, 0.3, 0.2], [0.2, 0.3, 0.5]), 0.9),
+    "parameter": (DensityRatio(Normal(0.5, 0.1), DistributionProposal(LAWS["rotation"], "rotation")), 2.0),
+    "verdict": (VerifierRatio(turned_right, columns=["rotation"]), 0.0),
+    "reward": (RewardRatio(lambda batch: batch["scale"], 0.05, 1.5, columns=["scale"]), 30.0),
+    "product": (
+        ProductRatio([VerifierRatio(turned_right, columns=["rotation"]), RewardRatio(brightness_of_images, 0.1, 1.0)]),
+        3.5,
+    ),
+    "image": (RewardRatio(brightness_of_images, 0.1, 1.0), 4.0),
+    "constant": (ConstantRatio(), 3.0),
+}
+
+
+@pytest.mark.parametrize("reshaped", [False, True])
+@pytest.mark.parametrize("name", RATIOS)
+def test_a_chunk_has_the_rows_that_it_has_when_all_are_rendered(name, reshaped, augment):
+    ratio, log_m = RATIOS[name]
+    reshape = (lambda log_ratio: drs_logit(log_ratio, log_m)) if reshaped else None
+    work = ChunkWork(augment, ratio, 0.0 if reshaped else log_m, N, seed=5, reshape=reshape)
+    lean, whole = work(2), replace(work, proposal=Whole(augment))(2)
+    assert lean.statistics == whole.statistics
+    assert list(lean.rows) == list(whole.rows)
+    assert all(torch.equal(lean.rows[column], whole.rows[column]) for column in whole.rows)
+    assert 0 < num_rows(lean.rows) < N / 2 or reshaped
+
+
+@pytest.mark.parametrize("name", ["label", "parameter", "verdict", "reward", "constant"])
+def test_only_accepted_rows_are_rendered_where_the_ratio_looks_at_none(name, augment):
+    ratio, log_m = RATIOS[name]
+    accepted = num_rows(ChunkWork(augment, ratio, log_m, N, seed=5)(2).rows)
+    assert Counting.rendered == accepted
+    assert 0 < accepted < N / 2
+
+
+def test_a_product_renders_what_its_cheap_factor_leaves(augment):
+    ratio, log_m = RATIOS["product"]
+    accepted = num_rows(ChunkWork(augment, ratio, log_m, N, seed=5)(2).rows)
+    passed = int((augment.sample(N, Streams(5, chunk=2))["rotation"] > 0.9).sum())
+    Counting.rendered = 0
+    ChunkWork(augment, ratio, log_m, N, seed=5)(2)
+    assert 0 < accepted < passed < N / 5
+    assert Counting.rendered == passed + accepted
+
+
+def test_a_ratio_that_does_not_name_its_columns_is_shown_all_in_a_plain_dict(augment):
+    shown = []
+
+    def score(batch):
+        shown.append((type(batch), sorted(batch)))
+        return torch.zeros(num_rows(batch))
+
+    log_ratios(RewardRatio(score), propose(augment, Streams(0), 10))
+    log_ratios(RewardRatio(score, columns=["image"]), propose(augment, Streams(0), 10))
+    log_ratios(RewardRatio(score, columns=["label"]), propose(augment, Streams(0), 10))
+    everything = sorted(["image", "label", "base_index", *LAWS])
+    assert shown == [(dict, everything), (dict, everything), (dict, sorted({*everything} - {"image"}))]
+
+
+def test_a_product_looks_at_what_its_factors_look_at():
+    label, rotation = RATIOS["label"][0], RATIOS["verdict"][0]
+    assert ProductRatio([label, rotation]).columns == ("label", "rotation")
+    assert ProductRatio([label, RATIOS["image"][0]]).columns is None
