@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from small import small_run_in
 
-from rsf_dist import class_mix, cli, pipeline, rounds
+from rsf_dist import AcceptedSet, class_mix, cli, pipeline, rounds
+from rsf_dist.batch import from_table
 from rsf_dist.config import Arm, parse_config
 from rsf_dist.store import RunStore
 from rsf_dist.verification import verify
@@ -134,6 +135,57 @@ def test_known_laws_follow_a_proposal_that_moves(tmp_path: Path, ray_address: st
         assert np.abs(np.array(accepted[1:4]) - wanted).max() < 0.6 * sd
     assert last["sampling"]["ess_fraction"] > 5 * first["sampling"]["ess_fraction"]
     assert verify(str(tmp_path / "run"), num_chunks=2).wrong == ()
+
+
+GENERATOR = '''
+import torch
+from torch import nn
+
+class Shades(nn.Module):
+    """Images of one grey level, of sigmoid(z)."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.shape = source.images.shape[1:]
+
+    def forward(self, z, y):
+        return torch.sigmoid(z[:, 0])[:, None, None, None].expand(-1, *self.shape)
+
+def level(batch):
+    return batch["image"].double().mean(dim=(1, 2, 3)) / 255
+
+def bright(batch):
+    return level(batch) > 0.9
+
+def not_too_bright(batch):
+    return -level(batch)
+'''
+
+
+@pytest.mark.soak
+def test_a_generator_under_a_verdict_and_a_reward_in_rounds(tmp_path: Path, ray_address: str) -> None:
+    """p is proportional to q exp(-level/0.01) where level > 0.9: just above it, at z = 2.2, in the tail of q."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "shades_by_path.py").write_text(GENERATOR)
+    factors = [
+        {"kind": "verifier", "passes": "shades_by_path:bright"},
+        {"kind": "reward", "score": "shades_by_path:not_too_bright", "beta": 0.01, "max_score": 0.0},
+    ]
+    raw = raw_in(tmp_path, code=str(tmp_path / "code"), ratio={"kind": "product", "factors": factors})
+    raw["proposal"] = {"kind": "generator", "factory": "shades_by_path:Shades", "latent_dim": 1}
+    raw["rounds"] = ROUNDS | {"acceptance": 0.005, "num_pilot": 4_000, "num_accepted": 100}
+    raw["envelope"] = {"kind": "budget", "acceptance": 0.1, "num_pilot": 2_000}
+    pipeline.sample(parse_config(raw))
+    told = json.loads((tmp_path / "run" / "report.json").read_text())["rounds"]
+    assert len(told) == 3
+    assert told[0]["sampling"]["num_screened_out"] > 0  # dim images are not shown to the reward
+    images = from_table(AcceptedSet.load(RunStore(str(tmp_path / "run")), 2).head(256))["image"]
+    level = images.double().mean(dim=(1, 2, 3)) / 255
+    assert bool((level > 0.9).all())
+    # Grey levels from 230/255 on, each e^-0.39 times as likely as the one before: the first has 0.32, two have 0.54.
+    assert abs(float(level.median()) - 231 / 255) < 1.01 / 255
+    assert told[-1]["sampling"]["ess_fraction"] > 5 * told[0]["sampling"]["ess_fraction"]
+    assert verify(str(tmp_path / "run"), num_chunks=1).wrong == ()
 
 
 @pytest.mark.soak
