@@ -18,7 +18,12 @@ from rsf_dist.accepted import LEDGER_ROW, describe_columns, in_order, ledger_of,
 from rsf_dist.batch import to_table
 from rsf_dist.chunk import ChunkWork
 from rsf_dist.diagnostics import Statistics
+from rsf_dist.errors import InputError
 from rsf_dist.store import RunStore, Shard
+
+# Chunks' rows are bundled, until there are so many chunks or bytes: one with a row or two would cost the driver 20 KB
+# in the object store, or 10 KB as a table.
+_BUNDLE, _BUNDLE_BYTES = 256, 4 * 2**20
 
 
 @dataclass
@@ -42,7 +47,10 @@ class Harvest:
     shards: list[Shard] = field(default_factory=list)
     columns: str = ""
     _ledgers: list[NDArray[np.void]] = field(default_factory=list)
+    _pending_ledgers: list[NDArray[np.void]] = field(default_factory=list)
     _rows: list[ray.ObjectRef] = field(default_factory=list)
+    _pending_rows: list[pa.Table] = field(default_factory=list)
+    _pending_bytes: int = 0
     _count: int = 0
 
     def __post_init__(self) -> None:
@@ -60,17 +68,26 @@ class Harvest:
     def add(self, record: dict) -> None:
         """Take one chunk's record, of the next chunk."""
         ledger = np.frombuffer(record["ledger"], LEDGER_ROW)
+        if self.columns and record["columns"] != self.columns:
+            rule = f"gives {record['columns']} in chunk {self.num_chunks}, and gave {self.columns}"
+            raise InputError("proposal", "columns", rule, "give every chunk the same columns")
         if len(ledger) and record["shard"]:
             self.shards.append(Shard(self.num_chunks, record["shard"], len(ledger), record["sha256"]))
         elif len(ledger):
-            self._rows.append(ray.put(pa.ipc.open_stream(record["rows"]).read_all()))
+            self._pending_rows.append(pa.ipc.open_stream(record["rows"]).read_all())
+            self._pending_bytes += len(record["rows"])
+            if self._pending_bytes >= _BUNDLE_BYTES or len(self._pending_rows) >= _BUNDLE:
+                self._put_rows()
         self.num_chunks += 1
         self._take(Statistics.from_json(record["statistics"]), [ledger], record["columns"])
 
     def _take(self, statistics: Statistics, ledgers: Sequence[NDArray[np.void]], columns: str) -> None:
         self.scored = self.scored.merge(statistics)
         self.columns = columns
-        self._ledgers += [ledger for ledger in ledgers if len(ledger)]
+        self._pending_ledgers += [ledger for ledger in ledgers if len(ledger)]
+        if len(self._pending_ledgers) >= _BUNDLE:
+            self._ledgers.append(np.concatenate(self._pending_ledgers))
+            self._pending_ledgers.clear()
         self._count += sum(int((ledger["accept_key"] > self.log_m).sum()) for ledger in ledgers)
         if self.margin is not None:
             self.raise_to(self.scored.max_log_ratio + self.margin)
@@ -96,7 +113,7 @@ class Harvest:
         """Hold all rows against log_m, if it is larger than what they were held against."""
         if log_m > self.log_m:
             self.log_m = log_m
-            self._count = sum(int((ledger["accept_key"] > log_m).sum()) for ledger in self._ledgers)
+            self._count = int((self.found()["accept_key"] > log_m).sum())
 
     def keep_top(self) -> None:
         """Raise M to where exactly the wanted rows stay, those with the highest keys; there must be one more."""
@@ -105,7 +122,7 @@ class Harvest:
 
     def found(self) -> NDArray[np.void]:
         """LEDGER_ROW of all rows that came in, at whatever M."""
-        return np.concatenate([np.empty(0, LEDGER_ROW), *self._ledgers])
+        return np.concatenate([np.empty(0, LEDGER_ROW), *self._ledgers, *self._pending_ledgers])
 
     def accepted(self) -> NDArray[np.void]:
         """LEDGER_ROW of all rows accepted at M, the surplus included."""
@@ -134,7 +151,14 @@ class Harvest:
         """All rows that came in, from the store or the object store."""
         if store is not None:
             return stored_dataset(store, self.shards)
+        self._put_rows()
         return in_order(ray.data.from_arrow_refs(self._rows))
+
+    def _put_rows(self) -> None:
+        if self._pending_rows:
+            self._rows.append(ray.put(pa.concat_tables(self._pending_rows).combine_chunks()))
+            self._pending_rows.clear()
+            self._pending_bytes = 0
 
 
 @dataclass(frozen=True)

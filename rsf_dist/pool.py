@@ -35,15 +35,23 @@ def map_chunks(
         work: a pure function; it is sent to each actor once, and may be called again for a chunk whose actor died.
         chunks: ids.
         pool: the actors.
-        chunks_per_task: ids that travel together. More cost less of the driver and more latency; never a row.
+        chunks_per_task: ids that travel together, but for an actor's first. More cost less of the driver and more
+            latency; never a row.
         brief: the work takes less time than actors take to start: let it run in tasks, in workers that are up already.
 
     Closing the generator early ends the work.
     """
-    tasks = [chunks[start : start + chunks_per_task] for start in range(0, len(chunks), chunks_per_task)]
+    tasks = grouped(chunks, chunks_per_task, max_actors(pool))
     records = over_actors(_OneRow(work), tasks, pool, brief=brief)
     for table in records.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from table.to_pylist()
+
+
+def grouped(chunks: Sequence[int], size: int, actors: int) -> list[Sequence[int]]:
+    """First a chunk alone for every actor, so that its rows, or its failure, come soon; then tasks of `size`."""
+    alone = min(actors, len(chunks))
+    later = [chunks[start : start + size] for start in range(alone, len(chunks), size)]
+    return [chunks[start : start + 1] for start in range(alone)] + later
 
 
 def over_actors(

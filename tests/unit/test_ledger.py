@@ -1,22 +1,26 @@
 """The pure parts of accepted and sampler: ledgers, fingerprints, what the driver makes of chunks' records."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch.distributions import Normal
 
+from rsf_dist import harvest as harvest_module
 from rsf_dist import sampler
 from rsf_dist.accepted import describe_columns, fingerprint, ledger_of, num_duplicates
 from rsf_dist.batch import from_table, num_rows, select, to_table
 from rsf_dist.chunk import ChunkWork
 from rsf_dist.diagnostics import Statistics
 from rsf_dist.envelope import Choice, FixedEnvelope, Pilot
+from rsf_dist.errors import InputError
 from rsf_dist.harvest import ChunkRecorder, Harvest
 from rsf_dist.pilot import PilotRun, Probe
 from rsf_dist.proposals import DistributionProposal
-from rsf_dist.ratios import DensityRatio
+from rsf_dist.ratios import ConstantRatio, DensityRatio
 from rsf_dist.sampler import RejectionSampler
 from rsf_dist.store import RunStore, Shard
 from rsf_dist.waves import Plan
@@ -130,6 +134,43 @@ def test_harvest_filled_to_the_last_row_of_a_chunk(store):
     assert harvest.full
     assert harvest.num_proposed(100) == rows["index"][-1].item() + 1
     assert harvest.ledger()["index"].tolist() == select(rows, slice(None))["index"].tolist()
+
+
+@pytest.mark.parametrize("limits", [(3, 2**30), (100, 2_000), (1, 1), (100, 2**30)])
+def test_what_chunks_bring_is_bundled_and_stays_in_order(limits, monkeypatch):
+    bundles = []
+    monkeypatch.setattr(harvest_module, "_BUNDLE", limits[0])
+    monkeypatch.setattr(harvest_module, "_BUNDLE_BYTES", limits[1])
+    monkeypatch.setattr(harvest_module.ray, "put", lambda rows: bundles.append(rows) or rows)
+    monkeypatch.setattr(harvest_module.ray.data, "from_arrow_refs", lambda refs: pa.concat_tables(refs))
+    monkeypatch.setattr(harvest_module, "in_order", lambda rows: rows)
+    works = [REJECTING if chunk == 4 else WORK for chunk in range(8)]
+    harvest = Harvest(10_000, WORK.log_m)
+    rows = []
+    for chunk, work in enumerate(works):
+        harvest.add(ChunkRecorder(work, None)(chunk))
+        rows.append(to_table(work(chunk).rows))
+        assert np.array_equal(harvest.found(), np.concatenate([ledger_of(one) for one in rows]))
+        if chunk == 5:  # asked for in between
+            assert harvest.dataset(None).equals(pa.concat_tables(rows))
+    assert harvest.dataset(None).equals(pa.concat_tables(rows))
+    assert harvest.dataset(None).num_rows == len(harvest) == len(harvest.found())
+    assert all(bundle.num_rows for bundle in bundles)
+    keys = np.sort(harvest.found()["accept_key"])
+    harvest.raise_to(keys[-21])
+    assert len(harvest) == 20
+    harvest.wanted = 5
+    harvest.keep_top()
+    assert sorted(harvest.accepted()["accept_key"]) == keys[-5:].tolist()
+
+
+def test_chunks_of_other_columns_are_refused():
+    harvest = harvest_of([ChunkRecorder(WORK, None)(0)], wanted=10_000)
+    record = ChunkRecorder(
+        replace(WORK, proposal=DistributionProposal(WIDE.distribution, "y"), ratio=ConstantRatio()), None
+    )(1)
+    with pytest.raises(InputError, match=r"proposal=columns: gives \{.*\"y\".* in chunk 1, and gave \{.*\"x\""):
+        harvest.add(record)
 
 
 def plan():
