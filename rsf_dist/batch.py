@@ -30,26 +30,26 @@ class Outline(Mapping[str, Tensor]):
     """
 
     def __init__(self, known: Batch, make: Mapping[str, Callable[[Index], Tensor]], rows: Tensor | None = None):
-        self.known, self._make, self._rows = known, dict(make), rows
+        self.known, self.make, self._rows = known, dict(make), rows
         self._made: Batch = {}
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self.known:
             return self.known[name]
         if name not in self._made:
-            self._made[name] = self._make[name](slice(None) if self._rows is None else self._rows)
+            self._made[name] = self.make[name](slice(None) if self._rows is None else self._rows)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self._make, *self.known])
+        return iter([*self.make, *self.known])
 
     def __len__(self) -> int:
-        return len(self._make) + len(self.known)
+        return len(self.make) + len(self.known)
 
     def select(self, index: Index) -> Outline:
         """The rows at `index`, as of `select`."""
         rows = torch.arange(num_rows(self)) if self._rows is None else self._rows
-        chosen = Outline(select(self.known, index), self._make, rows[index])
+        chosen = Outline(select(self.known, index), self.make, rows[index])
         chosen._made = select(self._made, index)
         return chosen
 

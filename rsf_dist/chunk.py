@@ -6,7 +6,7 @@ does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsf_dist.accept import Floats, Reshape, accept
-from rsf_dist.batch import Batch, Outline, num_rows, select
+from rsf_dist.batch import Batch, Index, Outline, num_rows, select
 from rsf_dist.diagnostics import Statistics
 from rsf_dist.errors import InputError, StatisticalRefusal
-from rsf_dist.proposals.base import FiniteProposal, OutliningProposal, Proposal
+from rsf_dist.proposals.base import FiniteProposal, Proposal, outline
 from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio, log_ratios
 from rsf_dist.rng import Stage, Streams
 from rsf_dist.user_code import blamed
@@ -115,8 +115,8 @@ def draw(proposal: Proposal, ratio: Ratio, streams: Streams, n: int) -> tuple[Ba
 def propose(proposal: Proposal, streams: Streams, n: int) -> Batch | Outline:
     """n proposals. Raises InputError on a broken contract."""
     with _proposing(proposal, n):
-        drawn = proposal.outline(n, streams) if isinstance(proposal, OutliningProposal) else proposal.sample(n, streams)
-        return checked(drawn, n)
+        batch = checked(outline(proposal, n, streams), n)
+    return _guarded(batch, proposal) if isinstance(batch, Outline) else batch
 
 
 def _proposing(proposal: Proposal, n: int) -> AbstractContextManager[None]:
@@ -137,12 +137,36 @@ def checked(batch: Batch | Outline, n: int) -> Batch | Outline:
     if count != n:
         raise InputError("proposal", f"{count} rows", f"must give the {n} asked for", "mend the proposal")
     for name, column in known.items():
-        if column.is_complex() or column.is_quantized or column.dtype == torch.bfloat16:
-            raise InputError("proposal", f"{name} {column.dtype}", "has no column in Arrow", "convert it to float32")
+        _require_storable(name, column)
     taken = sorted(set(BOOKKEEPING) & batch.keys())
     if taken:
         raise InputError("proposal", taken[0], "this column's name is taken", "rename the proposal's column")
     return batch
+
+
+def _require_storable(name: str, column: Tensor) -> None:
+    if column.is_complex() or column.is_quantized or column.dtype == torch.bfloat16:
+        raise InputError("proposal", f"{name} {column.dtype}", "has no column in Arrow", "convert it to float32")
+
+
+def _guarded(drawn: Outline, proposal: Proposal) -> Outline:
+    """The outline, whose columns are checked when they are made, and whose failures are the proposal's."""
+    kind, n = type(proposal).__name__, num_rows(drawn)
+
+    def guard(name: str, make: Callable[[Index], Tensor]) -> Callable[[Index], Tensor]:
+        def made(rows: Index) -> Tensor:
+            count = len(rows) if isinstance(rows, Tensor) else n
+            with blamed("proposal", kind, f"fails to make the {name} of {count} rows", "mend it"):
+                column = make(rows)
+            if not isinstance(column, Tensor) or column.shape[:1] != (count,):
+                found = list(column.shape) if isinstance(column, Tensor) else type(column).__name__
+                raise InputError("proposal", kind, f"makes {found} as the {name} of {count} rows", "mend it")
+            _require_storable(name, column)
+            return column
+
+        return made
+
+    return Outline(drawn.known, {name: guard(name, make) for name, make in drawn.make.items()})
 
 
 def score(ratio: Ratio, batch: Batch | Outline) -> Floats:

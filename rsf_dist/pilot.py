@@ -22,7 +22,7 @@ import ray
 import torch
 
 from rsf_dist.accept import Floats
-from rsf_dist.batch import Outline, row_digests, select
+from rsf_dist.batch import Batch, Outline, num_rows, row_digests, select
 from rsf_dist.chunk import draw, refuse_nonfinite
 from rsf_dist.config import PoolConfig
 from rsf_dist.envelope import Pilot
@@ -37,7 +37,7 @@ from rsf_dist.time_limit import in_time, time_limit
 PROBE_SECONDS = 60.0
 """How long a probe may take."""
 _PROBE_ROWS = 16
-_MADE_ROWS = 64  # of each of a pilot's chunks
+_MADE_ROWS = 256
 _PROBE_CHUNK = 2**40 - 1  # no chunk of a pilot has this number
 _TOLERANCE = 1e-4  # of log ratios, where a GPU computes the one probe and a CPU the other
 
@@ -77,13 +77,13 @@ class PilotRun:
         rows: log ratios and keys.
         seconds_per_row: of drawing and scoring, on one core.
         probe: of the proposal and the ratio at work.
-        seconds_per_accepted: of making what proposals leave out of rows until they are accepted.
+        making: seconds to make what proposals leave out until it is asked for: of a chunk, and of each row made.
     """
 
     rows: Pilot
     seconds_per_row: float
     probe: Probe
-    seconds_per_accepted: float = 0.0
+    making: tuple[float, float] = (0.0, 0.0)
 
     def save(self, folder: Path) -> None:
         """Write pilot.npz and pilot.json."""
@@ -91,7 +91,7 @@ class PilotRun:
         described = {
             "log_bound": self.rows.log_bound,
             "seconds_per_row": self.seconds_per_row,
-            "seconds_per_accepted": self.seconds_per_accepted,
+            "making": self.making,
             "probe": asdict(self.probe),
         }
         (folder / "pilot.json").write_text(json.dumps(described, indent=1) + "\n")
@@ -103,7 +103,7 @@ class PilotRun:
         with np.load(folder / "pilot.npz", allow_pickle=False) as arrays:
             rows = Pilot(arrays["log_ratio"], arrays["accept_key"], raw["log_bound"])
         probe = Probe(raw["probe"]["digest"], tuple(raw["probe"]["log_ratio"]))
-        return PilotRun(rows, raw["seconds_per_row"], probe, raw.get("seconds_per_accepted", 0.0))
+        return PilotRun(rows, raw["seconds_per_row"], probe, tuple(raw.get("making", (0.0, 0.0))))
 
 
 def draw_pilot(
@@ -134,20 +134,31 @@ def _draw(
 ) -> PilotRun:
     confine()
     pieces: list[tuple[Floats, Floats]] = []
-    making, made = 0.0, 0
     started = time.monotonic()
     for chunk, size in enumerate(_sizes(num_pilot, chunk_size)):
         one = Streams(streams.seed, streams.stage, streams.round, chunk)
         drawing = partial(draw, proposal, ratio, one, size)
         batch, log_ratio, exponentials = in_time(drawing, chunk_seconds, BLAMED, "the pilot", HANGS)
         pieces.append((log_ratio, log_ratio + exponentials))
-        if isinstance(batch, Outline):
-            begun = time.monotonic()
-            dict(select(batch, slice(0, _MADE_ROWS)))
-            making, made = making + time.monotonic() - begun, made + min(size, _MADE_ROWS)
-    seconds = time.monotonic() - started - making
+    seconds = time.monotonic() - started
+    making = in_time(partial(_seconds_to_make, batch), chunk_seconds, BLAMED, "the pilot", HANGS)
     log_ratios, keys = (np.concatenate(column) for column in zip(*pieces, strict=True))
-    return PilotRun(Pilot(log_ratios, keys, ratio.log_bound), seconds / num_pilot, probe, making / max(made, 1))
+    return PilotRun(Pilot(log_ratios, keys, ratio.log_bound), seconds / num_pilot, probe, making)
+
+
+def _seconds_to_make(drawn: Batch | Outline) -> tuple[float, float]:
+    """Of a chunk, for the first of its rows that is made, and of every row."""
+
+    def seconds(rows: int) -> float:
+        begun = time.monotonic()
+        dict(select(drawn, slice(0, rows)))
+        return time.monotonic() - begun
+
+    if not isinstance(drawn, Outline):
+        return 0.0, 0.0
+    rows = min(num_rows(drawn), _MADE_ROWS)
+    first, one, several = seconds(1), seconds(1), seconds(rows)
+    return first, max(0.0, several - one) / max(rows - 1, 1)
 
 
 def stored_bytes(rows: pa.Table) -> int:

@@ -47,7 +47,8 @@ class Plan:
     @property
     def seconds_per_chunk(self) -> float:
         """On one core."""
-        return (self.pilot.seconds_per_row + self.acceptance * self.pilot.seconds_per_accepted) * self.work.chunk_size
+        a_chunk, a_row = self.pilot.making
+        return a_chunk + (self.pilot.seconds_per_row + self.acceptance * a_row) * self.work.chunk_size
 
     def setting(self, log_m: float) -> Setting:
         """What the report needs to know, log_m being the M in the end."""

@@ -8,6 +8,7 @@ made from is known, and what it was made from travels with the row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -72,10 +73,13 @@ class AugmentProposal:
 
     def sample(self, n: int, rng: Streams) -> Batch:
         """Draw n augmented images with what they were made from."""
-        return dict(self.outline(n, rng))
+        return dict(self._drawn(n, rng))
 
     def outline(self, n: int, rng: Streams) -> Batch | Outline:
         """As `sample`; without a `transform`, images are rendered when they are asked for."""
+        return self._drawn(n, rng)
+
+    def _drawn(self, n: int, rng: Streams) -> Batch | Outline:
         generator = rng.torch()
         label = torch.multinomial(self.class_prior, n, replacement=True, generator=generator)
         within = (torch.rand(n, generator=generator, dtype=torch.float64) * self.class_counts[label]).long()
@@ -118,15 +122,16 @@ class AugmentProposal:
 
     def _images(self, made_from: Batch, generator: torch.Generator) -> Callable[[Index], Tensor]:
         """What renders the rows at given positions, with the noise that each has among all of them."""
-        shape, before = (num_rows(made_from), *self.images.images.shape[1:]), generator.get_state()
+
+        @cache
+        def noise() -> Tensor:
+            return torch.randn((num_rows(made_from), *self.images.images.shape[1:]), generator=generator)
 
         def at(rows: Index) -> Tensor:
             drawn = select(made_from, rows)
             parameters = {name: drawn[name] for name in self.parameters}
-            noise = (
-                torch.randn(shape, generator=generator.set_state(before))[rows] if "noise" in parameters else generator
-            )
-            return render(self.images.images[drawn["base_index"]], parameters, noise)
+            own_noise = noise()[rows] if "noise" in parameters else None
+            return render(self.images.images[drawn["base_index"]], parameters, own_noise)
 
         return at
 

@@ -37,6 +37,17 @@ class OutliningProposal(Proposal, Protocol):
         ...
 
 
+def outline(proposal: Proposal, n: int, rng: Streams) -> Batch | Outline:
+    """The rows of `proposal.sample`, by its `outline` where it has one that a subclass's own `sample` does not undo."""
+    for kind in type(proposal).__mro__:
+        if "outline" in vars(kind):
+            assert isinstance(proposal, OutliningProposal)
+            return proposal.outline(n, rng)
+        if "sample" in vars(kind):
+            break
+    return proposal.sample(n, rng)
+
+
 @runtime_checkable
 class Refittable(Proposal, Protocol):
     """A proposal that can be moved to where its rows were accepted, for rounds.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Uniform, constraints
@@ -54,8 +56,8 @@ class DistributionProposal:
 
 def log_density(law: Distribution, value: Tensor) -> Tensor:
     """`law.log_prob(value)`, but -inf outside of the support, where torch raises, and NaN where the value is NaN."""
-    if _is_real(law) and not bool(torch.isnan(value.sum())):  # one pass, where the check of a support takes several
-        return _unchecked(law, value)
+    if _is_in_real_support(law, value):
+        return _unchecked(law).log_prob(value)
     event_dims = tuple(range(value.ndim - len(law.event_shape), value.ndim))
     missing = torch.isnan(value).any(dim=event_dims) if event_dims else torch.isnan(value)
     try:
@@ -66,25 +68,29 @@ def log_density(law: Distribution, value: Tensor) -> Tensor:
         value = torch.minimum(value, torch.nextafter(law.high, law.low))
     result = torch.full(inside.shape, -torch.inf, dtype=value.dtype if value.is_floating_point() else torch.float64)
     if bool(inside.any()):
-        log_prob = _unchecked(law, value[inside])
+        log_prob = law.log_prob(value[inside])
         result = result.to(log_prob.dtype)
         result[inside] = log_prob
     return result.masked_fill(missing, torch.nan)
 
 
-def _unchecked(law: Distribution, value: Tensor) -> Tensor:
-    """`law.log_prob` of values that are in its support, which torch would check again at each level of a mixture."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)  # of laws that were built without a word on it
+def _unchecked(law: Distribution) -> Distribution:
+    """The law for values known to be in its support, which torch would check again at each level of a mixture."""
+    free = copy.copy(law)
+    free._validate_args = False
+    for name, part in vars(law).items():
+        if isinstance(part, Distribution):
+            setattr(free, name, _unchecked(part))
+    return free
+
+
+def _is_in_real_support(law: Distribution, value: Tensor) -> bool:
+    """Whether the support is all numbers, or all vectors, and each value one of them: in one pass."""
     try:
-        return law.log_prob(value)
-    finally:
-        Distribution.set_default_validate_args(before)
-
-
-def _is_real(law: Distribution) -> bool:
-    """Whether every number, or every vector, is in its support."""
-    support: object = getattr(law, "support", None)
+        support: object = law.support
+    except NotImplementedError:
+        return False
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    return support is constraints.real
+    event = value.shape[value.ndim - len(law.event_shape) :]
+    return support is constraints.real and event == law.event_shape and not bool(torch.isnan(value.sum()))

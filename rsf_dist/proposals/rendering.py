@@ -28,13 +28,14 @@ NEUTRAL = {
 _SMALLEST_SCALE = 0.01
 
 
-def render(images: Tensor, parameters: Mapping[str, Tensor], noise: torch.Generator | Tensor) -> Tensor:
+def render(images: Tensor, parameters: Mapping[str, Tensor], noise: torch.Generator | Tensor | None = None) -> Tensor:
     """Each image under its own parameters.
 
     Args:
         images: uint8 [n, channels, height, width].
         parameters: any of `NEUTRAL`'s names, each float [n]; those left out stay neutral.
-        noise: where the pixel noise comes from: a generator, or standard normal numbers, shaped as `images`.
+        noise: where the pixel noise comes from, if there is any: a generator, or standard normal numbers, shaped as
+            `images`.
 
     Returns:
         uint8 [n, channels, height, width].
@@ -50,7 +51,7 @@ def render(images: Tensor, parameters: Mapping[str, Tensor], noise: torch.Genera
         mean = x.mean(dim=(1, 2, 3), keepdim=True)
         x = x.sub_(mean).mul_(_per_row(parameters["contrast"])).add_(mean)
     if "noise" in parameters:
-        normal = torch.randn(x.shape, generator=noise) if isinstance(noise, torch.Generator) else noise
+        normal = noise if isinstance(noise, Tensor) else torch.randn(x.shape, generator=noise)
         x += normal * _per_row(parameters["noise"])
     return x.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
 
@@ -82,6 +83,6 @@ def _grid(across: Tensor, down: Tensor, offset: Tensor, height: int, width: int)
     tenth of its time on a CPU, which goes to as many small matrix products; and one row's are those of many, which its
     are not.
     """
-    x, y = (torch.linspace(-1, 1, size) * (size - 1) / size for size in (width, height))
+    x, y = (torch.linspace(-1, 1, size, device=across.device) * (size - 1) / size for size in (width, height))
     grid = across[:, :, None, None] * x + down[:, :, None, None] * y[:, None]
     return grid.add_(offset[:, :, None, None]).permute(0, 2, 3, 1)

@@ -80,3 +80,17 @@ def _shown(batch: Batch | Outline, columns: Sequence[str] | None) -> Batch:
     if columns is None:
         return dict(batch)
     return batch.known | {name: batch[name] for name in columns if name in batch}
+
+
+def named_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
+    """What a user's function says that it looks at. Raises InputError where it is one name rather than several."""
+    if isinstance(columns, str):
+        raise InputError("ratio.columns", columns, "must be a list of names", f'write ["{columns}"]')
+    return None if columns is None else tuple(columns)
+
+
+def require_columns(columns: Sequence[str] | None, batch: Batch) -> None:
+    """InputError unless the rows have these."""
+    for name in columns or ():
+        if name not in batch:
+            raise InputError("ratio.columns", name, f"is not among the rows' {sorted(batch)}", "correct the name")

@@ -86,17 +86,15 @@ class ProductRatio:
         n = num_rows(batch)
         total = torch.zeros(n, dtype=torch.float64)
         inclusion = torch.zeros(n, dtype=torch.float64)
-        left = torch.arange(n)  # rows that may still be accepted
+        left, rows = torch.arange(n), batch  # those that may still be accepted
         for number, factor in enumerate(self.factors):
             if number:
                 bound = _bound(self.factors[number:])
                 reach = total[left] + bound + _ROUNDING * max(1.0, abs(bound)) - log_m
                 possible = ~(reach + exponentials[left] <= 0) & (total[left] != -torch.inf)
-                left, reach = left[possible], reach[possible]
+                left, reach, rows = left[possible], reach[possible], select(rows, possible)
                 inclusion[left] = reach.clamp(max=0)
-            total[left] += log_ratios(
-                factor, select(batch, left) if len(left) < n else batch, f"ratio.factors.{number}"
-            )
+            total[left] += log_ratios(factor, rows, f"ratio.factors.{number}")
         scored = torch.zeros(n, dtype=torch.bool)
         scored[left] = True
         return Screened(torch.where(scored, total, -torch.inf), scored, torch.where(scored, inclusion, 0.0))

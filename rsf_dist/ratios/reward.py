@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rsf_dist.batch import Batch, num_rows
 from rsf_dist.errors import InputError
+from rsf_dist.ratios.base import named_columns, require_columns
 from rsf_dist.user_code import blamed
 
 
@@ -48,11 +49,12 @@ class RewardRatio:
         if max_score is not None and not math.isfinite(max_score / beta):
             remedy = "leave it out where no bound is known"
             raise InputError("ratio.max_score", max_score, "max_score/beta must be finite", remedy)
-        self.score, self.beta, self.max_score, self.columns = score, beta, max_score, columns
+        self.score, self.beta, self.max_score, self.columns = score, beta, max_score, named_columns(columns)
         self.log_bound = None if max_score is None else max_score / beta
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
+        require_columns(self.columns, batch)
         found = f"fails on {num_rows(batch)} proposals"
         with torch.no_grad(), blamed("ratio.score", getattr(self.score, "__name__", "(yours)"), found, "mend it"):
             given = torch.as_tensor(self.score(batch))

@@ -296,7 +296,7 @@ def test_rewards_and_verifiers_of_ones_own():
     "kind", [{"kind": "reward", "score": "my_kinds:bright"}, {"kind": "verifier", "passes": "my_kinds:is_bright"}]
 )
 def test_the_columns_that_a_function_looks_at(kind):
-    assert built(kind | {"columns": ["label", "rotation"]}).columns == ["label", "rotation"]
+    assert built(kind | {"columns": ["label", "rotation"]}).columns == ("label", "rotation")
 
 
 def test_a_known_label_shift():

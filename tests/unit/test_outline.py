@@ -9,6 +9,7 @@ from torch.distributions import Normal, Uniform
 from rsf_dist.accept import drs_logit
 from rsf_dist.batch import Outline, num_rows, row_digests, select, to_table
 from rsf_dist.chunk import ChunkWork, propose
+from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet
 from rsf_dist.proposals import AugmentProposal, DistributionProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
@@ -182,3 +183,78 @@ def test_a_product_looks_at_what_its_factors_look_at():
     label, rotation = RATIOS["label"][0], RATIOS["verdict"][0]
     assert ProductRatio([label, rotation]).columns == ("label", "rotation")
     assert ProductRatio([label, RATIOS["image"][0]]).columns is None
+
+
+class Tinted(AugmentProposal):
+    """A proposal of somebody's own, who knows of no outlines."""
+
+    def sample(self, n, rng):
+        rows = super().sample(n, rng)
+        return rows | {"image": 255 - rows["image"], "tint": torch.ones(n)}
+
+
+class TintedTwice(Tinted):
+    """Knows of them, and gives plain rows."""
+
+    def outline(self, n, rng):
+        return self.sample(n, rng)
+
+
+@pytest.mark.parametrize("kind", [Tinted, TintedTwice])
+def test_a_subclass_that_samples_otherwise_is_drawn_from_as_it_samples(kind):
+    proposal = kind(photographs(), LAWS)
+    drawn, sampled = propose(proposal, Streams(4), 20), proposal.sample(20, Streams(4))
+    assert drawn.keys() == sampled.keys()
+    assert all(torch.equal(drawn[name], sampled[name]) for name in sampled)
+
+
+class Faulty:
+    """Outlines whose image is what `make` gives."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def sample(self, n, rng):
+        return dict(self.outline(n, rng))
+
+    def outline(self, n, rng):
+        return Outline({"label": torch.zeros(n, dtype=torch.int64)}, {"image": self.make})
+
+
+def broken(rows):
+    raise RuntimeError("out of paint")
+
+
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        (broken, r"fails to make the image of 8 rows \(RuntimeError: out of paint\)"),
+        (lambda rows: torch.zeros(3, 1, 2, 2), r"makes \[3, 1, 2, 2\] as the image of 8 rows"),
+        (lambda rows: None, "makes NoneType as the image of 8 rows"),
+        (lambda rows: torch.zeros(8, dtype=torch.bfloat16), "has no column in Arrow"),
+    ],
+)
+@pytest.mark.parametrize("ratio", [ConstantRatio(), RewardRatio(brightness_of_images)])
+def test_a_column_that_cannot_be_made_is_the_proposals_fault(make, rule, ratio):
+    with pytest.raises(InputError, match=rule) as caught:
+        ChunkWork(Faulty(make), ratio, 0.0, 8, seed=0)(0)
+    assert caught.value.field == "proposal"
+
+
+def test_columns_must_be_a_list_of_names_that_rows_have(augment):
+    with pytest.raises(InputError, match=r'ratio.columns=image: must be a list of names; write \["image"\]'):
+        RewardRatio(brightness_of_images, columns="image")
+    with pytest.raises(InputError, match=r"ratio\.columns"):
+        VerifierRatio(turned_right, columns="rotation")
+    with pytest.raises(InputError, match=r"ratio.columns=imgae: is not among the rows' \['base_index'"):
+        ChunkWork(augment, RewardRatio(brightness_of_images, columns=["imgae"]), 0.0, 8, seed=0)(0)
+
+
+def test_images_are_asked_for_by_several_factors_and_rendered_once_for_each_selection(augment):
+    """The second factor's rows are the first one's, less those that it rejects."""
+    first = RewardRatio(brightness_of_images, 0.1, 1.0)
+    product = ProductRatio([VerifierRatio(turned_right, columns=["rotation"]), first, first])
+    rows = propose(augment, Streams(5, chunk=2), N)
+    passed = int((rows["rotation"] > 0.9).sum())
+    product.screened(rows, torch.ones(N, dtype=torch.float64), 12.0)
+    assert Counting.rendered == passed

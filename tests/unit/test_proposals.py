@@ -8,8 +8,10 @@ from torch.distributions import (
     Bernoulli,
     Beta,
     Categorical,
+    Distribution,
     Independent,
     LogNormal,
+    MixtureSameFamily,
     MultivariateNormal,
     Normal,
     Poisson,
@@ -19,6 +21,7 @@ from torch.distributions import (
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet
 from rsf_dist.proposals import AugmentProposal, DensityProposal, DistributionProposal, Proposal
+from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.rendering import render
 from rsf_dist.rng import Streams
 
@@ -242,3 +245,45 @@ def test_the_order_in_which_parameters_are_named_decides_nothing():
     first, second = (AugmentProposal(base_images(), given).sample(20, Streams(1)) for given in (laws, turned))
     assert same_rows(first, second)
     assert list(first) == list(second)
+
+
+class OwnLaw(Distribution):
+    """A law of somebody's own, which names no support; it refuses a scale that is none, when asked for a density."""
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+        super().__init__(validate_args=False)
+
+    def log_prob(self, value):
+        return Normal(0.0, self.scale).log_prob(value)
+
+
+def test_a_law_of_ones_own_without_a_support():
+    x = torch.tensor([0.0, 1.0])
+    assert torch.equal(log_density(OwnLaw(), x), Normal(0.0, 1.0).log_prob(x))
+    with pytest.raises(ValueError, match="scale"):
+        log_density(OwnLaw(-1.0), x)
+
+
+def mixture_of(dimensions):
+    parts = Independent(Normal(torch.zeros(2, dimensions), torch.ones(2, dimensions)), 1)
+    return MixtureSameFamily(Categorical(torch.ones(2)), parts)
+
+
+@pytest.mark.parametrize(
+    "law", [Normal(0.0, 1.0), mixture_of(3), MultivariateNormal(torch.zeros(3), torch.eye(3)), Uniform(0.0, 1.0)]
+)
+def test_densities_are_torchs_though_it_is_not_asked_to_check_again(law):
+    x = law.sample(torch.Size([20]))
+    assert torch.equal(log_density(law, x), law.log_prob(x))
+    spoilt = x.clone()
+    spoilt[3] = torch.nan
+    found = log_density(law, spoilt)
+    assert found.isnan().tolist() == [number == 3 for number in range(20)]
+    with pytest.raises(ValueError, match="support"):  # the law itself checks as before
+        law.log_prob(spoilt)
+
+
+def test_rows_of_another_width_are_refused_rather_than_broadcast():
+    with pytest.raises(ValueError, match="size"):
+        log_density(mixture_of(3), torch.zeros(4, 1))
