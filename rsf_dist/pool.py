@@ -7,9 +7,8 @@ order of the ids, whatever the order in which actors finish, die or are replaced
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -17,11 +16,12 @@ from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from rsf_dist.config import PoolConfig
 from rsf_dist.resources import confine, max_actors
-from rsf_dist.time_limit import in_time
+from rsf_dist.time_limit import each_in_time
 
 BLAMED, HANGS = "proposal or ratio", "mend what hangs there, or raise sampling.pool.chunk_seconds"
 """What an error names, and what it advises, where a chunk takes too long."""
 
+_T = TypeVar("_T")
 Record = Mapping[str, int | str | bytes]
 """What one chunk sends back: plain values, with the same keys and types for every chunk."""
 
@@ -42,9 +42,14 @@ def map_chunks(
     Closing the generator early ends the work.
     """
     tasks = grouped(chunks, chunks_per_task, max_actors(pool))
-    records = over_actors(_OneRow(work), tasks, pool, brief=brief)
-    for table in records.iter_batches(batch_size=None, batch_format="pyarrow"):
+    records = over_actors(work, _one_table, tasks, pool, brief=brief)
+    for table in records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from table.to_pylist()
+
+
+def _one_table(records: list[Record]) -> pa.Table:
+    # A table for each record, kept while the next chunks' tensors come and go, would leave holes that these do not fit.
+    return pa.Table.from_pylist(records)
 
 
 def grouped(chunks: Sequence[int], size: int, actors: int) -> list[Sequence[int]]:
@@ -55,7 +60,8 @@ def grouped(chunks: Sequence[int], size: int, actors: int) -> list[Sequence[int]
 
 
 def over_actors(
-    work: Callable[[int], pa.Table],
+    work: Callable[[int], _T],
+    tabled: Callable[[list[_T]], pa.Table],
     tasks: Sequence[Sequence[int]],
     pool: PoolConfig,
     memory: float | None = None,
@@ -64,7 +70,8 @@ def over_actors(
     """A lazy Dataset of the rows of work(chunk), for the chunks of all tasks, in their order.
 
     Args:
-        work: a pure function, sent to each actor once; its tables have the same columns, also where they have no row.
+        work: a pure function, sent to each actor once.
+        tabled: what makes a table of a task's results; its tables have the same columns, also where they have no row.
         tasks: the ids that travel together, task by task.
         pool: the actors.
         memory: bytes of the object store that results may take before they are read; None: half of it. One result of
@@ -72,7 +79,10 @@ def over_actors(
         brief: run tasks rather than actors, as many at once.
     """
     size = max(pool.min_actors, min(max_actors(pool), len(tasks)))
-    arguments = (ray.put(work), pool.chunk_seconds)  # held by the Dataset for as long as an actor may be replaced
+    arguments = (
+        ray.put((work, tabled)),
+        pool.chunk_seconds,
+    )  # held by the Dataset for as long as an actor may be replaced
     actors = ActorPoolStrategy(
         min_size=min(pool.min_actors, size), max_size=size, max_tasks_in_flight_per_actor=pool.max_tasks_in_flight
     )
@@ -97,16 +107,6 @@ def over_actors(
     return rows
 
 
-@dataclass(frozen=True)
-class _OneRow:
-    """A chunk's record as a table."""
-
-    work: Callable[[int], Record]
-
-    def __call__(self, chunk: int) -> pa.Table:
-        return pa.Table.from_pylist([dict(self.work(chunk))])
-
-
 def _in_task(table: pa.Table, work: ray.ObjectRef, seconds: float) -> pa.Table:
     return _Actor(work, seconds)(table)
 
@@ -116,11 +116,9 @@ class _Actor:
 
     def __init__(self, work: ray.ObjectRef, seconds: float):
         confine()
-        self._work: Callable[[int], pa.Table] = ray.get(work)
+        self._work, self._tabled = ray.get(work)
         self._seconds = seconds
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return pa.concat_tables([self._in_time(chunk) for chunk in table["chunk"].to_pylist()])
-
-    def _in_time(self, chunk: int) -> pa.Table:
-        return in_time(partial(self._work, chunk), self._seconds, BLAMED, f"chunk {chunk}", HANGS)
+        chunks = [(f"chunk {chunk}", partial(self._work, chunk)) for chunk in table["chunk"].to_pylist()]
+        return self._tabled(list(each_in_time(chunks, self._seconds, BLAMED, HANGS)))

@@ -37,6 +37,7 @@ from rsf_dist.config import (
     TrainingConfig,
 )
 from rsf_dist.errors import InputError
+from rsf_dist.memory import keep_freed
 
 _POLL_SECONDS = 2.0
 
@@ -65,8 +66,12 @@ def cluster(address: str | None = None, verbose: bool = False, code: str | None 
 
 
 def confine(cpus: float = 1) -> None:
-    """Keep this process to its share: a thread a CPU, and no GPU it did not ask for (Ray leaves them visible)."""
+    """Keep this process to its share: a thread a CPU, and no GPU it did not ask for (Ray leaves them visible).
+
+    And let it keep the memory that it frees: it is here for work that asks for the same again and again.
+    """
     torch.set_num_threads(max(1, int(cpus)))
+    keep_freed()
     if not ray.get_gpu_ids():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -110,7 +110,8 @@ class RowStream:
             with_ledger: add the column LEDGER.
         """
         after = after or self.start
-        rows = over_actors(_Rows(self.work, after, with_ledger), self.tasks(after.chunk), self.pool, self.memory)
+        work = _Rows(self.work, after, with_ledger)
+        rows = over_actors(work, pa.concat_tables, self.tasks(after.chunk), self.pool, self.memory)
         return rows if num_rows is None else rows.limit(num_rows)
 
     def tasks(self, first: int) -> Sequence[range]:

@@ -31,6 +31,7 @@ from rsf_dist.checkpoints import RunFolder, seal
 from rsf_dist.config import TrainingConfig
 from rsf_dist.errors import StatisticalRefusal
 from rsf_dist.feed import Intake, deliveries, start_feed, stop_feed
+from rsf_dist.memory import keep_freed
 from rsf_dist.optimization import optimizer_and_schedule
 from rsf_dist.store import room_required
 from rsf_dist.stream import Cursor
@@ -123,6 +124,7 @@ def _steps(config: dict[str, Any]) -> None:
     loop: Loop = ray.get(config["loop"])
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(max(1, int(loop.training.cpus_per_worker)))
+    keep_freed()
     device = get_device() if loop.training.use_gpu else torch.device("cpu")
     model = ray.get(config["initial"]).to(device)  # before the optimizer, whose restored state follows its parameters
     optimizer, schedule = optimizer_and_schedule(model, loop.training)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from rsf_dist.errors import InputError
-from rsf_dist.time_limit import in_time, time_limit
+from rsf_dist.time_limit import each_in_time, in_time, time_limit
 
 
 def run_for_ever():
@@ -98,3 +98,42 @@ def test_another_thread_gives_back_what_the_function_gives_or_raises():
     assert isinstance(in_another_thread(lambda: in_time(lambda: sys.exit(3), 60, "x")), SystemExit)
     timed_out = in_another_thread(lambda: in_time(lambda: (_ for _ in ()).throw(TimeoutError("theirs")), 60, "x"))
     assert timed_out.args == ("theirs",)
+
+
+@pytest.mark.parametrize("where", [lambda function: function(), in_another_thread])
+def test_one_after_another_each_has_its_time(where):
+    threads = []
+
+    def answer(number):
+        threads.append(threading.get_ident())
+        time.sleep(0.15)
+        return number
+
+    calls = [(f"chunk {number}", lambda number=number: answer(number)) for number in range(4)]
+    assert where(lambda: list(each_in_time(calls, 0.4, "x"))) == [0, 1, 2, 3]
+    assert len(set(threads)) == 1
+
+
+@pytest.mark.parametrize("where", [lambda function: function(), in_another_thread])
+def test_the_one_that_hangs_is_named_and_the_one_that_fails_ends_it(where):
+    began = []
+
+    def give(number):
+        began.append(number)
+        return wait_for_ever() if number == 2 else number
+
+    calls = [(f"chunk {number}", lambda number=number: give(number)) for number in range(4)]
+    told = []
+
+    def all_of(calls):
+        try:
+            for found in each_in_time(calls, 0.3, "x"):
+                told.append(found)
+        except (InputError, ZeroDivisionError) as err:
+            return err
+
+    err = where(lambda: all_of(calls))
+    assert (err.value, told, began) == ("chunk 2", [0, 1], [0, 1, 2])
+    err = where(lambda: all_of([calls[0], ("chunk 1", lambda: 1 / 0), calls[3]]))
+    assert isinstance(err, ZeroDivisionError)
+    assert (told, began) == ([0, 1, 0], [0, 1, 2, 0])

@@ -1,0 +1,51 @@
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys, threading
+import torch
+from rsf_dist.memory import keep_freed
+torch.set_num_threads(1)
+if sys.argv[1] == "kept":
+    keep_freed()
+
+def allocate():
+    for _ in range(20):
+        parts = [torch.ones(2**18) for _ in range(16)]  # 16 MiB, given back together
+        del parts
+
+def measure():
+    allocate()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    allocate()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+measure()
+other = threading.Thread(target=measure)  # Ray Data calls actors in one
+other.start()
+other.join()
+"""
+
+
+def faults(how: str, **environment: str) -> list[int]:
+    """Pages that the system had to give for 20 times 16 MiB, in the main thread and in another one."""
+    ran = subprocess.run(
+        [sys.executable, "-c", FAULTS, how],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [int(line) for line in ran.stdout.split()]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_memory_that_was_freed_is_used_again():
+    # 16 MiB are 4,096 pages of 4 KiB.
+    assert all(found < 4_096 for found in faults("kept"))
+    assert faults("as it is")[1] > 10 * 4_096  # in the main thread it depends on what lies above
+    assert all(found > 10 * 4_096 for found in faults("kept", MALLOC_TRIM_THRESHOLD_="131072"))  # one's own stay
