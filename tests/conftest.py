@@ -25,6 +25,7 @@ NODE_HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="larger numbers, and the tests marked `soak`")
+    parser.addoption("--bench", metavar="FILE", help="the long form of the benchmarks, into this JSON; `make bench`")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,0 +1,225 @@
+"""What the pool costs beside the chunks that it draws: its steady state, by clocks in the actors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from clocks import Clocked, chunks_per_second
+from measuring import Bench, Measured
+from ray.data.expressions import col
+from ray.util import ActorPool
+from workloads import Scored, augmented, mixture_work
+
+import rsf_dist as rsf
+from rsf_dist.chunk import ChunkWork
+from rsf_dist.config import PoolConfig
+from rsf_dist.harvest import ChunkRecorder
+from rsf_dist.pool import map_chunks
+
+pytestmark = [pytest.mark.ray, pytest.mark.bench]
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+CHUNK = 16_384
+
+
+def mixture(size: int = CHUNK) -> ChunkWork:
+    return mixture_work(10, size)
+
+
+def on_pool(chunks: Sequence[int], actors: int, per_task: int) -> tuple[float, float]:
+    """Chunks a second, and seconds until the first one ended."""
+    started = time.monotonic()
+    pool = PoolConfig(min_actors=actors, max_actors=actors)
+    records = list(map_chunks(Clocked(ChunkRecorder(mixture(), None)), chunks, pool, per_task))
+    clocks = [(record["actor"], record["ended"]) for record in records]
+    return chunks_per_second(clocks), min(ended for _, ended in clocks) - started
+
+
+def in_process(chunks: Sequence[int]) -> float:
+    """Chunks a second."""
+    recorder = Clocked(ChunkRecorder(mixture(), None))
+    recorder(0)
+    return chunks_per_second((record["actor"], record["ended"]) for record in map(recorder, chunks))
+
+
+def test_one_actor_and_two(bench: Bench) -> None:
+    # Tasks of two seconds, as the sampler plans them.
+    count, per_task, repetitions = (1_500, 150, 5) if bench.full else (450, 150, 1)
+    alone, one, two, startup = [], [], [], []
+    for _ in range(repetitions):
+        alone.append(in_process(range(count // 2)))
+        one.append(on_pool(range(count), 1, per_task)[0])
+        rate, start = on_pool(range(2 * count), 2, per_task)
+        two.append(rate)
+        startup.append(start)
+    rates = {"in one process": median(alone), "one actor": median(one), "two actors": median(two)}
+    shared = {"detail": {"chunks a second": rates}, "startup": {"seconds to the first chunk": median(startup)}}
+    value = median(one) / median(alone)
+    bench.tell(
+        "pool of one actor, steady state / the same chunks in one process",
+        Measured(value, 0.95, True, known=0.95, noise=0.15, **shared),
+    )
+    value = median(two) / median(one)
+    bench.tell("pool of two actors / pool of one", Measured(value, 1.85, True, known=1.75, noise=0.15, **shared))
+
+
+class DrawAndScore:
+    """What one would write for Ray Data: all proposals of a chunk, with what decides on them."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        self.work = mixture()
+        self.p, self.q = self.work.ratio.target, self.work.proposal.distribution
+
+    def rows(self, chunk: int) -> dict[str, np.ndarray]:
+        generator = torch.random.manual_seed(chunk)
+        x = self.q.sample(torch.Size([CHUNK]))
+        log_ratio = self.p.log_prob(x) - self.q.log_prob(x)
+        log_u = torch.rand(CHUNK, generator=generator).log()
+        return {"x": x.numpy(), "log_ratio": log_ratio.numpy(), "log_u": log_u.numpy()}
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        chunks = [self.rows(int(chunk)) for chunk in batch["id"]]
+        rows = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        total, now = len(rows["x"]), time.monotonic()
+        # One row says when: rows that are filtered out cannot.
+        rows["log_u"][-1] = -np.inf
+        return {**rows, "actor": np.full(total, os.getpid()), "ended": np.full(total, now)}
+
+
+def by_ray_data(count: int, actors: int, per_task: int) -> float:
+    """Chunks a second."""
+    rows = (
+        ray.data.range(count, override_num_blocks=count // per_task)
+        .map_batches(DrawAndScore, batch_size=None, compute=ray.data.ActorPoolStrategy(size=actors))
+        .filter(expr=col("log_u") < col("log_ratio") - mixture().log_m)
+    )
+    rows.context.enable_progress_bars = False
+    tasks = set()
+    for table in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+        tasks |= set(zip(table["actor"].to_pylist(), table["ended"].to_pylist(), strict=True))
+    return per_task * chunks_per_second(tasks)
+
+
+@ray.remote
+class Drawer:
+    """What one would write for ray.util.ActorPool: chunk after chunk of the same kernel, to the driver."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        self.recorder = Clocked(ChunkRecorder(mixture(), None))
+
+    def draw(self, chunk: int) -> dict[str, Any]:
+        return self.recorder(chunk)
+
+
+def by_actor_pool(count: int, actors: int) -> float:
+    """Chunks a second."""
+    drawers = [Drawer.remote() for _ in range(actors)]
+    try:
+        found = list(ActorPool(drawers).map(lambda drawer, chunk: drawer.draw.remote(chunk), range(count)))
+    finally:
+        for drawer in drawers:
+            ray.kill(drawer)
+    return chunks_per_second((record["actor"], record["ended"]) for record in found)
+
+
+def test_against_ray_data_and_actor_pool(bench: Bench) -> None:
+    count, per_task, repetitions = (1_000, 25, 3) if bench.full else (300, 25, 1)
+    ours, data, pool = [], [], []
+    for _ in range(repetitions):
+        ours.append(on_pool(range(count), 2, per_task)[0])
+        data.append(by_ray_data(count, 2, per_task))
+        pool.append(by_actor_pool(count, 2))
+    rates = {"ours": median(ours), "Ray Data": median(data), "ActorPool": median(pool)}
+    for name, other, known in [("map_batches and filter of Ray Data", data, 1.25), ("ray.util.ActorPool", pool, 1.8)]:
+        value = median(ours) / median(other)
+        measured = Measured(value, 1.0, True, known=known, noise=0.25, detail={"chunks a second": rates})
+        bench.tell(f"pool of two actors / {name} with the same densities", measured)
+
+
+def test_the_first_row_of_a_ready_pool(bench: Bench) -> None:
+    """From when an actor is up and begins, though many chunks travel together."""
+    recorder = Clocked(ChunkRecorder(ChunkWork(augmented(), Scored(), 0.0, 4_096, seed=0), None))
+    pool = PoolConfig(min_actors=1, max_actors=1)
+    waited, chunk = [], []
+    for _ in range(5 if bench.full else 1):
+        records = map_chunks(recorder, range(12), pool, 5)
+        first = next(records)
+        waited.append(time.monotonic() - first["began"])
+        assert len(first["ledger"]) > 0
+        chunk += [record["ended"] - record["began"] for record in records]
+    seconds = {"first row": median(waited), "chunk": median(chunk)}
+    name = "ready pool: time to the first accepted row / time of a chunk of 4,096 images"
+    bench.tell(name, Measured(median(waited) / median(chunk), 2, False, known=1.5, noise=0.4, seconds=seconds))
+
+
+def test_what_a_chunk_costs_the_driver(bench: Bench) -> None:
+    """Trivial chunks, in processes of their own."""
+    many, few = (100_000, 1_000) if bench.full else (2_000, 200)
+    script = Path(__file__).with_name("trivial_chunks.py")
+    found = {}
+    for count in (few, many):
+        ran = subprocess.run([sys.executable, str(script), str(count)], capture_output=True, text=True, check=True)
+        found[count] = json.loads(ran.stdout.splitlines()[-1])
+    more = {name: found[many][name] - found[few][name] for name in ("own_mib", "driver_cpu_seconds", "chunks")}
+    detail = {str(count): values for count, values in found.items()}
+    kib = 1024 * more["own_mib"] / more["chunks"]
+    name = "driver's memory, KiB a trivial chunk (20 MiB for 99,000 are 0.2)"
+    known = 1.2 if bench.full else 8.0
+    bench.tell(name, Measured(kib, 20 * 1024 / 99_000, False, known=known, noise=0.5, detail=detail))
+    milliseconds = 1e3 * more["driver_cpu_seconds"] / more["chunks"]
+    name = "driver's CPU time, ms a trivial chunk"
+    bench.tell(name, Measured(milliseconds, 1, False, known=0.35, noise=1.0, detail=detail))
+
+
+def object_store_bytes() -> float:
+    """In use on all nodes."""
+    total = ray.cluster_resources()["object_store_memory"]
+    return total - ray.available_resources().get("object_store_memory", 0.0)
+
+
+def test_the_object_store_while_images_are_sampled(bench: Bench) -> None:
+    """Rows are read as they come; beside what every actor is sent once, proposal and ratio."""
+    size, actors, rows = 4_096, 2, 200_000 if bench.full else 20_000
+    proposal, ratio = augmented(), Scored()
+    envelope = rsf.BudgetEnvelope(acceptance=0.25, num_pilot=4_096)
+    pool = PoolConfig(min_actors=actors, max_actors=actors)
+    stream = rsf.RejectionSampler(proposal, ratio, envelope, chunk_size=size, pool=pool).row_stream(rows)
+    before, used, done = object_store_bytes(), [], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.05):
+            used.append(object_store_bytes() - before)
+
+    count = row_bytes = 0
+    with ThreadPoolExecutor(1) as threads:
+        watching = threads.submit(watch)
+        try:
+            for table in stream.dataset(rows).iter_batches(batch_size=None, batch_format="pyarrow"):
+                count, row_bytes = count + table.num_rows, max(row_bytes, table.nbytes / max(table.num_rows, 1))
+        finally:
+            done.set()
+        watching.result()
+    assert count == rows
+    assert len(used) > 20
+    sent = len(ray.cloudpickle.dumps(ChunkRecorder(stream.work, None)))
+    output = actors * size * stream.acceptance * row_bytes
+    assert max(used) > output / 2
+    detail = {"at most, MiB": max(used) / 2**20, "sent once, MiB": sent / 2**20, "output, MiB": output / 2**20}
+    value = max(0.0, max(used) - sent) / output
+    name = "object store in use while images are sampled and read / actors x a chunk's accepted rows"
+    bench.tell(name, Measured(value, 4, False, known=1.5, noise=1.0, detail=detail))
