@@ -46,6 +46,10 @@ class Outline(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.make) + len(self.known)
 
+    def with_make(self, make: Mapping[str, Callable[[Index], Tensor]]) -> Outline:
+        """The same rows, their costly columns made otherwise."""
+        return Outline(self.known, make, self._rows)
+
     def select(self, index: Index) -> Outline:
         """The rows at `index`, as of `select`."""
         rows = torch.arange(num_rows(self)) if self._rows is None else self._rows

@@ -151,11 +151,11 @@ def _require_storable(name: str, column: Tensor) -> None:
 
 def _guarded(drawn: Outline, proposal: Proposal) -> Outline:
     """The outline, whose columns are checked when they are made, and whose failures are the proposal's."""
-    kind, n = type(proposal).__name__, num_rows(drawn)
+    kind = type(proposal).__name__
 
     def guard(name: str, make: Callable[[Index], Tensor]) -> Callable[[Index], Tensor]:
         def made(rows: Index) -> Tensor:
-            count = len(rows) if isinstance(rows, Tensor) else n
+            count = len(rows) if isinstance(rows, Tensor) else num_rows(drawn)
             with blamed("proposal", kind, f"fails to make the {name} of {count} rows", "mend it"):
                 column = make(rows)
             if not isinstance(column, Tensor) or column.shape[:1] != (count,):
@@ -166,7 +166,7 @@ def _guarded(drawn: Outline, proposal: Proposal) -> Outline:
 
         return made
 
-    return Outline(drawn.known, {name: guard(name, make) for name, make in drawn.make.items()})
+    return drawn.with_make({name: guard(name, make) for name, make in drawn.make.items()})
 
 
 def score(ratio: Ratio, batch: Batch | Outline) -> Floats:

@@ -8,23 +8,37 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 
 KEPT_BYTES = 256 * 2**20
-"""That a process may hold though it has freed them."""
+"""That the free end of a process's heap may grow to. Holes between pieces still in use are not bounded by it."""
 _LARGEST_PIECE = 32 * 2**20  # as large as glibc allows; what is larger goes back as before
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def keep_freed() -> None:
-    """Let this process keep what it frees for its next request, up to KEPT_BYTES, where its C library is glibc.
+    """Let this process keep what it frees for its next request, where its C library is glibc.
 
-    What it holds at its peak does not grow. Nothing is done where the environment has settings of one's own for malloc.
+    Where pieces of many sizes come and go, what it holds at its peak can grow by the holes between them; `give_back`
+    empties these. Nothing is done where the environment has a word on malloc: MALLOC_… or GLIBC_TUNABLES.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
+    mallopt = _of_glibc("mallopt")
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_PIECE)
+
+
+def give_back() -> None:
+    """Return all that is free to the system."""
+    malloc_trim = _of_glibc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError, TypeError):  # musl, macOS, Windows
-        return
-    mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-    mallopt(_M_MMAP_THRESHOLD, _LARGEST_PIECE)
+        return None

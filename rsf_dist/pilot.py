@@ -134,19 +134,21 @@ def _draw(
 ) -> PilotRun:
     confine()
     pieces: list[tuple[Floats, Floats]] = []
+    first: Batch | Outline | None = None
     started = time.monotonic()
     for chunk, size in enumerate(_sizes(num_pilot, chunk_size)):
         one = Streams(streams.seed, streams.stage, streams.round, chunk)
         drawing = partial(draw, proposal, ratio, one, size)
         batch, log_ratio, exponentials = in_time(drawing, chunk_seconds, BLAMED, "the pilot", HANGS)
         pieces.append((log_ratio, log_ratio + exponentials))
+        first = batch if first is None else first
     seconds = time.monotonic() - started
-    making = in_time(partial(_seconds_to_make, batch), chunk_seconds, BLAMED, "the pilot", HANGS)
+    making = in_time(partial(_seconds_to_make, first or {}, chunk_size), chunk_seconds, BLAMED, "the pilot", HANGS)
     log_ratios, keys = (np.concatenate(column) for column in zip(*pieces, strict=True))
     return PilotRun(Pilot(log_ratios, keys, ratio.log_bound), seconds / num_pilot, probe, making)
 
 
-def _seconds_to_make(drawn: Batch | Outline) -> tuple[float, float]:
+def _seconds_to_make(drawn: Batch | Outline, chunk_size: int) -> tuple[float, float]:
     """Of a chunk, for the first of its rows that is made, and of every row."""
 
     def seconds(rows: int) -> float:
@@ -158,7 +160,7 @@ def _seconds_to_make(drawn: Batch | Outline) -> tuple[float, float]:
         return 0.0, 0.0
     rows = min(num_rows(drawn), _MADE_ROWS)
     first, one, several = seconds(1), seconds(1), seconds(rows)
-    return first, max(0.0, several - one) / max(rows - 1, 1)
+    return first * chunk_size / num_rows(drawn), max(0.0, several - one) / max(rows - 1, 1)
 
 
 def stored_bytes(rows: pa.Table) -> int:

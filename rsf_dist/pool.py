@@ -15,6 +15,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from rsf_dist.config import PoolConfig
+from rsf_dist.memory import give_back
 from rsf_dist.resources import confine, max_actors
 from rsf_dist.time_limit import each_in_time
 
@@ -43,6 +44,7 @@ def map_chunks(
     """
     tasks = grouped(chunks, chunks_per_task, max_actors(pool))
     records = over_actors(work, _one_table, tasks, pool, brief=brief)
+    # Without prefetching, which holds a task's records back until the next one's are there.
     for table in records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from table.to_pylist()
 
@@ -121,4 +123,7 @@ class _Actor:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         chunks = [(f"chunk {chunk}", partial(self._work, chunk)) for chunk in table["chunk"].to_pylist()]
-        return self._tabled(list(each_in_time(chunks, self._seconds, BLAMED, HANGS)))
+        try:
+            return self._tabled(list(each_in_time(chunks, self._seconds, BLAMED, HANGS)))
+        finally:
+            give_back()  # once a task: between its chunks memory is kept, between tasks it is others' too

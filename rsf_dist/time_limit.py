@@ -100,17 +100,21 @@ def each_in_time(
             yield answer
         return
     answers: SimpleQueue[_Answer[_T]] = SimpleQueue()
-    thread = threading.Thread(target=_answer_all, args=(answers, [function for _, function in calls]), daemon=True)
+    functions, unwanted = [function for _, function in calls], threading.Event()
+    thread = threading.Thread(target=_answer_all, args=(answers, functions, unwanted), daemon=True)
     thread.start()
-    for value, _ in calls:
-        try:
-            found = answers.get(timeout=seconds)
-        except Empty:
-            frame = sys._current_frames().get(thread.ident or 0)
-            raise _too_slow(seconds, field, value, remedy, _place(frame)) from None
-        if found.error is not None:
-            raise found.error
-        yield cast(_T, found.given)
+    try:
+        for value, _ in calls:
+            try:
+                found = answers.get(timeout=seconds)
+            except Empty:
+                frame = sys._current_frames().get(thread.ident or 0)
+                raise _too_slow(seconds, field, value, remedy, _place(frame)) from None
+            if found.error is not None:
+                raise found.error
+            yield cast(_T, found.given)
+    finally:
+        unwanted.set()
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,12 @@ class _Answer(Generic[_T]):
     error: BaseException | None = None
 
 
-def _answer_all(answers: SimpleQueue[_Answer[_T]], functions: Sequence[Callable[[], _T]]) -> None:
+def _answer_all(
+    answers: SimpleQueue[_Answer[_T]], functions: Sequence[Callable[[], _T]], unwanted: threading.Event
+) -> None:
     for function in functions:
+        if unwanted.is_set():
+            return
         try:
             answers.put(_Answer(function()))
         except BaseException as err:  # whatever it is, it belongs to who waits

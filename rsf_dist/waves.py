@@ -78,7 +78,10 @@ class Plan:
         return min(math.ceil(proposals / self.work.chunk_size), largest)
 
     def chunks_per_task(self, wave: int, actors: int) -> int:
-        """So many that a task lasts about _TASK_SECONDS and a wave has at most _MAX_TASKS, yet some for every actor."""
+        """So many that a task lasts about _TASK_SECONDS and a wave has at most _MAX_TASKS, yet some for every actor.
+
+        The first chunk of each actor, which travels alone, comes on top.
+        """
         several_each = math.ceil(wave / (4 * actors))
         return max(1, math.ceil(wave / _MAX_TASKS), min(self.chunks_in(_TASK_SECONDS), several_each))
 

@@ -130,7 +130,7 @@ class AugmentProposal:
         def at(rows: Index) -> Tensor:
             drawn = select(made_from, rows)
             parameters = {name: drawn[name] for name in self.parameters}
-            own_noise = noise()[rows] if "noise" in parameters else None
+            own_noise = noise()[rows] if "noise" in parameters and num_rows(drawn) else None
             return render(self.images.images[drawn["base_index"]], parameters, own_noise)
 
         return at

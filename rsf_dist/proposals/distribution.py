@@ -55,7 +55,13 @@ class DistributionProposal:
 
 
 def log_density(law: Distribution, value: Tensor) -> Tensor:
-    """`law.log_prob(value)`, but -inf outside of the support, where torch raises, and NaN where the value is NaN."""
+    """`law.log_prob(value)`, but -inf outside of the support, where torch raises, and NaN where the value is NaN.
+
+    Raises ValueError where rows have another shape than the law's.
+    """
+    event = value.shape[value.ndim - len(law.event_shape) :]
+    if event != law.event_shape:
+        raise ValueError(f"rows of size {list(event)}, where the law's are {list(law.event_shape)}")
     if _is_in_real_support(law, value):
         return _unchecked(law).log_prob(value)
     event_dims = tuple(range(value.ndim - len(law.event_shape), value.ndim))
@@ -76,6 +82,8 @@ def log_density(law: Distribution, value: Tensor) -> Tensor:
 
 def _unchecked(law: Distribution) -> Distribution:
     """The law for values known to be in its support, which torch would check again at each level of a mixture."""
+    if not type(law).__module__.startswith("torch.distributions."):
+        return law  # a copy would lose what it learns from one call for the next
     free = copy.copy(law)
     free._validate_args = False
     for name, part in vars(law).items():
@@ -92,5 +100,4 @@ def _is_in_real_support(law: Distribution, value: Tensor) -> bool:
         return False
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    event = value.shape[value.ndim - len(law.event_shape) :]
-    return support is constraints.real and event == law.event_shape and not bool(torch.isnan(value.sum()))
+    return support is constraints.real and not bool(torch.isnan(value.sum()))

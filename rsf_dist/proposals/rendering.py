@@ -42,6 +42,8 @@ def render(images: Tensor, parameters: Mapping[str, Tensor], noise: torch.Genera
     """
     if len(images) == 0:  # torch has no grid of no image
         return images
+    if noise is None and "noise" in parameters:
+        raise ValueError("noise among the parameters: say where it comes from")
     x = images.float().div_(255)
     if {"rotation", "scale", "translate_x", "translate_y"} & parameters.keys():
         x = _affine(x, parameters)

@@ -64,7 +64,7 @@ def log_ratios(ratio: Ratio, batch: Batch | Outline, field: str = "ratio") -> Te
     """`ratio.log_ratio(batch)`, float64 [n] on the CPU. Raises InputError naming `field` where it fails or is none."""
     kind, n = type(ratio).__name__, num_rows(batch)
     with blamed(field, kind, f"fails on {n} proposals", "mend it"):
-        given: object = ratio.log_ratio(_shown(batch, getattr(ratio, "columns", None)))
+        given: object = ratio.log_ratio(_shown(batch, getattr(ratio, "columns", None), field))
     if not isinstance(given, Tensor):
         raise InputError(field, kind, f"log_ratio gives a {type(given).__name__}", f"give a tensor of shape [{n}]")
     if given.shape != (n,) or given.is_complex():
@@ -73,13 +73,16 @@ def log_ratios(ratio: Ratio, batch: Batch | Outline, field: str = "ratio") -> Te
     return given.detach().to("cpu", torch.float64)
 
 
-def _shown(batch: Batch | Outline, columns: Sequence[str] | None) -> Batch:
+def _shown(batch: Batch | Outline, columns: Sequence[str] | None, field: str) -> Batch:
     """What a ratio that names its columns, or does not, is shown of an outline."""
     if not isinstance(batch, Outline):
         return batch
     if columns is None:
         return dict(batch)
-    return batch.known | {name: batch[name] for name in columns if name in batch}
+    for name in columns:
+        if name not in batch:
+            raise InputError(f"{field}.columns", name, f"is not among the rows' {sorted(batch)}", "correct the name")
+    return batch.known | {name: batch[name] for name in columns}
 
 
 def named_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -87,10 +90,3 @@ def named_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
     if isinstance(columns, str):
         raise InputError("ratio.columns", columns, "must be a list of names", f'write ["{columns}"]')
     return None if columns is None else tuple(columns)
-
-
-def require_columns(columns: Sequence[str] | None, batch: Batch) -> None:
-    """InputError unless the rows have these."""
-    for name in columns or ():
-        if name not in batch:
-            raise InputError("ratio.columns", name, f"is not among the rows' {sorted(batch)}", "correct the name")

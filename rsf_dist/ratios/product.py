@@ -92,7 +92,8 @@ class ProductRatio:
                 bound = _bound(self.factors[number:])
                 reach = total[left] + bound + _ROUNDING * max(1.0, abs(bound)) - log_m
                 possible = ~(reach + exponentials[left] <= 0) & (total[left] != -torch.inf)
-                left, reach, rows = left[possible], reach[possible], select(rows, possible)
+                if not bool(possible.all()):
+                    left, reach, rows = left[possible], reach[possible], select(rows, possible)
                 inclusion[left] = reach.clamp(max=0)
             total[left] += log_ratios(factor, rows, f"ratio.factors.{number}")
         scored = torch.zeros(n, dtype=torch.bool)

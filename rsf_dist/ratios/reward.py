@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rsf_dist.batch import Batch, num_rows
 from rsf_dist.errors import InputError
-from rsf_dist.ratios.base import named_columns, require_columns
+from rsf_dist.ratios.base import named_columns
 from rsf_dist.user_code import blamed
 
 
@@ -54,7 +54,6 @@ class RewardRatio:
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
-        require_columns(self.columns, batch)
         found = f"fails on {num_rows(batch)} proposals"
         with torch.no_grad(), blamed("ratio.score", getattr(self.score, "__name__", "(yours)"), found, "mend it"):
             given = torch.as_tensor(self.score(batch))

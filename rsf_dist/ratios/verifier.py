@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rsf_dist.batch import Batch, num_rows
 from rsf_dist.errors import InputError
-from rsf_dist.ratios.base import named_columns, require_columns
+from rsf_dist.ratios.base import named_columns
 from rsf_dist.user_code import blamed
 
 
@@ -36,7 +36,6 @@ class VerifierRatio:
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
-        require_columns(self.columns, batch)
         found = f"fails on {num_rows(batch)} proposals"
         with torch.no_grad(), blamed("ratio.passes", getattr(self.passes, "__name__", "(yours)"), found, "mend it"):
             verdict = torch.as_tensor(self.passes(batch))

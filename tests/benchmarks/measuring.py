@@ -26,7 +26,7 @@ PACKAGES = ("rsf-dist", "ray", "torch", "torchvision", "numpy", "scipy", "pyarro
 
 @dataclass
 class Measured:
-    """A ratio of two things.
+    """A ratio of two things; or, in the long form alone, a number of seconds or bytes.
 
     Args:
         value: the ratio.

@@ -23,6 +23,8 @@ def seconds_to_run(*command: str) -> float:
 
 def test_the_help(bench: Bench) -> None:
     """Its imports: what it takes beyond a Python that does nothing."""
+    if not bench.full:
+        pytest.skip("no ratio: make bench")
     pairs = [(seconds_to_run(sys.executable, "-c", "pass"), seconds_to_run(RSF, "--help")) for _ in range(7)]
     bare, told = zip(*pairs, strict=True)
     seconds = {"rsf --help": median(told), "python -c pass": median(bare)}

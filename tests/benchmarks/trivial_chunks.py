@@ -10,8 +10,21 @@ import psutil
 from torch.distributions import Normal
 
 import rsf_dist as rsf
+from rsf_dist.harvest import ChunkRecorder
+from rsf_dist.pool import map_chunks
 
-CHUNK, ACCEPTANCE = 8, 1 / 16
+CHUNK, ACCEPTANCE, TASKS = 8, 1 / 16, 200
+
+
+def seconds_a_task(recorder: ChunkRecorder, pool: rsf.PoolConfig) -> float:
+    """CPU time of the driver that a task costs, whatever chunks it takes."""
+
+    def cpu(per_task: int) -> float:
+        started = time.process_time()
+        list(map_chunks(recorder, range(TASKS), pool, per_task))
+        return time.process_time() - started
+
+    return (cpu(1) - cpu(TASKS)) / TASKS
 
 
 def main(num_chunks: int) -> None:
@@ -25,13 +38,15 @@ def main(num_chunks: int) -> None:
         sampler.sample(20)  # what is loaded once
         before, cpu, started = process.memory_full_info(), time.process_time(), time.monotonic()
         accepted = sampler.sample(round(num_chunks * CHUNK * ACCEPTANCE), round=1)
+        chunks, cpu_of_chunks = accepted.report.num_proposed / CHUNK, time.process_time() - cpu
         told = {
             # Of its own: what it has looked at of the object store's shared memory is not the driver's.
             "own_mib": (process.memory_full_info().uss - before.uss) / 2**20,
             "resident_mib": (process.memory_info().rss - before.rss) / 2**20,
-            "driver_cpu_seconds": time.process_time() - cpu,
+            "driver_cpu_seconds": cpu_of_chunks,
             "seconds": time.monotonic() - started,
-            "chunks": accepted.report.num_proposed / CHUNK,
+            "chunks": chunks,
+            "driver_cpu_seconds_a_task": seconds_a_task(ChunkRecorder(sampler.plan().work, None), pool),
         }
     print(json.dumps(told))
 

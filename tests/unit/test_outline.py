@@ -200,6 +200,32 @@ class TintedTwice(Tinted):
         return self.sample(n, rng)
 
 
+class Backwards:
+    """Gives a selection of an outline of twice as many rows."""
+
+    def __init__(self):
+        self.inner = AugmentProposal(photographs(), LAWS)
+
+    def sample(self, n, rng):
+        return dict(self.outline(n, rng))
+
+    def outline(self, n, rng):
+        return select(self.inner.outline(2 * n, rng), torch.arange(2 * n - 1, -1, -2))
+
+
+def test_a_selection_of_an_outline_stays_one():
+    drawn, sampled = propose(Backwards(), Streams(4), 20), Backwards().sample(20, Streams(4))
+    assert all(torch.equal(drawn[name], sampled[name]) for name in sampled)
+    few = select(propose(Backwards(), Streams(4), 20), torch.tensor([3, 1]))
+    assert torch.equal(few["image"], sampled["image"][[3, 1]])
+
+
+def test_where_nothing_is_accepted_nothing_is_made(augment):
+    rows = ChunkWork(augment, RATIOS["label"][0], 500.0, N, seed=5)(2).rows
+    assert rows["image"].shape == (0, 1, 9, 9)
+    assert Counting.rendered == 0
+
+
 @pytest.mark.parametrize("kind", [Tinted, TintedTwice])
 def test_a_subclass_that_samples_otherwise_is_drawn_from_as_it_samples(kind):
     proposal = kind(photographs(), LAWS)
@@ -246,7 +272,7 @@ def test_columns_must_be_a_list_of_names_that_rows_have(augment):
         RewardRatio(brightness_of_images, columns="image")
     with pytest.raises(InputError, match=r"ratio\.columns"):
         VerifierRatio(turned_right, columns="rotation")
-    with pytest.raises(InputError, match=r"ratio.columns=imgae: is not among the rows' \['base_index'"):
+    with pytest.raises(InputError, match=r"ratio.columns=imgae: is not among the rows' \['base_index'.*'image'"):
         ChunkWork(augment, RewardRatio(brightness_of_images, columns=["imgae"]), 0.0, 8, seed=0)(0)
 
 

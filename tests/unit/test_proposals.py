@@ -285,5 +285,21 @@ def test_densities_are_torchs_though_it_is_not_asked_to_check_again(law):
 
 
 def test_rows_of_another_width_are_refused_rather_than_broadcast():
-    with pytest.raises(ValueError, match="size"):
-        log_density(mixture_of(3), torch.zeros(4, 1))
+    for law in (mixture_of(3), Independent(Normal(torch.zeros(3), torch.ones(3), validate_args=False), 1)):
+        with pytest.raises(ValueError, match=r"rows of size \[1\], where the law's are \[3\]"):
+            log_density(law, torch.zeros(4, 1))
+
+
+def test_a_law_of_ones_own_keeps_what_it_learns_from_a_call():
+    class Learning(OwnLaw):
+        support = Normal.support
+        calls = 0
+
+        def log_prob(self, value):
+            self.calls += 1
+            return super().log_prob(value)
+
+    law = Learning()
+    log_density(law, torch.zeros(3))
+    log_density(law, torch.zeros(3))
+    assert law.calls == 2

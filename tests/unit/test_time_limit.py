@@ -137,3 +137,25 @@ def test_the_one_that_hangs_is_named_and_the_one_that_fails_ends_it(where):
     err = where(lambda: all_of([calls[0], ("chunk 1", lambda: 1 / 0), calls[3]]))
     assert isinstance(err, ZeroDivisionError)
     assert (told, began) == ([0, 1, 0], [0, 1, 2, 0])
+
+
+def test_what_nobody_waits_for_any_more_is_not_begun():
+    began, go_on = [], threading.Event()
+
+    def give(number):
+        began.append(number)
+        return go_on.wait(10)
+
+    calls = [(f"chunk {number}", lambda number=number: give(number)) for number in range(4)]
+
+    def one_of(calls):
+        with pytest.raises(InputError):
+            list(each_in_time(calls, 0.1, "x"))
+        threads = threading.enumerate()
+        go_on.set()
+        for thread in threads:
+            if thread.daemon and thread.name.endswith("(_answer_all)"):
+                thread.join(10)
+
+    in_another_thread(lambda: one_of(calls))
+    assert began == [0]
