@@ -56,7 +56,7 @@ def undisturbed(ray_address: str, tmp_path_factory) -> tuple[rsf.AcceptedSet, Pa
 @pytest.mark.parametrize(
     "deaths",
     [
-        pytest.param([(7, "before"), (3, "after")], id="twice"),
+        pytest.param([(7, "before"), (3, "after")], id="twice", marks=pytest.mark.soak),
         pytest.param([(1, "before"), (3, "after")], id="in the pilot", marks=pytest.mark.soak),
         pytest.param([(4, "before"), (5, "after")], id="at the first commit", marks=pytest.mark.soak),
         pytest.param([(8, "after"), (5, "before")], id="later", marks=pytest.mark.soak),

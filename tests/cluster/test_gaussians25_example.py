@@ -24,6 +24,7 @@ def gaussians25(output: Path, *arguments: object, timeout: int) -> tuple[dict, d
     return json.loads((output / "results.json").read_text()), {line[1]: line for line in lines if line}
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 def test_rejection_leaves_more_good_rows(tmp_path: Path) -> None:
     rows = 1_000

@@ -97,6 +97,7 @@ def test_the_main_job_on_two_nodes(config_file: Path, small_run: dict, ray_addre
     assert (output / "report.html").read_text() == page
 
 
+@pytest.mark.soak
 def test_two_seeds(small_run: dict, tmp_path: Path) -> None:
     small_run["num_seeds"] = 2
     small_run["evaluation"]["source_test"] = {"kind": "digits", "start": 1400}
@@ -206,6 +207,7 @@ def test_interrupt_stops_cleanly_and_loses_nothing(config_file: Path, small_run:
     assert again.fingerprint == sampler.sample(wanted).fingerprint
 
 
+@pytest.mark.soak
 def test_termination_stops_cleanly_and_loses_nothing(config_file: Path, small_run: dict, tmp_path: Path) -> None:
     """SIGTERM 50 steps after a checkpoint: run again, it takes these steps again and makes nothing else anew."""
     log = tmp_path / "log"

@@ -135,6 +135,7 @@ def hosts() -> Iterator[Hosts]:
         yield Hosts(folder, stack)
 
 
+@pytest.mark.soak
 def test_a_worker_whose_cable_is_pulled_changes_nothing(hosts, tmp_path, soak, record_property) -> None:
     wanted = 200_000 if soak else 20_000  # 80 chunks of 0.2 s
     mark = fingerprint_in_process(wanted, tmp_path)

@@ -152,6 +152,7 @@ def test_what_cannot_be_streamed_is_refused(validation) -> None:
         )
 
 
+@pytest.mark.soak
 def test_a_ratio_that_is_not_finite_is_refused_as_by_sample() -> None:
     class Broken(rsf.ConstantRatio):
         def log_ratio(self, batch):
@@ -180,6 +181,7 @@ def check_complete(report: StreamReport, stream: RowStream, goal: Cursor) -> Non
     assert report.num_proposed == goal.num_proposed(CHUNK) - stream.start.num_proposed(CHUNK)
 
 
+@pytest.mark.soak
 def test_two_workers_train_on_the_stream_in_its_order(stream, goal, validation, tmp_path) -> None:
     assert stream.mean_weight == 1.0  # what weighted losses are divided by: nothing is capped
     tuned = fit(stream, validation, tmp_path, num_workers=2, use_row_weights=True)
@@ -229,6 +231,7 @@ here.fit(stream, ray.data.from_arrow(validation), {folder!r}, here.stepping({fol
 """
 
 
+@pytest.mark.soak
 def test_a_dead_driver_is_gone_on_from_by_another_number_of_workers(
     stream, goal, validation, tmp_path, ray_address: str
 ) -> None:
@@ -261,6 +264,7 @@ def test_a_stream_that_ends_early_is_a_refusal_on_all_ranks(validation, tmp_path
         assert fit(longer, validation, tmp_path).stream.digest == expected(longer, 30).digest
 
 
+@pytest.mark.soak
 def test_a_slow_trainer_fills_nothing(soak: bool) -> None:
     """Rows of 64 KiB, 64 a chunk: 4 MiB a chunk. What lies in the object store stays within a few chunks an actor."""
     actors, chunk_bytes = 2, 64 * 2**16

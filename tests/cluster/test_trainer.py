@@ -181,6 +181,7 @@ class Noting(rsf.ClassificationTask):
         return super().loss(model, batch)
 
 
+@pytest.mark.soak
 def test_with_other_workers_an_epoch_goes_on_with_as_many_rows(tmp_path) -> None:
     """600 rows are 18 batches of 32; two workers begin at step 40, 4 batches into the third epoch."""
     log, rows = tmp_path / "rows", dataset(row=torch.arange(600))
