@@ -20,10 +20,8 @@ def keep_freed() -> None:
     """Let this process keep what it frees for its next request, where its C library is glibc.
 
     Where pieces of many sizes come and go, what it holds at its peak can grow by the holes between them; `give_back`
-    empties these. Nothing is done where the environment has a word on malloc: MALLOC_… or GLIBC_TUNABLES.
+    empties these. Nothing is done, by either, where the environment has a word on malloc: MALLOC_… or GLIBC_TUNABLES.
     """
-    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
-        return
     mallopt = _of_glibc("mallopt")
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
@@ -38,6 +36,8 @@ def give_back() -> None:
 
 
 def _of_glibc(name: str) -> Callable[..., int] | None:
+    if any(one.startswith("MALLOC_") or one == "GLIBC_TUNABLES" for one in os.environ):
+        return None
     try:
         return getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError, TypeError):  # musl, macOS, Windows

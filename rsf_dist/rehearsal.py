@@ -11,16 +11,14 @@ import os
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import ray
 import torch
-from torch import Tensor
 
 from rsf_dist.accept import Floats
-from rsf_dist.batch import num_rows, select, to_table
+from rsf_dist.batch import Batch, num_rows, select, to_table
 from rsf_dist.chunk import ChunkWork, draw
 from rsf_dist.config import PoolConfig
 from rsf_dist.errors import unwrapped
@@ -73,10 +71,10 @@ def _glance(proposal: Proposal, ratio: Ratio, seed: int, seconds: float) -> Glan
         size *= 4
 
 
-def _shard_bytes(batch: Mapping[str, Tensor], log_ratio: Floats, accept_key: Floats) -> tuple[float, float]:
+def _shard_bytes(batch: Batch, log_ratio: Floats, accept_key: Floats) -> tuple[float, float]:
     """Bytes of a shard and of each row in it."""
     count = torch.arange(num_rows(batch))
-    rows = dict(batch) | {
+    rows = batch | {
         "round": torch.zeros_like(count),
         "chunk": torch.zeros_like(count),
         "index": count,
