@@ -48,29 +48,22 @@ print((before - psutil.Process().memory_info().rss) // 2**20, len(kept))
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
 def test_holes_are_given_back():
-    def given_back(**environment: str) -> int:
-        plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
-        command = [sys.executable, "-c", GIVEN_BACK]
-        ran = subprocess.run(command, env={**plain, **environment}, capture_output=True, text=True, check=True)
-        return int(ran.stdout.split()[0])
+    own = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "33554432"}
+    assert printed(GIVEN_BACK)[0] > 50  # of 100 MiB
+    assert printed(GIVEN_BACK, **own)[0] < 10  # one's own stay
 
-    assert given_back() > 50  # of 100 MiB
-    assert given_back(MALLOC_TRIM_THRESHOLD_="1000000000", MALLOC_MMAP_THRESHOLD_="33554432") < 10  # one's own stay
+
+def printed(script: str, *arguments: str, **environment: str) -> list[int]:
+    """The numbers that a script prints, in a process with no word on malloc in its environment but this."""
+    plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", script, *arguments]
+    ran = subprocess.run(command, env={**plain, **environment}, capture_output=True, text=True, check=True)
+    return [int(word) for word in ran.stdout.split()]
 
 
 def faults(how: str, **environment: str) -> list[int]:
     """Pages that the system had to give for 20 times 16 MiB, in the main thread and in another one."""
-    ran = subprocess.run(
-        [sys.executable, "-c", FAULTS, how],
-        env={
-            **{name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"},
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [int(line) for line in ran.stdout.split()]
+    return printed(FAULTS, how, **environment)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
