@@ -1,21 +1,27 @@
 """Columns that are made only of the rows that somebody must see."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, Uniform
 
+from rsf_dist import pilot
 from rsf_dist.accept import drs_logit
 from rsf_dist.batch import Outline, num_rows, row_digests, select, to_table
 from rsf_dist.chunk import ChunkWork, propose
+from rsf_dist.envelope import Choice, Pilot
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet
+from rsf_dist.pilot import PilotRun, Probe
 from rsf_dist.proposals import AugmentProposal, DistributionProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
 from rsf_dist.ratios.base import log_ratios
 from rsf_dist.ratios.constant import ConstantRatio
 from rsf_dist.rng import Streams
+from rsf_dist.waves import Plan
 
 LAWS = {
     "rotation": Uniform(-1.0, 1.0),
@@ -220,7 +226,8 @@ def test_a_selection_of_an_outline_stays_one():
     assert torch.equal(few["image"], sampled["image"][[3, 1]])
 
 
-def test_where_nothing_is_accepted_nothing_is_made(augment):
+def test_where_nothing_is_accepted_nothing_is_made(augment, monkeypatch):
+    monkeypatch.setattr(torch, "randn", None)  # nor is the noise of all rows drawn
     rows = ChunkWork(augment, RATIOS["label"][0], 500.0, N, seed=5)(2).rows
     assert rows["image"].shape == (0, 1, 9, 9)
     assert Counting.rendered == 0
@@ -277,10 +284,39 @@ def test_columns_must_be_a_list_of_names_that_rows_have(augment):
 
 
 def test_images_are_asked_for_by_several_factors_and_rendered_once_for_each_selection(augment):
-    """The second factor's rows are the first one's, less those that it rejects."""
-    first = RewardRatio(brightness_of_images, 0.1, 1.0)
-    product = ProductRatio([VerifierRatio(turned_right, columns=["rotation"]), first, first])
+    """The second factor's rows are the first one's, less those that it rejects; the third's are some of these."""
+    bright = RewardRatio(brightness_of_images, 0.1, 1.0)
+    product = ProductRatio([VerifierRatio(turned_right, columns=["rotation"]), bright, bright])
     rows = propose(augment, Streams(5, chunk=2), N)
-    passed = int((rows["rotation"] > 0.9).sum())
-    product.screened(rows, torch.ones(N, dtype=torch.float64), 12.0)
-    assert Counting.rendered == passed
+    passed = select(dict(rows), rows["rotation"] > 0.9)
+    Counting.rendered = 0
+    # After two factors l = 10 b of a row of brightness b; it goes on where l + 10 + 1 > log M: half of them do.
+    log_m = 11 + 10 * float(brightness_of_images(passed).median())
+    found = product.screened(propose(augment, Streams(5, chunk=2), N), torch.ones(N, dtype=torch.float64), log_m)
+    assert 0 < int(found.scored.sum()) < num_rows(passed)
+    assert Counting.rendered == num_rows(passed)
+
+
+def test_a_pilot_prices_what_is_made_late(monkeypatch):
+    """A chunk's first row costs 5 s, every row 1/4 s: of a clock that only stands still else."""
+    clock = [0.0]
+    asked = []
+
+    def make(rows):
+        clock[0] += 0.25 * len(rows) + (0 if asked else 5)
+        asked.append(len(rows))
+        return torch.zeros(len(rows), 1)
+
+    monkeypatch.setattr(pilot.time, "monotonic", lambda: clock[0])
+    drawn = Outline({"label": torch.zeros(100, dtype=torch.int64)}, {"image": make})
+    a_chunk, a_row = pilot._seconds_to_make(drawn, chunk_size=400)
+    assert asked == [1, 1, 100]
+    assert (a_chunk, a_row) == (4 * 5.25, 0.25)  # the chunk has four times the rows of this piece
+    assert pilot._seconds_to_make({"label": torch.zeros(3)}, 400) == (0.0, 0.0)
+
+
+def test_a_chunk_takes_what_its_accepted_rows_take_to_make():
+    # 1,000 rows at 1 ms, a quarter of them accepted and made at 4 ms, and half a second a chunk: 1 + 1 + 0.5 s
+    work = ChunkWork(AugmentProposal(photographs(), LAWS), ConstantRatio(), math.log(4), 1_000, seed=0)
+    run = PilotRun(Pilot(np.zeros(3), np.ones(3)), 0.001, Probe("", ()), making=(0.5, 0.004))
+    assert Plan(Choice(math.log(4), "fixed"), work, run).seconds_per_chunk == pytest.approx(2.5)

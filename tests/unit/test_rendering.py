@@ -131,3 +131,9 @@ def test_each_row_has_its_own_parameters():
         alone = render(image[i : i + 1], {name: value[i : i + 1] for name, value in values.items()}, generator())
         assert torch.equal(together[i : i + 1], alone)
     assert torch.equal(together[0], image[0])
+
+
+def test_noise_has_to_come_from_somewhere():
+    with pytest.raises(ValueError, match="say where it comes from"):
+        render(smooth(8, 8), row(noise=0.1))
+    assert render(smooth(8, 8), row(brightness=0.5)).shape == (1, 1, 8, 8)
