@@ -15,8 +15,8 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
+import scipy  # whose parts load when they are first used: a third of a second that most workers never need
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
 
 from rsf_dist.accept import Floats
 
@@ -172,7 +172,7 @@ class Statistics:
         if len(top) < 25 or top[0] == top[-1] or not np.isfinite(top).all():
             return None
         ratios = np.exp(top - top[0])  # the shape does not depend on the scale
-        shape, _, _ = stats.genpareto.fit(ratios[:-1] - ratios[-1], floc=0)
+        shape, _, _ = scipy.stats.genpareto.fit(ratios[:-1] - ratios[-1], floc=0)
         return float(shape)
 
 
@@ -193,11 +193,11 @@ def acceptance_interval(
         confidence: at least this much, for every a.
     """
     n, k, tail = num_proposed, num_accepted, (1 - confidence) / 2
-    low = stats.beta.ppf(tail, k, n - k + 1) if k > 0 else 0.0
+    low = scipy.stats.beta.ppf(tail, k, n - k + 1) if k > 0 else 0.0
     if stopped:  # the upper limit a solves P(at most k - 1 accepted among the first n - 1) = tail
-        high = stats.beta.ppf(1 - tail, k, n - k) if k < n else 1.0
+        high = scipy.stats.beta.ppf(1 - tail, k, n - k) if k < n else 1.0
     else:
-        high = stats.beta.ppf(1 - tail, k + 1, n - k) if k < n else 1.0
+        high = scipy.stats.beta.ppf(1 - tail, k + 1, n - k) if k < n else 1.0
     return float(low), float(high)
 
 
@@ -229,10 +229,11 @@ def _chernoff_upper(mean: float, n: int, confidence: float) -> float:
     needed = np.log(1 / (1 - confidence)) / n
 
     def shortage(upper: float) -> float:
-        return float(special.rel_entr(mean, upper) + special.rel_entr(1 - mean, 1 - upper)) - needed
+        divergence = scipy.special.rel_entr([mean, 1 - mean], [upper, 1 - upper]).sum()
+        return float(divergence) - needed
 
     end = 1 - 1e-12
-    return float(optimize.brentq(shortage, mean, end)) if mean < end and shortage(end) > 0 else 1.0
+    return float(scipy.optimize.brentq(shortage, mean, end)) if mean < end and shortage(end) > 0 else 1.0
 
 
 def log_sum_of_excess(log_ratio: Floats, log_m: float) -> float:
@@ -260,7 +261,7 @@ def _largest(values: Floats) -> Floats:
 
 
 def _log_sum(values: Floats) -> float:
-    return float(special.logsumexp(values)) if len(values) else -np.inf
+    return float(scipy.special.logsumexp(values)) if len(values) else -np.inf
 
 
 def _count_labels(labels: NDArray[np.int64], keep: NDArray[np.bool_]) -> dict[int, tuple[int, int]]:

@@ -18,8 +18,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit as log_odds
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from rsf_dist.accept import Floats
 
@@ -75,6 +73,8 @@ Calibration = AffineCalibration | IsotonicCalibration
 
 def calibrate(target_logit: Floats, proposal_logit: Floats, method: Method = "platt") -> Calibration:
     """Fit a calibration on logits [n] of target rows and [m] of proposals; it never reverses the order of rows."""
+    from sklearn.linear_model import LogisticRegression  # here: who samples or trains never calibrates
+
     if method == "none":
         return AffineCalibration()
     if method == "isotonic":
@@ -108,6 +108,8 @@ def truth_and_weights(target: Floats, proposals: Floats) -> tuple[NDArray[np.int
 
 
 def _isotonic(target_logit: Floats, proposal_logit: Floats) -> IsotonicCalibration:
+    from sklearn.isotonic import IsotonicRegression
+
     truth, weights = truth_and_weights(target_logit, proposal_logit)
     least = 1 / (min(len(target_logit), len(proposal_logit)) + 2)
     fitted = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(

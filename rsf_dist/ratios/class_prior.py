@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # whose parts load when they are first used
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import entr, log_softmax, softmax
 
 from rsf_dist.accept import Floats
@@ -96,7 +96,9 @@ class BiasCorrectedTemperature:
             gradient = np.concatenate([[sharpness * (error * logits).sum() / n], error.mean(axis=0)])
             return float(-log_p[np.arange(n), labels].mean()), gradient
 
-        found = minimize(loss, np.zeros(1 + k), jac=True, method="L-BFGS-B", bounds=[(-6, 6)] + [(-30, 30)] * k)
+        found = scipy.optimize.minimize(
+            loss, np.zeros(1 + k), jac=True, method="L-BFGS-B", bounds=[(-6, 6)] + [(-30, 30)] * k
+        )
         bias = found.x[1:]
         return cls(float(np.exp(-found.x[0])), bias - bias.mean())
 

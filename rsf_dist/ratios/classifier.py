@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import expit
-from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from torch import Tensor, nn
 
 from rsf_dist.accept import Floats
@@ -291,6 +290,8 @@ def fit_network(network: Network, split: Split, config: OptimizerConfig, seed: i
 
 def judge(target: Floats, proposals: Floats, calibration: str, bins: int = 10) -> RatioQuality:
     """The figures of calibrated log ratios on held-out rows, both classes weighted to prior 1/2."""
+    from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score  # here: who samples or trains never judges
+
     truth, weights = truth_and_weights(target, proposals)
     log_ratio = np.concatenate([target, proposals])
     predicted = expit(log_ratio)

@@ -250,3 +250,11 @@ def test_a_reshaped_acceptance_never_screens():
     ratio = Screening()
     work(log_m=0.25, ratio=ratio, reshape=lambda log_ratio: log_ratio)(5)
     assert ratio.asked is None
+
+
+@pytest.mark.parametrize("module", ["rsf_dist.harvest", "rsf_dist.training_loop"])
+def test_workers_start_without_the_libraries_that_only_reports_and_fits_need(module):
+    """Each costs every actor a third of a second and more when it starts."""
+    costly = ("matplotlib", "scipy.optimize", "scipy.stats", "sklearn", "torchmetrics", "torchvision")
+    code = f"import sys, {module}; print([name for name in {costly} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
