@@ -23,14 +23,14 @@ class Outline(Mapping[str, Tensor]):
     """Rows of which some columns are costly, and made when they are asked for: of the rows selected by then, once.
 
     Args:
-        known: the other columns, [n, …] each, one at least.
+        known: the other columns, [n, …] each, one at least; kept on the CPU.
         make: for each costly column what gives its rows at positions of the n, int64 [k] or slice(None), as [k, …]; a
-            pure function.
+            pure function. They may lie on a GPU, where those stay that nobody accepts.
         rows: positions int64 of the rows that this is of, which `known` is of already; None: all n.
     """
 
     def __init__(self, known: Batch, make: Mapping[str, Callable[[Index], Tensor]], rows: Tensor | None = None):
-        self.known, self.make, self._rows = known, dict(make), rows
+        self.known, self.make, self._rows = on_cpu(known), dict(make), rows
         self._made: Batch = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -79,6 +79,11 @@ def select(batch: Mapping[str, Tensor], index: Index) -> Batch | Outline:
     if isinstance(batch, Outline):
         return batch.select(index)
     return {name: column[index] for name, column in batch.items()}
+
+
+def on_cpu(batch: Mapping[str, Tensor]) -> Batch:
+    """All columns, on the CPU."""
+    return {name: column.cpu() for name, column in batch.items()}
 
 
 def concat(batches: Sequence[Mapping[str, Tensor]]) -> Batch:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsf_dist.accept import Floats, Reshape, accept
-from rsf_dist.batch import Batch, Index, Outline, num_rows, select
+from rsf_dist.batch import Batch, Index, Outline, num_rows, on_cpu, select
 from rsf_dist.diagnostics import Statistics
 from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.proposals.base import FiniteProposal, Proposal, outline
@@ -69,7 +69,7 @@ class ChunkWork:
             num_screened_out=int((~found.scored).sum()),
         )
         index = np.flatnonzero(decision.keep)
-        rows = dict(select(batch, torch.from_numpy(index))) | {
+        rows = on_cpu(select(batch, torch.from_numpy(index))) | {
             "round": torch.full((len(index),), self.round),
             "chunk": torch.full((len(index),), chunk),
             "index": torch.from_numpy(index),
@@ -124,7 +124,7 @@ def _proposing(proposal: Proposal, n: int) -> AbstractContextManager[None]:
 
 
 def checked(batch: Batch | Outline, n: int) -> Batch | Outline:
-    """The batch itself, if it has n rows, columns that can be stored, and none of ours. Raises InputError."""
+    """The batch, on the CPU, if it has n rows, columns that can be stored, and none of ours. Raises InputError."""
     known = batch.known if isinstance(batch, Outline) else batch
     if not (isinstance(known, dict) and all(isinstance(column, Tensor) for column in known.values())):
         raise InputError(
@@ -141,7 +141,7 @@ def checked(batch: Batch | Outline, n: int) -> Batch | Outline:
     taken = sorted(set(BOOKKEEPING) & batch.keys())
     if taken:
         raise InputError("proposal", taken[0], "this column's name is taken", "rename the proposal's column")
-    return batch
+    return batch if isinstance(batch, Outline) else on_cpu(batch)
 
 
 def _require_storable(name: str, column: Tensor) -> None:

@@ -306,6 +306,8 @@ class ModelConfig(_Config):
     weights: a local .safetensors or .pt file, or the name of torchvision weights (downloaded by torchvision); a head of
         another shape is replaced. None: random weights, or those that a function of your own loads.
     input_size: [height, width] that images are resized to in the network; None: as they are.
+    precision: of the layers' arithmetic, in training, scoring and use alike: `float32`; or `bfloat16`, by torch's
+        autocast, faster where a GPU has it. Weights, losses, log ratios and keys are not touched by it.
     """
 
     name: Words = "small_cnn"
@@ -315,6 +317,7 @@ class ModelConfig(_Config):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     weights: Words | None = None
     input_size: tuple[PositiveInt, PositiveInt] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
     def _options_have_a_taker(self) -> ModelConfig:

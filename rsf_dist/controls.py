@@ -23,7 +23,7 @@ from rsf_dist.config import RunConfig
 from rsf_dist.envelope import FixedEnvelope
 from rsf_dist.errors import StatisticalRefusal, unwrapped
 from rsf_dist.images import ImageSet
-from rsf_dist.models import device, require_batch_norm
+from rsf_dist.models import device, require_batch_norm, seeded
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ConstantRatio, Ratio
 from rsf_dist.ratios.base import log_ratios
@@ -123,7 +123,7 @@ def with_target_statistics(model: nn.Module, target: ImageSet, seed: int) -> nn.
     require_batch_norm(model)
     order = torch.randperm(len(target), generator=Streams(seed, Stage.CONTROL).torch(purpose=5))
     batches = target.images[order].tensor_split(-(-len(target) // _BATCH))  # alike in size: they count alike
-    with Streams(seed, Stage.CONTROL).torch_global(purpose=6):  # update_bn has dropout at work, too
+    with seeded(Streams(seed, Stage.CONTROL), purpose=6):  # update_bn has dropout at work, too
         update_bn(batches, model.to(device()), device=device())
     return model.eval().cpu()
 

@@ -37,7 +37,7 @@ from rsf_dist.config import (
 )
 from rsf_dist.errors import InputError, unwrapped
 from rsf_dist.images import ImageSet
-from rsf_dist.models import Network, in_pieces
+from rsf_dist.models import Network, device, in_pieces, portable
 from rsf_dist.pretraining import pretrain
 from rsf_dist.proposals import DistributionProposal, Proposal
 from rsf_dist.ratios import (
@@ -95,7 +95,9 @@ class Before:
         if self.steps is None or not isinstance(self.ratio, ClassifierRatio):
             return config, None
         optimizer = config.optimizer.model_copy(update={"steps": self.steps})
-        return config.model_copy(update={"optimizer": optimizer}), self.ratio.networks
+        return config.model_copy(update={"optimizer": optimizer}), [
+            portable(network) for network in self.ratio.networks
+        ]
 
 
 def make_ratio(
@@ -312,6 +314,7 @@ def _estimate_prior(
     held_out = round(config.num_proposals * config.calibration_fraction)
     field = "rounds.class_prior.optimizer" if isinstance(config, ClassPriorConfig) else "ratio.optimizer"
     classifier = pretrain(task, drawn.subset(slice(held_out, None)), config.optimizer, seed, initial, field)
+    classifier.to(device())
     source, target = (
         in_pieces(classifier, images, _numbers_per_row(classifier, images)).double().cpu().numpy()
         for images in (drawn.images[:held_out], inputs.target.images)

@@ -6,12 +6,14 @@ so that whoever calls cannot scale or normalise them differently in training, in
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,22 +22,34 @@ from torch import Tensor, nn
 from rsf_dist import user_code
 from rsf_dist.config import ModelConfig
 from rsf_dist.errors import InputError
+from rsf_dist.rng import Streams
 
+_Module = TypeVar("_Module", bound=nn.Module)
 _PIECE_NUMBERS, _PIECE_ROWS = 2**18, (32, 4096)  # rows scored at once: bounded memory for large images, few calls
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Network(nn.Module):
-    """Rows -> logits [n, num_outputs], by `network`, whose last linear layer is the head."""
+    """Rows -> logits float32 [n, num_outputs], by `network`, whose last linear layer is the head.
+
+    Its layers compute in `precision`, as of ModelConfig.
+    """
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
         self.frozen_backbone = False
+        self.precision = "float32"
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Logits [n, num_outputs] of float rows [n, d]."""
-        return self.network(rows.float())
+        """Logits float32 [n, num_outputs] of float rows [n, d]."""
+        return self._through(rows.float())
+
+    def _through(self, inputs: Tensor) -> Tensor:
+        if self.precision == "float32":
+            return self.network(inputs)
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            return self.network(inputs).float()
 
     @property
     def head(self) -> nn.Module:
@@ -54,7 +68,7 @@ class Network(nn.Module):
             self(rows)
         finally:
             hook.remove()
-        return seen[0]
+        return seen[0].float()
 
     def freeze_backbone(self) -> Network:
         """Leave only the head trainable; batch norm's statistics stay as they are."""
@@ -100,13 +114,13 @@ class ImageNetwork(Network):
         return self.in_channels * torch.Size(self.input_size or rows.shape[2:]).numel()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [n, num_outputs] of uint8 images [n, channels, height, width]."""
+        """Logits float32 [n, num_outputs] of uint8 images [n, channels, height, width]."""
         x = images.float() / 255
         if x.shape[1] == 1:
             x = x.expand(-1, self.in_channels, -1, -1)
         if self.input_size is not None:
             x = nn.functional.interpolate(x, self.input_size, mode="bilinear", antialias=True)
-        return self.network((x - self.mean) / self.std)
+        return self._through((x - self.mean) / self.std)
 
 
 @dataclass(frozen=True)
@@ -139,6 +153,7 @@ class NetworkSpec:
                 network = _OWN[self.config.name](self)
             else:
                 network = self._torchvision()
+        network.precision = self.config.precision
         if self.config.weights is not None and not self._published_weights:
             _load_matching(network, _read_weights(self.config.weights), self.config.weights)
         return network
@@ -235,6 +250,23 @@ _OWN: dict[str, Callable[[NetworkSpec], Network]] = {"small_cnn": NetworkSpec._s
 def device() -> torch.device:
     """The GPU that this process sees, else the CPU; `resources.confine` hides those it was not given."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def seeded(streams: Streams, purpose: int = 2) -> Iterator[None]:
+    """`streams.torch_global`, and the same for the GPU that this process sees, if there is one."""
+    gpus = [torch.cuda.current_device()] if device().type == "cuda" else []
+    with streams.torch_global(purpose), torch.random.fork_rng(devices=gpus):
+        if gpus:
+            torch.cuda.manual_seed(torch.default_generator.initial_seed())
+        yield
+
+
+def portable(module: _Module) -> _Module:
+    """The module itself, or a copy where it is not on the CPU, from where it can travel to where there is no GPU."""
+    if all(tensor.device.type == "cpu" for tensor in itertools.chain(module.parameters(), module.buffers())):
+        return module
+    return copy.deepcopy(module).cpu()
 
 
 def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, numbers_per_row: int | None = None) -> Tensor:

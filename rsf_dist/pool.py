@@ -95,7 +95,7 @@ def over_actors(
     )
     rows = ray.data.from_arrow([pa.table({"chunk": list(chunks)}) for chunks in tasks]).map_batches(
         **how,
-        batch_size=None,
+        batch_size=1 if pool.gpus_per_actor else None,  # a whole task at once; Ray Data refuses None beside GPUs
         batch_format="pyarrow",
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,

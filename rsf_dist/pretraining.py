@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rsf_dist.config import OptimizerConfig
 from rsf_dist.images import ImageSet
+from rsf_dist.models import device, seeded
 from rsf_dist.optimization import descend
 from rsf_dist.rng import Stage, Streams
 from rsf_dist.tasks import Task
@@ -24,18 +25,21 @@ def pretrain(
 ) -> nn.Module:
     """Train the task's model on labelled `source` images, minibatches drawn with replacement; in evaluation mode.
 
+    On a GPU that this process sees, else on the CPU, where the model is given back.
+
     initial: a model of the task to begin with, which is left as it is; None: the task's own.
     field: where the configuration has `config`, for errors.
     """
     streams = Streams(seed, Stage.PRETRAIN)
     generator = streams.torch()
-    model = task.build_model(seed) if initial is None else copy.deepcopy(initial)
+    model = (task.build_model(seed) if initial is None else copy.deepcopy(initial)).to(device())
     labels = source.require_labels("source")
 
     def next_loss() -> Tensor:
         rows = torch.randint(len(source), (config.batch_size,), generator=generator)
-        return task.loss(model, {"image": source.images[rows], "label": labels[rows]}).mean()
+        batch = {"image": source.images[rows].to(device()), "label": labels[rows].to(device())}
+        return task.loss(model, batch).mean()
 
-    with streams.torch_global():  # dropout
+    with seeded(streams):  # dropout
         descend(model, config, next_loss, field)
-    return model
+    return model.cpu()

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from rsf_dist.batch import Batch, Index, Outline, num_rows, select
+from rsf_dist.batch import Batch, Index, Outline, num_rows, on_cpu, select
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet
+from rsf_dist.models import device
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.prior import checked_prior
 from rsf_dist.proposals.refit import fit_law, support_ends
@@ -73,10 +74,10 @@ class AugmentProposal:
 
     def sample(self, n: int, rng: Streams) -> Batch:
         """Draw n augmented images with what they were made from."""
-        return dict(self._drawn(n, rng))
+        return on_cpu(self._drawn(n, rng))
 
     def outline(self, n: int, rng: Streams) -> Batch | Outline:
-        """As `sample`; without a `transform`, images are rendered when they are asked for."""
+        """As `sample`; without a `transform`, images are rendered when asked for, and stay on a GPU."""
         return self._drawn(n, rng)
 
     def _drawn(self, n: int, rng: Streams) -> Batch | Outline:
@@ -122,16 +123,21 @@ class AugmentProposal:
 
     def _images(self, made_from: Batch, generator: torch.Generator) -> Callable[[Index], Tensor]:
         """What renders the rows at given positions, with the noise that each has among all of them."""
+        where = device()
 
         @cache
         def noise() -> Tensor:
-            return torch.randn((num_rows(made_from), *self.images.images.shape[1:]), generator=generator)
+            shape = (num_rows(made_from), *self.images.images.shape[1:])
+            if where.type == "cpu":
+                return torch.randn(shape, generator=generator)
+            there = torch.Generator(where).manual_seed(generator.initial_seed())
+            return torch.randn(shape, generator=there, device=where)
 
         def at(rows: Index) -> Tensor:
             drawn = select(made_from, rows)
-            parameters = {name: drawn[name] for name in self.parameters}
+            parameters = {name: drawn[name].to(where) for name in self.parameters}
             own_noise = noise()[rows] if "noise" in parameters and num_rows(drawn) else None
-            return render(self.images.images[drawn["base_index"]], parameters, own_noise)
+            return render(self.images.images[drawn["base_index"]].to(where), parameters, own_noise)
 
         return at
 

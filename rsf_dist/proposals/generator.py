@@ -7,16 +7,15 @@ weights, by the law of its latents (as in the latent reweighting of Issenhuth et
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from rsf_dist.batch import Batch
+from rsf_dist.batch import Batch, Outline, on_cpu
 from rsf_dist.errors import InputError
-from rsf_dist.models import device
+from rsf_dist.models import device, portable, seeded
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.prior import checked_prior
 from rsf_dist.proposals.refit import fit_law, support_ends
@@ -63,12 +62,20 @@ class GeneratorProposal:
 
     def sample(self, n: int, rng: Streams) -> Batch:
         """Draw n rows; noise that the generator draws by itself, from torch's global generators, is seeded as well."""
+        return on_cpu(self.outline(n, rng))
+
+    def outline(self, n: int, rng: Streams) -> Outline:
+        """As `sample`, but what was generated stays on the GPU, if any."""
         made_from = {}
-        with _seeded(rng), torch.no_grad():
+        with seeded(rng), torch.no_grad():
             made_from["latent"] = self.latent.sample(torch.Size([n])).float()
             if self.class_prior is not None:
                 made_from["label"] = torch.multinomial(self.class_prior, n, replacement=True)
-            return {self.column: self._generated(*made_from.values()), **made_from}
+            rows = self._generated(*made_from.values())
+        return Outline(made_from, {self.column: rows.__getitem__})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"generator": portable(self.generator)}
 
     def log_prob(self, batch: Batch) -> Tensor:
         """log q of what each row was made from, its latent and its class; float64 [n]."""
@@ -93,37 +100,29 @@ class GeneratorProposal:
     def _generated(self, *made_from: Tensor) -> Tensor:
         where = device()
         self.generator.eval().to(where)
-        try:
-            with torch.inference_mode():
-                columns = (column.split(_PIECE_ROWS) for column in made_from)
-                pieces = [self._piece(*(part.to(where) for part in parts)) for parts in zip(*columns, strict=True)]
-        finally:
-            self.generator.cpu()  # it may travel to where there is no GPU
+        with torch.inference_mode():
+            columns = (column.split(_PIECE_ROWS) for column in made_from)
+            pieces, finite = zip(
+                *(self._piece(*(part.to(where) for part in parts)) for parts in zip(*columns, strict=True)),
+                strict=True,
+            )
+            if not bool(torch.stack(finite).all()):
+                raise self._fault("gives numbers that are NaN or infinite", "give it sound weights")
         return torch.cat(pieces)  # a copy made outside of inference mode, which a network can learn from
 
-    def _piece(self, *made_from: Tensor) -> Tensor:
+    def _piece(self, *made_from: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows, and whether all of their numbers are finite, which asking at once would make a GPU wait for."""
         n, rows = len(made_from[0]), self.generator(*made_from)
         if not isinstance(rows, Tensor) or rows.shape[:1] != (n,):
             found = list(rows.shape) if isinstance(rows, Tensor) else f"a {type(rows).__name__}"
             raise self._fault(f"gives {found} for {n} latents", "give a tensor of one row a latent")
-        if not bool(rows.isfinite().all()):
-            raise self._fault("gives numbers that are NaN or infinite", "give it sound weights")
+        finite = rows.isfinite().all()
         if self.column == "image" and rows.dtype != torch.uint8:
             if rows.ndim != 4 or not rows.is_floating_point():
                 rule = f"gives {rows.dtype} {list(rows.shape)} as images"
                 raise self._fault(rule, "give [n, channels, height, width], uint8 or floats on the scale 0 to 1")
             rows = (rows.float().clamp(0, 1) * 255).round().to(torch.uint8)
-        return rows.cpu()
+        return rows, finite
 
     def _fault(self, rule: str, remedy: str) -> InputError:
         return InputError("proposal", type(self.generator).__name__, f"the generator {rule}", remedy)
-
-
-@contextmanager
-def _seeded(rng: Streams) -> Iterator[None]:
-    """`rng.torch_global()`, and the same for the GPU that this process sees, if there is one."""
-    gpus = [torch.cuda.current_device()] if device().type == "cuda" else []
-    with rng.torch_global(), torch.random.fork_rng(devices=gpus):
-        if gpus:
-            torch.cuda.manual_seed(torch.default_generator.initial_seed())
-        yield

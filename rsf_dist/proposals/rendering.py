@@ -33,7 +33,7 @@ def render(images: Tensor, parameters: Mapping[str, Tensor], noise: torch.Genera
 
     Args:
         images: uint8 [n, channels, height, width].
-        parameters: any of `NEUTRAL`'s names, each float [n]; those left out stay neutral.
+        parameters: any of `NEUTRAL`'s names, each float [n], where the images are; those left out stay neutral.
         noise: where the pixel noise comes from, if there is any: a generator, or standard normal numbers, shaped as
             `images`.
 
@@ -65,7 +65,7 @@ def _per_row(values: Tensor) -> Tensor:
 def _affine(x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
     n, _, height, width = x.shape
     rotation, scale, shift_x, shift_y = (
-        parameters[name].float() if name in parameters else torch.full((n,), NEUTRAL[name])
+        parameters[name].float() if name in parameters else torch.full((n,), NEUTRAL[name], device=x.device)
         for name in ("rotation", "scale", "translate_x", "translate_y")
     )
     # Forward: pixel -> scale * R(rotation) pixel + shift. grid_sample wants the inverse, in coordinates that run over

@@ -23,7 +23,9 @@ class Ratio(Protocol):
     `target_log_ratio`: float64 [m], log r of target rows that it was not fitted to, for the p-side bounds;
     `target_at_most`: True where these are upper bounds, since target rows do not show all that the ratio depends on;
     `columns`: the names of all columns that it looks at, so that others need not be made of rows that it rejects;
-    `test_index`: int64 [m], which of the target rows these were.
+    `test_index`: int64 [m], which of the target rows these were;
+    `on_device`: True where it takes costly columns as they are made, on the GPU that an actor may have; otherwise all
+        columns are shown to it on the CPU.
     """
 
     @property
@@ -64,7 +66,7 @@ def log_ratios(ratio: Ratio, batch: Batch | Outline, field: str = "ratio") -> Te
     """`ratio.log_ratio(batch)`, float64 [n] on the CPU. Raises InputError naming `field` where it fails or is none."""
     kind, n = type(ratio).__name__, num_rows(batch)
     with blamed(field, kind, f"fails on {n} proposals", "mend it"):
-        given: object = ratio.log_ratio(_shown(batch, getattr(ratio, "columns", None), field))
+        given: object = ratio.log_ratio(_shown(batch, ratio, field))
     if not isinstance(given, Tensor):
         raise InputError(field, kind, f"log_ratio gives a {type(given).__name__}", f"give a tensor of shape [{n}]")
     if given.shape != (n,) or given.is_complex():
@@ -73,16 +75,19 @@ def log_ratios(ratio: Ratio, batch: Batch | Outline, field: str = "ratio") -> Te
     return given.detach().to("cpu", torch.float64)
 
 
-def _shown(batch: Batch | Outline, columns: Sequence[str] | None, field: str) -> Batch:
-    """What a ratio that names its columns, or does not, is shown of an outline."""
-    if not isinstance(batch, Outline):
+def _shown(batch: Batch | Outline, ratio: Ratio, field: str) -> Batch:
+    """What a ratio is shown: the columns that it names, or all; where it expects them."""
+    columns = getattr(ratio, "columns", None)
+    if isinstance(batch, Outline):
+        wanted = batch.keys() if columns is None else columns
+        for name in wanted:
+            if name not in batch:
+                rule = f"is not among the rows' {sorted(batch)}"
+                raise InputError(f"{field}.columns", name, rule, "correct the name")
+        batch = batch.known | {name: batch[name] for name in wanted}
+    if getattr(ratio, "on_device", False):
         return batch
-    if columns is None:
-        return dict(batch)
-    for name in columns:
-        if name not in batch:
-            raise InputError(f"{field}.columns", name, f"is not among the rows' {sorted(batch)}", "correct the name")
-    return batch.known | {name: batch[name] for name in columns}
+    return {name: column.cpu() if columns is None or name in columns else column for name, column in batch.items()}
 
 
 def named_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from rsf_dist.accept import Floats
 from rsf_dist.batch import Batch
 from rsf_dist.config import ClassifierRatioConfig, OptimizerConfig
 from rsf_dist.errors import InputError
-from rsf_dist.models import Network, NetworkSpec, device, in_pieces, load_network, save_network
+from rsf_dist.models import Network, NetworkSpec, device, in_pieces, load_network, portable, save_network, seeded
 from rsf_dist.optimization import descend
 from rsf_dist.ratios import calibration as calibrations
 from rsf_dist.ratios.calibration import Calibration, calibrate, truth_and_weights
@@ -96,6 +97,7 @@ class ClassifierRatio:
     """
 
     normalised = True
+    on_device = True
 
     def __init__(
         self,
@@ -172,8 +174,7 @@ class ClassifierRatio:
         highest = config.max_log_ratio
         target, proposals = (calibration(_logits(networks, part)) for part in _parts(splits.test))
         quality = judge(_cut(target, highest), _cut(proposals, highest), str(calibration))
-        on_cpu = [network.cpu() for network in networks]  # they may travel to where there is no GPU
-        return cls(on_cpu, spec, calibration, quality, target, splits.test_index, column, highest)
+        return cls(networks, spec, calibration, quality, target, splits.test_index, column, highest)
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
@@ -181,6 +182,9 @@ class ClassifierRatio:
             raise InputError("column", self.column, f"is not among the rows' {sorted(batch)}", "propose that column")
         logits = _logits([network.to(device()) for network in self.networks], batch[self.column])
         return torch.from_numpy(_cut(self.calibration(logits), self.max_log_ratio))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"networks": [portable(network) for network in self.networks]}
 
     def save(self, folder: Path) -> None:
         """Write network-0.safetensors, network-0.json, …, and ratio.json."""
@@ -284,7 +288,7 @@ def fit_network(network: Network, split: Split, config: OptimizerConfig, seed: i
         logits = fitted(torch.cat(rows).to(device()))[:, 0]
         return nn.functional.binary_cross_entropy_with_logits(logits, truth)
 
-    with Streams(seed, Stage.RATIO).torch_global(purpose=5):  # dropout
+    with seeded(Streams(seed, Stage.RATIO), purpose=5):  # dropout
         descend(fitted, config, next_loss, "ratio.optimizer")
 
 

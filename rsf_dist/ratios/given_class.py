@@ -40,6 +40,7 @@ class GivenClassRatio:
     """
 
     target_at_most = True
+    on_device = True
 
     def __init__(self, ratio: Ratio, classes: LabelShiftRatio, log_means: Floats):
         self.ratio, self.classes, self.log_means = ratio, classes, torch.from_numpy(np.asarray(log_means))

@@ -41,6 +41,8 @@ class ProductRatio:
         InputError: fewer than two factors.
     """
 
+    on_device = True
+
     def __init__(self, factors: Sequence[Ratio]):
         if len(factors) < 2:
             raise InputError("ratio.factors", len(factors), "a product needs two or more", "use the factor itself")

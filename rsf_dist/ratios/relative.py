@@ -18,7 +18,7 @@ from torch import Tensor
 from rsf_dist.batch import Batch
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.mixture import COMPONENT, MixtureProposal
-from rsf_dist.ratios.base import Ratio
+from rsf_dist.ratios.base import Ratio, log_ratios
 
 
 class RelativeRatio:
@@ -31,6 +31,7 @@ class RelativeRatio:
     """
 
     normalised = True
+    on_device = True
 
     def __init__(self, ratio: Ratio, mixture: MixtureProposal):
         self.ratio, self.mixture, self.alpha = ratio, mixture, mixture.alpha
@@ -51,7 +52,7 @@ class RelativeRatio:
         if COMPONENT not in batch:
             rule = "a relative ratio is exact only for proposals of which the target has its share"
             raise InputError("column", COMPONENT, f"is missing: {rule}", "propose from the MixtureProposal itself")
-        return self._relative(self.ratio.log_ratio(batch).double())
+        return self._relative(log_ratios(self.ratio, batch))
 
     def _relative(self, log_ratio: Tensor) -> Tensor:
         alpha = torch.tensor(self.alpha, dtype=torch.float64)

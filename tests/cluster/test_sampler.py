@@ -3,6 +3,7 @@ false-alarm rates are what another seed would run.
 """
 
 import math
+import os
 import sys
 import time
 
@@ -20,6 +21,7 @@ from rsf_dist import pool
 from rsf_dist import sampler as sampling
 from rsf_dist.batch import from_table
 from rsf_dist.diagnostics import acceptance_interval
+from rsf_dist.rng import Stage
 from rsf_dist.waves import Plan
 
 pytestmark = pytest.mark.ray
@@ -106,6 +108,39 @@ def test_fingerprint_does_not_depend_on_the_pool(actors, in_flight, nodes, mark,
     assert logged.sample(10_000).fingerprint == mark
     assert len(faults.drawing_processes(log)) == actors
     assert len({node for _, node in faults.drawn(log)}) >= nodes
+
+
+class Placed(rsf.DistributionProposal):
+    """Leaves a note of each process that draws, and of the GPUs that it may use."""
+
+    def __init__(self, notes):
+        super().__init__(Normal(0.0, 2.0))
+        self.notes = notes
+
+    def sample(self, n, rng):
+        if rng.stage == Stage.SAMPLE:
+            (self.notes / f"{os.getpid()}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+            time.sleep(0.1)  # so that each actor has its part
+        return super().sample(n, rng)
+
+
+def test_two_actors_share_a_gpu_and_others_see_none(accepted, ray_cluster, tmp_path, monkeypatch) -> None:
+    """The node's GPU is one in name only: what is tested is who may use it."""
+    monkeypatch.setattr(Plan, "is_brief", lambda *_: False)
+    monkeypatch.setattr(Plan, "chunks_per_task", lambda *_: 1)
+    node = ray_cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 * 2**20)
+    try:
+        for gpus, seen in [(0.5, "0"), (0.0, "")]:
+            notes = tmp_path / f"{gpus}"
+            notes.mkdir()
+            two = rsf.PoolConfig(min_actors=2, max_actors=2, cpus_per_actor=0.5, gpus_per_actor=gpus)
+            proposal = Placed(notes)
+            ratio = rsf.DensityRatio(Normal(0.0, 1.0), proposal, log_bound=math.log(2))
+            found = rsf.RejectionSampler(proposal, ratio, rsf.FixedEnvelope(math.log(2)), chunk_size=1000, pool=two)
+            assert found.sample(20_000).fingerprint == accepted.fingerprint
+            assert [note.read_text() for note in notes.iterdir()] == [seen, seen]
+    finally:
+        ray_cluster.remove_node(node)
 
 
 def test_work_that_is_brief_runs_in_tasks_and_gives_the_same(mark, tmp_path, monkeypatch) -> None:

@@ -1,14 +1,16 @@
 import pickle
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from rsf_dist import user_code
-from rsf_dist.config import ModelConfig
+from rsf_dist.config import ModelConfig, OptimizerConfig
 from rsf_dist.errors import InputError
 from rsf_dist.models import ImageNetwork, NetworkSpec, head_name, in_pieces, load_network, save_network
+from rsf_dist.optimization import descend
 
 SMALL = NetworkSpec(ModelConfig(width=4), num_outputs=3, channels=1, classes=("a", "b", "c"))
 
@@ -300,6 +302,35 @@ def test_a_row_has_one_value_whatever_its_networks_width(width):
     network = NetworkSpec(ModelConfig(name="mlp", width=width, depth=2, dropout=0.0), 1, channels=3).build().eval()
     rows = numbers(n=3000)
     assert torch.equal(in_pieces(network, rows[::2]), in_pieces(network, rows)[::2])
+
+
+@pytest.mark.parametrize(("name", "rows"), [("small_cnn", images(n=70)), ("mlp", numbers(n=70, d=1))])
+def test_bfloat16_is_of_the_layers_alone(name, rows, tmp_path):
+    spec = NetworkSpec(ModelConfig(name=name, precision="bfloat16"), num_outputs=2, channels=1)
+    network, full = spec.build().eval(), replace(spec, config=ModelConfig(name=name)).build().eval()
+    assert equal_weights(network, full)  # in float32
+    logits = in_pieces(network, rows)
+    assert logits.dtype == network.features(rows).dtype == torch.float32
+    assert torch.allclose(logits, full(rows), rtol=0.05, atol=0.05)  # 8 bits of mantissa
+    assert not torch.allclose(logits, full(rows), rtol=1e-4, atol=1e-4)
+    assert torch.equal(in_pieces(network, rows[3:7]), logits[3:7])
+    save_network(network, spec, tmp_path)
+    assert torch.equal(in_pieces(load_network(tmp_path), rows), logits)
+
+
+def test_bfloat16_learns():
+    network = NetworkSpec(ModelConfig(width=4, dropout=0.0, precision="bfloat16"), 2, 1).build()
+    rows, label = images(n=32), torch.arange(32) % 2
+    config = OptimizerConfig(steps=60, learning_rate=0.02)
+    losses = []
+
+    def next_loss():
+        losses.append(nn.functional.cross_entropy(network(rows), label))
+        return losses[-1]
+
+    descend(network, config, next_loss, "pretrain")
+    assert all(parameter.grad.dtype == torch.float32 for parameter in network.parameters())
+    assert float(losses[-1]) < 0.5 * float(losses[0])
 
 
 def test_pieces_are_of_one_size():
