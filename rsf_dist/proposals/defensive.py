@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch
+from rsf_dist.batch import Batch, Index, Outline, on_cpu, select
 from rsf_dist.errors import InputError
-from rsf_dist.proposals.base import Proposal
+from rsf_dist.proposals.base import Proposal, outline
 from rsf_dist.rng import Streams
 
 
@@ -42,21 +43,21 @@ class DefensiveProposal:
 
     def sample(self, n: int, rng: Streams) -> Batch:
         """Draw n rows of the mixture."""
+        return on_cpu(self.outline(n, rng))
+
+    def outline(self, n: int, rng: Streams) -> Outline:
+        """As `sample`, what is costly for either proposal made when it is asked for."""
         generator = rng.numpy(purpose=10)  # 8 is of the mixture that this may be a part of
         from_broad = torch.from_numpy(generator.random(n) < self.share)
         count = int(from_broad.sum())
         # Streams of their own: else both would draw with the same numbers, and a mixture in a mixture choose with them.
         of_broad, of_moved = (replace(rng, seed=int(seed)) for seed in generator.integers(2**63, size=2))
-        broad = self.broad.sample(count + 1, of_broad)  # one row more, so that there is one
-        moved = self.moved.sample(n - count + 1, of_moved)
+        broad = outline(self.broad, count + 1, of_broad)  # one row more, so that there is one
+        moved = outline(self.moved, n - count + 1, of_moved)
         if broad.keys() != moved.keys():
             rule = f"the broad proposal has {sorted(broad)}"
             raise InputError("proposal", sorted(moved), rule, "give the refitted proposal the same columns")
-        mixed = {}
-        for name, column in broad.items():
-            mixed[name] = torch.empty((n, *column.shape[1:]), dtype=column.dtype)
-            mixed[name][from_broad], mixed[name][~from_broad] = column[:-1], moved[name][:-1].to(column.dtype)
-        return mixed
+        return _interleaved(broad, moved, from_broad)
 
     @property
     def with_class_prior(self) -> Callable[[Tensor], DefensiveProposal]:
@@ -68,3 +69,19 @@ class DefensiveProposal:
         """log q, float [n]; AttributeError where one of the two has no density."""
         broad, moved = self.broad.log_prob(batch), self.moved.log_prob(batch)  # type: ignore[attr-defined]
         return torch.logaddexp(math.log(self.share) + broad, math.log1p(-self.share) + moved)
+
+
+def _interleaved(first: Batch | Outline, second: Batch | Outline, from_first: Tensor) -> Outline:
+    """Rows of `first` in order where `from_first`, bool [n], says so, of `second` in order elsewhere."""
+    position = torch.where(from_first, from_first.cumsum(0), (~from_first).cumsum(0)) - 1
+    costly = {name for part in (first, second) if isinstance(part, Outline) for name in part.make}
+
+    def column(name: str, rows: Index) -> Tensor:
+        here, place = from_first[rows], position[rows]
+        of_first, of_second = select(first, place[here])[name], select(second, place[~here])[name]
+        mixed = of_first.new_empty((len(place), *of_first.shape[1:]))
+        mixed[here], mixed[~here] = of_first, of_second.to(mixed)
+        return mixed
+
+    known = {name: column(name, slice(None)) for name in first if name not in costly}
+    return Outline(known, {name: partial(column, name) for name in first if name in costly})

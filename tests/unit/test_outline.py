@@ -16,7 +16,7 @@ from rsf_dist.envelope import Choice, Pilot
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet
 from rsf_dist.pilot import PilotRun, Probe
-from rsf_dist.proposals import AugmentProposal, DistributionProposal
+from rsf_dist.proposals import AugmentProposal, DefensiveProposal, DistributionProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
 from rsf_dist.ratios.base import log_ratios
 from rsf_dist.ratios.constant import ConstantRatio
@@ -320,3 +320,18 @@ def test_a_chunk_takes_what_its_accepted_rows_take_to_make():
     work = ChunkWork(AugmentProposal(photographs(), LAWS), ConstantRatio(), math.log(4), 1_000, seed=0)
     run = PilotRun(Pilot(np.zeros(3), np.ones(3)), 0.001, Probe("", ()), making=(0.5, 0.004))
     assert Plan(Choice(math.log(4), "fixed"), work, run).seconds_per_chunk == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("share", [1e-6, 0.3, 1 - 1e-6])
+def test_a_mixture_makes_of_either_part_what_is_asked_for(augment, share):
+    """Also where all rows are of one part."""
+    turned = AugmentProposal(photographs(), LAWS | {"rotation": Uniform(2.0, 3.0)})
+    mixture = DefensiveProposal(augment, turned, share)
+    whole, outline = mixture.sample(N, Streams(1)), mixture.outline(N, Streams(1))
+    broad, index = whole["rotation"] < 1, torch.arange(0, N, 7)
+    assert {1e-6: not broad.any(), 0.3: 0.2 < broad.double().mean() < 0.4}.get(share, bool(broad.all()))
+    Counting.rendered = 0
+    some = select(outline, index)
+    assert all(torch.equal(some[name], whole[name][index]) for name in whole)
+    assert Counting.rendered == int(broad[index].sum())
+    assert select(outline, slice(0, 0))["image"].shape == (0, 1, 9, 9)
