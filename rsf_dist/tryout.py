@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from rsf_dist import envelope as envelopes
 from rsf_dist import user_code
@@ -266,6 +265,8 @@ def _try_own_task(task: Task, model: Any, rows: Batch, factory: str) -> None:
     loss = task.loss(model.train(), rows)
     shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
     require(shape == [_NETWORK_ROWS], f"loss gives {shape} for {_NETWORK_ROWS} rows", "give one number a row")
+    from torchmetrics import MetricCollection  # here: it takes long to import
+
     require(loss.requires_grad, "loss has no gradient", "compute it from the model's output, without detaching")
     metrics = task.metrics()
     kind = type(metrics).__name__

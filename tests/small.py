@@ -18,7 +18,7 @@ def small_run_in(folder: Path) -> dict:
         "sampling": {"num_accepted": 256, "chunk_size": 512, "pool": {"max_actors": 1}},
         "model": {"width": 4},
         "pretrain": {"steps": 30},
-        "training": {"steps": 20, "batch_size": 32, "num_workers": 2, "cpus_per_worker": 0.5},
+        "training": {"steps": 20, "batch_size": 32, "num_workers": 1, "cpus_per_worker": 0.5},  # a start takes long
         "evaluation": {
             "test": {"kind": "image_folder", "root": str(folder / "place" / "test"), "channels": 1},
             "arms": ["pretrained", "one_shot"],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
@@ -26,7 +27,7 @@ _COLOURS = {
 }
 _OWN = _COLOURS["adaptive"]
 _COLUMNS = 12
-_CELL = 0.94  # of the room for an image; the rest is the gap to the next
+_CELL, _GAP = 85, 5  # pixels: of an image, about, and to the next one
 
 
 def comparison(evaluation: dict[str, Any]) -> bytes:
@@ -170,14 +171,16 @@ def movement(rounds: Sequence[dict[str, Any]]) -> bytes:
 
 
 def grid(images: NDArray[np.uint8]) -> bytes:
-    """Images [n, c, h, w] side by side."""
-    rows = -(-len(images) // _COLUMNS)
-    figure = Figure(figsize=(6.4, 6.4 / _COLUMNS * rows))
-    for number, image in enumerate(images):
-        left, bottom = number % _COLUMNS / _COLUMNS, 1 - (number // _COLUMNS + 1) / rows
-        axes = figure.add_axes((left, bottom, _CELL / _COLUMNS, _CELL / rows))
-        _show(axes, image)
-    return _png(figure, tight=False)
+    """Images [n, c, h, w] side by side, small ones enlarged by a whole factor."""
+    factor, rows = max(1, _CELL // max(images.shape[2:])), -(-len(images) // _COLUMNS)
+    enlarged = images.repeat(factor, axis=2).repeat(factor, axis=3)
+    height, width = (size + _GAP for size in enlarged.shape[2:])
+    cells = np.full((rows * _COLUMNS, 3, height, width), 255, np.uint8)
+    cells[: len(images), :, :-_GAP, :-_GAP] = enlarged  # a grey channel for all three
+    sheet = cells.reshape(rows, _COLUMNS, 3, height, width).transpose(0, 3, 1, 4, 2)
+    sink = io.BytesIO()
+    imsave(sink, sheet.reshape(rows * height, _COLUMNS * width, 3)[:-_GAP, :-_GAP], format="png")
+    return sink.getvalue()
 
 
 def predictions(shown: dict[str, NDArray], classes: Sequence[str]) -> bytes:
@@ -212,7 +215,7 @@ def _show(axes: Axes, image: NDArray[np.uint8]) -> None:
     axes.set_axis_off()
 
 
-def _png(figure: Figure, tight: bool = True) -> bytes:
+def _png(figure: Figure) -> bytes:
     sink = io.BytesIO()
-    figure.savefig(sink, format="png", dpi=160, bbox_inches="tight" if tight else None, pad_inches=0.05)
+    figure.savefig(sink, format="png", dpi=160, bbox_inches="tight", pad_inches=0.05)
     return sink.getvalue()

@@ -68,7 +68,7 @@ def without_ray(count: int, processes: int) -> float:
 
 def test_one_actor_and_two(bench: Bench) -> None:
     # Tasks of two seconds, as the sampler plans them.
-    count, per_task, repetitions = (900, 150, 3) if bench.full else (450, 150, 2)
+    count, per_task, repetitions = (900, 150, 3) if bench.full else (450, 150, 1)
     alone, beside, one, two, startup = [], [], [], [], []
     for _ in range(repetitions):
         alone.append(chunks_per_second(in_process(count // 2)))
@@ -166,7 +166,7 @@ def by_actor_pool(count: int, actors: int, per_call: int = 1) -> float:
 
 
 def test_against_ray_data_and_actor_pool(bench: Bench) -> None:
-    count, per_task, repetitions = (1_000, 25, 3) if bench.full else (300, 25, 2)
+    count, per_task, repetitions = (1_000, 25, 3) if bench.full else (300, 25, 1)
     ours, data, pool, accepting, grouped = [], [], [], [], []
     for _ in range(repetitions):
         ours.append(on_pool(range(count), 2, per_task)[0])

@@ -48,6 +48,8 @@ def config_file(small_run: dict, tmp_path: Path) -> Path:
 
 
 def test_the_main_job_on_two_nodes(config_file: Path, small_run: dict, ray_address: str) -> None:
+    small_run["training"]["num_workers"] = 2
+    config_file.write_text(yaml.safe_dump(small_run))
     done = rsf_command("run", config_file, "--address", ray_address, "--json")
     assert done.returncode == 0, done.stderr
     output = Path(small_run["output"])

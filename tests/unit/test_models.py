@@ -330,7 +330,7 @@ def test_bfloat16_learns():
 
     descend(network, config, next_loss, "pretrain")
     assert all(parameter.grad.dtype == torch.float32 for parameter in network.parameters())
-    assert float(losses[-1]) < 0.5 * float(losses[0])
+    assert losses[-1].item() < 0.5 * losses[0].item()
 
 
 def test_pieces_are_of_one_size():
