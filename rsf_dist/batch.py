@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import overload
 
 import numpy as np
@@ -25,7 +26,7 @@ class Outline(Mapping[str, Tensor]):
     Args:
         known: the other columns, [n, …] each, one at least; kept on the CPU.
         make: for each costly column what gives its rows at positions of the n, int64 [k] or slice(None), as [k, …]; a
-            pure function. They may lie on a GPU, where those stay that nobody accepts.
+            pure function. They may lie on a GPU; of them only accepted rows leave it.
         rows: positions int64 of the rows that this is of, which `known` is of already; None: all n.
     """
 
@@ -79,6 +80,33 @@ def select(batch: Mapping[str, Tensor], index: Index) -> Batch | Outline:
     if isinstance(batch, Outline):
         return batch.select(index)
     return {name: column[index] for name, column in batch.items()}
+
+
+def interleaved(first: Batch | Outline, second: Batch | Outline, from_first: Tensor) -> Outline:
+    """Rows of `first` in order where `from_first`, bool [n], says so, of `second` in order elsewhere.
+
+    Either has as many rows as that, or more; columns are those of `first`, and of its dtypes.
+    """
+    position = torch.where(from_first, from_first.cumsum(0), (~from_first).cumsum(0)) - 1
+    costly = {name for part in (first, second) if isinstance(part, Outline) for name in part.make}
+
+    def column(name: str, rows: Index) -> Tensor:
+        here, place = from_first[rows], position[rows]
+        of_first, of_second = _rows_of(first, name, place[here]), _rows_of(second, name, place[~here])
+        where = of_second.device if of_first.device.type == "cpu" else of_first.device
+        mixed = torch.empty((len(place), *of_first.shape[1:]), dtype=of_first.dtype, device=where)
+        mixed[here], mixed[~here] = of_first.to(mixed), of_second.to(mixed)
+        return mixed
+
+    known = {name: column(name, slice(None)) for name in first if name not in costly}
+    return Outline(known, {name: partial(column, name) for name in first if name in costly})
+
+
+def _rows_of(batch: Batch | Outline, name: str, index: Tensor) -> Tensor:
+    """A column's rows; nothing else is made or copied."""
+    if isinstance(batch, Outline) and name in batch.make:
+        return batch.select(index)[name]
+    return batch[name][index]
 
 
 def on_cpu(batch: Mapping[str, Tensor]) -> Batch:

@@ -20,7 +20,7 @@ from rsf_dist.batch import Batch, Index, Outline, num_rows, on_cpu, select
 from rsf_dist.diagnostics import Statistics
 from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.proposals.base import FiniteProposal, Proposal, outline
-from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio, log_ratios
+from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio, log_ratios, placed
 from rsf_dist.rng import Stage, Streams
 from rsf_dist.user_code import blamed
 
@@ -92,7 +92,7 @@ class ChunkWork:
     def _screened(self, batch: Batch | Outline, exponentials: Floats) -> Screened:
         if isinstance(self.ratio, ScreeningRatio) and self.reshape is None:
             with blamed("ratio", type(self.ratio).__name__, f"fails on {num_rows(batch)} proposals", "mend it"):
-                return self.ratio.screened(batch, torch.from_numpy(exponentials), self.log_m)
+                return self.ratio.screened(placed(batch, self.ratio), torch.from_numpy(exponentials), self.log_m)
         log_ratio = torch.from_numpy(score(self.ratio, batch))
         return Screened(log_ratio, torch.ones_like(log_ratio, dtype=torch.bool), torch.zeros_like(log_ratio))
 

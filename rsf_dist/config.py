@@ -307,7 +307,8 @@ class ModelConfig(_Config):
         another shape is replaced. None: random weights, or those that a function of your own loads.
     input_size: [height, width] that images are resized to in the network; None: as they are.
     precision: of the layers' arithmetic, in training, scoring and use alike: `float32`; or `bfloat16`, by torch's
-        autocast, faster where a GPU has it. Weights, losses, log ratios and keys are not touched by it.
+        autocast, faster where a GPU has it. Weights stay float32 and so does the last linear layer's arithmetic, for a
+        logit of 8 bits makes a coarse log ratio.
     """
 
     name: Words = "small_cnn"
@@ -915,10 +916,11 @@ class RunConfig(_Config):
 
     @model_validator(mode="after")
     def _judge_is_another(self) -> RunConfig:
-        judge = self.evaluation.judge and self.evaluation.judge.model_dump()
-        if isinstance(self.ratio, ClassifierRatioConfig) and judge == self.ratio.network.model_dump():
+        judge = self.evaluation.judge and self.evaluation.judge.model_dump(exclude={"precision"})
+        ratio = self.ratio
+        if isinstance(ratio, ClassifierRatioConfig) and judge == ratio.network.model_dump(exclude={"precision"}):
             raise ValueError("evaluation.judge must be another network than ratio.network")
-        if self.rounds.fine_tuned_features and judge == self.model.model_dump():
+        if self.rounds.fine_tuned_features and judge == self.model.model_dump(exclude={"precision"}):
             raise ValueError("evaluation.judge must be another network than model, whose features the ratio uses")
         return self
 

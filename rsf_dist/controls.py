@@ -20,10 +20,11 @@ from torch.optim.swa_utils import update_bn
 from rsf_dist.accepted import in_order
 from rsf_dist.batch import from_table, to_table
 from rsf_dist.config import RunConfig
+from rsf_dist.device import device, seeded
 from rsf_dist.envelope import FixedEnvelope
 from rsf_dist.errors import StatisticalRefusal, unwrapped
 from rsf_dist.images import ImageSet
-from rsf_dist.models import device, require_batch_norm, seeded
+from rsf_dist.models import require_batch_norm
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ConstantRatio, Ratio
 from rsf_dist.ratios.base import log_ratios

@@ -229,8 +229,8 @@ def _chernoff_upper(mean: float, n: int, confidence: float) -> float:
     needed = np.log(1 / (1 - confidence)) / n
 
     def shortage(upper: float) -> float:
-        divergence = scipy.special.rel_entr([mean, 1 - mean], [upper, 1 - upper]).sum()
-        return float(divergence) - needed
+        rel_entr = scipy.special.rel_entr
+        return float(rel_entr(mean, upper) + rel_entr(1 - mean, 1 - upper)) - needed
 
     end = 1 - 1e-12
     return float(scipy.optimize.brentq(shortage, mean, end)) if mean < end and shortage(end) > 0 else 1.0

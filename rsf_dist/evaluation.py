@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from rsf_dist.device import device
 from rsf_dist.images import ImageSet
-from rsf_dist.models import device
 
 _BATCH = 512
 
@@ -42,7 +42,7 @@ class Verdict:
 
 
 def classify(model: nn.Module, images: ImageSet) -> Verdict:
-    """Predict labelled images in this process, on a GPU where it has one."""
+    """Predict labelled images in this process."""
     model = model.to(device()).eval()
     with torch.inference_mode():
         predicted = torch.cat([model(batch.to(device())).argmax(1).cpu() for batch in images.images.split(_BATCH)])

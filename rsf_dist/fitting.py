@@ -35,9 +35,10 @@ from rsf_dist.config import (
     TrainingConfig,
     VerifierRatioConfig,
 )
+from rsf_dist.device import device, portable
 from rsf_dist.errors import InputError, unwrapped
 from rsf_dist.images import ImageSet
-from rsf_dist.models import Network, device, in_pieces, portable
+from rsf_dist.models import Network, in_pieces
 from rsf_dist.pretraining import pretrain
 from rsf_dist.proposals import DistributionProposal, Proposal
 from rsf_dist.ratios import (

@@ -14,8 +14,9 @@ from rsf_dist.accept import Floats
 from rsf_dist.accepted import AcceptedSet
 from rsf_dist.batch import from_table
 from rsf_dist.config import ModelConfig
+from rsf_dist.device import device
 from rsf_dist.errors import unwrapped
-from rsf_dist.models import NetworkSpec, device, in_pieces
+from rsf_dist.models import NetworkSpec, in_pieces
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import Ratio
 from rsf_dist.resources import confine

@@ -6,14 +6,12 @@ so that whoever calls cannot scale or normalise them differently in training, in
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +19,9 @@ from torch import Tensor, nn
 
 from rsf_dist import user_code
 from rsf_dist.config import ModelConfig
+from rsf_dist.device import device
 from rsf_dist.errors import InputError
-from rsf_dist.rng import Streams
 
-_Module = TypeVar("_Module", bound=nn.Module)
 _PIECE_NUMBERS, _PIECE_ROWS = 2**18, (32, 4096)  # rows scored at once: bounded memory for large images, few calls
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -32,7 +29,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Network(nn.Module):
     """Rows -> logits float32 [n, num_outputs], by `network`, whose last linear layer is the head.
 
-    Its layers compute in `precision`, as of ModelConfig.
+    Its layers but the head compute in `precision`, as of ModelConfig.
     """
 
     def __init__(self, network: nn.Module):
@@ -153,7 +150,9 @@ class NetworkSpec:
                 network = _OWN[self.config.name](self)
             else:
                 network = self._torchvision()
-        network.precision = self.config.precision
+        if self.config.precision == "bfloat16":
+            network.precision = "bfloat16"
+            _keep_head_in_float32(network)
         if self.config.weights is not None and not self._published_weights:
             _load_matching(network, _read_weights(self.config.weights), self.config.weights)
         return network
@@ -247,28 +246,6 @@ class NetworkSpec:
 _OWN: dict[str, Callable[[NetworkSpec], Network]] = {"small_cnn": NetworkSpec._small_cnn, "mlp": NetworkSpec._mlp}
 
 
-def device() -> torch.device:
-    """The GPU that this process sees, else the CPU; `resources.confine` hides those it was not given."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def seeded(streams: Streams, purpose: int = 2) -> Iterator[None]:
-    """`streams.torch_global`, and the same for the GPU that this process sees, if there is one."""
-    gpus = [torch.cuda.current_device()] if device().type == "cuda" else []
-    with streams.torch_global(purpose), torch.random.fork_rng(devices=gpus):
-        if gpus:
-            torch.cuda.manual_seed(torch.default_generator.initial_seed())
-        yield
-
-
-def portable(module: _Module) -> _Module:
-    """The module itself, or a copy where it is not on the CPU, from where it can travel to where there is no GPU."""
-    if all(tensor.device.type == "cpu" for tensor in itertools.chain(module.parameters(), module.buffers())):
-        return module
-    return copy.deepcopy(module).cpu()
-
-
 def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, numbers_per_row: int | None = None) -> Tensor:
     """`function` of rows [n, …], in pieces of one size, the last one filled up with its first row.
 
@@ -323,11 +300,31 @@ def head_name(network: nn.Module) -> str:
 
 
 def _replace_head(network: nn.Module, num_outputs: int) -> None:
-    name = head_name(network)
-    old = network.get_submodule(name)
+    old = network.get_submodule(head_name(network))
     assert isinstance(old, nn.Linear)
-    parent, _, leaf = name.rpartition(".")
-    setattr(network.get_submodule(parent), leaf, nn.Linear(old.in_features, num_outputs))
+    _set_head(network, nn.Linear(old.in_features, num_outputs))
+
+
+def _set_head(network: nn.Module, head: nn.Module) -> None:
+    parent, _, leaf = head_name(network).rpartition(".")
+    setattr(network.get_submodule(parent), leaf, head)
+
+
+class _Float32Linear(nn.Linear):
+    """A layer that autocast leaves alone: bfloat16 has 8 bits, too few for the logit that a log ratio is made of."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """As nn.Linear's."""
+        with torch.autocast(rows.device.type, enabled=False):
+            return super().forward(rows.float())
+
+
+def _keep_head_in_float32(network: Network) -> None:
+    old = network.head
+    if type(old) is nn.Linear:  # a class of somebody's own may do more
+        head = _Float32Linear(old.in_features, old.out_features, old.bias is not None)
+        head.weight, head.bias = old.weight, old.bias
+        _set_head(network.network, head)
 
 
 def _read_weights(path: str) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ import ray
 import torch
 
 from rsf_dist.accept import Floats
-from rsf_dist.batch import Batch, Outline, num_rows, row_digests, select
+from rsf_dist.batch import Batch, Outline, num_rows, on_cpu, row_digests, select
 from rsf_dist.chunk import draw, refuse_nonfinite
 from rsf_dist.config import PoolConfig
 from rsf_dist.envelope import Pilot
@@ -153,7 +153,7 @@ def _seconds_to_make(drawn: Batch | Outline, chunk_size: int) -> tuple[float, fl
 
     def seconds(rows: int) -> float:
         begun = time.monotonic()
-        dict(select(drawn, slice(0, rows)))
+        on_cpu(select(drawn, slice(0, rows)))
         return time.monotonic() - begun
 
     if not isinstance(drawn, Outline):

@@ -93,9 +93,9 @@ def over_actors(
         if brief
         else {"fn": _Actor, "fn_constructor_args": arguments, "compute": actors}
     )
-    rows = ray.data.from_arrow([pa.table({"chunk": list(chunks)}) for chunks in tasks]).map_batches(
+    rows = ray.data.from_arrow([pa.table({"chunks": [list(chunks)]}) for chunks in tasks]).map_batches(
         **how,
-        batch_size=1 if pool.gpus_per_actor else None,  # a whole task at once; Ray Data refuses None beside GPUs
+        batch_size=1,  # a task; beside GPUs Ray Data wants a number
         batch_format="pyarrow",
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
@@ -122,8 +122,9 @@ class _Actor:
         self._seconds = seconds
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        chunks = [(f"chunk {chunk}", partial(self._work, chunk)) for chunk in table["chunk"].to_pylist()]
+        (chunks,) = table["chunks"].to_pylist()
+        work = [(f"chunk {chunk}", partial(self._work, chunk)) for chunk in chunks]
         try:
-            return self._tabled(list(each_in_time(chunks, self._seconds, BLAMED, HANGS)))
+            return self._tabled(list(each_in_time(work, self._seconds, BLAMED, HANGS)))
         finally:
             give_back()  # once a task: between its chunks memory is kept, between tasks it is others' too

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rsf_dist.config import OptimizerConfig
+from rsf_dist.device import device, seeded
 from rsf_dist.images import ImageSet
-from rsf_dist.models import device, seeded
 from rsf_dist.optimization import descend
 from rsf_dist.rng import Stage, Streams
 from rsf_dist.tasks import Task
@@ -25,7 +25,7 @@ def pretrain(
 ) -> nn.Module:
     """Train the task's model on labelled `source` images, minibatches drawn with replacement; in evaluation mode.
 
-    On a GPU that this process sees, else on the CPU, where the model is given back.
+    On the device that this process computes on; the model comes back on the CPU.
 
     initial: a model of the task to begin with, which is left as it is; None: the task's own.
     field: where the configuration has `config`, for errors.

@@ -18,7 +18,7 @@ import ray
 import torch
 
 from rsf_dist.accept import Floats
-from rsf_dist.batch import Batch, num_rows, select, to_table
+from rsf_dist.batch import Batch, num_rows, on_cpu, select, to_table
 from rsf_dist.chunk import ChunkWork, draw
 from rsf_dist.config import PoolConfig
 from rsf_dist.errors import unwrapped
@@ -64,7 +64,7 @@ def _glance(proposal: Proposal, ratio: Ratio, seed: int, seconds: float) -> Glan
         begun = time.monotonic()
         with time_limit(seconds, BLAMED, f"a chunk of {size} rows", HANGS):
             outline, log_ratio, exponentials = draw(proposal, ratio, Streams(seed, Stage.PILOT), size)
-            batch = dict(outline)
+            batch = on_cpu(outline)
         fastest = min(fastest, (time.monotonic() - begun) / size)  # the first call loads, any may have to wait
         if size == _MOST_ROWS or time.monotonic() - started > _GLANCE_SECONDS:
             return Glance(fastest, *_shard_bytes(batch, log_ratio, log_ratio + exponentials))

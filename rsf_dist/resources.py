@@ -36,6 +36,7 @@ from rsf_dist.config import (
     RatioConfig,
     TrainingConfig,
 )
+from rsf_dist.device import compute_on
 from rsf_dist.errors import InputError
 from rsf_dist.memory import keep_freed
 
@@ -66,14 +67,16 @@ def cluster(address: str | None = None, verbose: bool = False, code: str | None 
 
 
 def confine(cpus: float = 1) -> None:
-    """Keep this process to its share: a thread a CPU, and no GPU it did not ask for (Ray leaves them visible).
+    """Keep this process to its share: a thread a CPU, and the GPU that it asked for or none (Ray leaves them visible).
 
     And let it keep the memory that it frees: it is here for work that asks for the same again and again.
     """
     torch.set_num_threads(max(1, int(cpus)))
     keep_freed()
-    if not ray.get_gpu_ids():
+    lent = bool(ray.get_gpu_ids())
+    if not lent:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    compute_on(torch.device("cuda" if lent and torch.cuda.is_available() else "cpu"))
 
 
 def ensure_cluster() -> None:

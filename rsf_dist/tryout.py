@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rsf_dist import envelope as envelopes
 from rsf_dist import user_code
-from rsf_dist.batch import Batch, select
+from rsf_dist.batch import Batch, on_cpu, select
 from rsf_dist.build import Inputs, build_envelope, build_mixture, build_proposal, build_task, relative_alpha
 from rsf_dist.chunk import ChunkWork, checked, propose
 from rsf_dist.config import (
@@ -97,7 +97,7 @@ def try_chunk(proposal: Proposal, ratio: Ratio, seed: int, value: str) -> None:
 
 def _drawn_twice(proposal: Proposal, seed: int) -> Batch:
     """A few rows, once as sampled and once as chunks draw them. Raises InputError where these are not the same."""
-    again = propose(proposal, Streams(seed, Stage.PILOT), _CHUNK_ROWS)
+    again = on_cpu(propose(proposal, Streams(seed, Stage.PILOT), _CHUNK_ROWS))
     with user_code.blamed("proposal", type(proposal).__name__, f"fails to give {_CHUNK_ROWS} rows", "mend it"):
         rows = checked(proposal.sample(_CHUNK_ROWS, Streams(seed, Stage.PILOT)), _CHUNK_ROWS)
     for name, column in rows.items():

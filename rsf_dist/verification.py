@@ -166,6 +166,9 @@ def _verify_chunks(
     lost = [folder for folder in wanted if not trial.store.holds(folder)]
     if lost:  # nothing is made here
         return Findings((f"no chunk can be drawn again without {', '.join(lost)}",))
+    if trial.config.sampling.pool.gpus_per_actor:
+        trial.progress.say("its chunks were drawn on GPUs, which round otherwise than this CPU: none is drawn again")
+        return Findings()
     if not chosen:
         return Findings()
     try:

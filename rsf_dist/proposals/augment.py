@@ -15,14 +15,16 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from rsf_dist.batch import Batch, Index, Outline, num_rows, on_cpu, select
+from rsf_dist.device import device
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet
-from rsf_dist.models import device
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.prior import checked_prior
 from rsf_dist.proposals.refit import fit_law, support_ends
 from rsf_dist.proposals.rendering import NEUTRAL, render
 from rsf_dist.rng import Streams
+
+_PIECE_NUMBERS, _PIECE_ROWS = 2**18, 32  # rendered at once, but no fewer rows: what fits into a processor's caches
 
 
 class AugmentProposal:
@@ -126,18 +128,19 @@ class AugmentProposal:
         where = device()
 
         @cache
-        def noise() -> Tensor:
-            shape = (num_rows(made_from), *self.images.images.shape[1:])
-            if where.type == "cpu":
-                return torch.randn(shape, generator=generator)
-            there = torch.Generator(where).manual_seed(generator.initial_seed())
-            return torch.randn(shape, generator=there, device=where)
+        def noise() -> Tensor:  # on the CPU: GPUs of other models would draw other numbers
+            return torch.randn((num_rows(made_from), *self.images.images.shape[1:]), generator=generator)
 
-        def at(rows: Index) -> Tensor:
+        def piece(rows: Tensor) -> Tensor:
             drawn = select(made_from, rows)
             parameters = {name: drawn[name].to(where) for name in self.parameters}
-            own_noise = noise()[rows] if "noise" in parameters and num_rows(drawn) else None
+            own_noise = noise()[rows].to(where) if "noise" in parameters and len(rows) else None
             return render(self.images.images[drawn["base_index"]].to(where), parameters, own_noise)
+
+        def at(rows: Index) -> Tensor:
+            numbers = self.images.images.shape[1:].numel()
+            pieces = torch.arange(num_rows(made_from))[rows].split(max(_PIECE_ROWS, _PIECE_NUMBERS // numbers))
+            return torch.cat([piece(rows) for rows in pieces])
 
         return at
 

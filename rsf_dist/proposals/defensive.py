@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch, Index, Outline, on_cpu, select
+from rsf_dist.batch import Batch, Outline, interleaved, on_cpu
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.base import Proposal, outline
 from rsf_dist.rng import Streams
@@ -57,7 +56,7 @@ class DefensiveProposal:
         if broad.keys() != moved.keys():
             rule = f"the broad proposal has {sorted(broad)}"
             raise InputError("proposal", sorted(moved), rule, "give the refitted proposal the same columns")
-        return _interleaved(broad, moved, from_broad)
+        return interleaved(broad, moved, from_broad)
 
     @property
     def with_class_prior(self) -> Callable[[Tensor], DefensiveProposal]:
@@ -69,19 +68,3 @@ class DefensiveProposal:
         """log q, float [n]; AttributeError where one of the two has no density."""
         broad, moved = self.broad.log_prob(batch), self.moved.log_prob(batch)  # type: ignore[attr-defined]
         return torch.logaddexp(math.log(self.share) + broad, math.log1p(-self.share) + moved)
-
-
-def _interleaved(first: Batch | Outline, second: Batch | Outline, from_first: Tensor) -> Outline:
-    """Rows of `first` in order where `from_first`, bool [n], says so, of `second` in order elsewhere."""
-    position = torch.where(from_first, from_first.cumsum(0), (~from_first).cumsum(0)) - 1
-    costly = {name for part in (first, second) if isinstance(part, Outline) for name in part.make}
-
-    def column(name: str, rows: Index) -> Tensor:
-        here, place = from_first[rows], position[rows]
-        of_first, of_second = select(first, place[here])[name], select(second, place[~here])[name]
-        mixed = of_first.new_empty((len(place), *of_first.shape[1:]))
-        mixed[here], mixed[~here] = of_first, of_second.to(mixed)
-        return mixed
-
-    known = {name: column(name, slice(None)) for name in first if name not in costly}
-    return Outline(known, {name: partial(column, name) for name in first if name in costly})

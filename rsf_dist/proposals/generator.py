@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from rsf_dist.batch import Batch, Outline, on_cpu
+from rsf_dist.device import device, portable, seeded
 from rsf_dist.errors import InputError
-from rsf_dist.models import device, portable, seeded
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.prior import checked_prior
 from rsf_dist.proposals.refit import fit_law, support_ends
@@ -29,7 +29,7 @@ class GeneratorProposal:
 
     Args:
         generator: float32 [n, d] -> n rows; with a class prior (float32 [n, d], int64 [n]) -> n rows. From here on it
-            is the proposal's: in evaluation mode, on a GPU that the process sees while it draws, else on the CPU.
+            is the proposal's: in evaluation mode, on the device that the process computes on.
         latent: the law of z, of event_shape [d].
         class_prior: probability of each class [k], for a generator that takes classes.
         column: the name under which x travels. An `image` that is made as floats [n, c, h, w] is taken as on the scale

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch, num_rows
+from rsf_dist.batch import Batch, Outline, interleaved, num_rows, on_cpu, select
 from rsf_dist.errors import InputError
-from rsf_dist.proposals.base import Proposal
+from rsf_dist.proposals.base import Proposal, outline
 from rsf_dist.rng import Streams
 
 COMPONENT = "component"
@@ -47,20 +47,22 @@ class MixtureProposal:
 
     def sample(self, n: int, rng: Streams) -> Batch:
         """Draw n rows of the mixture."""
+        return on_cpu(self.outline(n, rng))
+
+    def outline(self, n: int, rng: Streams) -> Outline:
+        """As `sample`, what is costly for the proposal made when it is asked for."""
         generator = rng.numpy(purpose=8)
         component = torch.from_numpy((generator.random(n) < self.alpha).astype("int64"))
         chosen = component == 1
         count = int(chosen.sum())
         rows = torch.from_numpy(generator.integers(num_rows(self.target), size=count))
-        drawn = self.proposal.sample(max(n - count, 1), rng)  # one at least, for its columns
+        drawn = outline(self.proposal, max(n - count, 1), rng)  # one at least, for its columns
         if COMPONENT in drawn:
             raise InputError("proposal", COMPONENT, "this column's name is taken", "rename the proposal's column")
-        mixed = {}
-        for name, column in drawn.items():
-            mixed[name] = torch.empty((n, *column.shape[1:]), dtype=column.dtype)
-            mixed[name][~chosen] = column[: n - count]
-            mixed[name][chosen] = self._of_target(name, column)[rows]
-        return {**mixed, COMPONENT: component}
+        one = select(drawn, slice(0, 1))
+        of_target = {name: self._of_target(name, one[name])[rows] for name in drawn}
+        mixed = interleaved(of_target, drawn, chosen)
+        return Outline({**mixed.known, COMPONENT: component}, mixed.make)
 
     def _of_target(self, name: str, column: Tensor) -> Tensor:
         given = self.target.get(name)

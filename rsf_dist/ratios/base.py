@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch, Outline, num_rows
+from rsf_dist.batch import Batch, Index, Outline, num_rows
 from rsf_dist.errors import InputError
 from rsf_dist.user_code import blamed
 
@@ -73,6 +73,17 @@ def log_ratios(ratio: Ratio, batch: Batch | Outline, field: str = "ratio") -> Te
         found = f"{kind} gives {given.dtype} {list(given.shape)}"
         raise InputError(field, found, f"log_ratio must have shape [{n}]", "give one number a row")
     return given.detach().to("cpu", torch.float64)
+
+
+def placed(batch: Batch | Outline, ratio: Ratio) -> Batch | Outline:
+    """What a ratio is to select rows and columns from, where it expects them."""
+    if getattr(ratio, "on_device", False) or not isinstance(batch, Outline):
+        return batch
+    return batch.with_make({name: _landing(make) for name, make in batch.make.items()})
+
+
+def _landing(make: Callable[[Index], Tensor]) -> Callable[[Index], Tensor]:
+    return lambda rows: make(rows).cpu()
 
 
 def _shown(batch: Batch | Outline, ratio: Ratio, field: str) -> Batch:

@@ -73,12 +73,12 @@ Calibration = AffineCalibration | IsotonicCalibration
 
 def calibrate(target_logit: Floats, proposal_logit: Floats, method: Method = "platt") -> Calibration:
     """Fit a calibration on logits [n] of target rows and [m] of proposals; it never reverses the order of rows."""
-    from sklearn.linear_model import LogisticRegression  # here: who samples or trains never calibrates
-
     if method == "none":
         return AffineCalibration()
     if method == "isotonic":
         return _isotonic(target_logit, proposal_logit)
+    from sklearn.linear_model import LogisticRegression  # here: who samples or trains never calibrates
+
     logit = np.concatenate([target_logit, proposal_logit])
     truth, _ = truth_and_weights(target_logit, proposal_logit)
     spread = float(logit.std()) or 1.0  # its units make the penalty, which bounds separable classes, scale-free

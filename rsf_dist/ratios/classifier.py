@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from rsf_dist.accept import Floats
 from rsf_dist.batch import Batch
 from rsf_dist.config import ClassifierRatioConfig, OptimizerConfig
+from rsf_dist.device import device, portable, seeded
 from rsf_dist.errors import InputError
-from rsf_dist.models import Network, NetworkSpec, device, in_pieces, load_network, portable, save_network, seeded
+from rsf_dist.models import Network, NetworkSpec, in_pieces, load_network, save_network
 from rsf_dist.optimization import descend
 from rsf_dist.ratios import calibration as calibrations
 from rsf_dist.ratios.calibration import Calibration, calibrate, truth_and_weights

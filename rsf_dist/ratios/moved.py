@@ -30,8 +30,6 @@ class MovedRatio:
         InputError: q0 or what it is mixed with has no density.
     """
 
-    on_device = True
-
     def __init__(self, ratio: Ratio, moved: DefensiveProposal):
         for part in (moved.broad, moved.moved):
             if not isinstance(part, DensityProposal):

@@ -120,7 +120,7 @@ class Placed(rsf.DistributionProposal):
     def sample(self, n, rng):
         if rng.stage == Stage.SAMPLE:
             (self.notes / f"{os.getpid()}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
-            time.sleep(0.1)  # so that each actor has its part
+            faults.wait_until(lambda: len(list(self.notes.iterdir())) == 2)
         return super().sample(n, rng)
 
 

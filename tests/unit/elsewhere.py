@@ -15,8 +15,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 PLACE = torch.device("meta")  # a name that torch knows everywhere
 _HERE = torch.device("cpu")
 _MOVES = {"aten::_to_copy", "aten::to"}
-_WAITS = {"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero"}  # give numbers to Python
-_TAKE_INDICES = {"aten::index", "aten::index_put_"}  # of the CPU, as a GPU's do
+_WAITS = {  # for a number, or for a size
+    "aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero", "aten::nonzero", "aten::masked_select"
+}  # fmt: skip
+_TAKE_INDICES = {"aten::index", "aten::index_put_", "aten::_index_put_impl_"}
+_TAKE_NO_SCALARS = {"aten::cat", "aten::stack"}  # of another device; others do
 
 
 class Held(Tensor):
@@ -39,35 +42,60 @@ class Held(Tensor):
 
 
 class Elsewhere(TorchDispatchMode):
-    """While it lasts, tensors go to PLACE and back. crossed: shapes of tensors that came back, names of what waited."""
+    """While it lasts, tensors go to PLACE and back.
+
+    sent, crossed: shapes of the tensors that went there and that came back, and among the latter the names of what made
+    the CPU wait for a number.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.sent: list[tuple[int, ...]] = []
         self.crossed: list[tuple[int, ...] | str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, given = function.overloadpacket._qualified_op_name, (args, kwargs or {})
         tensors = [one for one in tree_leaves(given) if isinstance(one, Tensor)]
         named = [one for one in tree_leaves(given) if isinstance(one, torch.device)]
-        there = [isinstance(one, Held) for one in tensors]
-        args, kwargs = tree_map(_here, given)
-        result = function(*args, **kwargs)
+        from_there = any(isinstance(one, Held) for one in tensors)
+        here_args, here_kwargs = tree_map(_here, given)
+        result = function(*here_args, **here_kwargs)
         if name in _MOVES:
-            lands = named[0].type == PLACE.type if named else there[0]
-            if there[0] and not lands:
-                self.crossed.append(tuple(result.shape))
-            return _there(result) if lands else result
-        if name in _WAITS and any(there):
+            return self._moved(result, from_there, named[0] == PLACE if named else from_there)
+        if not from_there:
+            return tree_map(_there, result) if named and named[0] == PLACE else result
+        _require_one_place(name, tensors, args)
+        if name in _WAITS or (name in _TAKE_INDICES and any(isinstance(one, Held) for one in _masks(args[1]))):
             self.crossed.append(name)
+        if not isinstance(result, Tensor) and name in _WAITS:
             return result
-        if not any(there):
-            return tree_map(_there, result) if named and named[0].type == PLACE.type else result
-        apart = [list(one.shape) for one, is_there in zip(tensors, there, strict=True) if not is_there and one.ndim]
-        if apart and name not in _TAKE_INDICES:
-            raise AssertionError(f"{name}: {apart} on the CPU, the others elsewhere")
         if name.endswith("_") and isinstance(tensors[0], Held):  # in place
             return tensors[0]
         return tree_map(_there, result)
+
+    def _moved(self, result: Tensor, from_there: bool, lands_there: bool) -> Tensor:
+        if from_there and not lands_there:
+            self.crossed.append(tuple(result.shape))
+        if lands_there and not from_there:
+            self.sent.append(tuple(result.shape))
+        return _there(result) if lands_there else result
+
+
+def _require_one_place(name: str, tensors: list[Tensor], args: Any) -> None:
+    """AssertionError where a GPU would refuse."""
+    if name in _TAKE_INDICES:  # those may be on the CPU, if the others are not
+        values = [one for one in (args[0], *args[2:3]) if one.ndim]
+        if isinstance(args[0], Held):
+            tensors = values
+    elif name not in _TAKE_NO_SCALARS:
+        tensors = [one for one in tensors if one.ndim or isinstance(one, Held)]
+    apart = [list(one.shape) for one in tensors if not isinstance(one, Held)]
+    if apart:
+        raise AssertionError(f"{name}: {apart} on the CPU, the others elsewhere")
+
+
+def _masks(indices: Any) -> list[Tensor]:
+    return [one for one in indices if isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8)]
 
 
 def _here(value: Any) -> Any:

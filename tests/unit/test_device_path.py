@@ -5,6 +5,7 @@ No GPU is needed: `elsewhere` stands for one. What it cannot tell is how fast a 
 
 import contextlib
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,14 +14,15 @@ from elsewhere import PLACE, Elsewhere, Held
 from torch import nn
 from torch.distributions import Independent, Normal, Uniform
 
-from rsf_dist import fitting, models, pretraining
-from rsf_dist.batch import num_rows, row_digests, select
+from rsf_dist import fitting, pretraining, tryout
+from rsf_dist.batch import num_rows, row_digests
 from rsf_dist.chunk import ChunkWork, draw
-from rsf_dist.config import ClassifierRatioConfig, ModelConfig, OptimizerConfig
+from rsf_dist.config import ClassifierRatioConfig, LabelShiftRatioConfig, ModelConfig, OptimizerConfig
+from rsf_dist.device import compute_on, device
 from rsf_dist.images import ImageSet
-from rsf_dist.proposals import AugmentProposal, DefensiveProposal, GeneratorProposal, augment, generator
+from rsf_dist.proposals import AugmentProposal, DefensiveProposal, GeneratorProposal, MixtureProposal
 from rsf_dist.ratios import ClassifierRatio, GivenClassRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
-from rsf_dist.ratios import classifier as classifiers
+from rsf_dist.ratios.base import Screened
 from rsf_dist.rng import Streams
 from rsf_dist.tasks import ClassificationTask
 
@@ -30,15 +32,14 @@ LAWS = {"rotation": Uniform(-1.0, 1.0), "brightness": Uniform(0.5, 1.0), "transl
 
 @contextlib.contextmanager
 def elsewhere():
-    """What goes to the process's device goes to PLACE."""
+    """A process that was lent PLACE."""
     with pytest.MonkeyPatch.context() as patch, Elsewhere() as mode:
-        for module in (augment, classifiers, fitting, generator, models, pretraining):
-            patch.setattr(module, "device", lambda: PLACE)
-        # torch has generators for real devices only; the same numbers come from one here.
-        real = torch.Generator
-        patch.setattr(torch, "Generator", lambda device="cpu": real())
         patch.setattr(torch, "inference_mode", torch.no_grad)  # whose views keep count of something that Held has not
-        yield mode
+        compute_on(PLACE)
+        try:
+            yield mode
+        finally:
+            compute_on(torch.device("cpu"))
 
 
 def photographs():
@@ -68,13 +69,20 @@ def moved():
     return DefensiveProposal(augmented(), augmented(rotation=Uniform(-0.1, 0.1)), 0.3)
 
 
+def with_target_rows():
+    target = augmented().sample(20, Streams(9))
+    return MixtureProposal(
+        augmented(noise=Uniform(0.0, 0.2)), {"image": target["image"], "label": target["label"]}, 0.2
+    )
+
+
 def painted():
     return GeneratorProposal(Painter(), Independent(Normal(torch.zeros(2), torch.ones(2)), 1))
 
 
-def learned(precision="float32"):
+def learned():
     """A fitted ratio, dropout and all: dim images are the target."""
-    raw = {"network": {"width": 4, "precision": precision}, "optimizer": {"steps": 5, "batch_size": 16}}
+    raw = {"network": {"width": 4}, "optimizer": {"steps": 5, "batch_size": 16}}
     images = photographs().images.repeat(4, 1, 1, 1)
     return ClassifierRatio.fit(images // 2, images, ClassifierRatioConfig.model_validate(raw))
 
@@ -83,6 +91,17 @@ def dimness(batch):
     """A user's function, which knows nothing of devices."""
     assert not any(isinstance(column, Held) for column in batch.values())
     return -batch["image"].float().mean(dim=(1, 2, 3)) / 255
+
+
+class Screening(RewardRatio):
+    """A user's ratio that gives up dark images early, and knows nothing of devices."""
+
+    def __init__(self):
+        super().__init__(dimness)
+
+    def screened(self, batch, exponentials, log_m):
+        log_ratio = self.log_ratio(dict(batch))
+        return Screened(log_ratio, log_ratio > -0.3, torch.zeros_like(log_ratio))
 
 
 def work(proposal, ratio):
@@ -97,6 +116,8 @@ WORKS = {
     "noise": lambda: work(augmented(noise=Uniform(0.0, 0.2)), learned()),
     "painted": lambda: work(painted(), learned()),
     "moved": lambda: work(moved(), learned()),
+    "with target rows": lambda: work(with_target_rows(), learned()),
+    "a screen of one's own": lambda: work(augmented(), Screening()),
     "verdict first": lambda: work(
         augmented(), ProductRatio([VerifierRatio(lambda batch: batch["rotation"] > 0.5, ["rotation"]), learned()])
     ),
@@ -108,7 +129,7 @@ WORKS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(WORKS.keys() - {"noise"}))  # whose numbers are another generator's there
+@pytest.mark.parametrize("name", WORKS)
 def test_a_chunk_has_the_same_rows_there_and_here(name):
     given = WORKS[name]()
     here = given(0)
@@ -120,14 +141,17 @@ def test_a_chunk_has_the_same_rows_there_and_here(name):
     assert there.statistics == here.statistics
 
 
-@pytest.mark.parametrize(("name", "waits"), [("augmented", 0), ("noise", 0), ("painted", 1), ("given class", 0)])
+@pytest.mark.parametrize(
+    ("name", "waits"),
+    [("augmented", 0), ("noise", 0), ("moved", 0), ("with target rows", 0), ("painted", 1), ("given class", 0)],
+)
 def test_only_log_ratios_and_accepted_rows_come_back(name, waits):
     """waits: once a chunk, a generator's numbers are looked at, whether they are finite."""
     given = WORKS[name]()
     with elsewhere() as mode:
         accepted = num_rows(given(0).rows)
     assert [what for what in mode.crossed if not isinstance(what, str)] == [(N,), (accepted, 1, 9, 9)]
-    assert len([what for what in mode.crossed if isinstance(what, str)]) == waits
+    assert len([what for what in mode.crossed if isinstance(what, str)]) == (name == "painted")
 
 
 def test_what_a_verdict_rejects_is_never_made_there():
@@ -140,16 +164,7 @@ def test_what_a_verdict_rejects_is_never_made_there():
     assert accepted < passed < N / 2
 
 
-def test_noise_there_is_the_rows_own_whatever_else_is_made():
-    proposal = augmented(noise=Uniform(0.0, 0.2))
-    with elsewhere():
-        whole, outline = proposal.sample(N, Streams(1)), proposal.outline(N, Streams(1))
-        some = select(outline, torch.tensor([3, 140]))["image"].cpu()
-    assert torch.equal(some, whole["image"][[3, 140]])
-    assert not torch.equal(whole["image"], augmented().sample(N, Streams(1))["image"])
-
-
-@pytest.mark.parametrize("proposal", [augmented, painted, moved])
+@pytest.mark.parametrize("proposal", [augmented, painted, moved, with_target_rows])
 def test_samples_are_on_the_cpu(proposal):
     here = proposal().sample(40, Streams(1))
     with elsewhere():
@@ -187,3 +202,62 @@ def test_models_are_pretrained_there_and_come_back():
     with elsewhere():
         there = pretraining.pretrain(task, photographs(), config, seed=1).state_dict()
     assert all(torch.equal(there[name], here[name]) for name in here)
+
+
+@pytest.mark.parametrize("proposal", [augmented, painted, moved])
+def test_what_is_drawn_twice_is_found_to_be_the_same_there(proposal):
+    with elsewhere():
+        tryout._drawn_twice(proposal(), seed=0)
+
+
+def test_a_prior_and_means_are_estimated_there(monkeypatch):
+    """What runs in Ray tasks, without Ray."""
+    for task in (fitting._estimate_prior, fitting._mean_given_class, fitting._gather):
+        monkeypatch.setattr(fitting, task._function.__name__, task._function)
+    monkeypatch.setattr(fitting, "confine", lambda cpus=1: None)
+    images = photographs()
+    task = ClassificationTask(images.classes, ModelConfig(width=4), channels=1)
+    raw = {"kind": "label_shift", "num_proposals": 300, "optimizer": {"steps": 100, "batch_size": 32}}
+    config = LabelShiftRatioConfig.model_validate(raw)
+    inputs = SimpleNamespace(source=images, target=images)
+    ratio, target = learned(), images.images.repeat(2, 1, 1, 1)
+
+    def found():
+        prior = fitting._estimate_prior(config, task, inputs, augmented(), 1, None)
+        splits = fitting._gather(ClassifierRatioConfig(num_proposals=50), target, moved(), 1, 1)
+        return prior.prior, fitting._mean_given_class(ratio, moved(), 3, 1, 512), splits.fit.proposals
+
+    here = found()
+    with elsewhere():
+        there = found()
+    assert all(np.array_equal(one, other) for one, other in zip(here, there, strict=True))
+
+
+def test_who_was_lent_nothing_computes_on_the_cpu(monkeypatch):
+    """The driver, whatever it sees."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device() == torch.device("cpu")
+    assert augmented().outline(5, Streams(1))["image"].device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "mixes",
+    [
+        lambda there, here: there + here,
+        lambda there, here: here[there.long()],
+        lambda there, here: there.index_put_((torch.tensor([0]),), here[:1]),
+        lambda there, here: here.index_put_((torch.tensor([0]),), there[:1]),
+        lambda there, here: torch.stack([here.sum(), there.sum()]),
+        lambda there, here: torch.cat([here, there]),
+        lambda there, here: there.where(here > 0, 0.0),
+    ],
+)
+def test_the_stand_in_mixes_as_little_as_a_gpu(mixes):
+    with Elsewhere() as mode:
+        there, here = torch.arange(3.0).to(PLACE), torch.arange(3.0)
+        assert (mode.sent, mode.crossed) == ([(3,)], [])
+        with pytest.raises(AssertionError, match="on the CPU"):
+            mixes(there, here)
+        assert (there * 2 + torch.tensor(1.0))[torch.tensor([2])].item() == 5  # as a GPU does
+        assert there[there > 1].cpu().tolist() == [2]
+    assert mode.crossed == ["aten::_local_scalar_dense", "aten::index", (1,)]

@@ -305,7 +305,7 @@ def test_a_row_has_one_value_whatever_its_networks_width(width):
 
 
 @pytest.mark.parametrize(("name", "rows"), [("small_cnn", images(n=70)), ("mlp", numbers(n=70, d=1))])
-def test_bfloat16_is_of_the_layers_alone(name, rows, tmp_path):
+def test_bfloat16_is_of_the_layers_before_the_head(name, rows, tmp_path):
     spec = NetworkSpec(ModelConfig(name=name, precision="bfloat16"), num_outputs=2, channels=1)
     network, full = spec.build().eval(), replace(spec, config=ModelConfig(name=name)).build().eval()
     assert equal_weights(network, full)  # in float32
@@ -313,6 +313,9 @@ def test_bfloat16_is_of_the_layers_alone(name, rows, tmp_path):
     assert logits.dtype == network.features(rows).dtype == torch.float32
     assert torch.allclose(logits, full(rows), rtol=0.05, atol=0.05)  # 8 bits of mantissa
     assert not torch.allclose(logits, full(rows), rtol=1e-4, atol=1e-4)
+    # The head is of float32: hardly two rows have the same logit; and so it is where it is fitted on stored features.
+    assert len(logits[:, 0].unique()) > 60
+    assert torch.equal(network.head(network.features(rows)), network(rows))
     assert torch.equal(in_pieces(network, rows[3:7]), logits[3:7])
     save_network(network, spec, tmp_path)
     assert torch.equal(in_pieces(load_network(tmp_path), rows), logits)
