@@ -15,7 +15,7 @@ class Proposal(Protocol):
     """Draws rows x ~ q. The one method that the sampler needs; those whose density is known also have `log_prob`."""
 
     def sample(self, n: int, rng: Streams) -> Batch:
-        """Draw n rows, all randomness from `rng`, so that equal streams give equal rows."""
+        """Draw n rows, on the CPU, all randomness from `rng`, so that equal streams give equal rows."""
         ...
 
 
@@ -30,7 +30,10 @@ class DensityProposal(Proposal, Protocol):
 
 @runtime_checkable
 class OutliningProposal(Proposal, Protocol):
-    """A proposal with columns that are costly: made of the rows alone that a ratio must see, or that are accepted."""
+    """A proposal with columns that are costly: made of the rows alone that a ratio must see, or that are accepted.
+
+    They may be made, and lie, on the device that the process computes on (`rsf_dist.device`).
+    """
 
     def outline(self, n: int, rng: Streams) -> Batch | Outline:
         """The rows of `sample`, to the last bit; an Outline makes its costly columns when they are asked for."""
