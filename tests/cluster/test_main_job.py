@@ -213,7 +213,7 @@ def test_interrupt_stops_cleanly_and_loses_nothing(config_file: Path, small_run:
 def test_termination_stops_cleanly_and_loses_nothing(config_file: Path, small_run: dict, tmp_path: Path) -> None:
     """SIGTERM 50 steps after a checkpoint: run again, it takes these steps again and makes nothing else anew."""
     log = tmp_path / "log"
-    small_run["training"] |= {"steps": 300, "evaluate_every": 100}
+    small_run["training"] |= {"steps": 300, "evaluate_every": 100, "num_workers": 2}
     small_run |= stepping_run(tmp_path, log, holds_at=150)
     config_file.write_text(yaml.safe_dump(small_run))
     before = stop(config_file, signal.SIGTERM, "ray::RayTrainWorker", lambda: all_took(log, 150, ranks=2))

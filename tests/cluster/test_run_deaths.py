@@ -79,7 +79,8 @@ def test_a_run_killed_while_it_fine_tunes_goes_on_from_its_checkpoint(
 ) -> None:
     """In the middle of training the driver writes nothing: killed 50 steps after the first of three checkpoints."""
     log, fresh_log = tmp_path / "log", tmp_path / "fresh.log"
-    mine = raw | {"output": str(tmp_path / "run"), "training": raw["training"] | {"steps": 300, "evaluate_every": 100}}
+    two = raw["training"] | {"steps": 300, "evaluate_every": 100, "num_workers": 2}
+    mine = raw | {"output": str(tmp_path / "run"), "training": two}
     mine |= stepping_run(tmp_path, log, holds_at=150)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(mine))
     started = time.monotonic()

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import ray
 import torch
+from faults import wait_until
 from scipy import stats
 from torch.distributions import Categorical, Normal, Uniform
 
@@ -120,7 +121,7 @@ class Placed(rsf.DistributionProposal):
     def sample(self, n, rng):
         if rng.stage == Stage.SAMPLE:
             (self.notes / f"{os.getpid()}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
-            faults.wait_until(lambda: len(list(self.notes.iterdir())) == 2)
+            wait_until(lambda: len(list(self.notes.iterdir())) == 2)
         return super().sample(n, rng)
 
 
