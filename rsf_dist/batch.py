@@ -41,6 +41,9 @@ class Outline(Mapping[str, Tensor]):
             self._made[name] = self.make[name](slice(None) if self._rows is None else self._rows)
         return self._made[name]
 
+    def __contains__(self, name: object) -> bool:  # Mapping's own would make the column
+        return name in self.known or name in self.make
+
     def __iter__(self) -> Iterator[str]:
         return iter([*self.make, *self.known])
 

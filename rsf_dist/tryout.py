@@ -254,6 +254,7 @@ def _require_logits(logits: object, num_outputs: int, field: str, value: object)
 
 def _try_own_task(task: Task, model: Any, rows: Batch, factory: str) -> None:
     """Everything that the trainer asks of a task, once."""
+    from torchmetrics import MetricCollection  # here: it takes long to import
 
     def require(fits: bool, rule: str, remedy: str) -> None:
         if not fits:
@@ -265,8 +266,6 @@ def _try_own_task(task: Task, model: Any, rows: Batch, factory: str) -> None:
     loss = task.loss(model.train(), rows)
     shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
     require(shape == [_NETWORK_ROWS], f"loss gives {shape} for {_NETWORK_ROWS} rows", "give one number a row")
-    from torchmetrics import MetricCollection  # here: it takes long to import
-
     require(loss.requires_grad, "loss has no gradient", "compute it from the model's output, without detaching")
     metrics = task.metrics()
     kind = type(metrics).__name__

@@ -12,6 +12,7 @@ from small import small_run_in
 
 from rsf_dist import cli, pipeline
 from rsf_dist.config import parse_config
+from rsf_dist.progress import PlainLines
 from rsf_dist.store import RunStore, Shard
 from rsf_dist.verification import verify
 
@@ -50,6 +51,16 @@ def test_a_run_in_order(run: Path, capsys, monkeypatch) -> None:
         cli.main()
     assert ended.value.code == 0
     assert "in order:" in capsys.readouterr().out
+
+
+def test_chunks_of_a_gpu_are_not_drawn_again_on_a_cpu(run: Path, capsys) -> None:
+    """Whose rounding is another: that is said, and not that the run is wrong."""
+    written = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(written.replace("gpus_per_actor: 0.0", "gpus_per_actor: 0.5"))
+    found = verify(str(run), num_chunks=99, progress=PlainLines())
+    assert (found.wrong, found.num_chunks) == ((), 0)
+    assert found.num_rows == 256
+    assert "drawn on GPUs" in capsys.readouterr().err
 
 
 def flip(file: Path) -> None:

@@ -152,6 +152,10 @@ def test_only_log_ratios_and_accepted_rows_come_back(name, waits):
         accepted = num_rows(given(0).rows)
     assert [what for what in mode.crossed if not isinstance(what, str)] == [(N,), (accepted, 1, 9, 9)]
     assert len([what for what in mode.crossed if isinstance(what, str)]) == (name == "painted")
+    if name != "painted":  # each row's base image goes there once, each target row, and the row whose type is looked at
+        images = sum(shape[0] for shape in mode.sent if len(shape) == 4 and shape[1:] == (1, 9, 9))
+        noisy = name in ("noise", "with target rows")
+        assert N <= images <= 2 * N + 2 if noisy else images == N
 
 
 def test_what_a_verdict_rejects_is_never_made_there():

@@ -327,7 +327,10 @@ def test_a_mixture_makes_of_either_part_what_is_asked_for(augment, share):
     """Also where all rows are of one part."""
     turned = AugmentProposal(photographs(), LAWS | {"rotation": Uniform(2.0, 3.0)})
     mixture = DefensiveProposal(augment, turned, share)
-    whole, outline = mixture.sample(N, Streams(1)), mixture.outline(N, Streams(1))
+    outline = mixture.outline(N, Streams(1))
+    assert "image" in outline
+    assert Counting.rendered == 0
+    whole = mixture.sample(N, Streams(1))
     broad, index = whole["rotation"] < 1, torch.arange(0, N, 7)
     assert {1e-6: not broad.any(), 0.3: 0.2 < broad.double().mean() < 0.4}.get(share, bool(broad.all()))
     Counting.rendered = 0

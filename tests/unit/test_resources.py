@@ -1,12 +1,15 @@
 """Placing bundles on nodes, and waiting for them; a cluster in name only."""
 
+import os
 import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from rsf_dist import resources
 from rsf_dist.config import ClassifierRatioConfig, PoolConfig, TrainingConfig
+from rsf_dist.device import compute_on, device
 from rsf_dist.errors import InputError
 from rsf_dist.resources import Bundle, check_disk, fits
 
@@ -104,3 +107,22 @@ def test_a_disk_with_too_little_room_is_refused(tmp_path, monkeypatch):
     check_disk(str(tmp_path / "run"), 4 * 2**20, "output")
     with pytest.raises(InputError, match="has 3 MiB left, and the run may take 4 MiB"):
         check_disk(str(tmp_path / "run"), 5 * 2**20, "output")
+
+
+@pytest.mark.parametrize(
+    ("lent", "works", "where", "seen"), [([0], True, "cuda", "0"), ([], True, "cpu", ""), ([0], False, "cpu", "0")]
+)
+def test_a_worker_computes_on_the_gpu_that_it_was_lent(lent, works, where, seen, monkeypatch):
+    """And not on one that it merely sees, nor where torch has no use for it."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(resources.ray, "get_gpu_ids", lambda: lent)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: works)
+    monkeypatch.setattr(resources, "keep_freed", lambda: None)
+    threads = torch.get_num_threads()
+    try:
+        resources.confine(1.5)
+        assert torch.get_num_threads() == 1
+        assert (device(), os.environ["CUDA_VISIBLE_DEVICES"]) == (torch.device(where), seen)
+    finally:
+        torch.set_num_threads(threads)
+        compute_on(torch.device("cpu"))
