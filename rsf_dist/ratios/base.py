@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rsf_dist.batch import Batch, Index, Outline, num_rows
+from rsf_dist.device import device
 from rsf_dist.errors import InputError
 from rsf_dist.user_code import blamed
 
@@ -77,7 +78,8 @@ def log_ratios(ratio: Ratio, batch: Batch | Outline, field: str = "ratio") -> Te
 
 def placed(batch: Batch | Outline, ratio: Ratio) -> Batch | Outline:
     """What a ratio is to select rows and columns from, where it expects them."""
-    if getattr(ratio, "on_device", False) or not isinstance(batch, Outline):
+    here = device().type == "cpu" or getattr(ratio, "on_device", False)
+    if here or not isinstance(batch, Outline):  # itself, which remembers what it made, for the rows that are accepted
         return batch
     return batch.with_make({name: _landing(make) for name, make in batch.make.items()})
 

@@ -18,7 +18,7 @@ from rsf_dist.images import ImageSet
 from rsf_dist.pilot import PilotRun, Probe
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal, DistributionProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
-from rsf_dist.ratios.base import log_ratios
+from rsf_dist.ratios.base import Screened, log_ratios
 from rsf_dist.ratios.constant import ConstantRatio
 from rsf_dist.rng import Streams
 from rsf_dist.waves import Plan
@@ -295,6 +295,17 @@ def test_images_are_asked_for_by_several_factors_and_rendered_once_for_each_sele
     found = product.screened(propose(augment, Streams(5, chunk=2), N), torch.ones(N, dtype=torch.float64), log_m)
     assert 0 < int(found.scored.sum()) < num_rows(passed)
     assert Counting.rendered == num_rows(passed)
+
+
+def test_what_a_screen_of_ones_own_has_seen_is_not_made_again(augment):
+    class Screening(RewardRatio):
+        def screened(self, batch, exponentials, log_m):
+            log_ratio = self.log_ratio(dict(batch))
+            return Screened(log_ratio, torch.ones(N, dtype=torch.bool), torch.zeros_like(log_ratio))
+
+    rows = ChunkWork(augment, Screening(brightness_of_images), 0.5, N, seed=5)(2).rows
+    assert num_rows(rows) > 0
+    assert Counting.rendered == N
 
 
 def test_a_pilot_prices_what_is_made_late(monkeypatch):
