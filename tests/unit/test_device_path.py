@@ -158,6 +158,26 @@ def test_only_log_ratios_and_accepted_rows_come_back(name, waits):
         assert N <= images <= 2 * N + 2 if noisy else images == N
 
 
+def test_rows_that_a_proposal_of_ones_own_gives_there_are_taken_too():
+    class There(AugmentProposal):
+        def sample(self, n, rng):
+            return {name: column.to(device()) for name, column in super().sample(n, rng).items()}
+
+    given = work(There(photographs(), LAWS), GivenClassRatio(learned(), SHIFT, np.array([0.1, 0.2, 0.3])))
+    here = given(0)
+    with elsewhere():
+        assert row_digests(given(0).rows) == row_digests(here.rows)
+
+
+def test_a_fitted_ratio_is_gone_on_from_wherever_it_was_used():
+    ratio, rows = learned(), augmented().sample(10, Streams(1))
+    config = ClassifierRatioConfig()
+    with elsewhere():
+        ratio.log_ratio(rows)
+        _, networks = fitting.Before(ratio, steps=5).starting_point(config, channels=1, seed=0)
+    assert not any(isinstance(value, Held) for value in networks[0].state_dict().values())
+
+
 def test_what_a_verdict_rejects_is_never_made_there():
     given = WORKS["verdict first"]()
     with elsewhere() as mode:
