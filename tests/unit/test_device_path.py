@@ -21,7 +21,15 @@ from rsf_dist.config import ClassifierRatioConfig, LabelShiftRatioConfig, ModelC
 from rsf_dist.device import compute_on, device
 from rsf_dist.images import ImageSet
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal, GeneratorProposal, MixtureProposal
-from rsf_dist.ratios import ClassifierRatio, GivenClassRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
+from rsf_dist.ratios import (
+    ClassifierRatio,
+    GivenClassRatio,
+    LabelShiftRatio,
+    ProductRatio,
+    RelativeRatio,
+    RewardRatio,
+    VerifierRatio,
+)
 from rsf_dist.ratios.base import Screened
 from rsf_dist.rng import Streams
 from rsf_dist.tasks import ClassificationTask
@@ -117,6 +125,7 @@ WORKS = {
     "painted": lambda: work(painted(), learned()),
     "moved": lambda: work(moved(), learned()),
     "with target rows": lambda: work(with_target_rows(), learned()),
+    "relative": lambda: work(with_target_rows(), RelativeRatio(learned(), with_target_rows())),
     "a screen of one's own": lambda: work(augmented(), Screening()),
     "verdict first": lambda: work(
         augmented(), ProductRatio([VerifierRatio(lambda batch: batch["rotation"] > 0.5, ["rotation"]), learned()])
@@ -154,7 +163,7 @@ def test_only_log_ratios_and_accepted_rows_come_back(name, waits):
     assert len([what for what in mode.crossed if isinstance(what, str)]) == (name == "painted")
     if name != "painted":  # each row's base image goes there once, each target row, and the row whose type is looked at
         images = sum(shape[0] for shape in mode.sent if len(shape) == 4 and shape[1:] == (1, 9, 9))
-        noisy = name in ("noise", "with target rows")
+        noisy = name in ("noise", "with target rows", "relative")
         assert N <= images <= 2 * N + 2 if noisy else images == N
 
 

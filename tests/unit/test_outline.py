@@ -17,6 +17,7 @@ from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet
 from rsf_dist.pilot import PilotRun, Probe
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal, DistributionProposal
+from rsf_dist.proposals import augment as augments
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
 from rsf_dist.ratios.base import Screened, log_ratios
 from rsf_dist.ratios.constant import ConstantRatio
@@ -114,6 +115,16 @@ def test_an_image_is_made_once(augment):
     assert Counting.rendered == N
     assert torch.equal(select(outline, slice(0, 5))["image"], outline["image"][:5])
     assert Counting.rendered == N
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(9, [2500]), (64, [64] * 39 + [4]), (300, [32] * 78 + [4])])
+def test_images_are_rendered_in_pieces_that_fit_into_caches(size, sizes, monkeypatch):
+    """2^18 numbers at once, but 32 rows at least."""
+    seen = []
+    monkeypatch.setattr(augments, "render", lambda images, *_: seen.append(len(images)) or images[:, :, :1, :1])
+    outline = AugmentProposal(photographs(size), {"brightness": Uniform(0.5, 1.0)}).outline(2500, Streams(1))
+    assert len(outline["image"]) == 2500
+    assert seen == sizes
 
 
 def test_a_transform_of_ones_own_draws_its_numbers_in_order():
