@@ -7,8 +7,13 @@ they are asked for again: a third to a half of the time of a chunk of cheap dens
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 KEPT_BYTES = 256 * 2**20
 """That the free end of a process's heap may grow to. Holes between pieces still in use are not bounded by it."""
@@ -33,6 +38,19 @@ def give_back() -> None:
     malloc_trim = _of_glibc("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+def gives_back(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """The function, followed by `give_back` when all that it held but its result is free."""
+
+    @functools.wraps(function)
+    def followed(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return function(*args, **kwargs)
+        finally:
+            give_back()
+
+    return followed
 
 
 def _of_glibc(name: str) -> Callable[..., int] | None:

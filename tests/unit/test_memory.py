@@ -2,8 +2,11 @@ import os
 import platform
 import subprocess
 import sys
+import weakref
 
 import pytest
+
+from rsf_dist import memory
 
 FAULTS = """
 import resource, sys, threading
@@ -51,6 +54,26 @@ def test_holes_are_given_back():
     own = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "33554432"}
     assert printed(GIVEN_BACK)[0] > 50  # of 100 MiB
     assert printed(GIVEN_BACK, **own)[0] < 10  # one's own stay
+
+
+def test_memory_is_given_back_once_a_function_holds_nothing_any_more(monkeypatch):
+    class Held:
+        """What can be watched."""
+
+    def works(fails: bool) -> str:
+        held = Held()
+        watched.append(weakref.ref(held))
+        if fails:
+            raise KeyError
+        return "done"
+
+    watched, alive = [], []
+    monkeypatch.setattr(memory, "give_back", lambda: alive.append(watched[-1]()))
+    assert memory.gives_back(works)(fails=False) == "done"
+    with pytest.raises(KeyError):
+        memory.gives_back(works)(fails=True)
+    assert alive[0] is None
+    assert len(alive) == 2
 
 
 def printed(script: str, *arguments: str, **environment: str) -> list[int]:
