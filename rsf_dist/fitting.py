@@ -55,7 +55,7 @@ from rsf_dist.ratios.base import log_ratios
 from rsf_dist.ratios.class_prior import BiasCorrectedTemperature, ClassPrior, bbse, em
 from rsf_dist.ratios.classifier import Split, Splits, member_seed, network_spec, split_evidence
 from rsf_dist.ratios.given_class import class_log_means
-from rsf_dist.resources import check_ratio, confine
+from rsf_dist.resources import check_ratio, confine, in_task
 from rsf_dist.rng import Stage, Streams
 from rsf_dist.tasks import ClassificationTask, Task
 from rsf_dist.tasks.discrimination import DiscriminationTask
@@ -221,16 +221,16 @@ def fit_classifier(
     check_ratio(config)
     config, initial = (before or Before()).starting_point(config, target.shape[1], seed)
     split_seed = seed if split_seed is None else split_seed
+    share = {"cpus": config.cpus, "gpus": config.gpus}
+    if config.num_workers == 0:
+        return in_task(_fit, config, target, proposal, seed, initial, split_seed, **share)
+    splits = in_task(_gather, config, target, proposal, seed, split_seed, **share)
     with unwrapped():
-        task = {"num_cpus": config.cpus, "num_gpus": config.gpus}
-        if config.num_workers == 0:
-            return ray.get(_fit.options(**task).remote(config, target, proposal, seed, initial, split_seed))
-        splits = ray.get(_gather.options(**task).remote(config, target, proposal, seed, split_seed))
         networks = [
             _fit_parallel(config, splits, member_seed(seed, member), checkpoints, initial[member] if initial else None)
             for member in range(config.ensemble)
         ]
-        return ray.get(_calibrate.options(**task).remote(config, networks, splits))
+    return in_task(_calibrate, config, networks, splits, **share)
 
 
 def estimate_prior(
@@ -246,12 +246,10 @@ def estimate_prior(
     task: whose model learns to tell the classes of proposals apart, beginning with `initial` where that is given.
     """
     check_ratio(config, "rounds.class_prior" if isinstance(config, ClassPriorConfig) else "ratio")
-    options = {"num_cpus": config.cpus, "num_gpus": config.gpus}
-    with unwrapped():
-        return ray.get(_estimate_prior.options(**options).remote(config, task, inputs, proposal, seed, initial))
+    share = {"cpus": config.cpus, "gpus": config.gpus}
+    return in_task(_estimate_prior, config, task, inputs, proposal, seed, initial, **share)
 
 
-@ray.remote
 def _fit(
     config: ClassifierRatioConfig,
     target: Tensor,
@@ -265,13 +263,11 @@ def _fit(
     return ClassifierRatio.fit(target, proposals, config, seed, initial=initial, split_seed=split_seed)
 
 
-@ray.remote
 def _gather(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int, split_seed: int) -> Splits:
     confine(config.cpus)
     return split_evidence(target, _proposals(config, proposal, seed), config, split_seed)
 
 
-@ray.remote
 def _calibrate(config: ClassifierRatioConfig, networks: list[Network], splits: Splits) -> ClassifierRatio:
     confine(config.cpus)
     spec = network_spec(config, channels=splits.fit.target.shape[1])
@@ -280,13 +276,10 @@ def _calibrate(config: ClassifierRatioConfig, networks: list[Network], splits: S
 
 def mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, sampling: SamplingConfig) -> Floats:
     """log E_q[r | y] of each class, float64 [num_classes], from fresh proposals; see `class_log_means`."""
-    task = {"num_cpus": sampling.pool.cpus_per_actor, "num_gpus": sampling.pool.gpus_per_actor}
-    with unwrapped():
-        given = (ratio, proposal, num_classes, seed, sampling.chunk_size)
-        return ray.get(_mean_given_class.options(**task).remote(*given))
+    share = {"cpus": sampling.pool.cpus_per_actor, "gpus": sampling.pool.gpus_per_actor}
+    return in_task(_mean_given_class, ratio, proposal, num_classes, seed, sampling.chunk_size, **share)
 
 
-@ray.remote
 def _mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, chunk_size: int) -> Floats:
     confine()
     found, labels = [], []
@@ -298,7 +291,6 @@ def _mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, seed: 
     return class_log_means(np.concatenate(found), np.concatenate(labels), num_classes)
 
 
-@ray.remote
 def _estimate_prior(
     config: LabelShiftRatioConfig | ClassPriorConfig,
     task: Task,

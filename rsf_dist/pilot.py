@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 import torch
 
 from rsf_dist.accept import Floats
@@ -26,11 +25,11 @@ from rsf_dist.batch import Batch, Outline, num_rows, on_cpu, row_digests, select
 from rsf_dist.chunk import draw, refuse_nonfinite
 from rsf_dist.config import PoolConfig
 from rsf_dist.envelope import Pilot
-from rsf_dist.errors import InputError, RsfError, unwrapped
+from rsf_dist.errors import InputError, RsfError
 from rsf_dist.pool import BLAMED, HANGS
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
-from rsf_dist.resources import confine
+from rsf_dist.resources import confine, in_task
 from rsf_dist.rng import Streams
 from rsf_dist.time_limit import in_time, time_limit
 
@@ -115,14 +114,12 @@ def draw_pilot(
         InputError: the proposal or the ratio breaks its contract.
         StatisticalRefusal: a log ratio is NaN or +inf.
     """
-    task = _draw.options(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor)
-    with unwrapped():
-        found = ray.get(task.remote(proposal, ratio, streams, num_pilot, chunk_size, probe, pool.chunk_seconds))
+    share = {"cpus": pool.cpus_per_actor, "gpus": pool.gpus_per_actor}
+    found = in_task(_draw, proposal, ratio, streams, num_pilot, chunk_size, probe, pool.chunk_seconds, **share)
     refuse_nonfinite(int((~(found.rows.log_ratio < np.inf)).sum()), num_pilot, "pilot ")
     return found
 
 
-@ray.remote
 def _draw(
     proposal: Proposal,
     ratio: Ratio,

@@ -14,7 +14,6 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
-import ray
 import torch
 
 from rsf_dist.accept import Floats
@@ -28,7 +27,7 @@ from rsf_dist.pilot import stored_bytes
 from rsf_dist.pool import BLAMED, HANGS, map_chunks
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
-from rsf_dist.resources import confine, max_actors
+from rsf_dist.resources import confine, in_task, max_actors
 from rsf_dist.rng import Stage, Streams
 from rsf_dist.time_limit import time_limit
 from rsf_dist.waves import Plan
@@ -51,12 +50,10 @@ class Glance:
 
 def glance(proposal: Proposal, ratio: Ratio, seed: int, pool: PoolConfig) -> Glance:
     """Draw and score a few rows in a Ray task with an actor's resources."""
-    task = _glance.options(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor)
-    with unwrapped():
-        return ray.get(task.remote(proposal, ratio, seed, pool.chunk_seconds))
+    share = {"cpus": pool.cpus_per_actor, "gpus": pool.gpus_per_actor}
+    return in_task(_glance, proposal, ratio, seed, pool.chunk_seconds, **share)
 
 
-@ray.remote
 def _glance(proposal: Proposal, ratio: Ratio, seed: int, seconds: float) -> Glance:
     confine()
     size, fastest, started = _GLANCE_ROWS, math.inf, time.monotonic()

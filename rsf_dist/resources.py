@@ -13,11 +13,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.data  # importing it sets the levels of its loggers, which `_join` sets again
@@ -37,10 +37,11 @@ from rsf_dist.config import (
     TrainingConfig,
 )
 from rsf_dist.device import compute_on
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, unwrapped
 from rsf_dist.memory import keep_freed
 
 _POLL_SECONDS = 2.0
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -79,6 +80,17 @@ def confine(cpus: float = 1) -> None:
     compute_on(torch.device("cuda" if lent and torch.cuda.is_available() else "cpu"))
 
 
+def in_task(function: Callable[..., _T], *arguments: Any, cpus: float, gpus: float = 0) -> _T:
+    """What the function gives in a Ray task of its own, with that share of a node. Raises what it raises.
+
+    Where it has a GPU, its process ends with it: another task there would find torch bound to a GPU that by then may be
+    someone else's. Ray does so for what is declared with `num_gpus`, and not where `options` says it.
+    """
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
+    with unwrapped():
+        return ray.get(task.remote(*arguments))
+
+
 def ensure_cluster() -> None:
     """Join one, for a call from Python outside of `cluster`."""
     if not ray.is_initialized():
@@ -105,6 +117,8 @@ def _join(address: str, verbose: bool, code: str | None = None) -> None:
         raise InputError("address", address, f"no Ray cluster answers ({err})", remedy) from err
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(level)
+    if not verbose:  # drawn where tqdm is installed
+        ray.data.DataContext.get_current().enable_progress_bars = False
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from rsf_dist.envelope import Choice, Envelope, PilotEnvelope, choose
 from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal, unwrapped
 from rsf_dist.harvest import ChunkRecorder, Harvest
 from rsf_dist.journal import Journal
+from rsf_dist.memory import gives_back
 from rsf_dist.pilot import PilotRun, Probe, draw_pilot
 from rsf_dist.pool import map_chunks
 from rsf_dist.progress import Progress
@@ -75,6 +76,7 @@ class RejectionSampler:
         self.seed, self.chunk_size, self.stage = seed, chunk_size, stage
         self.pool, self.store, self.budget = pool or PoolConfig(), store, budget or Budget()
 
+    @gives_back  # half of what long waves take of the driver's memory is free by then
     def sample(self, num_accepted: int, round: int = 0, progress: Progress | None = None) -> AcceptedSet:
         """Sample until `num_accepted` rows are accepted.
 
@@ -95,6 +97,7 @@ class RejectionSampler:
         self._check_shortfall(plan, harvest)
         return self._hand_over(plan, harvest, journal)
 
+    @gives_back
     def top_k(
         self, k: int, num_proposals: int | None = None, round: int = 0, progress: Progress | None = None
     ) -> AcceptedSet:
@@ -229,7 +232,7 @@ class RejectionSampler:
             choice.reshape,
             pool_size,
         )
-        return Plan(choice, work, pilot)
+        return Plan(choice, work, pilot, on_gpus=self.pool.gpus_per_actor > 0)
 
     def _thresholds(self, pilot: PilotRun, acceptance: float, round: int) -> Iterator[float]:
         """What `_below` names, from the one on that the store's chunks were drawn at."""

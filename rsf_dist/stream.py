@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import ray
 from numpy.typing import NDArray
 from ray.data import Dataset
 
@@ -24,9 +23,8 @@ from rsf_dist.batch import to_table
 from rsf_dist.chunk import BOOKKEEPING, ChunkWork, propose, refuse_nonfinite
 from rsf_dist.config import PoolConfig
 from rsf_dist.diagnostics import ROUNDING
-from rsf_dist.errors import unwrapped
 from rsf_dist.pool import BLAMED, HANGS, over_actors
-from rsf_dist.resources import confine, max_actors
+from rsf_dist.resources import confine, in_task, max_actors
 from rsf_dist.rng import Streams
 from rsf_dist.time_limit import time_limit
 
@@ -34,7 +32,7 @@ LEDGER = "ledger"
 """The column that `RowStream.dataset` adds on demand: a row's LEDGER_ROW, as bytes."""
 
 _TASKS = 1_000  # as planned, and as many again for the rest of the budget; each costs the driver some 10 KB
-_TASKS_AHEAD = 3  # results an actor may have lying in the object store
+_TASKS_AHEAD = 2  # results an actor may have lying in the object store
 
 
 @dataclass(frozen=True)
@@ -139,9 +137,8 @@ class RowStream:
 def measured(stream: RowStream) -> RowStream:
     """The stream with `columns` and `row_bytes` filled in, from one proposal drawn as actors do. Raises InputError."""
     pool = stream.pool
-    task = _one_proposal.options(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor)
-    with unwrapped():
-        columns, row_bytes = ray.get(task.remote(stream.work, pool.chunk_seconds))
+    share = {"cpus": pool.cpus_per_actor, "gpus": pool.gpus_per_actor}
+    columns, row_bytes = in_task(_one_proposal, stream.work, pool.chunk_seconds, **share)
     return replace(stream, columns=columns, row_bytes=row_bytes)
 
 
@@ -181,7 +178,6 @@ def ledger_in(rows: pa.Table) -> NDArray[np.void]:
 _BOOKKEEPING_BYTES = 8 * len(BOOKKEEPING) + LEDGER_ROW.itemsize
 
 
-@ray.remote
 def _one_proposal(work: ChunkWork, seconds: float) -> tuple[tuple[str, ...], int]:
     """The proposal's columns, and the bytes of a row."""
     confine()

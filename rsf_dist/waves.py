@@ -27,11 +27,15 @@ _MAX_TASKS = 1_000  # a wave; each leaves some 10 KB with the driver
 
 @dataclass(frozen=True)
 class Plan:
-    """What the pilot taught: M, the chunks' work, and what follows for the waves."""
+    """What the pilot taught: M, the chunks' work, and what follows for the waves.
+
+    on_gpus: whether chunks are drawn there.
+    """
 
     choice: Choice
     work: ChunkWork
     pilot: PilotRun
+    on_gpus: bool = False
 
     @property
     def score(self) -> Floats:
@@ -86,8 +90,11 @@ class Plan:
         return max(1, math.ceil(wave / _MAX_TASKS), min(self.chunks_in(_TASK_SECONDS), several_each))
 
     def is_brief(self, wave: int, actors: int) -> bool:
-        """Whether actors would take longer to start than to draw a wave of so many chunks."""
-        return wave * self.seconds_per_chunk / actors < START_SECONDS
+        """Whether actors would take longer to start than to draw a wave of so many chunks, and tasks would not.
+
+        On GPUs each task would start a process too.
+        """
+        return not self.on_gpus and wave * self.seconds_per_chunk / actors < START_SECONDS
 
     def chunks_in(self, seconds: float) -> int:
         """Chunks that one core computes in this time, at least one."""

@@ -22,6 +22,7 @@ from rsf_dist import pool
 from rsf_dist import sampler as sampling
 from rsf_dist.batch import from_table
 from rsf_dist.diagnostics import acceptance_interval
+from rsf_dist.resources import in_task
 from rsf_dist.rng import Stage
 from rsf_dist.waves import Plan
 
@@ -125,23 +126,30 @@ class Placed(rsf.DistributionProposal):
         return super().sample(n, rng)
 
 
-def test_two_actors_share_a_gpu_and_others_see_none(accepted, ray_cluster, tmp_path, monkeypatch) -> None:
-    """The node's GPU is one in name only: what is tested is who may use it."""
-    monkeypatch.setattr(Plan, "is_brief", lambda *_: False)
-    monkeypatch.setattr(Plan, "chunks_per_task", lambda *_: 1)
+@pytest.fixture
+def gpu_in_name(ray_cluster):
+    """A node whose GPU is none: what is tested is who may use it."""
     node = ray_cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=100 * 2**20)
-    try:
-        for gpus, seen in [(0.5, "0"), (0.0, "")]:
-            notes = tmp_path / f"{gpus}"
-            notes.mkdir()
-            two = rsf.PoolConfig(min_actors=2, max_actors=2, cpus_per_actor=0.5, gpus_per_actor=gpus)
-            proposal = Placed(notes)
-            ratio = rsf.DensityRatio(Normal(0.0, 1.0), proposal, log_bound=math.log(2))
-            found = rsf.RejectionSampler(proposal, ratio, rsf.FixedEnvelope(math.log(2)), chunk_size=1000, pool=two)
-            assert found.sample(20_000).fingerprint == accepted.fingerprint
-            assert [note.read_text() for note in notes.iterdir()] == [seen, seen]
-    finally:
-        ray_cluster.remove_node(node)
+    yield
+    ray_cluster.remove_node(node)
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [(0.5, "0"), (0.0, "")])
+def test_two_actors_share_a_gpu_and_others_see_none(gpus, seen, accepted, gpu_in_name, tmp_path, monkeypatch) -> None:
+    if gpus == 0:  # such a pool takes actors for long waves only
+        monkeypatch.setattr(Plan, "is_brief", lambda *_: False)
+    monkeypatch.setattr(Plan, "chunks_per_task", lambda *_: 1)
+    two = rsf.PoolConfig(min_actors=2, max_actors=2, cpus_per_actor=0.5, gpus_per_actor=gpus)
+    proposal = Placed(tmp_path)
+    ratio = rsf.DensityRatio(Normal(0.0, 1.0), proposal, log_bound=math.log(2))
+    found = rsf.RejectionSampler(proposal, ratio, rsf.FixedEnvelope(math.log(2)), chunk_size=1000, pool=two)
+    assert found.sample(20_000).fingerprint == accepted.fingerprint
+    assert [note.read_text() for note in tmp_path.iterdir()] == [seen, seen]
+
+
+def test_a_task_that_had_a_gpu_ends_its_process(gpu_in_name) -> None:
+    """Which torch would have bound to it."""
+    assert len({in_task(os.getpid, cpus=1, gpus=1) for _ in range(3)}) == 3
 
 
 def test_work_that_is_brief_runs_in_tasks_and_gives_the_same(mark, tmp_path, monkeypatch) -> None:

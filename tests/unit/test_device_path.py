@@ -244,8 +244,6 @@ def test_what_is_drawn_twice_is_found_to_be_the_same_there(proposal):
 
 def test_a_prior_and_means_are_estimated_there(monkeypatch):
     """What runs in Ray tasks, without Ray."""
-    for task in (fitting._estimate_prior, fitting._mean_given_class, fitting._gather):
-        monkeypatch.setattr(fitting, task._function.__name__, task._function)
     monkeypatch.setattr(fitting, "confine", lambda cpus=1: None)
     images = photographs()
     task = ClassificationTask(images.classes, ModelConfig(width=4), channels=1)

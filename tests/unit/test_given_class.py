@@ -233,7 +233,7 @@ def test_means_are_of_fresh_proposals_in_chunks(monkeypatch):
             return super().sample(n, rng)
 
     monkeypatch.setattr(fitting, "confine", lambda *_: None)
-    means = fitting._mean_given_class._function(OfLooks(), Counted(), 3, seed=0, chunk_size=5_000)
+    means = fitting._mean_given_class(OfLooks(), Counted(), 3, seed=0, chunk_size=5_000)
     assert sizes == [5_000, 3_192]
     assert drawn_from == [2, 3]  # 0 is the fit's, 1 the estimate's of the mix
     assert np.exp(means) == pytest.approx(np.exp(LOG_MEANS), abs=0.16)

@@ -209,6 +209,7 @@ def test_chunks_per_task(chunks, actors, per_task):
 def test_a_wave_is_brief_that_is_drawn_before_actors_would_have_started(chunks, actors, brief, monkeypatch):
     """And the sampler has the pool draw it in tasks."""
     assert plan().is_brief(chunks, actors) == brief
+    assert not replace(plan(), on_gpus=True).is_brief(chunks, actors)  # where each task starts a process
     asked = []
     monkeypatch.setattr(sampler, "max_actors", lambda pool: actors)
     monkeypatch.setattr(sampler, "map_chunks", lambda *given: asked.append(given) or [])

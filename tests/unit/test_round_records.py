@@ -226,12 +226,12 @@ def asked(monkeypatch):
     """What a Ray task would have been asked to fit: configuration, initial networks, seeds."""
     calls = []
 
-    def remote(config, target, proposal, seed, initial, split_seed):
+    def in_task(function, config, target, proposal, seed, initial, split_seed, **share):
+        assert function is fitting._fit
         calls.append(SimpleNamespace(steps=config.optimizer.steps, initial=initial, seeds=(seed, split_seed)))
 
-    monkeypatch.setattr(fitting, "_fit", SimpleNamespace(options=lambda **_: SimpleNamespace(remote=remote)))
+    monkeypatch.setattr(fitting, "in_task", in_task)
     monkeypatch.setattr(fitting, "check_ratio", lambda config: None)
-    monkeypatch.setattr(fitting.ray, "get", lambda given: given)
     return calls
 
 
