@@ -82,7 +82,15 @@ def select(batch: Mapping[str, Tensor], index: Index) -> Batch | Outline:
     """The rows at `index` (a boolean mask [n], positions, or a slice) of every column; of an outline, an outline."""
     if isinstance(batch, Outline):
         return batch.select(index)
-    return {name: column[index] for name, column in batch.items()}
+    return {name: rows_at(column, index) for name, column in batch.items()}
+
+
+def rows_at(column: Tensor, index: Index) -> Tensor:
+    """column[index], wherever the column is, of an index on the CPU; copied row by row rather than number by number."""
+    if isinstance(index, slice):
+        return column[index]
+    positions = torch.nonzero(index).flatten() if index.dtype == torch.bool else index
+    return column.index_select(0, positions.to(column.device, non_blocking=True))
 
 
 def interleaved(first: Batch | Outline, second: Batch | Outline, from_first: Tensor) -> Outline:
@@ -97,9 +105,8 @@ def interleaved(first: Batch | Outline, second: Batch | Outline, from_first: Ten
         here, place = from_first[rows], position[rows]
         of_first, of_second = _rows_of(first, name, place[here]), _rows_of(second, name, place[~here])
         where = of_second.device if of_first.device.type == "cpu" else of_first.device
-        mixed = torch.empty((len(place), *of_first.shape[1:]), dtype=of_first.dtype, device=where)
-        mixed[here], mixed[~here] = of_first.to(mixed), of_second.to(mixed)
-        return mixed
+        both = torch.cat([part.to(where, of_first.dtype, non_blocking=True) for part in (of_first, of_second)])
+        return rows_at(both, torch.where(here, here.cumsum(0), len(of_first) + (~here).cumsum(0)) - 1)
 
     known = {name: column(name, slice(None)) for name in first if name not in costly}
     return Outline(known, {name: partial(column, name) for name in first if name in costly})
@@ -109,7 +116,7 @@ def _rows_of(batch: Batch | Outline, name: str, index: Tensor) -> Tensor:
     """A column's rows; nothing else is made or copied."""
     if isinstance(batch, Outline) and name in batch.make:
         return batch.select(index)[name]
-    return batch[name][index]
+    return rows_at(batch[name], index)
 
 
 def on_cpu(batch: Mapping[str, Tensor]) -> Batch:

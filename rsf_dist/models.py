@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from rsf_dist import user_code
 from rsf_dist.config import ModelConfig
-from rsf_dist.device import device
+from rsf_dist.device import at_once, device
 from rsf_dist.errors import InputError
 
-_PIECE_NUMBERS, _PIECE_ROWS = 2**18, (32, 4096)  # rows scored at once: bounded memory for large images, few calls
+_PIECE_NUMBERS, _FEWEST_ROWS, _MOST_ROWS = 2**18, 32, 4096  # scored at once: bounded memory, few calls
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -249,14 +249,15 @@ _OWN: dict[str, Callable[[NetworkSpec], Network]] = {"small_cnn": NetworkSpec._s
 def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, numbers_per_row: int | None = None) -> Tensor:
     """`function` of rows [n, …], in pieces of one size, the last one filled up with its first row.
 
-    A piece has 2^18 numbers, `numbers_per_row` (None: as they are) being those of a row, but no less than 32 rows.
+    A piece has 2^18 numbers, `numbers_per_row` (None: as they are) being those of a row, but no less than 32 rows; on a
+    GPU four times as many.
     Kernels for batches of different sizes round differently; so a row's value is the same whatever it is scored with.
     (Seen otherwise on some processors for layers of 5 to 10 inputs, whose kernels round by a row's place.)
     """
     if not len(rows):
         return function(rows.to(device()))
     numbers = numbers_per_row or max(1, rows[:1].numel())
-    size = 2 ** int(np.log2(np.clip(_PIECE_NUMBERS // numbers, *_PIECE_ROWS)))
+    size = 2 ** int(np.log2(np.clip(at_once(_PIECE_NUMBERS) // numbers, at_once(_FEWEST_ROWS), _MOST_ROWS)))
     with torch.inference_mode():
         pieces = []
         for piece in rows.split(size):

@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from rsf_dist.batch import Batch, from_table
 from rsf_dist.checkpoints import RunFolder, seal
 from rsf_dist.config import TrainingConfig
+from rsf_dist.device import compute_on
 from rsf_dist.errors import StatisticalRefusal
 from rsf_dist.feed import Intake, deliveries, start_feed, stop_feed
 from rsf_dist.memory import keep_freed
@@ -126,6 +127,7 @@ def _steps(config: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(loop.training.cpus_per_worker)))
     keep_freed()
     device = get_device() if loop.training.use_gpu else torch.device("cpu")
+    compute_on(device)
     model = ray.get(config["initial"]).to(device)  # before the optimizer, whose restored state follows its parameters
     optimizer, schedule = optimizer_and_schedule(model, loop.training)
     state = TrainingState(

@@ -8,17 +8,17 @@ made from is known, and what it was made from travels with the row.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from rsf_dist.batch import Batch, Index, Outline, num_rows, on_cpu, select
-from rsf_dist.device import device
+from rsf_dist.batch import Batch, Index, Outline, num_rows, on_cpu, rows_at, select
+from rsf_dist.device import at_once, device, there
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet
 from rsf_dist.proposals.distribution import log_density
+from rsf_dist.proposals.noise import PixelNoise
 from rsf_dist.proposals.prior import checked_prior
 from rsf_dist.proposals.refit import fit_law, support_ends
 from rsf_dist.proposals.rendering import NEUTRAL, render
@@ -125,22 +125,19 @@ class AugmentProposal:
 
     def _images(self, made_from: Batch, generator: torch.Generator) -> Callable[[Index], Tensor]:
         """What renders the rows at given positions, with the noise that each has among all of them."""
-        where = device()
-
-        @cache
-        def noise() -> Tensor:  # on the CPU: GPUs of other models would draw other numbers
-            return torch.randn((num_rows(made_from), *self.images.images.shape[1:]), generator=generator)
+        shape = self.images.images.shape[1:]
+        size = max(at_once(_PIECE_ROWS), at_once(_PIECE_NUMBERS) // shape.numel())
+        noise = PixelNoise(num_rows(made_from), shape, generator, size if device().type == "cuda" else None)
 
         def piece(rows: Tensor) -> Tensor:
             drawn = select(made_from, rows)
-            parameters = {name: drawn[name].to(where) for name in self.parameters}
-            own_noise = noise()[rows].to(where) if "noise" in parameters and len(rows) else None
-            return render(self.images.images[drawn["base_index"]].to(where), parameters, own_noise)
+            columns = [drawn[name] for name in self.parameters]
+            parameters = dict(zip(self.parameters, there(torch.stack(columns)), strict=True)) if columns else {}
+            base = there(rows_at(self.images.images, drawn["base_index"]))
+            return render(base, parameters, noise.of(rows) if "noise" in parameters and len(rows) else None)
 
         def at(rows: Index) -> Tensor:
-            numbers = self.images.images.shape[1:].numel()
-            pieces = torch.arange(num_rows(made_from))[rows].split(max(_PIECE_ROWS, _PIECE_NUMBERS // numbers))
-            return torch.cat([piece(rows) for rows in pieces])
+            return torch.cat([piece(rows) for rows in torch.arange(num_rows(made_from))[rows].split(size)])
 
         return at
 

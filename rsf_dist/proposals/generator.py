@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from rsf_dist.batch import Batch, Outline, on_cpu
-from rsf_dist.device import device, portable, seeded
+from rsf_dist.device import at_once, device, portable, seeded
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.prior import checked_prior
@@ -101,7 +101,7 @@ class GeneratorProposal:
         where = device()
         self.generator.eval().to(where)
         with torch.inference_mode():
-            columns = (column.split(_PIECE_ROWS) for column in made_from)
+            columns = (column.split(at_once(_PIECE_ROWS)) for column in made_from)
             pieces, finite = zip(
                 *(self._piece(*(part.to(where) for part in parts)) for parts in zip(*columns, strict=True)),
                 strict=True,

@@ -12,6 +12,7 @@ import rsf_dist as rsf
 from rsf_dist.batch import Batch
 from rsf_dist.chunk import ChunkWork
 from rsf_dist.config import ModelConfig
+from rsf_dist.device import device
 from rsf_dist.images import ImageSet
 from rsf_dist.models import NetworkSpec, in_pieces
 
@@ -59,10 +60,11 @@ class Scored:
     """A network's logit of the image, as a classifier ratio has it, without its fit."""
 
     log_bound = 10.0
+    on_device = True
 
     def __init__(self) -> None:
         self.network = NetworkSpec(ModelConfig(name="small_cnn", width=16), num_outputs=1, channels=1).build().eval()
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
-        return in_pieces(self.network, batch["image"]).flatten().double()
+        return in_pieces(self.network.to(device()), batch["image"]).flatten().double()

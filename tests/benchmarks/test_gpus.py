@@ -1,0 +1,35 @@
+"""What a GPU brings, where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from measuring import Bench
+from workloads import Scored, augmented
+
+from rsf_dist.chunk import Chunk, ChunkWork
+from rsf_dist.device import compute_on
+
+pytestmark = [pytest.mark.bench, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+
+
+def drawing(work: ChunkWork, where: str) -> Callable[[], Chunk]:
+    """The same chunk again and again; its rows are on the CPU when it is there."""
+
+    def drawn() -> Chunk:
+        compute_on(torch.device(where))
+        try:
+            return work(0)
+        finally:
+            compute_on(torch.device("cpu"))
+
+    return drawn
+
+
+def test_a_chunk_of_images_against_one_thread(bench: Bench) -> None:
+    work = ChunkWork(augmented(), Scored(), 1.0, 16_384, seed=0)
+    name = "chunk of 16,384 noisy images, rendered and scored by a small CNN, on a GPU / on one thread of a CPU"
+    ours, theirs = bench.in_turn(drawing(work, "cuda"), drawing(work, "cpu"), 5 if bench.full else 1)
+    bench.speedup(name, ours, theirs, reach=20, known=50, noise=0.6)
