@@ -160,6 +160,7 @@ def test_damaged_files_are_made_again(damage, undisturbed, tmp_path) -> None:
     assert sorted(chunk for chunk, _ in drawn(tmp_path / "log")) == redrawn
 
 
+@pytest.mark.soak
 def test_an_older_manifest_is_gone_on_from(undisturbed, tmp_path) -> None:
     accepted, log, run = undisturbed[0], tmp_path / "log", tmp_path / "run"
     store = rsf.RunStore(run)

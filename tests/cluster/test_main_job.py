@@ -124,19 +124,21 @@ def test_two_seeds(small_run: dict, tmp_path: Path) -> None:
     )
 
 
-def test_training_while_sampling(small_run: dict) -> None:
+def test_training_while_sampling(small_run: dict, soak: bool) -> None:
     small_run["sampling"]["mode"] = "stream"
-    small_run["evaluation"]["arms"] = ["pretrained", "random", "one_shot"]
+    arms = ["pretrained", *(["random"] if soak else []), "one_shot"]
+    small_run["evaluation"]["arms"] = arms
     result = rsf.run(parse_config(small_run))
     stored = result.report["rounds"][0]["sampling"]
-    for arm in ("random", "one_shot"):
+    for arm in arms[1:]:
         stream = result.report["training"][arm]["stream"]
         assert stream["rows"] == 20 * 32  # steps * batch_size, each used once
         assert stream["trainer_waited_seconds"] + stream["sampler_waited_seconds"] > 0
     assert stream["num_proposed"] > 20 * 32 / 0.3  # accepted by rejection, at some 10 %
-    assert result.report["training"]["random"]["stream"]["num_proposed"] == 20 * 32
+    if soak:
+        assert result.report["training"]["random"]["stream"]["num_proposed"] == 20 * 32
     assert stored["num_accepted"] == 256
-    assert set(result.report["evaluation"]["arms"]) == {"pretrained", "random", "one_shot"}
+    assert set(result.report["evaluation"]["arms"]) == set(arms)
 
     # The rows are those that storing would have given after the stored ones.
     store = rsf.RunStore(small_run["output"])

@@ -38,7 +38,7 @@ def training(**options) -> rsf.TrainingConfig:
     return rsf.TrainingConfig(**(quick | {"max_failures": 0} | options))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_learns_and_keeps_its_last_checkpoints(workers: int, tmp_path) -> None:
     tuner = rsf.FineTuner(TASK, training(num_workers=workers), storage_path=str(tmp_path))
     tuned = tuner.fit(dataset(), dataset(600))
@@ -141,6 +141,7 @@ def test_a_killed_worker_changes_nothing(tmp_path, record_property) -> None:
     report_times(record_property, "worker killed", took, seconds, again, "steps taken again")
 
 
+@pytest.mark.soak
 def test_a_killed_worker_is_told_where_none_may_fail_and_the_run_goes_on(tmp_path) -> None:
     task = stepping(tmp_path / "log", holds_at=50)
 
