@@ -24,12 +24,11 @@ _GPU_FACTOR = 4  # with 16, an H200 was slower at images of 224 x 224, and neede
 def compute_on(where: torch.device) -> None:
     """From now on; Ray's workers do this by themselves, with the GPU, or the share of one, that they are given.
 
-    There, convolutions are told to add up in a fixed order: else fitting again would give another ratio or model.
+    On a GPU convolutions are told to add up in a fixed order: else fitting again would give another ratio or model.
     """
     global _device
     _device = where
-    if where.type == "cuda":
-        torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.deterministic = where.type == "cuda"
 
 
 def device() -> torch.device:
@@ -52,9 +51,9 @@ def at_once(number: int) -> int:
     return number * _GPU_FACTOR if device().type == "cuda" else number
 
 
-def there(column: Tensor) -> Tensor:
-    """The column where this process computes, without waiting for what is computed there."""
-    return column.to(device(), non_blocking=True)
+def to_device(column: Tensor) -> Tensor:
+    """The column where this process computes; a GPU is sent it without waiting for what is computed there."""
+    return column.to(device(), non_blocking=device().type != "cpu")
 
 
 def portable(module: _Module) -> _Module:

@@ -22,6 +22,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from rsf_dist.batch import rows_at
 from rsf_dist.config import ImagesConfig
 from rsf_dist.errors import InputError
 
@@ -52,7 +53,7 @@ class ImageSet:
 
     def subset(self, index: Tensor | slice) -> ImageSet:
         """The images (and labels) at `index`."""
-        return ImageSet(self.images[index], None if self.labels is None else self.labels[index], self.classes)
+        return ImageSet(rows_at(self.images, index), None if self.labels is None else self.labels[index], self.classes)
 
     def digest(self) -> str:
         """SHA-256, in hexadecimal, over shape, images, labels and classes."""

@@ -141,6 +141,6 @@ class Journal:
         for shard, record in zip(damaged, records, strict=True):
             if record["sha256"] != shard.sha256:
                 rule = "was damaged, and now comes out otherwise than the manifest says"
-                raise InputError(shard.path, store.uri, rule, "restore the file, or the libraries' versions")
+                raise InputError(shard.path, store.uri, rule, "restore the file, or libraries and processors")
             ledgers[shard.chunk] = np.frombuffer(record["ledger"], LEDGER_ROW)
         return [ledger for ledger in ledgers.values() if ledger is not None]

@@ -41,14 +41,13 @@ def give_back() -> None:
 
 
 def gives_back(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """The function, followed by `give_back` when all that it held but its result is free."""
+    """The function, followed by `give_back` when all that it held but its result is free, unless it fails."""
 
     @functools.wraps(function)
     def followed(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        try:
-            return function(*args, **kwargs)
-        finally:
-            give_back()
+        result = function(*args, **kwargs)
+        give_back()
+        return result
 
     return followed
 

@@ -38,7 +38,7 @@ PROBE_SECONDS = 60.0
 _PROBE_ROWS = 16
 _MADE_ROWS = 256
 _PROBE_CHUNK = 2**40 - 1  # no chunk of a pilot has this number
-_TOLERANCE = 1e-4  # of log ratios, where a GPU computes the one probe and a CPU the other
+_TOLERANCE = 1e-4  # of log ratios, which other processors round otherwise
 
 
 @dataclass(frozen=True)

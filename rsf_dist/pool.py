@@ -89,7 +89,7 @@ def over_actors(
         min_size=min(pool.min_actors, size), max_size=size, max_tasks_in_flight_per_actor=pool.max_tasks_in_flight
     )
     how: dict[str, Any] = (
-        {"fn": _in_task, "fn_args": arguments, "compute": TaskPoolStrategy(size)}
+        {"fn": _as_task, "fn_args": arguments, "compute": TaskPoolStrategy(size)}
         if brief
         else {"fn": _Actor, "fn_constructor_args": arguments, "compute": actors}
     )
@@ -109,7 +109,7 @@ def over_actors(
     return rows
 
 
-def _in_task(table: pa.Table, work: ray.ObjectRef, seconds: float) -> pa.Table:
+def _as_task(table: pa.Table, work: ray.ObjectRef, seconds: float) -> pa.Table:
     return _Actor(work, seconds)(table)
 
 

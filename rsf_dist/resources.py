@@ -51,7 +51,7 @@ def cluster(address: str | None = None, verbose: bool = False, code: str | None 
     Args:
         address: of a running cluster, `auto` for the one on this machine; None: RAY_ADDRESS, or else a cluster of one's
             own that ends with the block. Where the process has joined one already, that is used and left as it is.
-        verbose: show the workers' output.
+        verbose: show the workers' output, and Ray Data's progress bars.
         code: a folder of modules that workers may import; without effect where a cluster was joined already.
 
     Raises:
@@ -60,9 +60,13 @@ def cluster(address: str | None = None, verbose: bool = False, code: str | None 
     joined_before = ray.is_initialized()
     if not joined_before:
         _join(address or os.environ.get("RAY_ADDRESS") or "local", verbose, code)
+    context = ray.data.DataContext.get_current()
+    bars = context.enable_progress_bars
+    context.enable_progress_bars = bars and verbose  # drawn where tqdm is installed
     try:
         yield
     finally:
+        context.enable_progress_bars = bars
         if not joined_before:
             ray.shutdown()
 
@@ -117,8 +121,6 @@ def _join(address: str, verbose: bool, code: str | None = None) -> None:
         raise InputError("address", address, f"no Ray cluster answers ({err})", remedy) from err
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(level)
-    if not verbose:  # drawn where tqdm is installed
-        ray.data.DataContext.get_current().enable_progress_bars = False
 
 
 @contextmanager

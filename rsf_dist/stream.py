@@ -128,7 +128,7 @@ class RowStream:
 
     @property
     def memory(self) -> float:
-        """Bytes of the object store for rows that were drawn and not read: a few results of each actor."""
+        """Bytes of the object store for rows that were drawn and not read: two results of each actor."""
         accepted = self.work.chunk_size * self.acceptance
         chunk_bytes = (accepted + 3 * math.sqrt(accepted) + 1) * (self.row_bytes + _BOOKKEEPING_BYTES)
         return _TASKS_AHEAD * max_actors(self.pool) * self.chunks_per_task * chunk_bytes

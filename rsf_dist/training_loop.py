@@ -127,7 +127,7 @@ def _steps(config: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(loop.training.cpus_per_worker)))
     keep_freed()
     device = get_device() if loop.training.use_gpu else torch.device("cpu")
-    compute_on(device)
+    compute_on(device)  # where convolutions then add up in a fixed order
     model = ray.get(config["initial"]).to(device)  # before the optimizer, whose restored state follows its parameters
     optimizer, schedule = optimizer_and_schedule(model, loop.training)
     state = TrainingState(

@@ -167,7 +167,7 @@ def _verify_chunks(
     if lost:  # nothing is made here
         return Findings((f"no chunk can be drawn again without {', '.join(lost)}",))
     if trial.config.sampling.pool.gpus_per_actor:
-        trial.progress.say("its chunks were drawn on GPUs, which round otherwise than this CPU: none is drawn again")
+        trial.progress.say("its chunks were drawn on GPUs, where rows come out otherwise: none is drawn again here")
         return Findings()
     if not chosen:
         return Findings()

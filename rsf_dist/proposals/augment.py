@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from rsf_dist.batch import Batch, Index, Outline, num_rows, on_cpu, rows_at, select
-from rsf_dist.device import at_once, device, there
+from rsf_dist.device import at_once, device, to_device
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet
 from rsf_dist.proposals.distribution import log_density
@@ -89,7 +89,7 @@ class AugmentProposal:
         base_index = self._by_class[self._class_start[label] + within]
         with rng.torch_global():  # torch's distributions take no generator
             drawn = self._parameters(n)
-            made_from = {"label": label, "base_index": base_index, **drawn}
+            made_from = on_cpu({"label": label, "base_index": base_index, **drawn})
             if self.transform is None:
                 return Outline(made_from, {"image": self._images(made_from, generator)})
             image = render(self.images.images[base_index], drawn, generator)
@@ -132,8 +132,8 @@ class AugmentProposal:
         def piece(rows: Tensor) -> Tensor:
             drawn = select(made_from, rows)
             columns = [drawn[name] for name in self.parameters]
-            parameters = dict(zip(self.parameters, there(torch.stack(columns)), strict=True)) if columns else {}
-            base = there(rows_at(self.images.images, drawn["base_index"]))
+            parameters = dict(zip(self.parameters, to_device(torch.stack(columns)), strict=True)) if columns else {}
+            base = to_device(rows_at(self.images.images, drawn["base_index"]))
             return render(base, parameters, noise.of(rows) if "noise" in parameters and len(rows) else None)
 
         def at(rows: Index) -> Tensor:

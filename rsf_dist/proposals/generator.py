@@ -7,14 +7,15 @@ weights, by the law of its latents (as in the latent reweighting of Issenhuth et
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from rsf_dist.batch import Batch, Outline, on_cpu
-from rsf_dist.device import at_once, device, portable, seeded
+from rsf_dist.batch import Batch, Outline, on_cpu, rows_at
+from rsf_dist.device import device, portable, seeded, to_device
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.prior import checked_prior
@@ -72,7 +73,7 @@ class GeneratorProposal:
             if self.class_prior is not None:
                 made_from["label"] = torch.multinomial(self.class_prior, n, replacement=True)
             rows = self._generated(*made_from.values())
-        return Outline(made_from, {self.column: rows.__getitem__})
+        return Outline(made_from, {self.column: partial(rows_at, rows)})
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"generator": portable(self.generator)}
@@ -98,14 +99,10 @@ class GeneratorProposal:
         return GeneratorProposal(self.generator, self.latent, checked_prior(prior, len(self.class_prior)), self.column)
 
     def _generated(self, *made_from: Tensor) -> Tensor:
-        where = device()
-        self.generator.eval().to(where)
+        self.generator.eval().to(device())
         with torch.inference_mode():
-            columns = (column.split(at_once(_PIECE_ROWS)) for column in made_from)
-            pieces, finite = zip(
-                *(self._piece(*(part.to(where) for part in parts)) for parts in zip(*columns, strict=True)),
-                strict=True,
-            )
+            columns = (to_device(column).split(_PIECE_ROWS) for column in made_from)
+            pieces, finite = zip(*(self._piece(*parts) for parts in zip(*columns, strict=True)), strict=True)
             if not bool(torch.stack(finite).all()):
                 raise self._fault("gives numbers that are NaN or infinite", "give it sound weights")
         return torch.cat(pieces)  # a copy made outside of inference mode, which a network can learn from

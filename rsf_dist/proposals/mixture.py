@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch, Outline, interleaved, num_rows, on_cpu, select
+from rsf_dist.batch import Batch, Outline, interleaved, num_rows, on_cpu, rows_at, select
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.base import Proposal, outline
 from rsf_dist.rng import Streams
@@ -60,7 +60,7 @@ class MixtureProposal:
         if COMPONENT in drawn:
             raise InputError("proposal", COMPONENT, "this column's name is taken", "rename the proposal's column")
         one = select(drawn, slice(0, 1))
-        of_target = {name: self._of_target(name, one[name])[rows] for name in drawn}
+        of_target = {name: rows_at(self._of_target(name, one[name]), rows) for name in drawn}
         mixed = interleaved(of_target, drawn, chosen)
         return Outline({**mixed.known, COMPONENT: component}, mixed.make)
 

@@ -32,4 +32,4 @@ def test_a_chunk_of_images_against_one_thread(bench: Bench) -> None:
     work = ChunkWork(augmented(), Scored(), 1.0, 16_384, seed=0)
     name = "chunk of 16,384 noisy images, rendered and scored by a small CNN, on a GPU / on one thread of a CPU"
     ours, theirs = bench.in_turn(drawing(work, "cuda"), drawing(work, "cpu"), 5 if bench.full else 1)
-    bench.speedup(name, ours, theirs, reach=20, known=50, noise=0.6)
+    bench.speedup(name, ours, theirs, reach=20, known=138, noise=0.85)

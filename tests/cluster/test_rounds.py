@@ -224,7 +224,7 @@ def test_compare(tmp_path: Path, monkeypatch, capsys, ray_address: str, soak: bo
     raw["evaluation"]["arms"] = ["pretrained", "oracle"]
     (tmp_path / "config.yaml").write_text(json.dumps(raw))
     command = ["rsf", "compare", str(tmp_path / "config.yaml"), "--seeds", "1", "--address", ray_address, "--strict"]
-    fewer = ["pretrained", "batch_norm", "one_shot"]
+    fewer = ["pretrained", "batch_norm", "weighted", "one_shot"]
     monkeypatch.setattr("sys.argv", command if soak else [*command, "--arms", ",".join(fewer)])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -139,17 +139,24 @@ def test_two_actors_share_a_gpu_and_others_see_none(gpus, seen, accepted, gpu_in
     if gpus == 0:  # such a pool takes actors for long waves only
         monkeypatch.setattr(Plan, "is_brief", lambda *_: False)
     monkeypatch.setattr(Plan, "chunks_per_task", lambda *_: 1)
+    brief = []
+    monkeypatch.setattr(sampling, "map_chunks", lambda *given: brief.append(given[-1]) or pool.map_chunks(*given))
     two = rsf.PoolConfig(min_actors=2, max_actors=2, cpus_per_actor=0.5, gpus_per_actor=gpus)
     proposal = Placed(tmp_path)
     ratio = rsf.DensityRatio(Normal(0.0, 1.0), proposal, log_bound=math.log(2))
     found = rsf.RejectionSampler(proposal, ratio, rsf.FixedEnvelope(math.log(2)), chunk_size=1000, pool=two)
     assert found.sample(20_000).fingerprint == accepted.fingerprint
     assert [note.read_text() for note in tmp_path.iterdir()] == [seen, seen]
+    assert brief == [False]
+
+
+def process() -> int:
+    return os.getpid()
 
 
 def test_a_task_that_had_a_gpu_ends_its_process(gpu_in_name) -> None:
     """Which torch would have bound to it."""
-    assert len({in_task(os.getpid, cpus=1, gpus=1) for _ in range(3)}) == 3
+    assert len({in_task(process, cpus=1, gpus=1) for _ in range(3)}) == 3
 
 
 def test_work_that_is_brief_runs_in_tasks_and_gives_the_same(mark, tmp_path, monkeypatch) -> None:

@@ -3,7 +3,7 @@ import hashlib
 import pytest
 import torch
 
-from rsf_dist.batch import concat, from_table, num_rows, row_digests, select, to_table
+from rsf_dist.batch import concat, from_table, num_rows, row_digests, rows_at, select, to_table
 
 COLUMNS = {
     "floats": torch.tensor([0.1, -torch.inf, 3.0]),
@@ -115,3 +115,20 @@ def test_digests_do_not_depend_on_memory_layout():
 
 def test_digests_of_no_rows():
     assert row_digests(select(COLUMNS, slice(0, 0))) == b""
+
+
+@pytest.mark.parametrize(
+    "index", [torch.tensor([4, 0, 0]), torch.tensor([True, False, True, False, True]), slice(1, 4)]
+)
+@pytest.mark.parametrize("strided", [False, True])
+def test_rows_are_those_of_indexing_strides_included(index, strided):
+    column = torch.arange(5 * 2 * 3 * 3).reshape(5, 2, 3, 3)
+    column = column.to(memory_format=torch.channels_last) if strided else column
+    found = rows_at(column, index)
+    assert torch.equal(found, column[index])
+    assert found.stride() == column[index].stride()
+
+
+def test_a_mask_of_other_rows_is_refused():
+    with pytest.raises(IndexError, match="mask of 3 for 5"):
+        rows_at(torch.arange(5), torch.tensor([True, False, True]))

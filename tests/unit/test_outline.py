@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -360,3 +361,18 @@ def test_a_mixture_makes_of_either_part_what_is_asked_for(augment, share):
     assert all(torch.equal(some[name], whole[name][index]) for name in whole)
     assert Counting.rendered == int(broad[index].sum())
     assert select(outline, slice(0, 0))["image"].shape == (0, 1, 9, 9)
+
+
+@pytest.mark.parametrize("block", [32, 64, 1_000])
+def test_a_row_has_its_own_noise_where_it_is_drawn_in_blocks(block, monkeypatch):
+    """As on a GPU."""
+    monkeypatch.setattr(augments, "device", lambda: SimpleNamespace(type="cuda"))
+    monkeypatch.setattr(augments, "at_once", lambda number: block if number == augments._PIECE_ROWS else 1)
+    drawn = AugmentProposal(photographs(), LAWS).outline(N, Streams(1))
+    whole, some = drawn["image"], torch.tensor([199, 3, 31, 32, 150])
+    assert torch.equal(AugmentProposal(photographs(), LAWS).outline(N, Streams(1)).select(some)["image"], whole[some])
+    monkeypatch.undo()
+    otherwise = AugmentProposal(photographs(), LAWS).outline(N, Streams(1))
+    assert torch.equal(otherwise["base_index"], drawn["base_index"])
+    assert not torch.equal(otherwise["image"], whole)  # other noise, of the same size
+    assert (otherwise["image"].float() - whole.float()).abs().mean() < 0.2 * 255

@@ -6,14 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Normal, Uniform
+from torch import nn
+from torch.distributions import Independent, Normal, Uniform
 
 from rsf_dist.batch import num_rows, row_digests
 from rsf_dist.chunk import ChunkWork, draw
 from rsf_dist.config import ClassifierRatioConfig
 from rsf_dist.device import compute_on
 from rsf_dist.images import ImageSet
-from rsf_dist.proposals import AugmentProposal
+from rsf_dist.proposals import AugmentProposal, GeneratorProposal
 from rsf_dist.ratios import ClassifierRatio
 from rsf_dist.rng import Streams
 
@@ -41,8 +42,12 @@ def learned(precision="float32"):
     return ClassifierRatio.fit(images // 2, images, ClassifierRatioConfig.model_validate(raw))
 
 
-def work(ratio=None, **laws):
-    proposal, ratio = AugmentProposal(photographs(), LAWS | laws), ratio or learned()
+def work(**laws):
+    return chunks_of(AugmentProposal(photographs(), LAWS | laws))
+
+
+def chunks_of(proposal):
+    ratio = learned()
     log_ratio, exponentials = draw(proposal, ratio, Streams(5), N)[1:]
     return ChunkWork(proposal, ratio, float(np.quantile(log_ratio + exponentials, 0.8)), N, seed=5)
 
@@ -65,8 +70,22 @@ def test_a_chunk_is_that_of_the_cpu_up_to_rounding():
     assert pixels.abs().max() <= 1
 
 
-def test_the_cpu_waits_for_log_ratios_and_for_accepted_rows(on_gpu):
-    given = work(noise=Uniform(0.0, 0.2))
+class Painter(nn.Module):
+    def forward(self, z):
+        return (z[:, :1, None, None] * torch.linspace(-1, 1, 28, device=z.device)).sigmoid().expand(-1, 1, 28, 28)
+
+
+WORKS = {  # and what the CPU waits for
+    "augmented": (lambda: work(noise=Uniform(0.0, 0.2)), 2),  # log ratios, accepted rows
+    "generated": (lambda: chunks_of(GeneratorProposal(Painter(), Independent(Normal(torch.zeros(2), 1.0), 1))), 3),
+    # and once, whether all numbers are finite
+}
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_what_the_cpu_waits_for(name, on_gpu):
+    made, times = WORKS[name]
+    given = made()
     given(0)
     torch.cuda.set_sync_debug_mode("warn")
     try:
@@ -76,7 +95,7 @@ def test_the_cpu_waits_for_log_ratios_and_for_accepted_rows(on_gpu):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     waits = [one for one in waits if "synchronizing" in str(one.message)]
-    assert len(waits) == 2, [f"{one.filename}:{one.lineno}" for one in waits]
+    assert len(waits) == times, [f"{one.filename}:{one.lineno}" for one in waits]
 
 
 def test_noise_is_standard_normal_and_each_row_has_its_own(on_gpu):
