@@ -31,14 +31,16 @@ from rsf_dist.accepted import in_order
 from rsf_dist.checkpoints import RunFolder
 from rsf_dist.config import TrainingConfig
 from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
-from rsf_dist.resources import check_training, ensure_cluster, max_actors, require_shared, workers
+from rsf_dist.resources import check_training, ensure_cluster, max_actors, nodes_up, require_shared, workers
 from rsf_dist.stream import RowStream
 from rsf_dist.tasks.base import Task
 from rsf_dist.training_loop import History, Loop, StreamReport, columns, share, train
 
 _RESULTS = "~/ray_results"  # Ray's default
-_POLL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25"
+_POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
 """Ray Train hears of one report a poll, by default every 2 s: a training that evaluates often would wait for it."""
+_NO_WATCH = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""A process that looks for nodes about to be taken away, and costs a second: the only node takes the driver along."""
 _MAY_CHANGE = {"num_workers", "cpus_per_worker", "use_gpu", "keep", "evaluate_every", "max_failures", "wait_seconds"}
 
 
@@ -97,7 +99,7 @@ class FineTuner:
             self._streamed(dataset, validation) if isinstance(dataset, RowStream) else self._stored(dataset, validation)
         )
         if not self._finished(feed):
-            with unwrapped(), _own_interrupts():
+            with unwrapped(), _own_interrupts(), _told_to_ray_train():
                 result = self._trainer(feed).fit()
             if isinstance(result.return_value, StatisticalRefusal):
                 raise result.return_value
@@ -165,7 +167,6 @@ class FineTuner:
 
     def _trainer(self, rows: Rows) -> TorchTrainer:
         training = self.training
-        os.environ.setdefault(*_POLL)
         resources = {"CPU": training.cpus_per_worker} | ({"GPU": 1} if training.use_gpu else {})
         start = None if rows.stream is None else rows.stream.start
         loop = Loop(
@@ -243,6 +244,19 @@ def _require_columns(wanted: list[str], there: list[str], field: str) -> None:
     missing = [name for name in wanted if name not in there]
     if missing:
         raise InputError(field, missing[0], f"is not among the dataset's {there}", "add or rename it")
+
+
+@contextmanager
+def _told_to_ray_train() -> Iterator[None]:
+    """In the environment, and not against what it says already."""
+    settings = _POLL | (_NO_WATCH if len(nodes_up()) == 1 else {})
+    ours = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
 
 
 @contextmanager
