@@ -1,6 +1,5 @@
 """What was drawn is kept, whatever dies or is damaged, and the rows in the end are as if nothing had been."""
 
-import json
 import os
 import shutil
 import signal
@@ -29,7 +28,6 @@ from faults import (
 from processes import own_processes
 
 import rsf_dist as rsf
-from rsf_dist import pipeline
 from rsf_dist.config import dump_config, parse_config
 from rsf_dist.lock import held
 
@@ -188,33 +186,6 @@ def config_file(small_run: dict, tmp_path: Path) -> Path:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(small_run))
     return path
-
-
-def test_a_terminated_run_goes_on_with_other_resources(config_file: Path, small_run: dict, ray_address: str) -> None:
-    """SIGTERM in the middle of sampling: exit code 130, what was drawn is kept, the rows are the same in the end."""
-    manifest = Path(small_run["output"]) / "manifest.json"
-    arguments = ["sample", str(config_file), "--address", ray_address]
-    process = subprocess.Popen([*RSF, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while not (manifest.exists() and json.loads(manifest.read_text())["rounds"]):
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
-    assert said.rstrip().endswith("error: interrupted")
-    kept = json.loads(manifest.read_text())["rounds"]["0"]
-    assert kept["chunks"] > 0
-    assert not kept["complete"]
-    assert not (manifest.parent / "lock.json").exists()
-    ratio = manifest.parent / "rounds/000/ratio/ratio.json"
-    made = ratio.stat().st_mtime_ns
-
-    small_run["sampling"]["pool"] = {"max_actors": 2}
-    again = pipeline.sample(parse_config(small_run)).report["rounds"][0]
-    assert ratio.stat().st_mtime_ns == made  # kept, too
-    fresh = pipeline.sample(parse_config(small_run | {"output": small_run["output"] + "-2"})).report["rounds"][0]
-    assert again["fingerprint"] == fresh["fingerprint"]
 
 
 def test_a_second_writer_and_another_configuration_are_refused(config_file: Path, small_run: dict, tmp_path) -> None:

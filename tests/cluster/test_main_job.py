@@ -20,7 +20,7 @@ from faults import all_took, committed, stepping_run, steps_taken_again
 from processes import own_processes
 
 import rsf_dist as rsf
-from rsf_dist import pipeline
+from rsf_dist import cli, pipeline
 from rsf_dist.config import parse_config
 from rsf_dist.progress import Progress
 from rsf_dist.report import record
@@ -162,44 +162,59 @@ def test_a_ratio_fitted_through_ray_train(small_run: dict) -> None:
     assert result.report["rounds"][0]["sampling"]["num_accepted"] == 256
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("sampling.num_accepted=0", "sampling.num_accepted=0"),
-        ("sampling.pool={min_actors: 64}", "needs 64 × 1 CPU; the cluster has 2 × 2 CPU on 2 node(s)"),
-        ("training.num_workers=8", "Ray Data needs a whole CPU"),
-        ("ratio.gpus=1", "needs 1 × (1 CPU, 1 GPU)"),
-        ("ratio.cpus=3", "needs 1 × 3 CPU; the cluster has 2 × 2 CPU"),
-        ("ratio.network.name=vit_b_16", "ratio.network=(as configured): fails on a first batch"),
-        ("proposal.class_prior=[1, 2]", "must be 10 probabilities"),
-        ("model.name=resnet19", "no such network"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(
-    override: str, message: str, config_file: Path, small_run: dict, ray_address: str
+def test_what_the_cluster_cannot_hold_is_one_line_and_exit_code_2(
+    config_file: Path, small_run: dict, ray_address: str
 ) -> None:
-    done = rsf_command("run", config_file, override, "--address", ray_address)
+    """As a user sees it; the same in this process follows."""
+    done = rsf_command("run", config_file, "sampling.pool={min_actors: 64}", "--address", ray_address)
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr
+    assert "needs 64 × 1 CPU; the cluster has 2 × 2 CPU on 2 node(s)" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (Path(small_run["output"]) / "config.yaml").exists()  # nothing was begun
 
 
-def test_a_run_that_accepts_nothing_ends_with_exit_code_3(config_file: Path, ray_address: str) -> None:
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.num_workers=8", "Ray Data needs a whole CPU"),
+        ("ratio.gpus=1", "needs 1 × (1 CPU, 1 GPU)"),
+        ("ratio.cpus=3", "needs 1 × 3 CPU; the cluster has 2 × 2 CPU"),
+        ("proposal.class_prior=[1, 2]", "must be 10 probabilities"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_begun(
+    override: str, message: str, config_file: Path, small_run: dict, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("sys.argv", ["rsf", "run", str(config_file), override])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2, said
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (Path(small_run["output"]) / "config.yaml").exists()
+
+
+def test_a_run_that_accepts_nothing_ends_with_exit_code_3(config_file: Path, monkeypatch, capsys) -> None:
     overrides = ["envelope={kind: fixed, log_m: 50}", "sampling.budget.max_proposals=4096"]
-    done = rsf_command("run", config_file, *overrides, "--address", ray_address)
-    assert done.returncode == 3, done.stderr
-    assert "0 of 256 rows accepted" in done.stderr
-    assert "lower log M" in done.stderr
+    monkeypatch.setattr("sys.argv", ["rsf", "run", str(config_file), *overrides])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 3, said
+    assert "0 of 256 rows accepted" in said
+    assert "lower log M" in said
 
 
-def test_interrupt_stops_cleanly_and_loses_nothing(config_file: Path, small_run: dict) -> None:
-    """Ctrl-C in the middle of sampling: what was committed is not drawn again, and the rows are as if nothing was."""
+@pytest.mark.parametrize("by", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
+def test_a_stopped_run_loses_nothing_and_goes_on_with_other_resources(by, config_file: Path, small_run: dict) -> None:
+    """In the middle of sampling: what was committed is not drawn again, and the rows are as if nothing was."""
     small_run["sampling"]["num_accepted"] = 1_000_000
     config_file.write_text(yaml.safe_dump(small_run))
-    store, config = rsf.RunStore(small_run["output"]), parse_config(small_run)
-    before = stop(config_file, signal.SIGINT, "ray::MapWorker", lambda: committed(store) > 0)
-    chunks = committed(store)
+    store = rsf.RunStore(small_run["output"])
+    before = stop(config_file, by, "ray::MapWorker", lambda: committed(store) > 0)
+    small_run["sampling"]["pool"] = {"max_actors": 2}
+    chunks, config = committed(store), parse_config(small_run)
     assert 0 < len(before["rounds/000/accepted"]) <= chunks
     with pipeline.opened(config, Progress()) as (opened, inputs):  # as a run does: it holds the lock
         sampler = stored_sampler(next(pipeline.trials(config, inputs, opened, Progress())), 0)
@@ -255,6 +270,7 @@ def stop(config_file: Path, by: signal.Signals, worker: str, ready: Callable[[],
     assert len(children) > 5
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
+    assert not Path(store.path("lock.json")).exists()
     assert_kept(before, store)
     return kept_files(store)
 
