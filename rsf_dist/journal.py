@@ -141,6 +141,7 @@ class Journal:
         for shard, record in zip(damaged, records, strict=True):
             if record["sha256"] != shard.sha256:
                 rule = "was damaged, and now comes out otherwise than the manifest says"
-                raise InputError(shard.path, store.uri, rule, "restore the file, or libraries and processors")
+                remedy = "restore the file, or draw with the libraries and on the processors that it was drawn with"
+                raise InputError(shard.path, store.uri, rule, remedy)
             ledgers[shard.chunk] = np.frombuffer(record["ledger"], LEDGER_ROW)
         return [ledger for ledger in ledgers.values() if ledger is not None]

@@ -249,8 +249,8 @@ _OWN: dict[str, Callable[[NetworkSpec], Network]] = {"small_cnn": NetworkSpec._s
 def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, numbers_per_row: int | None = None) -> Tensor:
     """`function` of rows [n, …], in pieces of one size, the last one filled up with its first row.
 
-    A piece has 2^18 numbers, `numbers_per_row` (None: as they are) being those of a row, but no less than 32 rows, on
-    a GPU four times either; and at most 4,096 rows.
+    A piece has 2^18 numbers, `numbers_per_row` (None: as they are) being those of a row, but no less than 32 rows;
+    four times as many on a GPU; and never more than 4,096 rows.
     Kernels for batches of different sizes round differently; so a row's value is the same whatever it is scored with.
     (Seen otherwise on some processors for layers of 5 to 10 inputs, whose kernels round by a row's place.)
     """

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from rsf_dist.batch import rows_at
 from rsf_dist.config import OptimizerConfig
 from rsf_dist.device import device, seeded
 from rsf_dist.images import ImageSet
@@ -37,7 +38,7 @@ def pretrain(
 
     def next_loss() -> Tensor:
         rows = torch.randint(len(source), (config.batch_size,), generator=generator)
-        batch = {"image": source.images[rows].to(device()), "label": labels[rows].to(device())}
+        batch = {"image": rows_at(source.images, rows).to(device()), "label": labels[rows].to(device())}
         return task.loss(model, batch).mean()
 
     with seeded(streams):  # dropout

@@ -92,7 +92,7 @@ class AugmentProposal:
             made_from = on_cpu({"label": label, "base_index": base_index, **drawn})
             if self.transform is None:
                 return Outline(made_from, {"image": self._images(made_from, generator)})
-            image = render(self.images.images[base_index], drawn, generator)
+            image = render(rows_at(self.images.images, base_index), drawn, generator)
             return {"image": torch.stack([self.transform(one) for one in image]), **made_from}
 
     def log_prob(self, batch: Batch) -> Tensor:

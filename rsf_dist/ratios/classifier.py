@@ -24,7 +24,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from rsf_dist.accept import Floats
-from rsf_dist.batch import Batch
+from rsf_dist.batch import Batch, rows_at
 from rsf_dist.config import ClassifierRatioConfig, OptimizerConfig
 from rsf_dist.device import device, portable, seeded
 from rsf_dist.errors import InputError
@@ -285,7 +285,7 @@ def fit_network(network: Network, split: Split, config: OptimizerConfig, seed: i
         )
 
     def next_loss() -> Tensor:
-        rows = [part[torch.randint(len(part), (half,), generator=generator)] for part in parts]
+        rows = [rows_at(part, torch.randint(len(part), (half,), generator=generator)) for part in parts]
         logits = fitted(torch.cat(rows).to(device()))[:, 0]
         return nn.functional.binary_cross_entropy_with_logits(logits, truth)
 

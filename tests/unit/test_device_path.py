@@ -18,7 +18,7 @@ from rsf_dist import fitting, pretraining, tryout
 from rsf_dist.batch import num_rows, row_digests
 from rsf_dist.chunk import ChunkWork, draw
 from rsf_dist.config import ClassifierRatioConfig, LabelShiftRatioConfig, ModelConfig, OptimizerConfig
-from rsf_dist.device import compute_on, device
+from rsf_dist.device import at_once, compute_on, device
 from rsf_dist.images import ImageSet
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal, GeneratorProposal, MixtureProposal
 from rsf_dist.ratios import (
@@ -261,6 +261,13 @@ def test_a_prior_and_means_are_estimated_there(monkeypatch):
     with elsewhere():
         there = found()
     assert all(np.array_equal(one, other) for one, other in zip(here, there, strict=True))
+
+
+def test_a_gpu_gets_more_at_once_and_adds_up_in_a_fixed_order():
+    """And is told so without being there."""
+    for where, more, fixed in (("cuda", 4, True), ("cpu", 1, False)):
+        compute_on(torch.device(where))
+        assert (at_once(32), torch.backends.cudnn.deterministic) == (32 * more, fixed)
 
 
 def test_who_was_lent_nothing_computes_on_the_cpu(monkeypatch):

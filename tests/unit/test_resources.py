@@ -126,3 +126,13 @@ def test_a_worker_computes_on_the_gpu_that_it_was_lent(lent, works, where, seen,
     finally:
         torch.set_num_threads(threads)
         compute_on(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_ray_datas_progress_bars_are_off_meanwhile(verbose, monkeypatch):
+    monkeypatch.setattr(resources.ray, "is_initialized", lambda: True)
+    context = resources.ray.data.DataContext.get_current()
+    monkeypatch.setattr(context, "enable_progress_bars", True)
+    with resources.cluster(verbose=verbose):
+        assert context.enable_progress_bars == verbose
+    assert context.enable_progress_bars
