@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         AdaptiveEnvelope,
         BudgetEnvelope,
         CertifiedEnvelope,
-        DRSEnvelope,
         FixedEnvelope,
         PilotEnvelope,
     )
@@ -57,7 +56,6 @@ _HOMES = {
         "AdaptiveEnvelope",
         "BudgetEnvelope",
         "CertifiedEnvelope",
-        "DRSEnvelope",
         "FixedEnvelope",
         "PilotEnvelope",
     ),
@@ -103,7 +101,6 @@ __all__ = [
     "ClassifierRatio",
     "ClusterFailure",
     "ConstantRatio",
-    "DRSEnvelope",
     "DatasetProposal",
     "DefensiveProposal",
     "DensityRatio",

@@ -9,15 +9,12 @@ max(1, r/M) (rejection control: Liu, Chen & Wong, JASA 1998) takes the bias of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_expit
 
 Floats = NDArray[np.float64]
-Reshape = Callable[[Floats], Floats]
 
 _MAX_LOG_WEIGHT = 88.0  # the last whole number whose exponential is a float32
 
@@ -69,23 +66,6 @@ def key_quantile(keys: Floats, acceptance: float) -> float:
     2023, arXiv 2311.00460). -inf where fewer than that fraction can be kept at any M.
     """
     return float(np.quantile(keys, 1 - acceptance, method="lower"))
-
-
-def drs_logit(log_ratio: Floats, log_m: float, eps: float = 1e-8) -> Floats:
-    """F = log s - log(1 - s e^-eps), s = min(1, r/M): discriminator rejection sampling's logit (Azadi et al. 2018).
-
-    NaN where r is NaN or infinite, so that such a row is not accepted.
-    """
-    log_s = np.where(log_ratio < np.inf, np.minimum(log_ratio - log_m, 0.0), np.nan)
-    return log_s - np.log1p(-np.exp(log_s - eps))
-
-
-def drs_log_acceptance(log_ratio: Floats, log_m: float, gamma: float, eps: float = 1e-8) -> Floats:
-    """log sigmoid(F - gamma), float64 [n] (Azadi et al., ICLR 2019, arXiv 1810.06758, eq. 8).
-
-    With eps = 0 it is log of s/(s + (1 - s) e^gamma): proportional to the ratio only at gamma = 0. For comparison.
-    """
-    return log_expit(drs_logit(log_ratio, log_m, eps) - gamma)
 
 
 def top_k(keys: Floats, k: int) -> tuple[NDArray[np.int64], float]:

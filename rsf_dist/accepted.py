@@ -63,12 +63,8 @@ class AcceptedSet:
         new one only lowers. Capped rows are counted among the set's own num_proposed, no longer in whole chunks.
 
         Raises:
-            InputError: log_m is below the set's own, whose rows the lower M would need were not kept, or accepts none;
-                or the set's acceptance was not proportional to the ratio.
+            InputError: log_m is below the set's own, whose rows the lower M would need were not kept, or accepts none.
         """
-        if not self.report.proportional:
-            remedy = "sample anew with kind budget or fixed"
-            raise InputError("envelope.kind", "drs", "its acceptance is not proportional to r/M, at no M", remedy)
         if not log_m >= self.report.log_m or not np.isfinite(log_m):
             rule = f"must be finite and not below the set's own {self.report.log_m:g}: the rows between were not kept"
             raise InputError("log_m", log_m, rule, "raise it, or sample anew")

@@ -31,7 +31,6 @@ from rsf_dist.envelope import (
     AdaptiveEnvelope,
     BudgetEnvelope,
     CertifiedEnvelope,
-    DRSEnvelope,
     Envelope,
     FixedEnvelope,
     PilotEnvelope,
@@ -188,7 +187,6 @@ _ENVELOPES: dict[str, Callable[..., Envelope]] = {
     "pilot": PilotEnvelope,
     "adaptive": AdaptiveEnvelope,
     "budget": BudgetEnvelope,
-    "drs": DRSEnvelope,
 }
 
 

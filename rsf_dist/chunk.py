@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rsf_dist.accept import Floats, Reshape, accept
+from rsf_dist.accept import Floats, accept
 from rsf_dist.batch import Batch, Index, Outline, num_rows, on_cpu, select
 from rsf_dist.diagnostics import Statistics
 from rsf_dist.errors import InputError, StatisticalRefusal
@@ -37,7 +37,6 @@ class ChunkWork:
         log_m: the envelope's constant.
         chunk_size: proposals a chunk; part of what determines the rows.
         seed, stage, round: the rest of the key of its random streams.
-        reshape: log ratios [n] -> what is compared with log_m in their place; None: the log ratios themselves.
         pool_size: rows of a finite pool, which chunks go through once; None: proposals are drawn.
     """
 
@@ -48,7 +47,6 @@ class ChunkWork:
     seed: int
     stage: Stage = Stage.SAMPLE
     round: int = 0
-    reshape: Reshape | None = None
     pool_size: int | None = None
 
     def __call__(self, chunk: int) -> Chunk:
@@ -58,8 +56,7 @@ class ChunkWork:
         exponentials = streams.numpy().exponential(size=num_rows(batch))
         found = self._screened(batch, exponentials)
         log_ratio = found.log_ratio.numpy()
-        compared = log_ratio if self.reshape is None else self.reshape(log_ratio)
-        decision = accept(compared, exponentials, self.log_m)
+        decision = accept(log_ratio, exponentials, self.log_m)
         statistics = Statistics.of(
             log_ratio,
             decision.keep,
@@ -90,7 +87,7 @@ class ChunkWork:
         return propose(self.proposal, streams, n)
 
     def _screened(self, batch: Batch | Outline, exponentials: Floats) -> Screened:
-        if isinstance(self.ratio, ScreeningRatio) and self.reshape is None:
+        if isinstance(self.ratio, ScreeningRatio):
             with blamed("ratio", type(self.ratio).__name__, f"fails on {num_rows(batch)} proposals", "mend it"):
                 return self.ratio.screened(placed(batch, self.ratio), torch.from_numpy(exponentials), self.log_m)
         log_ratio = torch.from_numpy(score(self.ratio, batch))

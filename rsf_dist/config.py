@@ -559,19 +559,6 @@ class AdaptiveEnvelopeConfig(_Config):
     margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-class DRSEnvelopeConfig(_Config):
-    """Discriminator rejection sampling's gamma shift, for comparison only: its acceptance is not proportional to r.
-
-    gamma: the shift; None: the pilot's `percentile` of the discriminator's logit.
-    """
-
-    kind: Literal["drs"]
-    gamma: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    percentile: Annotated[float, Field(gt=0, lt=100)] = 95.0
-    eps: PositiveFloat = 1e-8
-    num_pilot: PositiveInt = 10_000
-
-
 class CustomEnvelopeConfig(_Config):
     """An envelope of your own: `factory` is called with `options`, and gives an `Envelope`."""
 
@@ -600,7 +587,6 @@ EnvelopeConfig = Annotated[
     | Annotated[PilotEnvelopeConfig, Tag("kind=pilot")]
     | Annotated[AdaptiveEnvelopeConfig, Tag("kind=adaptive")]
     | Annotated[BudgetEnvelopeConfig, Tag("kind=budget")]
-    | Annotated[DRSEnvelopeConfig, Tag("kind=drs")]
     | Annotated[CustomEnvelopeConfig, Tag("kind=custom")],
     _kind_or(),
 ]

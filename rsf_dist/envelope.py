@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rsf_dist.accept import Floats, Reshape, drs_log_acceptance, drs_logit, key_quantile
+from rsf_dist.accept import Floats, key_quantile
 from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.user_code import blamed
 
@@ -37,13 +37,11 @@ class Choice:
         source: where it is from, in words.
         margin: None: M stays. Else M grows to the largest log ratio of everything drawn, plus this margin, and all
             rows are held against it, the earlier ones by their keys.
-        reshape: log ratios -> what is compared with log_m in their place, where acceptance is not to be proportional.
     """
 
     log_m: float
     source: str
     margin: float | None = None
-    reshape: Reshape | None = None
 
 
 @runtime_checkable
@@ -71,16 +69,7 @@ def choose(envelope: Envelope, pilot: Pilot) -> Choice:
         raise InputError("envelope", kind, f"chooses log_m={choice.log_m}", "choose a finite number")
     if choice.margin is not None and not (_is_finite(choice.margin) and choice.margin >= 0):
         raise InputError("envelope", kind, f"chooses margin={choice.margin}", "choose None, or a number from 0")
-    if choice.reshape is not None:
-        _require_alike(choice.reshape, pilot.log_ratio, kind)
     return choice
-
-
-def _require_alike(reshape: Reshape, log_ratio: Floats, kind: str) -> None:
-    with blamed("envelope", kind, "its reshape fails", "mend it"):
-        shape = np.shape(reshape(log_ratio))
-    if shape != log_ratio.shape:
-        raise InputError("envelope", kind, f"its reshape gives shape {list(shape)}", "give one number a row")
 
 
 def _is_finite(number: object) -> bool:
@@ -220,58 +209,6 @@ class BudgetEnvelope:
                 f"lower {self.section}.acceptance below that, or narrow the proposal",
             )
         return Choice(log_m, f"quantile of {len(pilot.accept_key):,} pilot keys at acceptance {self.acceptance:g}")
-
-
-@dataclass(frozen=True)
-class DRSEnvelope:
-    """Discriminator rejection sampling's gamma shift (Azadi et al., ICLR 2019), for comparison only.
-
-    Accepts with probability sigmoid(F - gamma), F = log s - log(1 - s e^-eps), s = r/M, M the pilot's largest ratio.
-    This is not proportional to the ratio unless gamma = 0: below 0 it flattens large ratios, above 0 it favours them,
-    so that the sample follows neither p nor min(p, M q). At equal acceptance, `BudgetEnvelope` comes closer to p. The
-    paper lets M grow while it samples; here it stays the pilot's.
-
-    Args:
-        gamma: the shift; larger lowers the acceptance. None: the pilot's `percentile` of F, as published.
-        percentile: in (0, 100).
-        eps: positive; keeps F finite at s = 1.
-        num_pilot: proposals that M and gamma are taken from.
-    """
-
-    gamma: float | None = None
-    percentile: float = 95.0
-    eps: float = 1e-8
-    num_pilot: int = 10_000
-
-    def __post_init__(self) -> None:
-        _require_pilot(self.num_pilot)
-        if not 0 < self.percentile < 100:
-            raise InputError("envelope.percentile", self.percentile, "must be in (0, 100)", "use e.g. 95")
-        if not self.eps > 0:
-            raise InputError("envelope.eps", self.eps, "must be positive", "use e.g. 1e-8")
-
-    def choose(self, pilot: Pilot) -> Choice:
-        """M from the pilot's largest log ratio, gamma from its percentile."""
-        log_m = _largest(pilot)
-        gamma = self.gamma
-        if gamma is None:
-            gamma = float(np.percentile(drs_logit(pilot.log_ratio, log_m, self.eps), self.percentile, method="higher"))
-        if not np.isfinite(gamma):
-            raise InputError("envelope.gamma", gamma, "must be finite", "give a number, or a higher percentile")
-        source = f"DRS, gamma {gamma:.4g}: not proportional to the ratio, for comparison only"
-        return Choice(log_m, source, reshape=_GammaShift(log_m, gamma, self.eps))
-
-
-@dataclass(frozen=True)
-class _GammaShift:
-    """Log ratios -> scores whose excess over log M is DRS's log acceptance."""
-
-    log_m: float
-    gamma: float
-    eps: float
-
-    def __call__(self, log_ratio: Floats) -> Floats:
-        return self.log_m + drs_log_acceptance(log_ratio, self.log_m, self.gamma, self.eps)
 
 
 def _require_pilot(num_pilot: int) -> None:

@@ -83,7 +83,7 @@ class Option:
         log_m: its logarithm.
         acceptance: E_q[min(1, r/M)] over the pilot.
         bias: bound on the total variation distance that capping causes: from the target's side where target rows tell,
-            else from the proposals'. None where acceptance is not proportional to the ratio.
+            else from the proposals'.
         bias_interval: its 95 % limits, either by itself; None from proposals.
         proposals, seconds: until all rows are accepted, whatever the budget; wall time of sampling.
     """
@@ -92,7 +92,7 @@ class Option:
     envelope: str
     log_m: float
     acceptance: float
-    bias: float | None
+    bias: float
     bias_interval: tuple[float, float] | None
     proposals: int
     seconds: float
@@ -294,7 +294,7 @@ def acceptance_limits(plan: Plan, by_quantile: bool) -> tuple[float, float]:
         above = int((keys > plan.choice.log_m).sum())
         low, high = beta.ppf((0.025, 0.975), above + 1, len(keys) - above)
         return float(low), float(high)
-    return mean_interval(_acceptances(plan.score, plan.choice.log_m))
+    return mean_interval(_acceptances(plan.pilot.rows.log_ratio, plan.choice.log_m))
 
 
 def bias_at(plan: Plan, log_m: float) -> tuple[float, tuple[float, float] | None]:
@@ -367,8 +367,8 @@ class Clock:
 
     def options(self) -> Iterator[Option]:
         """The configured M; then, rising, the ratio's bound or its largest, and acceptances that the pilot can tell."""
-        pilot, choice = self.plan.pilot.rows, self.plan.choice
-        yield self._option("configured", "", choice.log_m, self.plan.score, choice.reshape is None)
+        pilot = self.plan.pilot.rows
+        yield self._option("configured", "", self.plan.choice.log_m)
         told = [a for a in _ROUND_ACCEPTANCES if a * len(pilot.accept_key) >= _LEAST_ACCEPTED]
         others = [(key_quantile(pilot.accept_key, a), f"budget {a:g}", _budget(a)) for a in told]
         if pilot.log_bound is None:
@@ -377,7 +377,7 @@ class Clock:
             others.append((pilot.log_bound, "bound", "{kind: certified}"))
         for log_m, name, envelope in sorted(others):
             if math.isfinite(log_m):
-                yield self._option(name, envelope, log_m, pilot.log_ratio)
+                yield self._option(name, envelope, log_m)
 
     def _outgrows_tasks(self, chunks: int) -> bool:
         """Whether so many take actors, where tasks were rehearsed."""
@@ -390,9 +390,9 @@ class Clock:
     def _chunk_seconds(self) -> float:
         return self.costs.seconds_per_row * self.plan.work.chunk_size
 
-    def _option(self, name: str, envelope: str, log_m: float, score: Floats, proportional: bool = True) -> Option:
-        acceptance = float(_acceptances(score, log_m).mean())
-        bias, interval = bias_at(self.plan, log_m) if proportional else (None, None)
+    def _option(self, name: str, envelope: str, log_m: float) -> Option:
+        acceptance = float(_acceptances(self.plan.pilot.rows.log_ratio, log_m).mean())
+        bias, interval = bias_at(self.plan, log_m)
         proposals = self.needed(acceptance)
         return Option(name, envelope, log_m, acceptance, bias, interval, proposals, self.seconds(proposals))
 
@@ -410,14 +410,14 @@ def recommend(options: Sequence[Option], job: Job) -> Recommendation:
     bound = next((one for one in affordable if one.name == "bound"), None)
     if bound is not None:
         return _recommended(bound, job, "the ratio has a bound, at which rejection is exact")
-    good = next((one for one in affordable if _bias(one) <= BIAS_LIMIT), None)
+    good = next((one for one in affordable if one.bias <= BIAS_LIMIT), None)
     if good is not None:
         reason = f"the largest acceptance at which capping misplaces at most {BIAS_LIMIT:.0%} of the rows"
-        return _recommended(good, job, f"{reason} ({_bias(good):.1%}, as estimated)")
+        return _recommended(good, job, f"{reason} ({good.bias:.1%}, as estimated)")
     hours = f"{BEARABLE_SECONDS / 3600:g} h"
     if affordable:
         reason = f"the least bias that the pilot can tell and {hours} buys: capping misplaces up to"
-        return _recommended(affordable[-1], job, f"{reason} {_bias(affordable[-1]):.1%} of the rows")
+        return _recommended(affordable[-1], job, f"{reason} {affordable[-1].bias:.1%} of the rows")
     return _recommended(options[1], job, f"every M takes more than {hours}: take more actors, or nearer proposals")
 
 
@@ -433,12 +433,8 @@ def _budget(acceptance: float) -> str:
     return f"{{kind: budget, acceptance: {acceptance:g}, num_pilot: {num_pilot}}}"
 
 
-def _bias(option: Option) -> float:
-    return 1.0 if option.bias is None else option.bias
-
-
-def _acceptances(score: Floats, log_m: float) -> Floats:
-    return np.exp(np.minimum(score - log_m, 0.0))
+def _acceptances(log_ratio: Floats, log_m: float) -> Floats:
+    return np.exp(np.minimum(log_ratio - log_m, 0.0))
 
 
 def _pilot_statistics(plan: Plan) -> Statistics:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -126,8 +126,7 @@ class Journal:
         """What chunks depend on, the proposal and the ratio aside: those the pilot's probe tells apart."""
         work = self.work
         known = {name: getattr(work, name) for name in ("seed", "chunk_size", "log_m", "pool_size")}
-        reshape = repr(work.reshape) if is_dataclass(work.reshape) else type(work.reshape).__qualname__
-        return {**known, "stage": int(work.stage), "reshape": reshape}
+        return {**known, "stage": int(work.stage)}
 
     def _ledgers(self, store: RunStore, shards: Sequence[Shard], columns: str, draw: Draw) -> list[NDArray[np.void]]:
         """LEDGER_ROW of each shard; one that is damaged is drawn again."""

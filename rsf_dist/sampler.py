@@ -170,7 +170,7 @@ class RejectionSampler:
             end=limit // self.chunk_size,
             chunks_per_task=plan.chunks_per_task(likely, max_actors(self.pool)),
             start=after,
-            mean_weight=forecast_mean_weight(plan.score, plan.choice.log_m),
+            mean_weight=forecast_mean_weight(plan.pilot.rows.log_ratio, plan.choice.log_m),
             acceptance=plan.acceptance,
         )
         return measured(stream)
@@ -222,15 +222,7 @@ class RejectionSampler:
 
     def _plan(self, pilot: PilotRun, choice: Choice, round: int, pool_size: int | None = None) -> Plan:
         work = ChunkWork(
-            self.proposal,
-            self.ratio,
-            choice.log_m,
-            self.chunk_size,
-            self.seed,
-            self.stage,
-            round,
-            choice.reshape,
-            pool_size,
+            self.proposal, self.ratio, choice.log_m, self.chunk_size, self.seed, self.stage, round, pool_size
         )
         return Plan(choice, work, pilot, on_gpus=self.pool.gpus_per_actor > 0)
 

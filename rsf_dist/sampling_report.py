@@ -28,9 +28,8 @@ class SamplingReport:
         acceptance_rate: num_accepted / num_proposed.
         acceptance_interval: exact 95 % interval of the acceptance probability.
         acceptance_predicted: (1 - eps)/M, with eps = tv_bound; times E_q[r], as estimated, for a ratio that is not
-            normalised. None where acceptance is not proportional to the ratio.
+            normalised. None where M was raised afterwards.
         log_m, log_m_source: the envelope's constant and where it is from.
-        proportional: whether rows were accepted in proportion to min(r, M), as always but for DRS's shift.
         normalised: whether the ratio claims E_q[r] = 1.
         num_scored: proposals in whole chunks; the figures below are taken over these.
         num_screened_out: of them, those that were given up before their log ratio was complete.
@@ -43,8 +42,7 @@ class SamplingReport:
         mean_ratio, mean_ratio_error: E_q[r] and its standard error, of a normalised ratio: 1 if right.
         mean_inverse_ratio: E_p[1/r], where target samples exist; 1 for the true ratio where p covers q, else below.
         tv_bound, tv_bound_source: bound on the total variation distance between target and sample, as far as the ratio
-            is right: `target` (p-side, its estimate) where target samples exist, else `proposals` (q-side). It bounds
-            nothing where acceptance is not proportional.
+            is right: `target` (p-side, its estimate) where target samples exist, else `proposals` (q-side).
         tv_bound_lower, tv_bound_upper: 95 % confidence limits of the p-side bound, either by itself; else None. The
             lower one is 0 where target rows give upper bounds alone.
         tv_bound_proposals: the q-side bound; blind to what proposals never met.
@@ -62,7 +60,6 @@ class SamplingReport:
     acceptance_predicted: float | None
     log_m: float
     log_m_source: str
-    proportional: bool
     normalised: bool
     num_scored: int
     num_screened_out: int
@@ -126,7 +123,7 @@ class Setting:
 
     Args:
         log_m, source: the envelope's constant in the end, and where it is from.
-        proportional, normalised: as in SamplingReport.
+        normalised: as in SamplingReport.
         target_log_ratio: log r of target rows, float64 [m], or None.
         pilot: the statistics of the pilot, whose log ratios are all complete.
         log_ratio_quantile: as in SamplingReport.
@@ -135,7 +132,6 @@ class Setting:
 
     log_m: float
     source: str
-    proportional: bool = True
     normalised: bool = False
     target_log_ratio: Floats | None = None
     pilot: Statistics = field(default_factory=Statistics)
@@ -175,10 +171,9 @@ def summarise(
         num_accepted=num_accepted,
         acceptance_rate=num_accepted / num_proposed,
         acceptance_interval=acceptance_interval(num_proposed, num_accepted, stopped),
-        acceptance_predicted=float(np.exp(min(predicted, 0.0))) if setting.proportional else None,
+        acceptance_predicted=float(np.exp(min(predicted, 0.0))),
         log_m=setting.log_m,
         log_m_source=setting.source,
-        proportional=setting.proportional,
         normalised=setting.normalised,
         num_scored=statistics.num_scored,
         num_screened_out=statistics.num_screened_out,
@@ -197,9 +192,7 @@ def summarise(
         tv_bound_proposals=statistics.tv_bound,
         acceptance_by_label={label: kept / n for label, (n, kept) in statistics.by_label.items()},
         scored_by_label={label: n for label, (n, _) in statistics.by_label.items()},
-        curve=curve(log_ratio, accept_key, statistics.num_scored, log_mean_ratio, setting.log_m, target)
-        if setting.proportional
-        else (),
+        curve=curve(log_ratio, accept_key, statistics.num_scored, log_mean_ratio, setting.log_m, target),
         shortfall=shortfall,
         seconds=seconds,
     )

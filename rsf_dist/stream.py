@@ -142,11 +142,11 @@ def measured(stream: RowStream) -> RowStream:
     return replace(stream, columns=columns, row_bytes=row_bytes)
 
 
-def forecast_mean_weight(score: Floats, log_m: float) -> float:
+def forecast_mean_weight(log_ratio: Floats, log_m: float) -> float:
     """The mean weight of accepted rows: sum(a w) / sum(a), a = min(1, r/M) and w = max(1, r/M) of a pilot's rows."""
-    acceptance = np.exp(np.minimum(score - log_m, 0.0))
+    acceptance = np.exp(np.minimum(log_ratio - log_m, 0.0))
     total = float(acceptance.sum())
-    return float((acceptance * capped_weight(score, log_m)).sum()) / total if total else 1.0
+    return float((acceptance * capped_weight(log_ratio, log_m)).sum()) / total if total else 1.0
 
 
 @dataclass(frozen=True)

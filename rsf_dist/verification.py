@@ -121,7 +121,6 @@ def _read(
 ) -> tuple[list[np.ndarray], list[str], set[int]]:
     """LEDGER_ROW of each whole shard, what is wrong with shards, and which chunks are damaged."""
     ledgers, wrong, damaged = [], [], set()
-    proportional = described.get("report", {}).get("proportional", False)
     for shard in shards:
         try:
             rows = store.find_shard(shard)
@@ -138,7 +137,7 @@ def _read(
         if rows.num_rows != shard.rows:
             wrong.append(f"{shard.path} has {rows.num_rows:,} rows, and the manifest says {shard.rows:,}")
         weight = capped_weight(rows["log_ratio"].to_numpy(), described["drawn_at_log_m"])
-        if proportional and not np.array_equal(rows["weight"].to_numpy(), weight):
+        if not np.array_equal(rows["weight"].to_numpy(), weight):
             wrong.append(f"{shard.path} has weights that are not max(1, r/M)")
     return ledgers, wrong, damaged
 
@@ -215,9 +214,10 @@ def _wrong_in_rows(described: dict[str, Any], ledger: np.ndarray) -> Iterator[st
 def _counted(described: dict[str, Any], ledger: np.ndarray, handed_over: np.ndarray) -> dict[str, Any]:
     """What a report must say of these rows, as far as the rows alone tell."""
     report = described["report"]
-    counted: dict[str, Any] = {"num_duplicates": num_duplicates(handed_over)}
-    if report["proportional"]:  # every capped proposal was accepted
-        counted["num_capped"] = int((ledger["log_ratio"] > report["log_m"] + ROUNDING).sum())
+    counted: dict[str, Any] = {
+        "num_duplicates": num_duplicates(handed_over),
+        "num_capped": int((ledger["log_ratio"] > report["log_m"] + ROUNDING).sum()),  # each was accepted
+    }
     if report["shortfall"] == 0 and len(handed_over) and described["work"]["pool_size"] is None:
         last = handed_over[-1]
         counted["num_proposed"] = int(last["chunk"] * described["work"]["chunk_size"] + last["index"] + 1)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsf_dist.accept import Floats
 from rsf_dist.chunk import ChunkWork
 from rsf_dist.diagnostics import Statistics
 from rsf_dist.envelope import Choice
@@ -38,15 +37,9 @@ class Plan:
     on_gpus: bool = False
 
     @property
-    def score(self) -> Floats:
-        """What the pilot's rows are held against log M with, float64 [n]."""
-        log_ratio, reshape = self.pilot.rows.log_ratio, self.choice.reshape
-        return log_ratio if reshape is None else reshape(log_ratio)
-
-    @property
     def acceptance(self) -> float:
         """The fraction of proposals to expect, E_q[min(1, r/M)] of the pilot."""
-        return float(np.exp(np.minimum(self.score - self.choice.log_m, 0)).mean())
+        return float(np.exp(np.minimum(self.pilot.rows.log_ratio - self.choice.log_m, 0)).mean())
 
     @property
     def seconds_per_chunk(self) -> float:
@@ -60,7 +53,6 @@ class Plan:
         return Setting(
             log_m=log_m,
             source=self.choice.source,
-            proportional=self.choice.reshape is None,
             normalised=getattr(ratio, "normalised", False),
             target_log_ratio=getattr(ratio, "target_log_ratio", None),
             target_at_most=getattr(ratio, "target_at_most", False),

@@ -3,6 +3,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,6 +87,13 @@ def ray_address(ray_cluster: Cluster) -> str:
 def _cluster_for_ray_tests(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("ray"):
         request.getfixturevalue("ray_address")
+
+
+@pytest.fixture
+def gaussians25(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script of examples/gaussians25."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples" / "gaussians25")
+    return import_module("main")
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 p is a mixture of 25 Gaussians of standard deviation 0.05 with means on {-2, -1, 0, 1, 2}^2, as in discriminator
 rejection sampling (Azadi et al. 2018, arXiv 1810.06758) and MH-GAN (Turner et al. 2019, arXiv 1811.11357). q is a GAN
 that leaves rows between the modes (gan.py). A classifier of fresh real rows and fresh generated rows gives log p/q;
-beside it stands the GAN's own discriminator, whose logit is what those papers start from. Each is used with three
-envelopes: M from a pilot, M that keeps a fifth of the proposals, and the gamma shift of discriminator rejection
+beside it stands the GAN's own discriminator, whose logit is what those papers start from. Each is used in three ways:
+with M from a pilot, with M that keeps a fifth of the proposals, and with the gamma shift of discriminator rejection
 sampling. A row is good within four standard deviations of a mean.
 
     python examples/gaussians25/main.py [--seed 0] [--rows 10000] [--output FOLDER]
@@ -18,25 +18,30 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from gan import CENTRES, LATENT, SD, real, train_gan
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.special import log_expit
 from torch import Tensor, nn
 
 import rsf_dist as rsf
 from rsf_dist.batch import from_table
+from rsf_dist.chunk import draw
 from rsf_dist.config import ClassifierRatioConfig
+from rsf_dist.ratios import Ratio
 from rsf_dist.rng import Stage, Streams
 
 GOOD = 4 * SD
 ENVELOPES = {
     "pilot": rsf.PilotEnvelope(num_pilot=1_000),  # one proposal in 1,001 is capped, in expectation
     "budget": rsf.BudgetEnvelope(acceptance=0.2),
-    "drs": rsf.DRSEnvelope(percentile=95),
 }
+ARMS = (*ENVELOPES, "drs")
 
 
-# Ray's workers get these two classes by value, for they cannot import what lies beside this script.
+# Ray's workers get these three classes by value, for they cannot import what lies beside this script.
 class GeneratorProposal:
     """x = G(z), z ~ N(0, I). The density of x is unknown."""
 
@@ -61,6 +66,40 @@ class DiscriminatorRatio:
         """float64 [n]."""
         with torch.no_grad():
             return self.discriminator(batch["x"])[:, 0].double()
+
+
+class GammaShiftRatio:
+    """The ratio under which rejection sampling is discriminator rejection sampling (Azadi et al., ICLR 2019, eq. 8).
+
+    DRS accepts a row with probability a = sigmoid(F - gamma), F = log s - log(1 - s e^-eps), s = min(1, r/M). So does
+    a log ratio of log M + log a under the envelope log M. With eps = 0, a = s/(s + (1 - s) e^gamma) is proportional to
+    r only at gamma = 0. A gamma below 0 flattens large ratios, a gamma above 0 favours them.
+    """
+
+    def __init__(self, ratio: Ratio, log_m: float, gamma: float, eps: float = 1e-8):
+        self.ratio, self.log_bound, self.gamma, self.eps = ratio, log_m, gamma, eps
+
+    def log_ratio(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return log M + log a, float64 [n]."""
+        logit = drs_logit(self.ratio.log_ratio(batch).numpy(), self.log_bound, self.eps)
+        return torch.from_numpy(self.log_bound + log_expit(logit - self.gamma))
+
+
+def drs_logit(log_ratio: NDArray[np.float64], log_m: float, eps: float = 1e-8) -> NDArray[np.float64]:
+    """Return F of each row, float64 [n], or NaN where r is NaN or infinite: the sampler refuses such rows."""
+    log_s = np.where(log_ratio < np.inf, np.minimum(log_ratio - log_m, 0.0), np.nan)
+    return log_s - np.log1p(-np.exp(log_s - eps))
+
+
+def fit_gamma_shift(proposal: GeneratorProposal, ratio: Ratio, seed: int, percentile: float = 95.0) -> GammaShiftRatio:
+    """Take M, the largest ratio, and gamma, a percentile of F, from a pilot of 10,000 proposals.
+
+    The paper lets M grow while it samples; here it stays the pilot's.
+    """
+    _, log_ratio, _ = draw(proposal, ratio, Streams(seed, Stage.PILOT), 10_000)
+    log_m = float(log_ratio.max())
+    gamma = float(np.percentile(drs_logit(log_ratio, log_m), percentile, method="higher"))
+    return GammaShiftRatio(ratio, log_m, gamma)
 
 
 def learn_ratio(proposal: GeneratorProposal, steps: int, seed: int) -> rsf.ClassifierRatio:
@@ -126,8 +165,8 @@ def _energy(x: Tensor, y: Tensor) -> float:
 
 def draw_figure(samples: Mapping[str, Tensor], qualities: Mapping[str, Quality], path: Path) -> None:
     """A panel for each sample, good rows in blue, others in orange."""
-    names = ["real", *(f"classifier, {one}" for one in ENVELOPES)]
-    names += ["generator", *(f"discriminator, {one}" for one in ENVELOPES)]
+    names = ["real", *(f"classifier, {one}" for one in ARMS)]
+    names += ["generator", *(f"discriminator, {one}" for one in ARMS)]
     figure = Figure(figsize=(13, 6.9), layout="constrained")
     for axes, name in zip(figure.subplots(2, len(names) // 2).flat, names, strict=True):
         x = samples[name][:5_000]
@@ -167,9 +206,12 @@ def main(arguments: argparse.Namespace) -> None:
         tell(name, Quality.of(x, truth))
     with rsf.cluster():
         for kind, ratio in ratios.items():
-            for envelope, choice in ENVELOPES.items():
-                name = f"{kind}, {envelope}"
-                accepted = rsf.RejectionSampler(proposal, ratio, choice, seed=seed, chunk_size=16_384).sample(rows)
+            shifted = fit_gamma_shift(proposal, ratio, seed)
+            arms = {how: (ratio, envelope) for how, envelope in ENVELOPES.items()}
+            arms["drs"] = shifted, rsf.FixedEnvelope(shifted.log_bound)
+            for how, (scored, envelope) in arms.items():
+                name = f"{kind}, {how}"
+                accepted = rsf.RejectionSampler(proposal, scored, envelope, seed=seed, chunk_size=16_384).sample(rows)
                 samples[name], reports[name] = from_table(accepted.head(rows))["x"], accepted.report
                 tell(name, Quality.of(samples[name], truth), accepted.report)
 

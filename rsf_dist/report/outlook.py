@@ -53,10 +53,9 @@ def _fit(seconds: float | None) -> str:
 def _options(forecast: dict[str, Any]) -> Iterator[str]:
     yield f"{'M':<14}{'log M':>8}{'acceptance':>12}{'bias':>8}{'95 % interval':>16}{'proposals':>16}{'wall time':>11}"
     for one in forecast["options"]:
-        bias = "–" if one["bias"] is None else f"{one['bias']:.3f}"
         interval = "–" if one["bias_interval"] is None else "{:.3f} to {:.3f}".format(*one["bias_interval"])
         yield (
-            f"{one['name']:<14}{one['log_m']:>8.3f}{_percent(one['acceptance']):>12}{bias:>8}{interval:>16}"
+            f"{one['name']:<14}{one['log_m']:>8.3f}{_percent(one['acceptance']):>12}{one['bias']:>8.3f}{interval:>16}"
             f"{one['proposals']:>16,}{_time(one['seconds']):>11}"
         )
 

@@ -155,8 +155,8 @@ def _check(name: str, rule: str) -> Callable[[Callable[P, Finding]], Callable[P,
 
 @_check(
     "constant M",
-    "Red where a ratio was not finite, or rows were not accepted in proportion to min(r, M). Else by the share of the "
-    f"accepted rows with r > M: green up to {100 * CAPPED_GREEN:g} %, amber up to {100 * CAPPED_AMBER:g} %.",
+    "Red where a ratio was not finite. Else by the share of the accepted rows with r > M: "
+    f"green up to {100 * CAPPED_GREEN:g} %, amber up to {100 * CAPPED_AMBER:g} %.",
 )
 def constant(sampling: Numbers, ratio: Numbers) -> Finding:
     """Where M is from, and how many rows it caps."""
@@ -165,12 +165,6 @@ def constant(sampling: Numbers, ratio: Numbers) -> Finding:
     if sampling["num_nonfinite"]:
         value += f", {sampling['num_nonfinite']:,} ratios not finite"
         return value, "red", "Ratios that are NaN or infinite say nothing: mend the ratio."
-    if not sampling["proportional"]:
-        return (
-            value,
-            "red",
-            "Acceptance was not in proportion to the ratio: the rows follow some other law.",
-        )
     if capped:
         share = min(1.0, capped / scored / max(sampling["acceptance_rate"], 1e-300))  # capped rows are accepted
         meaning = f"{_percent(share)} of the accepted rows were capped: among themselves they follow the proposals."
@@ -205,8 +199,7 @@ def acceptance(sampling: Numbers) -> Finding:
     low, high = sampling["acceptance_interval"]
     value = f"{_percent(rate)} (95 % interval {_percent(low)} to {_percent(high)})"
     if predicted is None:
-        why = "M was raised afterwards" if sampling["proportional"] else "it is not in proportion to the ratio"
-        return value, "grey", f"Nothing predicts it: {why}."
+        return value, "grey", "Nothing predicts it: M was raised afterwards."
     value += f", predicted {_percent(predicted)}"
     bound, lower, upper = (sampling[key] for key in ("tv_bound", "tv_bound_lower", "tv_bound_upper"))
     exact = bound is None or bound >= 1  # else eps may be from few target rows
@@ -233,8 +226,6 @@ def acceptance(sampling: Numbers) -> Finding:
 def bias(sampling: Numbers, ratio: Numbers) -> Finding:
     """The bound on the total variation distance that capping causes: the target's side where there is one."""
     bound, upper, proposals = (sampling[key] for key in ("tv_bound", "tv_bound_upper", "tv_bound_proposals"))
-    if not sampling["proportional"]:
-        return "–", "grey", "The bound is one for rows accepted in proportion to min(r, M)."
     if bound is None:
         return "not finite", "red", "Some ratios are not usable, so that no bound could be computed."
     from_target, certified, cut = sampling["tv_bound_source"] == "target", _certified(sampling, ratio), _cut_off(ratio)

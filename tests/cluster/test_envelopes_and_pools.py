@@ -1,6 +1,5 @@
 """What the sampler does beyond a fixed M: growing envelopes, products that screen, finite pools."""
 
-import math
 import sys
 import time
 
@@ -126,12 +125,3 @@ class Slow:
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         time.sleep(0.5)
         return torch.zeros(num_rows(batch))
-
-
-def test_drs_is_marked_as_not_proportional() -> None:
-    drs = rsf.RejectionSampler(PROPOSAL, UNBOUNDED, rsf.DRSEnvelope(num_pilot=1000), chunk_size=1000).sample(500)
-    assert not drs.report.proportional
-    assert drs.report.acceptance_predicted is None
-    assert math.isfinite(drs.report.log_m)
-    with pytest.raises(rsf.InputError, match="not proportional"):
-        drs.rethreshold(drs.report.log_m + 1)

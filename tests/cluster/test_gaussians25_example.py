@@ -45,8 +45,8 @@ def test_rejection_leaves_more_good_rows(tmp_path: Path) -> None:
     assert quality["discriminator, budget"]["good"] < quality["generator"]["good"] + 0.2
     # Binomial at the pilot's quantile: 0.2 with a standard deviation of 0.003 from the pilot and 0.006 from the rows.
     assert sampling["classifier, budget"]["acceptance_rate"] == pytest.approx(0.2, abs=0.03)
-    assert sampling["classifier, budget"]["proportional"]
-    assert not sampling["classifier, drs"]["proportional"]
+    # The shifted ratio never exceeds its M.
+    assert sampling["classifier, drs"]["num_capped"] == sampling["discriminator, drs"]["num_capped"] == 0
 
 
 @pytest.mark.ray

@@ -47,7 +47,7 @@ def sample_chunks(
 
 def sample_at(proposal: Proposal, ratio: Ratio, choice: Choice, n: int = N, chunks: int = 5, seed: int = 0) -> Sample:
     """n proposals in chunks at a choice; where its M may grow, all rows are held against the last one."""
-    work = ChunkWork(proposal, ratio, choice.log_m, n // chunks, seed, reshape=choice.reshape)
+    work = ChunkWork(proposal, ratio, choice.log_m, n // chunks, seed)
     done = [work(chunk) for chunk in range(chunks)]
     statistics = Statistics()
     for chunk in done:
@@ -105,18 +105,17 @@ class Law:
         top = self.log_ratio.max()
         return float(top + np.log((self.q * np.exp(self.log_ratio - top)).sum()))
 
-    def probability(self, log_m: float, gamma: float | None = None) -> Floats:
-        """min(1, r/M), [k]; with a gamma that of discriminator rejection sampling, s/(s + (1 - s) e^gamma)."""
-        s = np.exp(np.minimum(self.log_ratio - log_m, 0))
-        return s if gamma is None else s / (s + (1 - s) * np.exp(gamma))
+    def probability(self, log_m: float) -> Floats:
+        """min(1, r/M), [k]."""
+        return np.exp(np.minimum(self.log_ratio - log_m, 0))
 
-    def acceptance(self, log_m: float, gamma: float | None = None) -> float:
+    def acceptance(self, log_m: float) -> float:
         """The mean of `probability` over q."""
-        return float((self.q * self.probability(log_m, gamma)).sum())
+        return float((self.q * self.probability(log_m)).sum())
 
-    def accepted(self, log_m: float, gamma: float | None = None) -> Floats:
-        """The law of accepted rows, [k]: without gamma q min(r, M)/acceptance, which is p where M bounds r."""
-        return self.q * self.probability(log_m, gamma) / self.acceptance(log_m, gamma)
+    def accepted(self, log_m: float) -> Floats:
+        """The law of accepted rows, [k]: q min(r, M)/acceptance, which is p where M bounds r."""
+        return self.q * self.probability(log_m) / self.acceptance(log_m)
 
     def eps(self, log_m: float) -> float:
         """E_p (1 - M/r)+."""

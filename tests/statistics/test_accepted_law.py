@@ -21,7 +21,6 @@ from rsf_dist.envelope import (
     AdaptiveEnvelope,
     BudgetEnvelope,
     CertifiedEnvelope,
-    DRSEnvelope,
     FixedEnvelope,
     PilotEnvelope,
 )
@@ -63,11 +62,10 @@ class Case:
 
     def pvalues(self, sample: Sample) -> tuple[float, float]:
         """Of the rows, KS or chi-square, and of their number, binomial."""
-        gamma = getattr(sample.choice.reshape, "gamma", None)
         x = sample.rows[self.column].numpy().ravel()
-        expected = self.law.acceptance(sample.log_m, gamma)
+        expected = self.law.acceptance(sample.log_m)
         count = stats.binomtest(num_rows(sample.rows), sample.statistics.num_scored, expected)
-        return self.law.pvalue(x, self.law.accepted(sample.log_m, gamma)), count.pvalue
+        return self.law.pvalue(x, self.law.accepted(sample.log_m)), count.pvalue
 
 
 class DoubleWell(nn.Module):
@@ -232,7 +230,6 @@ ENVELOPES = {
     "pilot with a margin": lambda _: PilotEnvelope(num_pilot=500, margin=0.1),
     "adaptive": lambda _: AdaptiveEnvelope(num_pilot=20),
     "budget": lambda _: BudgetEnvelope(acceptance=0.1),
-    "drs": lambda _: DRSEnvelope(gamma=1.0, num_pilot=2_000),
 }
 GRID = [
     pytest.param(case, envelope(case.log_sup), id=f"{name}-{how}")

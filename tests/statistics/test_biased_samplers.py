@@ -5,18 +5,19 @@ False-alarm rate 1e-3 each, unless said otherwise.
 
 import heapq
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from laws import Law, N, Z, sample_at, sample_chunks, total_variation, wald_pvalue
+from laws import Law, N, Z, sample_chunks, total_variation, wald_pvalue
 from scipy import stats
 from torch.distributions import Categorical, Normal, Uniform
 
 from rsf_dist.accept import top_k
 from rsf_dist.batch import num_rows
 from rsf_dist.chunk import ChunkWork, draw
-from rsf_dist.envelope import AdaptiveEnvelope, DRSEnvelope, Pilot
+from rsf_dist.envelope import AdaptiveEnvelope
 from rsf_dist.proposals import DistributionProposal, MixtureProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, RelativeRatio, RewardRatio
 from rsf_dist.rng import Streams
@@ -184,15 +185,16 @@ def test_a_relative_ratio_needs_proposals_of_its_mixture():
     assert law.pvalue(sample_chunks(mixture, ratio, 2 * LOG_2).rows["x"], target) > 1e-3
 
 
-def test_a_gamma_shift_is_not_the_target_though_m_bounds_r():
+def test_a_gamma_shift_is_not_the_target_though_m_bounds_r(gaussians25):
     """DRS at gamma = 1 and M = 2 accepts .3797 in place of 1/2, and is off by a gap of .0546, TV .1092, where M = 2.633
     would accept as many and follow p. KS fails by the gap, and passes the law s/(s + (1 - s) e).
     """
-    choice = DRSEnvelope(gamma=1.0).choose(Pilot(np.array([LOG_2]), np.array([LOG_2])))
-    sample = sample_at(WIDE, TO_STANDARD, choice)
-    shifted = LAW.accepted(LOG_2, gamma=1.0)
+    sample = sample_chunks(WIDE, gaussians25.GammaShiftRatio(TO_STANDARD, LOG_2, gamma=1.0), LOG_2)
+    s = LAW.probability(LOG_2)
+    law = replace(LAW, log_ratio=np.log(s / (s + (1 - s) * np.e)))
+    shifted = law.accepted(0.0)
     assert (largest_gap(shifted, LAW.p), total_variation(shifted, LAW.p)) == pytest.approx((0.0546, 0.1092), abs=1e-4)
-    assert LAW.acceptance(LOG_2, gamma=1.0) == pytest.approx(0.3797, abs=1e-4)
+    assert law.acceptance(0.0) == pytest.approx(0.3797, abs=1e-4)
     assert stats.binomtest(num_rows(sample.rows), N, 0.37974).pvalue > 1e-3
     found = LAW.kolmogorov(sample.rows["x"], LAW.p)
     assert abs(found.statistic - 0.0546) < 1.95 / math.sqrt(num_rows(sample.rows))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rsf_dist.accept import accept, drs_log_acceptance, drs_logit, key_quantile, top_k
+from rsf_dist.accept import accept, key_quantile, top_k
 
 LN2 = np.log(2.0)
 
@@ -115,29 +115,6 @@ def test_key_quantile_solves_the_budget():
 def test_key_quantile_is_minus_infinite_where_too_few_can_be_kept():
     keys = np.array([-np.inf] * 9 + [1.0])
     assert key_quantile(keys, 0.5) == -np.inf
-
-
-def test_discriminator_rejection_without_a_shift_is_the_ratio_over_m():
-    # gamma = 0, eps = 0: sigmoid(log s - log(1 - s)) = s. M = 2; r = .5, 1, 1.5: s = 1/4, 1/2, 3/4.
-    found = drs_log_acceptance(np.log([0.5, 1.0, 1.5]), LN2, gamma=0.0, eps=0.0)
-    assert np.exp(found) == pytest.approx([0.25, 0.5, 0.75])
-
-
-def test_discriminator_rejection_with_a_shift_by_hand():
-    # s/(s + (1 - s) e^gamma) at gamma = 1: s = 1/2 gives 1/(1 + e) = .2689, s = 1/4 gives 1/(1 + 3 e) = .1092
-    found = np.exp(drs_log_acceptance(np.log([0.5, 0.25]), 0.0, gamma=1.0, eps=0.0))
-    assert found == pytest.approx([1 / (1 + np.e), 1 / (1 + 3 * np.e)])
-    # not proportional to the ratio: twice the ratio has 2.46 times the acceptance
-    assert found[0] / found[1] == pytest.approx((1 + 3 * np.e) / (1 + np.e))
-
-
-def test_discriminator_logit_by_hand():
-    # eps = log 2: e^-eps = 1/2. s = 1: -log(1 - 1/2) = log 2. s = 1/2: log(1/2) - log(3/4) = log(2/3).
-    assert drs_logit(np.log([1.0, 0.5]), 0.0, eps=LN2) == pytest.approx([LN2, np.log(2 / 3)])
-    # above M, s = 1; r = 0 has no chance
-    assert drs_logit(np.array([5.0, -np.inf]), 0.0, eps=LN2) == pytest.approx([LN2, -np.inf])
-    # the published eps leaves F = 18.4 at s = 1: acceptance 1 - 1e-8
-    assert drs_logit(np.zeros(1), 0.0) == pytest.approx([-np.log(1e-8)])
 
 
 def test_the_highest_keys_in_order_of_position():

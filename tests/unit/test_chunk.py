@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from rsf_dist.accept import drs_log_acceptance
 from rsf_dist.batch import num_rows
 from rsf_dist.chunk import BOOKKEEPING, ChunkWork, draw
-from rsf_dist.envelope import DRSEnvelope, Pilot
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import DatasetProposal, DistributionProposal
 from rsf_dist.ratios import ConstantRatio, DensityRatio
@@ -232,27 +230,6 @@ def test_a_ratio_that_screens_is_given_the_exponentials_and_m():
     assert chunk.statistics.log_sum_ratio == pytest.approx(np.log(int(scored.sum())) + 0.5)
     kept = torch.from_numpy(exponentials > 0.25) & scored
     assert chunk.rows["index"].tolist() == torch.nonzero(kept).flatten().tolist()
-
-
-def test_a_reshaped_acceptance_is_compared_with_m_and_nothing_else_changes():
-    choice = DRSEnvelope(gamma=1.0, eps=1e-3).choose(Pilot(np.array([0.69]), np.array([1.0])))
-    chunk = work(log_m=choice.log_m, reshape=choice.reshape)(5)
-    _, log_ratio, exponentials = draw(WIDE, RATIO, Streams(3, chunk=5), 200)
-    keep = exponentials > -drs_log_acceptance(log_ratio, choice.log_m, 1.0, 1e-3)
-    assert chunk.rows["index"].tolist() == np.flatnonzero(keep).tolist()
-    assert chunk.rows["log_ratio"].tolist() == log_ratio[keep].tolist()
-    assert set(chunk.rows["weight"].tolist()) == {1.0}
-    assert 0 < keep.sum() < num_rows(work(log_m=choice.log_m)(5).rows)
-    # the statistics are those of the ratio itself
-    plain = work(log_m=choice.log_m)(5).statistics
-    assert chunk.statistics.log_sum_ratio == plain.log_sum_ratio
-    assert chunk.statistics.num_capped == plain.num_capped
-
-
-def test_a_reshaped_acceptance_never_screens():
-    ratio = Screening()
-    work(log_m=0.25, ratio=ratio, reshape=lambda log_ratio: log_ratio)(5)
-    assert ratio.asked is None
 
 
 @pytest.mark.parametrize("module", ["rsf_dist.harvest", "rsf_dist.training_loop"])

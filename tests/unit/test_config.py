@@ -168,7 +168,7 @@ def test_value_that_breaks_a_rule(key, value, rule):
         ({"kind": "pilot", "margin": -1.0}, "envelope.margin", "greater than or equal to 0"),
         ({"kind": "budget", "acceptance": 1.0}, "envelope.acceptance", "less than 1"),
         ({"kind": "budget", "acceptance": math.nan}, "envelope.acceptance", "less than 1"),
-        ({"kind": "oracle"}, "envelope.kind", "must be one of fixed, certified, pilot, adaptive, budget, drs, custom"),
+        ({"kind": "oracle"}, "envelope.kind", "must be one of fixed, certified, pilot, adaptive, budget, custom"),
         ({}, "envelope.kind", "is required"),
     ],
 )

@@ -1,14 +1,10 @@
-import pickle
-
 import numpy as np
 import pytest
 
-from rsf_dist.accept import accept, drs_log_acceptance, drs_logit
 from rsf_dist.envelope import (
     AdaptiveEnvelope,
     BudgetEnvelope,
     CertifiedEnvelope,
-    DRSEnvelope,
     FixedEnvelope,
     Pilot,
     PilotEnvelope,
@@ -51,7 +47,7 @@ def test_a_bound_of_zero_is_a_bound():
 
 @pytest.mark.parametrize(
     "envelope",
-    [PilotEnvelope(), BudgetEnvelope(acceptance=0.1), AdaptiveEnvelope(), DRSEnvelope(), DRSEnvelope(gamma=0.0)],
+    [PilotEnvelope(), BudgetEnvelope(acceptance=0.1), AdaptiveEnvelope()],
 )
 def test_a_pilot_without_any_ratio_is_refused(envelope):
     with pytest.raises(StatisticalRefusal, match="all 50 pilot proposals have ratio 0") as caught:
@@ -93,8 +89,7 @@ def test_budget_needs_a_pilot_of_twenty_accepted_rows():
 def test_m_stays_where_an_envelope_has_no_margin():
     seen = pilot(np.arange(40.0), log_bound=50.0)
     for envelope in (FixedEnvelope(1.0), CertifiedEnvelope(), PilotEnvelope(), BudgetEnvelope(0.5, 40)):
-        choice = envelope.choose(seen)
-        assert (choice.margin, choice.reshape) == (None, None)
+        assert envelope.choose(seen).margin is None
 
 
 def test_certified_envelope_is_the_bound_of_the_ratio():
@@ -116,60 +111,7 @@ def test_adaptive_envelope_begins_with_the_pilot():
     assert AdaptiveEnvelope().choose(pilot([2.0], log_bound=9.0)).log_m == 2.0
 
 
-@pytest.mark.parametrize("kind", [CertifiedEnvelope, PilotEnvelope, AdaptiveEnvelope, DRSEnvelope])
+@pytest.mark.parametrize("kind", [CertifiedEnvelope, PilotEnvelope, AdaptiveEnvelope])
 def test_a_pilot_must_have_rows(kind):
     with pytest.raises(InputError, match=r"envelope\.num_pilot=0: must be positive"):
         kind(num_pilot=0)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"percentile": 0.0}, r"envelope\.percentile=0\.0: must be in \(0, 100\)"),
-        ({"percentile": 100.0}, "percentile"),
-        ({"percentile": np.nan}, "percentile"),
-        ({"eps": 0.0}, r"envelope\.eps=0\.0: must be positive"),
-        ({"eps": np.nan}, "eps"),
-    ],
-)
-def test_gamma_shifts_that_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        DRSEnvelope(**options)
-
-
-@pytest.mark.filterwarnings("ignore:invalid value")  # NumPy's percentile, between two infinities
-def test_a_gamma_that_is_no_number_is_refused():
-    with pytest.raises(InputError, match=r"envelope\.gamma=nan: must be finite"):
-        DRSEnvelope(gamma=np.nan).choose(pilot([0.0]))
-    # nine of ten pilot rows have ratio 0 and F = -inf, the median too
-    with pytest.raises(InputError, match=r"envelope\.gamma=.*: must be finite; give a number, or a higher percentile"):
-        DRSEnvelope(percentile=50.0).choose(pilot([-np.inf] * 9 + [0.0]))
-
-
-def test_gamma_is_the_percentile_of_the_pilots_logit():
-    seen = pilot(np.log(np.linspace(0.1, 0.9, 9)))
-    choice = DRSEnvelope(percentile=50.0, eps=1e-6).choose(seen)
-    # the median ratio is .5, s = .5/.9 = 5/9: F = log(5/9) - log(4/9) = log(5/4), to within eps
-    assert choice.log_m == np.log(0.9)
-    assert choice.source.startswith("DRS, gamma 0.2231: not proportional")
-    # at the median F = gamma: acceptance 1/2
-    assert np.exp(choice.reshape(np.log([0.5])) - choice.log_m) == pytest.approx([0.5])
-
-
-def test_the_gamma_shift_in_the_accept_step():
-    """The reshaped log ratios l' are such that min(1, e^l'/M) is the published acceptance; also after pickling."""
-    log_ratio = np.array([-np.inf, -2.0, 0.5, 1.0])
-    choice = DRSEnvelope(gamma=0.7, eps=1e-3).choose(pilot([1.0, 0.0]))
-    expected = drs_log_acceptance(log_ratio, 1.0, 0.7, 1e-3)
-    for reshape in (choice.reshape, pickle.loads(pickle.dumps(choice.reshape))):
-        assert reshape(log_ratio) - choice.log_m == pytest.approx(expected)
-    exponentials = np.full(4, 0.5)
-    decision = accept(choice.reshape(log_ratio), exponentials, choice.log_m)
-    assert decision.keep.tolist() == (np.exp(-0.5) < np.exp(expected)).tolist()
-    assert decision.weight.tolist() == [1.0] * 4
-    assert drs_logit(log_ratio, 1.0, 1e-3)[3] == pytest.approx(-np.log(1 - np.exp(-1e-3)))
-
-
-def test_a_gamma_shift_accepts_no_infinite_ratio():
-    choice = DRSEnvelope(gamma=0.0).choose(pilot([1.0, 0.0]))
-    assert not accept(choice.reshape(np.array([np.inf])), np.array([9.0]), choice.log_m).keep.any()

@@ -8,7 +8,6 @@ from rsf_dist.accept import accept, top_k
 from rsf_dist.accepted import LEDGER_ROW
 from rsf_dist.chunk import ChunkWork
 from rsf_dist.diagnostics import Statistics
-from rsf_dist.envelope import DRSEnvelope, Pilot
 from rsf_dist.harvest import ChunkRecorder, Harvest
 from rsf_dist.proposals import DatasetProposal
 from rsf_dist.store import RunStore
@@ -191,23 +190,3 @@ def test_recorded_chunks_of_a_pool_are_gone_through_once(tmp_path):
     harvest.keep_top()
     assert len(harvest.ledger()) == 40
     assert harvest.num_proposed(CHUNK) == 250
-
-
-def gamma_shift_harvest(tmp_path):
-    """A DRS work whose M, from a pilot of ratios up to 1, is exceeded by half of its rows."""
-    choice = DRSEnvelope(gamma=1.0, eps=1.0).choose(Pilot(np.zeros(3), np.ones(3)))
-    pool = DatasetProposal({"l": torch.linspace(-1, 1, 101, dtype=torch.float64)[1:]})
-    work = ChunkWork(pool, Column(), choice.log_m, CHUNK, seed=0, reshape=choice.reshape, pool_size=CHUNK)
-    return work(0), filled(Harvest(wanted=5, log_m=choice.log_m), [ChunkRecorder(work, RunStore(tmp_path))(0)])
-
-
-def test_rows_of_a_gamma_shift_are_counted(tmp_path):
-    chunk, harvest = gamma_shift_harvest(tmp_path)
-    # l = .02, .04, …, 1 exceed log M = 0
-    assert chunk.statistics.num_capped == 50
-    assert harvest.statistics().num_accepted == chunk.statistics.num_accepted == len(harvest)
-
-
-def test_capped_rows_of_a_gamma_shift_stay_counted(tmp_path):
-    _, harvest = gamma_shift_harvest(tmp_path)
-    assert harvest.statistics().num_capped == 50

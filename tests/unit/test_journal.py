@@ -13,7 +13,6 @@ from torch.distributions import Normal
 from rsf_dist import journal
 from rsf_dist.chunk import ChunkWork
 from rsf_dist.config import Budget
-from rsf_dist.envelope import _GammaShift
 from rsf_dist.errors import InputError
 from rsf_dist.harvest import ChunkRecorder, Harvest
 from rsf_dist.journal import Journal
@@ -125,7 +124,7 @@ def test_a_damaged_shard_that_comes_out_otherwise_is_refused(store):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("seed", 4), ("chunk_size", 51), ("log_m", 2.0), ("pool_size", 99), ("reshape", _GammaShift(0.0, 1.0, 1e-8))],
+    [("seed", 4), ("chunk_size", 51), ("log_m", 2.0), ("pool_size", 99)],
 )
 def test_a_round_goes_on_with_the_same_work_only(store, name, value):
     gathered(store, range(2))

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -275,13 +274,6 @@ def test_screened_statistics_merge():
     assert merged.log_sum_ratio == pytest.approx(sums)
     assert Statistics.from_json(merged.to_json()) == merged
     assert merged.merge(Statistics()) == merged
-
-
-def test_a_reshaped_acceptance_scores_everything():
-    product = ProductRatio([Column("l1"), Column("l2", 0.5)])
-    chunk = replace(work(product), reshape=lambda log_ratio: log_ratio)(0)
-    assert chunk.statistics.num_screened_out == 0
-    assert torch.equal(chunk.rows["accept_key"], work(product)(0).rows["accept_key"])
 
 
 def test_a_product_of_products():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch.distributions import Normal
 
-from rsf_dist.accept import accept, capped_weight, drs_log_acceptance, key_quantile, top_k
+from rsf_dist.accept import accept, capped_weight, key_quantile, top_k
 from rsf_dist.batch import from_table, num_rows, row_digests, to_table
 from rsf_dist.diagnostics import Statistics, acceptance_interval, target_side_bound
 from rsf_dist.errors import InputError
@@ -285,17 +285,6 @@ def test_top_k_are_exactly_the_rows_above_log_m(values, data):
     assert len(positions) == k
     assert positions.tolist() == np.flatnonzero(keys > log_m).tolist()
     assert log_m in keys
-
-
-@given(arrays(LOG_RATIOS), LOG_M, st.floats(-50, 50), st.floats(1e-12, 10))
-def test_discriminator_rejection_gives_probabilities_that_rise_with_the_ratio(log_ratio, log_m, gamma, eps):
-    assert np.array_equal(np.isnan(drs_log_acceptance(log_ratio, log_m, gamma, eps)), ~(log_ratio < np.inf))
-    log_ratio = np.sort(log_ratio[log_ratio < np.inf])
-    found = drs_log_acceptance(log_ratio, log_m, gamma, eps)
-    assert (found <= 0).all()
-    assert (found[log_ratio == -np.inf] == -np.inf).all()
-    assert (found[1:] >= found[:-1]).all()
-    assert (drs_log_acceptance(log_ratio, log_m, gamma + 1, eps) <= found).all()
 
 
 @given(st.floats(-5, 5), st.floats(0.01, 3), st.floats(-5, 5), st.floats(0.01, 3), st.floats(-20, 20))

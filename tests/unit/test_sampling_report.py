@@ -43,7 +43,7 @@ def test_counts_and_rates():
     assert report.ess_fraction == pytest.approx(64 / 150)
     assert report.tail_index is None
     assert report.tail_threshold == tail_threshold(4)
-    assert (report.proportional, report.normalised, report.num_nonfinite) == (True, False, 0)
+    assert (report.normalised, report.num_nonfinite) == (False, 0)
 
 
 def test_proposals_side_by_hand():
@@ -70,7 +70,6 @@ def test_predicted_acceptance_by_hand():
     # a ratio that claims E_q[r] = 1, whatever the rows say: (1 - .5)/2
     normalised = report_of(Setting(LN2, "fixed", normalised=True))
     assert normalised.acceptance_predicted == pytest.approx(0.25)
-    assert report_of(Setting(LN2, "drs", proportional=False)).acceptance_predicted is None
 
 
 def test_predicted_acceptance_of_an_unnormalised_ratio_is_free_of_its_constant():
@@ -181,10 +180,6 @@ def test_the_report_has_the_curve_of_its_rows():
     assert report.curve[-1].log_m == pytest.approx(LN2 + np.log(3))
 
 
-def test_a_gamma_shift_has_no_curve():
-    assert report_of(Setting(LN2, "drs", proportional=False)).curve == ()
-
-
 FULL = SamplingReport(
     num_proposed=1000,
     num_accepted=12,
@@ -193,7 +188,6 @@ FULL = SamplingReport(
     acceptance_predicted=0.011,
     log_m=1.5,
     log_m_source="fixed",
-    proportional=True,
     normalised=True,
     num_scored=1024,
     num_screened_out=7,
@@ -241,7 +235,7 @@ def test_what_is_unknown_survives_json():
 
 def test_the_fields_of_a_real_report_are_plain(tmp_path):
     report = report_of(
-        Setting(LN2, "fixed", True, True, np.log([1.0, 4.0]), statistics_of(), 0.5),
+        Setting(LN2, "fixed", True, np.log([1.0, 4.0]), statistics_of(), 0.5),
         statistics_of(labels=np.array([0, 1, 1, 1])),
     )
     assert SamplingReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
@@ -312,8 +306,3 @@ def test_rethreshold_refuses(log_m, rule):
     with pytest.raises(InputError, match=rule) as caught:
         accepted_set(FULL, ROWS).rethreshold(log_m)
     assert (caught.value.field, caught.value.exit_code) == ("log_m", 2)
-
-
-def test_a_gamma_shift_cannot_be_rethresholded():
-    with pytest.raises(InputError, match=r"envelope\.kind=drs: its acceptance is not proportional to r/M, at no M"):
-        accepted_set(replace(FULL, proportional=False), ROWS).rethreshold(1.7)

@@ -28,7 +28,6 @@ GOOD_REPORT = SamplingReport(
     acceptance_predicted=0.099,
     log_m=2.3,
     log_m_source="estimate: largest of 10,000 pilot ratios + 0",
-    proportional=True,
     normalised=True,
     num_scored=20_000,
     num_screened_out=0,
@@ -282,11 +281,6 @@ def test_proposals_that_are_the_target_already():
     found = trust.two_sample_auc({"before": against_target(), "after": against_target()})
     assert found.light == "green"
     assert "nothing to gain" in found.meaning
-
-
-def test_acceptance_out_of_proportion_is_red():
-    drs = {"proportional": False, "acceptance_predicted": None, "log_m_source": "DRS, gamma 1: not proportional"}
-    assert changed(sampling=drs) == {"constant M": "red", "acceptance": "grey", "bias of capping": "grey"}
 
 
 @pytest.mark.parametrize(("log_m", "certified"), [(2.3, True), (2.3 - 1e-9, True), (2.31, True), (2.29, False)])

@@ -44,7 +44,6 @@ SECTIONS: dict[str, list[dict[str, Any]]] = {
         {"kind": "pilot"},
         {"kind": "adaptive"},
         {"kind": "budget", "acceptance": 0.1},
-        {"kind": "drs", "gamma": 0.0},
         {"kind": "custom", "factory": "a:b"},
     ],
     "task": [{"kind": "custom", "factory": "a:b"}],

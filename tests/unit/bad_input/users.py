@@ -48,7 +48,7 @@ GENERATORS = {
 }  # fmt: skip
 ENVELOPES = (
     "NoPilot", "PilotIsAWord", "ChoosesANumber", "ChoosesNothing", "ChoosesNan", "ChoosesInfinity", "ChoosesAWord",
-    "ShrinksItsMargin", "ReshapesToOne", "ReshapeFails", "EnvelopeFails", "EnvelopeExits", "EnvelopeHangs", "network",
+    "ShrinksItsMargin", "EnvelopeFails", "EnvelopeExits", "EnvelopeHangs", "network",
 )  # fmt: skip
 TASKS = (
     "ModelIsNone", "OtherColumns", "LossIsAMean", "LossIsANumber", "LossIsDetached", "LossFails", "MetricsAreADict",

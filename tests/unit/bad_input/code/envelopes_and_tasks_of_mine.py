@@ -55,16 +55,6 @@ class ShrinksItsMargin(Envelope):
         return Choice(1.0, "mine", margin=-1.0)
 
 
-class ReshapesToOne(Envelope):
-    def choose(self, pilot):
-        return Choice(1.0, "mine", reshape=lambda log_ratio: log_ratio[:1])
-
-
-class ReshapeFails(Envelope):
-    def choose(self, pilot):
-        return Choice(1.0, "mine", reshape=lambda log_ratio: log_ratio.no_such)
-
-
 class EnvelopeFails(Envelope):
     def choose(self, pilot):
         raise ZeroDivisionError("division by zero")
