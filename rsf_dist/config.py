@@ -710,10 +710,6 @@ class RoundsConfig(_Config):
         the target, by less than this, and it is below 0.95. Only a learned ratio has one. null: all rounds.
     warm_steps: optimizer steps by which a classifier ratio goes on, from the second round on, from that of the round
         before; null: it is learned from scratch, in its own number of steps.
-    fine_tuned_features: from the second round on, a classifier ratio is a linear one on what the last layer is given of
-        the model fine-tuned on the rows that the round before accepted: in one process and without row weights, by the
-        optimizer of `training`. Of `ratio`, network and freeze_backbone then hold for the first round; warm_steps
-        holds for none, and min_gain, which compares ratios of one kind, must be null.
     max_components: Gaussians that the refitted law may have; BIC chooses.
     broad_share: of the proposals, drawn from the proposal as configured, so that nothing is lost for ever.
     class_prior: how the proposal's mix of classes is moved, once, before the last round of a classifier ratio, where
@@ -726,7 +722,6 @@ class RoundsConfig(_Config):
     num_pilot: PositiveInt = 4_000
     min_gain: Annotated[float, Field(ge=0, lt=0.5)] | None = None
     warm_steps: PositiveInt | None = 200
-    fine_tuned_features: bool = False
     max_components: Annotated[int, Field(ge=1, le=1_000)] = 3
     broad_share: Fraction = 0.1
     class_prior: ClassPriorConfig | None = ClassPriorConfig()
@@ -886,15 +881,6 @@ class RunConfig(_Config):
         return "one_shot" if self.rounds.num_rounds == 1 else "adaptive"
 
     @model_validator(mode="after")
-    def _features_have_a_use(self) -> RunConfig:
-        classifies = self.ratio.kind == "classifier" and self.task.kind == "classification"
-        if self.rounds.fine_tuned_features and not classifies:
-            raise ValueError("rounds.fine_tuned_features needs ratio.kind=classifier and task.kind=classification")
-        if self.rounds.fine_tuned_features and (self.rounds.num_rounds == 1 or self.rounds.min_gain is not None):
-            raise ValueError("rounds.fine_tuned_features needs rounds.num_rounds above 1 and rounds.min_gain=null")
-        return self
-
-    @model_validator(mode="after")
     def _adaptive_has_rounds(self) -> RunConfig:
         if "adaptive" in self.evaluation.arms and self.own_arm != "adaptive":
             raise ValueError("evaluation.arms names `adaptive`, which needs rounds: set e.g. rounds=5")
@@ -920,8 +906,6 @@ class RunConfig(_Config):
         ratio = self.ratio
         if isinstance(ratio, ClassifierRatioConfig) and judge == ratio.network.model_dump(exclude={"precision"}):
             raise ValueError("evaluation.judge must be another network than ratio.network")
-        if self.rounds.fine_tuned_features and judge == self.model.model_dump(exclude={"precision"}):
-            raise ValueError("evaluation.judge must be another network than model, whose features the ratio uses")
         return self
 
 

@@ -27,7 +27,6 @@ from rsf_dist.config import (
     CustomRatioConfig,
     DensityRatioConfig,
     LabelShiftRatioConfig,
-    ModelConfig,
     ProductRatioConfig,
     RatioConfig,
     RewardRatioConfig,
@@ -69,30 +68,17 @@ _CHUNK_OF_PRIOR, _CHUNK_OF_MEANS = 1, 2
 
 @dataclass(frozen=True)
 class Before:
-    """What a classifier ratio begins with; it begins anew where there is nothing.
-
-    Args:
-        ratio: that of the round before; and how many `steps` are taken from there.
-        model: a classifier of images, and the configuration of its network, whose features the ratio is to use.
-    """
+    """The round before: its ratio, and how many steps a classifier takes from there. None means that it begins anew."""
 
     ratio: Ratio | None = None
     steps: int | None = None
-    model: tuple[ModelConfig, Network] | None = None
 
     def factor(self, number: int) -> Before:
         """Of a product."""
         return Before(self.ratio.factors[number] if isinstance(self.ratio, ProductRatio) else None, self.steps)
 
-    def starting_point(
-        self, config: ClassifierRatioConfig, channels: int, seed: int
-    ) -> tuple[ClassifierRatioConfig, Sequence[Network] | None]:
-        """The networks to begin with, None for new ones; and the configuration that goes with them."""
-        if self.model is not None:
-            network, model = self.model
-            config = config.model_copy(update={"network": network, "freeze_backbone": True})
-            spec = network_spec(config, channels)
-            return config, [spec.build_upon(model, member_seed(seed, member)) for member in range(config.ensemble)]
+    def starting_point(self, config: ClassifierRatioConfig) -> tuple[ClassifierRatioConfig, Sequence[Network] | None]:
+        """Return the configuration to fit with, and the networks to begin with; None means new ones."""
         if self.steps is None or not isinstance(self.ratio, ClassifierRatio):
             return config, None
         optimizer = config.optimizer.model_copy(update={"steps": self.steps})
@@ -219,7 +205,7 @@ def fit_classifier(
     from what was there `before`. Raises InputError, StatisticalRefusal.
     """
     check_ratio(config)
-    config, initial = (before or Before()).starting_point(config, target.shape[1], seed)
+    config, initial = (before or Before()).starting_point(config)
     split_seed = seed if split_seed is None else split_seed
     share = {"cpus": config.cpus, "gpus": config.gpus}
     if config.num_workers == 0:
