@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rsf_dist import user_code
 from rsf_dist.accept import Floats
 from rsf_dist.batch import to_table
-from rsf_dist.build import Inputs, build_law, build_mixture, of_kind
+from rsf_dist.build import Inputs, build_law, of_kind
 from rsf_dist.config import (
     ClassifierRatioConfig,
     ClassPriorConfig,
@@ -46,7 +46,6 @@ from rsf_dist.ratios import (
     LabelShiftRatio,
     ProductRatio,
     Ratio,
-    RelativeRatio,
     RewardRatio,
     VerifierRatio,
 )
@@ -117,14 +116,8 @@ def make_ratio(
         )
     if isinstance(config, ClassifierRatioConfig):
         if saved is not None:
-            fitted = ClassifierRatio.load(saved)
-        else:
-            fitted = fit_classifier(config, inputs.target.images, proposal, seed, checkpoints, before, split_seed)
-        if config.relative_alpha is None:
-            return fitted
-        left = torch.ones(len(inputs.target), dtype=torch.bool)
-        left[torch.tensor(fitted.test_index)] = False  # these judge what is accepted
-        return RelativeRatio(fitted, build_mixture(config.relative_alpha, proposal, inputs.target.subset(left)))
+            return ClassifierRatio.load(saved)
+        return fit_classifier(config, inputs.target.images, proposal, seed, checkpoints, before, split_seed)
     if isinstance(config, LabelShiftRatioConfig) and config.target_prior is None:
         if saved is not None:
             return LabelShiftRatio.load(saved, class_prior(proposal, field))

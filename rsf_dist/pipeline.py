@@ -34,7 +34,7 @@ from rsf_dist.tryout import try_out
 
 CONFIG = "config.yaml"
 INPUTS, DIGESTS = "inputs", "digests.json"
-_SWITCHED_OFF = ("fine_tuned_features: false",)
+_SWITCHED_OFF = ("fine_tuned_features: false", "relative_alpha: null")
 """Lines that earlier versions wrote into every run's config.yaml: features that the run did not use, since deleted."""
 _ROW_BYTES = 100  # of parameters and bookkeeping
 

@@ -94,7 +94,7 @@ class Trial:
         return replace(self, config=config, store=self.store.at("one_shot"), _at_hand={})
 
     def proposal(self) -> Proposal:
-        """As configured, which the first round samples from; a relative ratio samples from its mixture."""
+        """Build the proposal as configured, which the first round samples from."""
         return build_proposal(self.config.proposal, self.inputs.source)
 
     def ratio(self, proposal: Proposal, round: int = 0) -> Ratio:

@@ -37,7 +37,6 @@ MINIMAL = {
     "sampling": {"num_accepted": 100},
 }
 IMAGES = {"kind": "digits"}
-RELATIVE = {"relative_alpha": 0.2}
 
 
 def having(**sections):
@@ -168,7 +167,7 @@ def test_a_run_does_not_go_on_with_other_rounds(rounds, told, tmp_path):
     assert told in str(caught.value)
 
 
-OFF_IN_OLD_RUNS = [("rounds", "fine_tuned_features", False)]
+OFF_IN_OLD_RUNS = [("rounds", "fine_tuned_features", False), ("ratio", "relative_alpha", None)]
 
 
 @pytest.mark.parametrize(("section", "key", "off"), OFF_IN_OLD_RUNS)
@@ -254,15 +253,6 @@ def test_the_runs_own_arm_needs_no_mention():
         assert having(rounds=rounds, evaluation={"arms": ["pretrained"]}).evaluation.arms == ("pretrained",)
 
 
-@pytest.mark.parametrize(
-    "sections", [{"rounds": 2}, {"evaluation": {"arms": ["weighted"]}}, {"rounds": 2, "evaluation": {"arms": []}}]
-)
-def test_a_relative_ratio_stays_where_it_is(sections):
-    assert refused("relative_alpha goes with neither rounds nor the arm", ratio=RELATIVE, **sections) == "config"
-    having(**sections)
-    having(ratio=RELATIVE, rounds=1)
-
-
 def test_every_arm_has_a_name_and_a_colour():
     arms = list(get_args(Arm))
     assert list(record.ARMS) == arms  # in the order in which they are shown
@@ -281,7 +271,6 @@ EVERY = ["pretrained", "batch_norm", "pseudo_labels", "random", "weighted", "one
             {"evaluation": {"test": IMAGES, "oracle": IMAGES, "arms": ["oracle"]}, "rounds": 3},
             [*EVERY, "adaptive", "oracle"],
         ),
-        ({"evaluation": {"test": IMAGES}, "ratio": RELATIVE}, [arm for arm in EVERY if arm != "weighted"]),
     ],
 )
 def test_what_can_be_compared(sections, arms):
