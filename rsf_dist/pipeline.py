@@ -150,11 +150,11 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
     """
     if config.code is not None:
         user_code.allow_folder(config.code)
-    with user_code.recorded() as loaded:
-        inputs = load_inputs(config)
-        try_out(config, inputs)
-    for path in loaded:
-        (progress or Progress()).say(str(path))
+    user_code.LOADED.clear()
+    inputs = load_inputs(config)
+    try_out(config, inputs)
+    for path, file in user_code.LOADED.items():
+        (progress or Progress()).say(f"using {path} from {file}")
     if config.code is not None:
         ship_code(config.code)
     return inputs
