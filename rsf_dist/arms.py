@@ -65,15 +65,10 @@ def arms(config: RunConfig) -> list[Arm]:
     return [arm for arm in get_args(Arm) if arm in wanted]
 
 
-def model_bytes(config: RunConfig, inputs: Inputs) -> int:
-    """What the weights of one model take on disk."""
-    model = build_task(config, inputs.source).build_model(config.seed)
-    return sum(tensor.nbytes for tensor in model.state_dict().values())
-
-
 def training_bytes(config: RunConfig, inputs: Inputs) -> int:
     """What the models of one seed may take on disk, with the checkpoints that lead to them."""
-    size = model_bytes(config, inputs)
+    model = build_task(config, inputs.source).build_model(config.seed)
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
     tuned = [arm for arm in arms(config) if arm not in UNTRAINED]
     return size * (2 + len(tuned) * (1 + _CHECKPOINTS * _CHECKPOINT_MODELS))  # two: pretrained, and the run's own
 

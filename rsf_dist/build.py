@@ -14,7 +14,6 @@ from torch.distributions import Distribution, Independent, Normal, Uniform
 from rsf_dist import user_code
 from rsf_dist.config import (
     AugmentConfig,
-    ClassifierRatioConfig,
     EnvelopeConfig,
     GeneratorProposalConfig,
     ImagesConfig,
@@ -38,7 +37,7 @@ from rsf_dist.envelope import (
 from rsf_dist.errors import InputError
 from rsf_dist.images import ImageSet, load_images
 from rsf_dist.place import make_images
-from rsf_dist.proposals import AugmentProposal, GeneratorProposal, MixtureProposal, Proposal
+from rsf_dist.proposals import AugmentProposal, GeneratorProposal, Proposal
 from rsf_dist.proposals.prior import checked_prior
 from rsf_dist.ratios.classifier import MIN_TARGET_IMAGES
 from rsf_dist.rng import Stage, Streams
@@ -51,7 +50,7 @@ class Inputs:
 
     Args:
         source: labelled; what proposals are made from.
-        target: of the place where the model must work; its labels are dropped unless a relative ratio needs them.
+        target: of the place where the model must work; its labels are dropped.
         test, source_test, oracle: labelled, for the evaluation; None where the configuration has none.
     """
 
@@ -87,7 +86,7 @@ def load_inputs(config: RunConfig) -> Inputs:
         raise InputError("target", f"{len(target)} images", f"a ratio needs {MIN_TARGET_IMAGES} or more", "give more")
     inputs = Inputs(
         source=source,
-        target=target if relative_alpha(config) else ImageSet(target.images),
+        target=ImageSet(target.images),
         test=labelled(evaluation.test, "evaluation.test"),
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
@@ -127,17 +126,6 @@ def build_proposal(config: ProposalConfig, source: ImageSet) -> Proposal:
         return _generated(config, source)
     proposal = user_code.call(config.factory, "proposal.factory", {"source": source}, config.options)
     return of_kind(proposal, Proposal, config.factory, "proposal.factory")
-
-
-def build_mixture(alpha: float, proposal: Proposal, target: ImageSet) -> MixtureProposal:
-    """The proposal with a share alpha of labelled target images. Raises InputError where they have no labels."""
-    labels = target.require_labels("target (which ratio.relative_alpha mixes in)")
-    return MixtureProposal(proposal, {"image": target.images, "label": labels}, alpha)
-
-
-def relative_alpha(config: RunConfig) -> float | None:
-    """The share of target rows in what is sampled from; None: none."""
-    return config.ratio.relative_alpha if isinstance(config.ratio, ClassifierRatioConfig) else None
 
 
 def _augmented(config: AugmentConfig, source: ImageSet) -> AugmentProposal:

@@ -372,8 +372,6 @@ class ClassifierRatioConfig(_Config):
         log(n + 1) of n calibration rows, then counts as the ratio's bound: with many rows and a ratio that falls
         short of it, set max_log_ratio, or use the budget envelope.
     max_log_ratio: cut log ratios off there, which certifies it as the bound that envelopes and products can use.
-    relative_alpha: use the relative ratio p/(a p + (1 - a) q), whose bound 1/a is exact for proposals of which the
-        target has the share a: labelled target images are mixed into them; unlabelled ones are refused.
     calibration_fraction, test_fraction: held out from fitting, for calibration and for the reported figures.
     num_workers: 0 fits in one Ray task; more, data parallel through Ray Train.
     cpus, gpus: resources of that task, or of each worker.
@@ -388,7 +386,6 @@ class ClassifierRatioConfig(_Config):
     num_proposals: Annotated[int, Field(ge=50, le=_LARGEST_COUNT)] = 8000
     calibration: Literal["none", "temperature", "platt", "isotonic"] = "platt"
     max_log_ratio: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    relative_alpha: Fraction | None = None
     calibration_fraction: Fraction = 0.2
     test_fraction: Fraction = 0.2
     num_workers: Count = 0
@@ -508,12 +505,6 @@ class ProductRatioConfig(_Config):
 
     kind: Literal["product"]
     factors: Annotated[tuple[RatioConfig, ...], Field(min_length=2)]
-
-    @model_validator(mode="after")
-    def _no_relative_factor(self) -> ProductRatioConfig:
-        if any(isinstance(factor, ClassifierRatioConfig) and factor.relative_alpha for factor in self.factors):
-            raise ValueError("a factor cannot have relative_alpha, which changes what is proposed")
-        return self
 
 
 RatioConfig = Annotated[
@@ -696,10 +687,6 @@ class RoundsConfig(_Config):
         the target, by less than this, and it is below 0.95. Only a learned ratio has one. null: all rounds.
     warm_steps: optimizer steps by which a classifier ratio goes on, from the second round on, from that of the round
         before; null: it is learned from scratch, in its own number of steps.
-    fine_tuned_features: from the second round on, a classifier ratio is a linear one on what the last layer is given of
-        the model fine-tuned on the rows that the round before accepted: in one process and without row weights, by the
-        optimizer of `training`. Of `ratio`, network and freeze_backbone then hold for the first round; warm_steps
-        holds for none, and min_gain, which compares ratios of one kind, must be null.
     max_components: Gaussians that the refitted law may have; BIC chooses.
     broad_share: of the proposals, drawn from the proposal as configured, so that nothing is lost for ever.
     class_prior: how the proposal's mix of classes is moved, once, before the last round of a classifier ratio, where
@@ -712,7 +699,6 @@ class RoundsConfig(_Config):
     num_pilot: PositiveInt = 4_000
     min_gain: Annotated[float, Field(ge=0, lt=0.5)] | None = None
     warm_steps: PositiveInt | None = 200
-    fine_tuned_features: bool = False
     max_components: Annotated[int, Field(ge=1, le=1_000)] = 3
     broad_share: Fraction = 0.1
     class_prior: ClassPriorConfig | None = ClassPriorConfig()
@@ -805,8 +791,8 @@ class RunConfig(_Config):
     code: a folder of modules that import paths (`package.module:name`) may name beside what is installed; all nodes
         must see it. Networks by import path work with it only where the run itself joins the cluster.
     data: what all image sets have in common; each may say otherwise.
-    source: labelled images, clean. target: images of the place where the model must work; labels are not looked at,
-        unless ratio.relative_alpha needs them. Kind `shifted` makes such a place from photographs.
+    source: labelled images, clean. target: images of the place where the model must work; labels are not looked at.
+        Kind `shifted` makes such a place from photographs.
     proposal: q. ratio: log p/q. envelope: how M is chosen; by default the exact bound of kinds label_shift and
         verifier, and the best sample at an acceptance of 1 % else. sampling: how many rows, by which actors.
     rounds: that move the proposal first; a number n stands for `num_rounds: n`. envelope and sampling are the last's.
@@ -872,26 +858,9 @@ class RunConfig(_Config):
         return "one_shot" if self.rounds.num_rounds == 1 else "adaptive"
 
     @model_validator(mode="after")
-    def _features_have_a_use(self) -> RunConfig:
-        classifies = self.ratio.kind == "classifier" and self.task.kind == "classification"
-        if self.rounds.fine_tuned_features and not classifies:
-            raise ValueError("rounds.fine_tuned_features needs ratio.kind=classifier and task.kind=classification")
-        if self.rounds.fine_tuned_features and (self.rounds.num_rounds == 1 or self.rounds.min_gain is not None):
-            raise ValueError("rounds.fine_tuned_features needs rounds.num_rounds above 1 and rounds.min_gain=null")
-        return self
-
-    @model_validator(mode="after")
     def _adaptive_has_rounds(self) -> RunConfig:
         if "adaptive" in self.evaluation.arms and self.own_arm != "adaptive":
             raise ValueError("evaluation.arms names `adaptive`, which needs rounds: set e.g. rounds=5")
-        return self
-
-    @model_validator(mode="after")
-    def _a_relative_ratio_stays(self) -> RunConfig:
-        if _is_relative(self.ratio) and (self.own_arm == "adaptive" or "weighted" in self.evaluation.arms):
-            raise ValueError(
-                "ratio.relative_alpha goes with neither rounds nor the arm `weighted`: it has no p/q alone"
-            )
         return self
 
     @model_validator(mode="after")
@@ -906,8 +875,6 @@ class RunConfig(_Config):
         ratio = self.ratio
         if isinstance(ratio, ClassifierRatioConfig) and judge == ratio.network.model_dump(exclude={"precision"}):
             raise ValueError("evaluation.judge must be another network than ratio.network")
-        if self.rounds.fine_tuned_features and judge == self.model.model_dump(exclude={"precision"}):
-            raise ValueError("evaluation.judge must be another network than model, whose features the ratio uses")
         return self
 
 
@@ -918,12 +885,7 @@ def comparable_arms(config: RunConfig) -> list[Arm]:
         raise InputError("evaluation.test", None, rule, "name them: only the report looks at them")
     left_out = {"adaptive"} - {config.own_arm}
     left_out |= set() if config.evaluation.oracle else {"oracle"}
-    left_out |= {"weighted"} if _is_relative(config.ratio) else set()
     return [arm for arm in get_args(Arm) if arm not in left_out]
-
-
-def _is_relative(ratio: RatioConfig) -> bool:
-    return isinstance(ratio, ClassifierRatioConfig) and ratio.relative_alpha is not None
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

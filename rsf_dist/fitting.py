@@ -20,14 +20,13 @@ from torch import Tensor, nn
 from rsf_dist import user_code
 from rsf_dist.accept import Floats
 from rsf_dist.batch import to_table
-from rsf_dist.build import Inputs, build_law, build_mixture, of_kind
+from rsf_dist.build import Inputs, build_law, of_kind
 from rsf_dist.config import (
     ClassifierRatioConfig,
     ClassPriorConfig,
     CustomRatioConfig,
     DensityRatioConfig,
     LabelShiftRatioConfig,
-    ModelConfig,
     ProductRatioConfig,
     RatioConfig,
     RewardRatioConfig,
@@ -47,7 +46,6 @@ from rsf_dist.ratios import (
     LabelShiftRatio,
     ProductRatio,
     Ratio,
-    RelativeRatio,
     RewardRatio,
     VerifierRatio,
 )
@@ -69,30 +67,17 @@ _CHUNK_OF_PRIOR, _CHUNK_OF_MEANS = 1, 2
 
 @dataclass(frozen=True)
 class Before:
-    """What a classifier ratio begins with; it begins anew where there is nothing.
-
-    Args:
-        ratio: that of the round before; and how many `steps` are taken from there.
-        model: a classifier of images, and the configuration of its network, whose features the ratio is to use.
-    """
+    """The round before: its ratio, and how many steps a classifier takes from there. None means that it begins anew."""
 
     ratio: Ratio | None = None
     steps: int | None = None
-    model: tuple[ModelConfig, Network] | None = None
 
     def factor(self, number: int) -> Before:
         """Of a product."""
         return Before(self.ratio.factors[number] if isinstance(self.ratio, ProductRatio) else None, self.steps)
 
-    def starting_point(
-        self, config: ClassifierRatioConfig, channels: int, seed: int
-    ) -> tuple[ClassifierRatioConfig, Sequence[Network] | None]:
-        """The networks to begin with, None for new ones; and the configuration that goes with them."""
-        if self.model is not None:
-            network, model = self.model
-            config = config.model_copy(update={"network": network, "freeze_backbone": True})
-            spec = network_spec(config, channels)
-            return config, [spec.build_upon(model, member_seed(seed, member)) for member in range(config.ensemble)]
+    def starting_point(self, config: ClassifierRatioConfig) -> tuple[ClassifierRatioConfig, Sequence[Network] | None]:
+        """Return the configuration to fit with, and the networks to begin with; None means new ones."""
         if self.steps is None or not isinstance(self.ratio, ClassifierRatio):
             return config, None
         optimizer = config.optimizer.model_copy(update={"steps": self.steps})
@@ -131,14 +116,8 @@ def make_ratio(
         )
     if isinstance(config, ClassifierRatioConfig):
         if saved is not None:
-            fitted = ClassifierRatio.load(saved)
-        else:
-            fitted = fit_classifier(config, inputs.target.images, proposal, seed, checkpoints, before, split_seed)
-        if config.relative_alpha is None:
-            return fitted
-        left = torch.ones(len(inputs.target), dtype=torch.bool)
-        left[torch.tensor(fitted.test_index)] = False  # these judge what is accepted
-        return RelativeRatio(fitted, build_mixture(config.relative_alpha, proposal, inputs.target.subset(left)))
+            return ClassifierRatio.load(saved)
+        return fit_classifier(config, inputs.target.images, proposal, seed, checkpoints, before, split_seed)
     if isinstance(config, LabelShiftRatioConfig) and config.target_prior is None:
         if saved is not None:
             return LabelShiftRatio.load(saved, class_prior(proposal, field))
@@ -219,7 +198,7 @@ def fit_classifier(
     from what was there `before`. Raises InputError, StatisticalRefusal.
     """
     check_ratio(config)
-    config, initial = (before or Before()).starting_point(config, target.shape[1], seed)
+    config, initial = (before or Before()).starting_point(config)
     split_seed = seed if split_seed is None else split_seed
     share = {"cpus": config.cpus, "gpus": config.gpus}
     if config.num_workers == 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -155,14 +155,6 @@ class NetworkSpec:
             _keep_head_in_float32(network)
         if self.config.weights is not None and not self._published_weights:
             _load_matching(network, _read_weights(self.config.weights), self.config.weights)
-        return network
-
-    def build_upon(self, model: Network, seed: int = 0) -> Network:
-        """As `build`, with all of a model's weights but those of its head. Raises InputError where they do not fit."""
-        spec = replace(self, config=self.config.model_copy(update={"weights": None}))
-        network, head = spec.build(seed), f"network.{head_name(model.network)}."
-        features = {name: value for name, value in model.state_dict().items() if not name.startswith(head)}
-        _load_matching(network, features, type(model).__name__)
         return network
 
     def to_json(self) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from rsf_dist import user_code
-from rsf_dist.arms import MODEL, arms, model_bytes, train_trial, training_bytes
+from rsf_dist.arms import MODEL, arms, train_trial, training_bytes
 from rsf_dist.build import Inputs, load_inputs
 from rsf_dist.config import ClassifierRatioConfig, RunConfig, differences, dump_config, parse_text
 from rsf_dist.errors import InputError
@@ -34,6 +34,8 @@ from rsf_dist.tryout import try_out
 
 CONFIG = "config.yaml"
 INPUTS, DIGESTS = "inputs", "digests.json"
+_SWITCHED_OFF = ("fine_tuned_features: false", "relative_alpha: null")
+"""Lines that earlier versions wrote into every run's config.yaml: features that the run did not use, since deleted."""
 _ROW_BYTES = 100  # of parameters and bookkeeping
 
 
@@ -148,11 +150,11 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
     """
     if config.code is not None:
         user_code.allow_folder(config.code)
-    with user_code.recorded() as loaded:
-        inputs = load_inputs(config)
-        try_out(config, inputs)
-    for path in loaded:
-        (progress or Progress()).say(str(path))
+    user_code.LOADED.clear()
+    inputs = load_inputs(config)
+    try_out(config, inputs)
+    for path, file in user_code.LOADED.items():
+        (progress or Progress()).say(f"using {path} from {file}")
     if config.code is not None:
         ship_code(config.code)
     return inputs
@@ -200,15 +202,19 @@ def forecast_bytes(config: RunConfig, inputs: Inputs, training: bool) -> int:
     if training and config.own_arm != "one_shot" and "one_shot" in arms(config):
         rows += wanted
     models = training_bytes(config, inputs) if training else 0
-    if rounds.fine_tuned_features:  # a model of each round but the first, and at most the one that they begin with
-        models += rounds.num_rounds * model_bytes(config, inputs)
     row = inputs.source.images[0].nbytes + _ROW_BYTES
     return config.num_seeds * (rows * row + models)
 
 
 def stored_config(store: RunStore) -> RunConfig:
     """The configuration of an existing run, which may have been moved since. Raises InputError."""
-    return parse_text(store.read(CONFIG).decode()).model_copy(update={"output": store.uri})
+    lines = store.read(CONFIG).decode().splitlines(keepends=True)
+    try:
+        config = parse_text("".join(line for line in lines if line.strip() not in _SWITCHED_OFF))
+    except InputError as err:
+        rule = f"its {CONFIG} does not fit this version of rsf_dist ({err})"
+        raise InputError("output", store.uri, rule, "use the version that wrote it, or name another directory") from err
+    return config.model_copy(update={"output": store.uri})
 
 
 def finish(config: RunConfig, store: RunStore) -> RunResult:

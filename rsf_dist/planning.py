@@ -123,8 +123,6 @@ def following_rounds(config: RunConfig) -> tuple[Following | None, list[str]]:
     """What is known beforehand of the rounds after the first, None where that is nothing; and what is to be said."""
     rounds, envelope, sampling = config.rounds, config.envelope, config.sampling
     warnings = ["acceptance and bias are of the first round; the line on rounds, where there is one, is of them all"]
-    if rounds.fine_tuned_features:
-        return None, [*warnings, "later rounds are left out: their ratio uses the features of another network"]
     last = None
     if isinstance(envelope, BudgetEnvelopeConfig):
         last = LaterRound(rows_to_train_on(config), sampling.budget, envelope.acceptance, envelope.num_pilot)

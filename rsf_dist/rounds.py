@@ -23,7 +23,7 @@ from rsf_dist.envelope import BudgetEnvelope
 from rsf_dist.errors import InputError, Shortfall
 from rsf_dist.judging import judge_round
 from rsf_dist.proposals import DefensiveProposal, Proposal, Refittable
-from rsf_dist.ratios import Ratio, RelativeRatio
+from rsf_dist.ratios import Ratio
 from rsf_dist.report import record, samples
 from rsf_dist.report.trust import card_in_words
 from rsf_dist.sampler import RejectionSampler
@@ -121,7 +121,7 @@ def moved_proposal(trial: Trial, number: int) -> Proposal:
 
 
 def round_sampler(trial: Trial, proposal: Proposal, ratio: Ratio, exploring: bool = False) -> RejectionSampler:
-    """What samples a round's rows; from a relative ratio's mixture where there is one. Raises InputError.
+    """Return what samples a round's rows. Raises InputError.
 
     Rounds that explore end by a budget of their own, which cannot change when a run goes on: the next round's proposal
     depends on their rows.
@@ -129,7 +129,7 @@ def round_sampler(trial: Trial, proposal: Proposal, ratio: Ratio, exploring: boo
     sampling, rounds = trial.config.sampling, trial.config.rounds
     most = max(sampling.chunk_size, math.ceil(_MOST_OF_EXPECTED * rounds.num_accepted / rounds.acceptance))
     return RejectionSampler(
-        ratio.mixture if isinstance(ratio, RelativeRatio) else proposal,
+        proposal,
         ratio,
         BudgetEnvelope(rounds.acceptance, rounds.num_pilot, "rounds")
         if exploring

@@ -13,13 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import ray
 from torch import nn
 
-from rsf_dist.accepted import stored_rows
-from rsf_dist.batch import from_table
 from rsf_dist.build import Inputs, build_proposal, build_task
 from rsf_dist.config import (
     BudgetEnvelopeConfig,
@@ -32,7 +29,6 @@ from rsf_dist.config import (
 from rsf_dist.errors import RsfError, unwrapped
 from rsf_dist.fitting import Before, is_learned, make_ratio
 from rsf_dist.images import ImageSet
-from rsf_dist.models import Network
 from rsf_dist.pretraining import pretrain
 from rsf_dist.progress import Progress
 from rsf_dist.proposals import DefensiveProposal, Proposal
@@ -54,11 +50,6 @@ def ratio_folder(round: int) -> str:
 def pilot_folder(round: int) -> str:
     """Where a round's pilot is kept."""
     return f"rounds/{round:03d}/pilot"
-
-
-def features_folder(round: int) -> str:
-    """Where a round keeps the model whose features its ratio uses, if any."""
-    return f"rounds/{round:03d}/features"
 
 
 @dataclass(frozen=True)
@@ -103,7 +94,7 @@ class Trial:
         return replace(self, config=config, store=self.store.at("one_shot"), _at_hand={})
 
     def proposal(self) -> Proposal:
-        """As configured, which the first round samples from; a relative ratio samples from its mixture."""
+        """Build the proposal as configured, which the first round samples from."""
         return build_proposal(self.config.proposal, self.inputs.source)
 
     def ratio(self, proposal: Proposal, round: int = 0) -> Ratio:
@@ -146,25 +137,9 @@ class Trial:
     def _before(self, round: int) -> Before | None:
         """What a round's classifier goes on from."""
         steps = self.config.rounds.warm_steps
-        if round > 0 and self.config.rounds.fine_tuned_features:
-            return Before(model=(self.config.model, self._fine_tuned(round)))
         if round == 0 or steps is None or not isinstance(self.config.ratio, ClassifierRatioConfig | ProductRatioConfig):
             return None
         return Before(self._kept(round - 1), steps)
-
-    def _fine_tuned(self, round: int) -> Network:
-        """The model fine-tuned on what the round before accepted, for its features."""
-        folder, task = features_folder(round), self.task()
-        kept = self.store.find(folder, task.load)
-        if kept is None:
-            before, rows = self.starting_model(), from_table(stored_rows(self.store, round - 1))
-            accepted = ImageSet(rows["image"], rows["label"], self.inputs.source.classes)
-            with self.stage("features", f"round {round}: fine-tuning a model for its features"), unwrapped():
-                given = (task, accepted, self.config.training, self.round_seed(round), before, "training")
-                made = ray.get(_pretrain.remote(*given))
-            self.store.keep(folder, lambda at: task.save(made, at))
-            kept = self.store.fetch(folder, task.load)
-        return cast(Network, kept)
 
     def _kept(self, round: int, proposal: Proposal | None = None) -> Ratio:
         proposal = proposal or self.proposal()
@@ -198,6 +173,6 @@ class Trial:
 
 
 @ray.remote
-def _pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int, *rest: Any) -> nn.Module:
+def _pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int) -> nn.Module:
     confine()
-    return pretrain(task, source, config, seed, *rest)
+    return pretrain(task, source, config, seed)

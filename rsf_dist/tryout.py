@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rsf_dist import envelope as envelopes
 from rsf_dist import user_code
 from rsf_dist.batch import Batch, on_cpu, select
-from rsf_dist.build import Inputs, build_envelope, build_mixture, build_proposal, build_task, relative_alpha
+from rsf_dist.build import Inputs, build_envelope, build_proposal, build_task
 from rsf_dist.chunk import ChunkWork, checked, propose
 from rsf_dist.config import (
     ClassifierRatioConfig,
@@ -56,9 +56,7 @@ def try_out(config: RunConfig, inputs: Inputs) -> None:
         envelope = build_envelope(config.envelope)
     with _tried("proposal", config.proposal):
         proposal = build_proposal(config.proposal, inputs.source)
-        alpha = relative_alpha(config)
-        drawn_from = proposal if alpha is None else build_mixture(alpha, proposal, inputs.target)
-        rows = _drawn_twice(drawn_from, config.seed)
+        rows = _drawn_twice(proposal, config.seed)
     _require_trainable(rows, inputs)
     if config.rounds.num_rounds > 1:
         _try_rounds(config, inputs, proposal, rows)
@@ -79,8 +77,7 @@ def has_bound(config: RatioConfig) -> bool:
     if isinstance(config, ProductRatioConfig):
         return all(has_bound(factor) for factor in config.factors)
     if isinstance(config, ClassifierRatioConfig):
-        limits = (config.max_log_ratio, config.relative_alpha)
-        return config.calibration == "isotonic" or any(limit is not None for limit in limits)
+        return config.calibration == "isotonic" or config.max_log_ratio is not None
     return not isinstance(config, RewardRatioConfig) or config.max_score is not None
 
 

@@ -21,31 +21,8 @@ from rsf_dist.errors import InputError, RsfError
 SEPARATOR = ":"
 FOLDER_VARIABLE = "RSF_DIST_CODE"
 """Names the `code` folder to worker processes, see `allow_named_folder`."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """An import path that was used, and the file that it led to."""
-
-    path: str
-    file: str
-
-    def __str__(self) -> str:
-        return f"using {self.path} from {self.file}"
-
-
-_recorders: list[list[Loaded]] = []
-
-
-@contextmanager
-def recorded() -> Iterator[list[Loaded]]:
-    """The list that each import path loaded within the block is added to, once."""
-    found: list[Loaded] = []
-    _recorders.append(found)
-    try:
-        yield found
-    finally:
-        _recorders.pop()
+LOADED: dict[str, str] = {}
+"""The file of each import path that this process has loaded since `LOADED` was last cleared."""
 
 
 def allow_folder(folder: str | Path, field: str = "code") -> None:
@@ -86,9 +63,7 @@ def load(path: str, field: str) -> Any:
     file = getattr(module, "__file__", None) or "(built in)"
     if not callable(getattr(module, name, None)):
         raise InputError(field, path, f"{module_name} {file} has no class or function {name}", "correct the name")
-    for found in _recorders:
-        if Loaded(path, file) not in found:
-            found.append(Loaded(path, file))
+    LOADED[path] = file
     return getattr(module, name)
 
 

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rsf_dist import AcceptedSet, InputError, RunStore, pipeline
-from rsf_dist.batch import from_table
+from rsf_dist import pipeline
 from rsf_dist.config import parse_config
-from rsf_dist.images import load_images
 
 pytestmark = pytest.mark.ray
 
@@ -94,30 +92,6 @@ def test_user_classes_by_import_path(small_run: dict, tmp_path: Path) -> None:
     assert sampling["num_accepted"] == 256
     assert sampling["num_screened_out"] > 0  # dim images were not shown to the second factor
     assert found["evaluation"]["arms"]["one_shot"]
-
-
-def test_relative_ratio_needs_and_uses_labelled_target_images(small_run: dict, tmp_path: Path) -> None:
-    relative = {"ratio": CLASSIFIER | {"relative_alpha": 0.25}, "envelope": {"kind": "certified"}}
-    with pytest.raises(InputError, match=r"target \(which ratio\.relative_alpha mixes in\).*needs labels"):
-        parse_and_prepare(small_run | relative)
-    labelled = small_run["evaluation"]["test"]
-    found = sampled(small_run | relative, target=labelled)
-    # E r_a = 1 over the mixture, M = 4: a quarter is accepted, as far as the ratio is calibrated
-    assert found["sampling"]["log_m"] == pytest.approx(1.3863, abs=1e-4)
-    assert found["sampling"]["acceptance_rate"] == pytest.approx(0.25, abs=0.1)
-    # a quarter of the proposals are target rows; of 256 accepted ones far more: binomial sd .027
-    rows = from_table(AcceptedSet.load(RunStore(small_run["output"])).head(256))
-    assert rows["component"].double().mean() > 0.25 + 5 * 0.027
-    # those that judge are not among them
-    accepted = {image.numpy().tobytes() for image in rows["image"][rows["component"] == 1]}
-    target = load_images(parse_config(small_run | {"target": labelled}).target, "target").images
-    held_out = json.loads((Path(small_run["output"]) / "rounds/000/ratio/ratio.json").read_text())["test_index"]
-    assert not accepted & {target[index].numpy().tobytes() for index in held_out}
-    assert accepted <= {image.numpy().tobytes() for image in target}
-
-
-def parse_and_prepare(raw: dict) -> None:
-    pipeline.prepare(parse_config(raw))
 
 
 def test_isotonic_ensemble_under_a_growing_envelope(small_run: dict) -> None:

@@ -8,8 +8,6 @@ from typing import get_args
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 from small import small_run_in
 
 from rsf_dist import AcceptedSet, class_mix, cli, pipeline, rounds
@@ -195,26 +193,6 @@ def test_labelled_target_images_change_no_row(sampled: Path, tmp_path: Path) -> 
     assert raw["evaluation"]["test"]
     pipeline.sample(parse_config(raw | {"evaluation": {"test": None, "arms": ["adaptive"]}}))
     assert fingerprints(tmp_path / "run") == fingerprints(sampled)
-
-
-@pytest.mark.soak
-def test_the_ratio_may_use_features_of_the_model_fine_tuned_before(tmp_path: Path, ray_address: str) -> None:
-    config = parse_config(raw_in(tmp_path, rounds=ROUNDS | {"fine_tuned_features": True, "min_gain": None}))
-    pipeline.sample(config)
-    run = tmp_path / "run"
-    for number in (1, 2):
-        model, ratio = (
-            load_file(run / f"rounds/{number:03d}" / name)
-            for name in ("features/model.safetensors", "ratio/network-0.safetensors")
-        )
-        same = {name: torch.equal(model[name], ratio[name]) for name in model if model[name].shape == ratio[name].shape}
-        assert len(same) == len(model) - 2  # all but the weight and the bias of the head
-        assert all(same.values())
-    assert not (run / "rounds/000/features").exists()
-    assert verify(str(run), num_chunks=2).wrong == ()
-    shutil.rmtree(run / "rounds/002/ratio")
-    pipeline.sample(config)  # the ratio comes out the same: else its stored pilot would not know it
-    assert verify(str(run), num_chunks=2).wrong == ()
 
 
 def test_compare(tmp_path: Path, monkeypatch, capsys, ray_address: str, soak: bool) -> None:

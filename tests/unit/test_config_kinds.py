@@ -12,10 +12,8 @@ from rsf_dist import user_code
 from rsf_dist.build import (
     Inputs,
     build_envelope,
-    build_mixture,
     build_proposal,
     build_task,
-    relative_alpha,
 )
 from rsf_dist.config import parse_config
 from rsf_dist.envelope import (
@@ -142,8 +140,8 @@ def image_set(n=40, labels=True):
     return ImageSet(images, torch.arange(n) % 2, ("a", "b")) if labels else ImageSet(images)
 
 
-def inputs(target_labels=True):
-    return Inputs(image_set(), image_set(50, target_labels), None, None, None)
+def inputs():
+    return Inputs(image_set(), image_set(50, labels=False), None, None, None)
 
 
 def having(**sections):
@@ -220,22 +218,12 @@ def test_augmented_proposals_need_no_kind():
     assert isinstance(proposal.parameters["scale"], Normal)
 
 
-def test_only_a_relative_classifier_mixes_the_target_in():
-    assert relative_alpha(having()) is None
-    assert relative_alpha(having(ratio={})) is None
-    config = having(ratio={"relative_alpha": 0.5})
-    assert relative_alpha(config) == 0.5
-    assert "relative_alpha" in complaint(try_out, config, inputs(target_labels=False)).field
-    try_out(config, inputs())
-
-
 @pytest.mark.parametrize(
     ("ratio", "bounded"),
     [
         ({}, False),
         ({"calibration": "isotonic"}, True),
         ({"max_log_ratio": 2.0}, True),
-        ({"relative_alpha": 0.5}, True),
         ({"kind": "reward", "score": "my_kinds:column"}, False),
         ({"kind": "label_shift"}, True),
         ({"kind": "product", "factors": [{"kind": "label_shift"}, {}]}, False),
@@ -263,12 +251,6 @@ def test_the_judge_is_built_early_and_is_not_the_ratios_network():
     network = {"name": "small_cnn", "width": 16, "dropout": 0.5}
     error = complaint(having, ratio={"network": network}, evaluation={"judge": network})
     assert "another network" in error.rule
-
-
-def test_a_mixture_is_of_images_and_labels():
-    mixture = build_mixture(0.25, build_proposal(having(proposal=TURNING).proposal, image_set()), image_set(50))
-    assert mixture.alpha == 0.25
-    assert set(mixture.target) == {"image", "label"}
 
 
 def built(raw, proposal=None, seed=5, config=TURNING):
@@ -352,7 +334,6 @@ def test_tasks():
         {"proposal": GENERATED, "ratio": {"kind": "label_shift", "target_prior": [0.1, 0.9]}},
         {"ratio": {"network": {"width": 4}}},
         {"ratio": {"network": {"name": "my_kinds:network", "options": {"hidden": 2}}}},
-        {"ratio": {"network": {"width": 4}, "relative_alpha": 0.1}},
         {"ratio": {"kind": "verifier", "passes": "my_kinds:is_bright"}},
         {"ratio": {"kind": "label_shift", "network": {"width": 4}}},
         {"ratio": {"kind": "label_shift", "target_prior": [0.1, 0.9]}},
@@ -490,11 +471,6 @@ def test_a_proposal_without_a_class_prior():
         ({"ratio": {"kind": "product", "factors": [{}]}}, "ratio.factors", "at least 2 items"),
         ({"ratio": {"kind": "product", "factors": [{}, {"kind": "x"}]}}, "ratio.factors.1.kind", "must be one of"),
         (
-            {"ratio": {"kind": "product", "factors": [{}, {"relative_alpha": 0.1}]}},
-            "ratio",
-            "cannot have relative_alpha",
-        ),
-        (
             {"ratio": {"kind": "produkt"}},
             "ratio.kind",
             "classifier, label_shift, density, reward, verifier, custom, prod",
@@ -502,7 +478,7 @@ def test_a_proposal_without_a_class_prior():
         ({"ratio": 3}, "ratio", "must hold keys and values"),
         ({"ratio": None}, "ratio", "must hold keys and values"),
         ({"ratio": {"kind": ["reward"]}}, "ratio.kind", "must be one of"),
-        ({"ratio": {"relative_alpha": 1.0}}, "ratio.relative_alpha", "less than 1"),
+        ({"ratio": {"relative_alpha": 0.5}}, "ratio.relative_alpha", "unknown key"),
         ({"ratio": {"ensemble": 0}}, "ratio.ensemble", "greater than 0"),
         ({"ratio": {"calibration": "beta"}}, "ratio.calibration", "'isotonic'"),
         ({"ratio": {"max_log_ratio": float("nan")}}, "ratio.max_log_ratio", "finite"),

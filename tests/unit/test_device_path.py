@@ -182,7 +182,7 @@ def test_a_fitted_ratio_is_gone_on_from_wherever_it_was_used():
     config = ClassifierRatioConfig()
     with elsewhere():
         ratio.log_ratio(rows)
-        _, networks = fitting.Before(ratio, steps=5).starting_point(config, channels=1, seed=0)
+        _, networks = fitting.Before(ratio, steps=5).starting_point(config)
     assert not any(isinstance(value, Held) for value in networks[0].state_dict().values())
 
 

@@ -121,22 +121,6 @@ def test_head_of_another_shape_is_new_and_the_rest_is_loaded(tmp_path):
     assert torch.equal(network.network.fc.weight, spec.build(seed=9).network.fc.weight)
 
 
-@pytest.mark.parametrize("num_outputs", [1, 5])
-def test_built_upon_a_model_all_but_the_head_is_its_own(num_outputs):
-    model = NetworkSpec(ModelConfig(width=4), num_outputs=5, channels=1).build(1)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    spec = NetworkSpec(ModelConfig(width=4, weights="gone.safetensors"), num_outputs, channels=1)
-    built = spec.build_upon(model, seed=2)
-    new = NetworkSpec(ModelConfig(width=4), num_outputs, channels=1).build(2)
-    for name, value in built.state_dict().items():
-        head = name.startswith("network.13.")
-        assert torch.equal(value, (new if head else model).state_dict()[name]), name
-    assert sum(name.startswith("network.13.") for name in built.state_dict()) == 2
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    with pytest.raises(InputError):
-        NetworkSpec(ModelConfig(width=8), 1, channels=1).build_upon(model)
-
-
 def test_head_of_the_same_shape_is_loaded(tmp_path):
     source = SMALL.build(seed=3)
     save_network(source, SMALL, tmp_path)
@@ -384,16 +368,6 @@ class Colour(nn.Module):
         return self.last(x.mean(dim=(2, 3)))
 
 
-class Within(nn.Module):
-    def __init__(self, num_outputs, channels):
-        super().__init__()
-        self.network = nn.Sequential(nn.Flatten(), nn.Linear(channels * 64, 3))
-        self.last = nn.Linear(3, num_outputs)
-
-    def forward(self, x):
-        return self.last(self.network(x))
-
-
 def headless(num_outputs, channels):
     return nn.Conv2d(channels, num_outputs, 1)
 
@@ -423,13 +397,6 @@ def test_a_network_of_ones_own(own, tmp_path):
     assert not equal_weights(network, spec.build(seed=4))
     save_network(network, spec, tmp_path / "saved")
     assert torch.equal(load_network(tmp_path / "saved")(images()), network(images()))
-
-
-def test_built_upon_a_network_of_ones_own_that_has_another_within(own):
-    model = own("Within").build(seed=1)
-    built = own("Within", num_outputs=1).build_upon(model, seed=2)
-    assert torch.equal(built.network.network[1].weight, model.network.network[1].weight)
-    assert built.network.last.weight.shape == (1, 3)
 
 
 def test_a_network_of_ones_own_takes_weights_from_a_file(own, tmp_path):

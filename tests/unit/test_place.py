@@ -118,11 +118,8 @@ def test_each_set_has_a_stream_of_its_own():
     assert len({images.digest() for images in (inputs.target, inputs.oracle, inputs.test)}) == 3
 
 
-def test_the_target_has_no_labels_unless_they_are_mixed_in():
+def test_the_target_has_no_labels():
     assert inputs_of().target.labels is None
-    mixed = inputs_of(ratio={"relative_alpha": 0.5}).target
-    assert mixed.require_labels("target").shape == (300,)
-    assert mixed.classes == DIGITS.classes
 
 
 def test_gamma_by_hand():

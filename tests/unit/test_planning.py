@@ -379,9 +379,6 @@ def test_what_is_known_of_later_rounds(small_run: dict) -> None:
     nothing, (_, warning) = known(rounds=two, envelope={"kind": "pilot"})
     assert nothing is None
     assert "the last round is left out" in warning
-    nothing, (_, warning) = known(rounds=rounds | {"fine_tuned_features": True})
-    assert nothing is None
-    assert "features of another network" in warning
 
 
 class _Sampler:

@@ -13,7 +13,6 @@ import torch
 from torch.distributions import Normal, Uniform
 
 from rsf_dist import class_mix, cli, fitting, pipeline, rounds
-from rsf_dist import trial as trials
 from rsf_dist.accepted import describe_columns
 from rsf_dist.batch import num_rows, to_table
 from rsf_dist.chunk import ChunkWork
@@ -244,57 +243,6 @@ def test_a_classifier_goes_on_with_fewer_steps_where_there_is_one(before, asked)
     assert {call.seeds for call in asked} == {(3, 0)}
     fitting.fit_classifier(config, TARGET, broad(), 3)
     assert asked[-1].seeds == (3, 3)
-
-
-def test_a_models_features_take_the_place_of_the_ratios_network():
-    of_model = ModelConfig(width=4)
-    model = NetworkSpec(of_model, num_outputs=3, channels=1).build(1)
-    config = ClassifierRatioConfig(ensemble=2, optimizer=RatioOptimizerConfig(steps=99))
-    found, networks = Before(model=(of_model, model)).starting_point(config, channels=1, seed=5)
-    assert (found.network, found.freeze_backbone, found.optimizer.steps) == (of_model, True, 99)
-    one, other = networks
-    assert torch.equal(one.network[0].weight, model.network[0].weight)
-    assert one.head.weight.shape[0] == 1
-    assert not torch.equal(one.head.weight, other.head.weight)
-
-
-def test_a_round_uses_the_features_of_the_model_fine_tuned_on_the_round_before(tmp_path, monkeypatch):
-    trial = trial_in(tmp_path, rounds={"num_rounds": 4, "fine_tuned_features": True}, training={"steps": 3})
-    fine_tuned, asked = [], []
-
-    def fine_tune(task, images, config, seed, initial, field):
-        fine_tuned.append((images.labels.tolist(), config, seed, field))
-        assert equal_weights(initial, trial.task().build_model(trial.seed))
-        return trial.task().build_model(99)
-
-    def stored_rows(store, number):
-        return to_table({"image": SOURCE.images, "label": torch.full((6,), number)})
-
-    def make_ratio(*given, before=None, saved=None, **named):
-        if saved is None:
-            asked.append(before)
-        return ConstantRatio()
-
-    monkeypatch.setattr(trials, "_pretrain", SimpleNamespace(remote=fine_tune))
-    monkeypatch.setattr(trials.ray, "get", lambda given: given)
-    monkeypatch.setattr(trials, "stored_rows", stored_rows)
-    monkeypatch.setattr(trials, "make_ratio", make_ratio)
-    for number in (0, 1, 2, 2):
-        trial.ratio(broad(), number)
-    assert asked[0] is None
-    assert [config for config, _ in (before.model for before in asked[1:])] == [trial.config.model] * 2
-    assert all(equal_weights(model, trial.task().build_model(99)) for _, model in (one.model for one in asked[1:]))
-    seeds = [trial.round_seed(number) for number in (1, 2)]
-    expected = [([number] * 6, trial.config.training, seed, "training") for number, seed in enumerate(seeds)]
-    assert fine_tuned == expected
-    assert trial.store.holds("rounds/001/features")
-    assert not trial.store.holds("rounds/000/features")
-    told = [line for line in trial.progress.lines if "features" in line or "making" in line]
-    assert ["features" in line for line in told] == [False, True, False, True, False]  # none within another
-
-
-def equal_weights(one, other):
-    return all(torch.equal(*pair) for pair in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
 def test_data_parallel_too_features_stay_as_they_are(monkeypatch):

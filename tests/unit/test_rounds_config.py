@@ -3,15 +3,17 @@
 import contextlib
 import copy
 import json
+import re
 import sys
 from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 import torch
+import yaml
 
 from rsf_dist import cli, pipeline
-from rsf_dist.arms import model_bytes, training_bytes
+from rsf_dist.arms import training_bytes
 from rsf_dist.config import (
     Arm,
     ClassPriorConfig,
@@ -35,7 +37,6 @@ MINIMAL = {
     "sampling": {"num_accepted": 100},
 }
 IMAGES = {"kind": "digits"}
-RELATIVE = {"relative_alpha": 0.2}
 
 
 def having(**sections):
@@ -67,18 +68,6 @@ def test_a_number_stands_for_so_many_rounds():
     assert having(rounds=1).own_arm == "one_shot"
     assert parse_text(json.dumps(MINIMAL), ["rounds=4"]).rounds.num_rounds == 4
     assert parse_text(json.dumps(MINIMAL), ["rounds.num_rounds=4"]).rounds.num_rounds == 4
-
-
-def test_fine_tuned_features_are_for_a_classifier_ratio_and_classes():
-    rounds = {"num_rounds": 3, "fine_tuned_features": True}
-    assert having(rounds=rounds).rounds.fine_tuned_features
-    for change in ({"num_rounds": 1}, {"min_gain": 0.01}):
-        refused("needs rounds.num_rounds above 1 and rounds.min_gain=null", rounds=rounds | change)
-    refused("must be another network than model", rounds=rounds, evaluation={"judge": {"width": 16}})
-    reward = {"kind": "reward", "score": "mine:score", "max_score": 1.0}
-    refused("needs ratio.kind=classifier and task.kind=classification", rounds=rounds, ratio=reward)
-    task = {"kind": "custom", "factory": "mine:task"}
-    refused("needs ratio.kind=classifier and task.kind=classification", rounds=rounds, task=task)
 
 
 def test_a_number_given_on_the_command_line_leaves_the_rest_of_the_section():
@@ -178,6 +167,26 @@ def test_a_run_does_not_go_on_with_other_rounds(rounds, told, tmp_path):
     assert told in str(caught.value)
 
 
+OFF_IN_OLD_RUNS = [("rounds", "fine_tuned_features", False), ("ratio", "relative_alpha", None)]
+
+
+@pytest.mark.parametrize(("section", "key", "off"), OFF_IN_OLD_RUNS)
+def test_a_run_of_an_earlier_version_goes_on_unless_it_used_what_was_deleted(section, key, off, tmp_path):
+    config, store = having(output=str(tmp_path), rounds=3, ratio={}), RunStore(tmp_path)
+    written = yaml.safe_load(dump_config(config))
+    written[section][key] = off
+    store.write("config.yaml", yaml.safe_dump(written, sort_keys=False))
+    pipeline.require_same(store, config)
+    written[section][key] = 0.5
+    store.write("config.yaml", yaml.safe_dump(written, sort_keys=False))
+    for use in (lambda: pipeline.require_same(store, config), lambda: pipeline.rebuild_report(str(tmp_path))):
+        with pytest.raises(InputError) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+        told = rf"output=.*: its config.yaml does not fit this version of rsf_dist \({section}\.{key}=0.5: unknown key"
+        assert re.match(told, str(caught.value))
+
+
 def test_a_run_goes_on_where_its_class_prior_waits_longer_for_a_cluster():
     waits = having(rounds={"class_prior": {"wait_seconds": 60}})
     assert waits != having()
@@ -199,17 +208,6 @@ ROW = 64 + 100  # pixels, and what goes with them
 def test_the_disk_that_is_asked_for_has_room_for_every_rounds_rows(sections, rows):
     inputs = SimpleNamespace(source=ImageSet(IMAGE, torch.zeros(1, dtype=torch.int64), ("a",)))
     assert pipeline.forecast_bytes(having(**sections), inputs, training=False) == rows * ROW
-
-
-def test_features_of_rounds_are_models_that_are_kept():
-    inputs = SimpleNamespace(source=ImageSet(IMAGE, torch.zeros(1, dtype=torch.int64), ("a",)))
-    plain = {"num_rounds": 3, "num_accepted": 70, "min_gain": None}
-    for training in (False, True):
-        without, having_them = (
-            pipeline.forecast_bytes(having(rounds=plain | {"fine_tuned_features": features}), inputs, training)
-            for features in (False, True)
-        )
-        assert having_them - without == 3 * model_bytes(having(), inputs) > 0
 
 
 def test_one_shot_rejection_beside_rounds_keeps_as_many_rows_again():
@@ -255,15 +253,6 @@ def test_the_runs_own_arm_needs_no_mention():
         assert having(rounds=rounds, evaluation={"arms": ["pretrained"]}).evaluation.arms == ("pretrained",)
 
 
-@pytest.mark.parametrize(
-    "sections", [{"rounds": 2}, {"evaluation": {"arms": ["weighted"]}}, {"rounds": 2, "evaluation": {"arms": []}}]
-)
-def test_a_relative_ratio_stays_where_it_is(sections):
-    assert refused("relative_alpha goes with neither rounds nor the arm", ratio=RELATIVE, **sections) == "config"
-    having(**sections)
-    having(ratio=RELATIVE, rounds=1)
-
-
 def test_every_arm_has_a_name_and_a_colour():
     arms = list(get_args(Arm))
     assert list(record.ARMS) == arms  # in the order in which they are shown
@@ -282,7 +271,6 @@ EVERY = ["pretrained", "batch_norm", "pseudo_labels", "random", "weighted", "one
             {"evaluation": {"test": IMAGES, "oracle": IMAGES, "arms": ["oracle"]}, "rounds": 3},
             [*EVERY, "adaptive", "oracle"],
         ),
-        ({"evaluation": {"test": IMAGES}, "ratio": RELATIVE}, [arm for arm in EVERY if arm != "weighted"]),
     ],
 )
 def test_what_can_be_compared(sections, arms):
