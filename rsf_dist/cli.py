@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import json
 import signal
@@ -11,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -241,24 +240,10 @@ def _progress() -> Iterator[Progress]:
 
     progress = for_this_terminal()
     try:
-        with contextlib.redirect_stdout(_RaysRemarks(sys.stderr)):  # standard output is for the result
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for the result
             yield progress
     finally:
         progress.close()
-
-
-class _RaysRemarks(io.TextIOBase):
-    """What Ray prints, line by line, but for its remark on idle processes, usual on a machine of few cores."""
-
-    def __init__(self, sink: TextIO):
-        self._sink, self._line = sink, ""
-
-    def write(self, text: str) -> int:
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            if "PYTHON worker processes have been started" not in line:
-                print(line, file=self._sink)
-        return len(text)
 
 
 def _complain(text: str) -> None:

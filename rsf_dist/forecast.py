@@ -21,7 +21,7 @@ from rsf_dist.accept import Floats, key_quantile
 from rsf_dist.config import Budget
 from rsf_dist.diagnostics import Statistics, mean_interval, target_side_bound, target_side_lower
 from rsf_dist.harvest import Harvest
-from rsf_dist.waves import START_SECONDS, Plan
+from rsf_dist.waves import Plan
 
 BIAS_LIMIT = 0.1
 """A recommended M misplaces at most this share of the rows, as estimated."""
@@ -41,8 +41,6 @@ class Costs:
 
     Args:
         startup_seconds: of the pool, over and above the time in which its actors compute.
-        brief: whether that was of tasks, which have no actors to wait for; see `map_chunks`.
-        restart_seconds: the same of a later round, tasks finding their workers up; None: as of the first.
         seconds_per_row: of an actor, beside the others.
         cpu_startup_seconds, cpu_seconds_per_row: CPU time of an actor before its first chunk, and of a proposal.
         num_pilot, pilot_seconds: proposals of the run's pilot, and its wall time; 0 where its directory holds that.
@@ -59,8 +57,6 @@ class Costs:
     ratio_seconds: float | None = None
     bytes_per_shard: float = 0.0
     bytes_per_row: float = 0.0
-    brief: bool = False
-    restart_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -240,7 +236,7 @@ def forecast(
         proposals=likely,
         proposals_interval=(least, most),
         seconds=clock.seconds(likely),
-        seconds_interval=(clock.seconds(least), clock.seconds(most) + clock.second_start(most)),
+        seconds_interval=(clock.seconds(least), clock.seconds(most)),
         cpu_hours=clock.cpu_seconds(likely) / 3600,
         disk_bytes=clock.disk_bytes(likely, num_accepted),
         ess_fraction=statistics.ess_fraction,
@@ -260,11 +256,10 @@ def forecast_rounds(plan: Plan, first: Forecast, job: Job, following: Following)
     """
     rounds = [LaterRound(job.num_accepted, job.budget, first.acceptance, following.num_pilot)] * following.exploring
     rounds += [] if following.last is None else [following.last]
-    again = first.costs.startup_seconds if first.costs.restart_seconds is None else first.costs.restart_seconds
     parts = [(first.num_accepted, first.proposals, first.seconds, first.cpu_hours, first.disk_bytes)]
     for one in rounds:
         pilot_seconds = one.num_pilot * plan.pilot.seconds_per_row
-        costs = replace(first.costs, startup_seconds=again, num_pilot=one.num_pilot, pilot_seconds=pilot_seconds)
+        costs = replace(first.costs, num_pilot=one.num_pilot, pilot_seconds=pilot_seconds)
         clock = Clock(plan, replace(job, num_accepted=one.num_accepted, budget=one.budget), costs)
         likely, found = clock.likely(one.acceptance), clock.found(one.acceptance)
         cpu_hours = clock.cpu_seconds(likely) / 3600
@@ -345,20 +340,14 @@ class Clock:
     def seconds(self, proposals: int) -> float:
         """Wall time of sampling."""
         chunks, largest = self.chunks(proposals), self.plan.wave_size(Harvest(1, exhaustive=True))
-        starts = max(1, math.ceil(chunks / largest)) * self._startup_seconds(chunks)
+        starts = max(1, math.ceil(chunks / largest)) * self.costs.startup_seconds
         return self.costs.pilot_seconds + starts + math.ceil(chunks / self.job.actors) * self._chunk_seconds
-
-    def second_start(self, proposals: int) -> float:
-        """Seconds of another execution, where the first one, sized by the pilot's acceptance, does not hold these."""
-        first = self.plan.wave_size(Harvest(self.job.num_accepted))
-        return self.costs.startup_seconds if self.chunks(proposals) > first else 0.0
 
     def cpu_seconds(self, proposals: int) -> float:
         """CPU time of the pilot, of the actors' start, and of drawing and scoring in whole chunks."""
         chunks = self.chunks(proposals)
         scored = self.costs.num_pilot + chunks * self.plan.work.chunk_size
-        start = START_SECONDS if self._outgrows_tasks(chunks) else self.costs.cpu_startup_seconds
-        return self.job.actors * start + scored * self.costs.cpu_seconds_per_row
+        return self.job.actors * self.costs.cpu_startup_seconds + scored * self.costs.cpu_seconds_per_row
 
     def disk_bytes(self, proposals: int, num_accepted: int) -> int:
         """Of a file for each chunk that has any of the rows, and of the rows."""
@@ -378,13 +367,6 @@ class Clock:
         for log_m, name, envelope in sorted(others):
             if math.isfinite(log_m):
                 yield self._option(name, envelope, log_m)
-
-    def _outgrows_tasks(self, chunks: int) -> bool:
-        """Whether so many take actors, where tasks were rehearsed."""
-        return self.costs.brief and not self.plan.is_brief(chunks, self.job.actors)
-
-    def _startup_seconds(self, chunks: int) -> float:
-        return self.costs.startup_seconds + (START_SECONDS if self._outgrows_tasks(chunks) else 0.0)
 
     @property
     def _chunk_seconds(self) -> float:

@@ -29,7 +29,6 @@ from rsf_dist.forecast import (
     forecast_rounds,
     warn_of_rounds,
 )
-from rsf_dist.harvest import Harvest
 from rsf_dist.pilot import PilotRun
 from rsf_dist.pipeline import CONFIG, prepare, stored_config, trial_folder
 from rsf_dist.progress import Progress
@@ -92,11 +91,9 @@ def _forecast_trial(draft: Trial, actors: int | None, warnings: list[str]) -> Fo
     plan = sampler.plan(num_pilot=size_of_pilot(sampler, look, warnings))
     wanted = rounds.num_accepted if exploring else rows_to_train_on(draft.config)
     job = Job(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds)
-    first_wave = rounds.num_accepted if exploring else draft.config.sampling.num_accepted
-    brief = plan.is_brief(plan.wave_size(Harvest(first_wave)), job.actors)
     num_pilot = 0 if had_pilot else sampler.num_pilot
     costs = replace(
-        rehearse(plan, sampler.pool, job.actors, look.seconds_per_row, brief),
+        rehearse(plan, sampler.pool, job.actors, look.seconds_per_row),
         num_pilot=num_pilot,
         pilot_seconds=num_pilot * plan.pilot.seconds_per_row,
         ratio_seconds=record.read(draft.store)["seconds"].get("ratio"),

@@ -85,11 +85,10 @@ def _shard_bytes(batch: Batch, log_ratio: Floats, accept_key: Floats) -> tuple[f
     return small - few * per_row, per_row
 
 
-def rehearse(plan: Plan, pool: PoolConfig, actors: int, seconds_per_row: float, brief: bool = False) -> Costs:
-    """What the pool's start and a proposal cost, on so many of the actors as there is room for.
+def rehearse(plan: Plan, pool: PoolConfig, actors: int, seconds_per_row: float) -> Costs:
+    """Measure what the pool's start and a proposal cost, on as many of the actors as there is room for.
 
     seconds_per_row: of a core that has nothing else to do; how much is rehearsed follows from it.
-    brief: as of `map_chunks`, as the run will have it; workers that are up already have no start.
     """
     room = max_actors(pool.model_copy(update={"max_actors": None}))
     here = min(actors, room, _REHEARSAL_ACTORS)
@@ -98,15 +97,10 @@ def rehearse(plan: Plan, pool: PoolConfig, actors: int, seconds_per_row: float, 
     each = 1 + max(2, round(_REHEARSAL_SECONDS / (size * per_row)))
     pool = pool.model_copy(update={"min_actors": min(pool.min_actors, here), "max_actors": here})
     work = _Clocked(replace(plan.work, chunk_size=size))
-
-    def costs(count: int) -> Costs:
-        started = time.monotonic()
-        with unwrapped():
-            records = list(map_chunks(work, range(count), pool, plan.chunks_per_task(count, here), brief))
-        return _costs(records, size, time.monotonic() - started, at_once=here if brief else None)
-
-    found = costs(here * each)
-    return replace(found, restart_seconds=costs(here).startup_seconds) if brief else found
+    started = time.monotonic()
+    with unwrapped():
+        records = list(map_chunks(work, range(here * each), pool, plan.chunks_per_task(here * each, here)))
+    return _costs(records, size, time.monotonic() - started)
 
 
 @dataclass(frozen=True)
@@ -126,10 +120,10 @@ class _Clocked:
         }
 
 
-def _costs(records: list[dict], size: int, seconds: float, at_once: int | None = None) -> Costs:
-    """An actor's first chunk, slower than the others, counts as such only where there is no other.
+def _costs(records: list[dict], size: int, seconds: float) -> Costs:
+    """Derive the costs from what the actors recorded.
 
-    at_once: of tasks, how many ran at a time, in whatever processes; None: these were actors.
+    An actor's first chunk is slower than the others. It counts only where no actor drew a second one.
     """
     by_actor: defaultdict[str, list[dict]] = defaultdict(list)
     for one in sorted(records, key=lambda one: one["cpu_before"]):
@@ -137,8 +131,6 @@ def _costs(records: list[dict], size: int, seconds: float, at_once: int | None =
     later = [one for chunks in by_actor.values() for one in chunks[1:]] or records
     wall = float(np.mean([one["wall"] for one in later])) * 1e-9
     cpu = float(np.median([one["cpu"] for one in later])) * 1e-9  # other work on the machine spoils some
-    if at_once is not None:
-        return Costs(max(0.0, seconds - len(records) * wall / at_once), wall / size, 0.0, cpu / size, brief=True)
     busiest = max(len(chunks) for chunks in by_actor.values()) * wall
     before = max(chunks[0]["cpu_before"] for chunks in by_actor.values()) * 1e-9
     return Costs(max(0.0, seconds - busiest), wall / size, before, cpu / size)

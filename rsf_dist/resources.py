@@ -8,8 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -111,10 +109,8 @@ def _join(address: str, verbose: bool, code: str | None = None) -> None:
             "worker_process_setup_hook": "rsf_dist.user_code.allow_named_folder",
         }
     level = logging.INFO if verbose else logging.ERROR
-    if not verbose:  # read by Ray's C++ core when it starts, here and in the workers
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        with _own_termination(), _without_line("Set ray log level"):
+        with _own_termination():
             ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
     except (ConnectionError, RuntimeError, ValueError) as err:
         remedy = "start one (ray start --head), or correct the address"
@@ -132,23 +128,6 @@ def _own_termination() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _without_line(marker: str) -> Iterator[None]:
-    """Keep lines with `marker` off standard error, where Ray's C++ core writes past Python."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
-        terminal = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            held.seek(0)
-            os.write(2, b"".join(line for line in held if marker.encode() not in line))
 
 
 @dataclass(frozen=True)

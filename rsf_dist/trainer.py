@@ -31,7 +31,7 @@ from rsf_dist.accepted import in_order
 from rsf_dist.checkpoints import RunFolder
 from rsf_dist.config import TrainingConfig
 from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
-from rsf_dist.resources import check_training, ensure_cluster, max_actors, nodes_up, require_shared, workers
+from rsf_dist.resources import check_training, ensure_cluster, max_actors, require_shared, workers
 from rsf_dist.stream import RowStream
 from rsf_dist.tasks.base import Task
 from rsf_dist.training_loop import History, Loop, StreamReport, columns, share, train
@@ -39,8 +39,6 @@ from rsf_dist.training_loop import History, Loop, StreamReport, columns, share, 
 _RESULTS = "~/ray_results"  # Ray's default
 _POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
 """Ray Train hears of one report a poll, by default every 2 s: a training that evaluates often would wait for it."""
-_NO_WATCH = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-"""A process that looks for nodes about to be taken away, and costs a second: the only node takes the driver along."""
 _MAY_CHANGE = {"num_workers", "cpus_per_worker", "use_gpu", "keep", "evaluate_every", "max_failures", "wait_seconds"}
 
 
@@ -248,9 +246,8 @@ def _require_columns(wanted: list[str], there: list[str], field: str) -> None:
 
 @contextmanager
 def _told_to_ray_train() -> Iterator[None]:
-    """In the environment, and not against what it says already."""
-    settings = _POLL | (_NO_WATCH if len(nodes_up()) == 1 else {})
-    ours = {name: value for name, value in settings.items() if name not in os.environ}
+    """Set what Ray Train reads from the environment for the length of the block; what is set there already stays."""
+    ours = {name: value for name, value in _POLL.items() if name not in os.environ}
     os.environ.update(ours)
     try:
         yield

@@ -25,8 +25,7 @@ def test_a_plan_forecasts_its_run_and_leaves_nothing_behind(small_config: RunCon
     found = plan_run(small_config, actors=2)
     assert not output.exists()
     assert found.costs.ratio_seconds > 0
-    assert found.costs.restart_seconds is not None
-    assert found.costs.brief  # it rehearses what the run will do: so small a wave runs in workers that are up already
+    assert found.costs.startup_seconds > 0
     assert found.num_pilot == 2_000
 
     took = pipeline.sample(small_config).report["rounds"][0]["sampling"]
@@ -123,8 +122,8 @@ def test_a_plan_of_rounds_is_within_a_factor_of_them_all(
 ) -> None:
     """As above, of the examples as they are, and of all rounds together; the run is a driver's whose workers are new.
 
-    So brief rounds run in tasks, and those of the plan's own driver would find the rehearsal's workers up. Sampling the
-    digits takes 20 s in all, of which the start of workers may be 5 or 15: as much is allowed beside the factor.
+    Sampling the digits takes 20 s in all, of which the start of workers may be 5 or 15: as much is allowed beside the
+    factor.
     """
     raw = configured(tmp_path).model_dump()
     example = "rsf_dist/demo/digits.yaml" if configured is digits_config else "examples/fashion_shift/config.yaml"

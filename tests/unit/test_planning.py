@@ -35,7 +35,7 @@ from rsf_dist.rehearsal import Glance, _costs
 from rsf_dist.report.outlook import outlook_in_words
 from rsf_dist.store import RunStore
 from rsf_dist.trial import Trial
-from rsf_dist.waves import START_SECONDS, Plan
+from rsf_dist.waves import Plan
 
 CHUNK = 100
 COSTS = Costs(startup_seconds=7.0, seconds_per_row=0.01)  # a second a chunk
@@ -104,13 +104,6 @@ def test_a_budget_that_ends_short_says_how_many_rows_there_will_be() -> None:
 
 def test_an_ample_budget_gives_no_warning() -> None:
     assert forecast(even(), Job(5_000, actors=1), COSTS).warnings == ()
-
-
-def test_the_latest_end_has_a_second_start_where_the_first_wave_may_not_do() -> None:
-    clock = Clock(even(n=100), Job(5_000, actors=4), COSTS)
-    # the first wave is sized for 5,000 + 3 sqrt(5,000) + 1 = 5,214 rows: 105 chunks
-    assert clock.second_start(10_500) == 0.0
-    assert clock.second_start(10_501) == 7.0
 
 
 def test_the_bias_is_the_excess_over_m() -> None:
@@ -254,7 +247,7 @@ def test_with_rounds_it_is_of_the_first_and_advises_nothing(
         def plan(self, num_pilot):
             return even()
 
-    def rehearsed(plan, pool, actors, seconds_per_row, brief):
+    def rehearsed(plan, pool, actors, seconds_per_row):
         return COSTS
 
     def foretell(plan, job, *rest, **more):
@@ -314,14 +307,6 @@ def test_all_rounds_add_up() -> None:
     assert " 4 rounds      6,200 proposals" in outlook_in_words(replace(first, rounds=found).to_dict())
 
 
-def test_later_rounds_find_the_workers_of_tasks_up() -> None:
-    plan, first, job = first_round(brief=True, restart_seconds=0.5)  # 7 s until the first ones are up
-    found = forecast_rounds(plan, first, job, FOLLOWING)
-    many = START_SECONDS  # chunks of a second, 10 and more: they take actors, all told
-    assert first.seconds == pytest.approx(20 + 7 + many + 5)
-    assert found.seconds == pytest.approx(first.seconds + 2 * (20 + 0.5 + many + 5) + 6 + 0.5 + many + 16)
-
-
 def test_a_last_round_that_does_not_tell_is_left_out() -> None:
     plan, first, job = first_round()
     found = forecast_rounds(plan, first, job, replace(FOLLOWING, last=None))
@@ -341,17 +326,6 @@ def test_each_round_ends_by_its_own_budget() -> None:
     job = replace(job, budget=Budget(max_proposals=600))
     found = forecast_rounds(plan, forecast(plan, job, first.costs), job, FOLLOWING)
     assert (found.proposals, found.num_accepted) == (3 * 600 + 3_200, 3 * 300 + 800)
-
-
-def test_where_tasks_were_rehearsed_more_work_takes_actors() -> None:
-    costs = replace(COSTS, startup_seconds=1.0, cpu_seconds_per_row=0.01, brief=True)
-    clock = Clock(even(), Job(100, actors=2), costs)  # chunks of a second: 9 of them take less than an actor's start
-    assert clock.seconds(900) == pytest.approx(1 + 5)
-    assert clock.cpu_seconds(900) == pytest.approx(9)
-    assert clock.seconds(1_000) == pytest.approx(1 + START_SECONDS + 5)
-    assert clock.cpu_seconds(1_000) == pytest.approx(2 * START_SECONDS + 10)
-    actors = Clock(even(), Job(100, actors=2), replace(costs, brief=False))
-    assert actors.seconds(1_000) == pytest.approx(1 + 5)
 
 
 def test_what_is_known_of_later_rounds(small_run: dict) -> None:
@@ -407,9 +381,6 @@ def test_start_up_is_what_the_busiest_actor_leaves() -> None:
     records = [record("a", 3, 5), record("a", 8, 2), record("b", 4, 4), record("a", 10, 2), record("b", 8, 2)]
     found = _costs(records, size=10, seconds=20.0)
     assert found == Costs(pytest.approx(14.0), pytest.approx(0.2), pytest.approx(4.0), pytest.approx(0.1))
-    # As tasks, two at a time in whatever processes: five of 2 s take 5 s; workers were up before.
-    found = _costs(records, size=10, seconds=20.0, at_once=2)
-    assert found == Costs(pytest.approx(15.0), pytest.approx(0.2), 0.0, pytest.approx(0.1), brief=True)
 
 
 def test_the_outlook_fits_a_screen() -> None:
