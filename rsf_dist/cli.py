@@ -17,11 +17,13 @@ import typer
 from rsf_dist.errors import InputError, RsfError, StatisticalRefusal
 
 if TYPE_CHECKING:
-    from rsf_dist.config import RunConfig
-    from rsf_dist.pipeline import RunResult
-    from rsf_dist.progress import Progress
+    from rsf_dist.config.run import RunConfig
+    from rsf_dist.runs.pipeline import RunResult
+    from rsf_dist.runtime.progress import Progress
+
 
 INTERRUPTED = 130
+
 
 app = typer.Typer(
     help="Rejection sampling fine-tuning of vision models on Ray.",
@@ -32,14 +34,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
 Config = Annotated[Path, typer.Argument(help="The run's YAML file.")]
+
+
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, e.g. training.steps=100.", metavar="[KEY=VALUE]...")
 ]
+
+
 Directory = Annotated[str, typer.Argument(help="The run's directory, a path or a URI.")]
+
+
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; `auto`: the one on this machine.")]
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+
+
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 3 where the trust card is red.")]
+
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' output.")]
 
 
@@ -53,7 +68,7 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Sample, fine-tune, compare, report: the main job."""
-    from rsf_dist.config import load_config
+    from rsf_dist.config.load import load_config
 
     _carry_out("run", load_config(config, overrides or ()), address, as_json, strict, debug)
 
@@ -76,7 +91,8 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Hold the run against its alternatives, at equal rows and optimizer steps, over several seeds."""
-    from rsf_dist.config import comparable_arms, load_config
+    from rsf_dist.config.load import load_config
+    from rsf_dist.config.run import comparable_arms
 
     given = list(overrides or ())
     once = load_config(config, given)
@@ -99,7 +115,7 @@ def sample(
     debug: Debug = False,
 ) -> None:
     """Fit the ratio and sample, for `rsf train` to go on with."""
-    from rsf_dist.config import load_config
+    from rsf_dist.config.load import load_config
 
     _carry_out("sample", load_config(config, overrides or ()), address, as_json, strict, debug)
 
@@ -107,7 +123,7 @@ def sample(
 @app.command()
 def train(directory: Directory, address: Address = None, as_json: Json = False, debug: Debug = False) -> None:
     """Fine-tune on a run's accepted rows, compare, report."""
-    from rsf_dist import pipeline
+    from rsf_dist.runs import pipeline
 
     with _progress() as progress:
         result = pipeline.train(directory, address=address, verbose=debug, progress=progress)
@@ -117,7 +133,7 @@ def train(directory: Directory, address: Address = None, as_json: Json = False, 
 @app.command()
 def report(directory: Directory, as_json: Json = False, debug: Debug = False) -> None:
     """Draw a run's report.html again."""
-    from rsf_dist import pipeline
+    from rsf_dist.runs import pipeline
 
     _show(pipeline.rebuild_report(directory), as_json)
 
@@ -134,11 +150,11 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Forecast acceptance, bias and cost of sampling from a pilot, and recommend an envelope; writes nothing."""
-    from rsf_dist.config import load_config
+    from rsf_dist.config.load import load_config
 
     loaded = load_config(config, overrides or ())
-    from rsf_dist.planning import plan_run  # seconds; what is wrong with the configuration is said before
-    from rsf_dist.report.outlook import outlook_in_words
+    from rsf_dist.forecast.plan_run import plan_run  # seconds; what is wrong with the configuration is said before
+    from rsf_dist.forecast.text import outlook_in_words
 
     with _progress() as progress:
         found = plan_run(loaded, actors=actors, address=address, verbose=debug, progress=progress).to_dict()
@@ -153,7 +169,7 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Check a run: its files' hashes, some chunks drawn again, the report against the rows; exit code 2 if it fails."""
-    from rsf_dist.verification import verify as verify_run
+    from rsf_dist.runs.verification import verify as verify_run
 
     with _progress() as progress:
         found = verify_run(directory, num_chunks=chunks, progress=progress)
@@ -177,10 +193,10 @@ def demo(
     """Real digits, a place where they look different, and what rejection sampling makes of it. Minutes on two cores."""
     from importlib.resources import files
 
-    from rsf_dist import pipeline
-    from rsf_dist.config import load_config
-    from rsf_dist.demo.place import make_place
-    from rsf_dist.store import RunStore
+    from rsf_dist.config.load import load_config
+    from rsf_dist.demo.digits_domain import make_place
+    from rsf_dist.runs import pipeline
+    from rsf_dist.storage.run_store import RunStore
 
     output = output or next(name for name in _demo_names() if not Path(name).exists())
     if "://" in output:
@@ -236,7 +252,7 @@ def _demo_names() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress]:
-    from rsf_dist.progress import for_this_terminal
+    from rsf_dist.runtime.progress import for_this_terminal
 
     progress = for_this_terminal()
     try:
@@ -253,7 +269,7 @@ def _complain(text: str) -> None:
 def _carry_out(
     job: Literal["run", "sample"], config: RunConfig, address: str | None, as_json: bool, strict: bool, debug: bool
 ) -> None:
-    from rsf_dist import pipeline  # seconds; what is wrong with the configuration was said before
+    from rsf_dist.runs import pipeline  # seconds; what is wrong with the configuration was said before
 
     with _progress() as progress:
         result = getattr(pipeline, job)(config, address=address, verbose=debug, progress=progress)
@@ -274,7 +290,7 @@ def _show(result: RunResult, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"output": result.store.uri, **result.report}, indent=2))
         return
-    from rsf_dist.report.words import in_words
+    from rsf_dist.report.text import in_words
 
     print(in_words(result.report))
     print(f"report: {result.store.uri}/report.html")

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import settings
 from small import small_run_in
 
-from rsf_dist.config import RunConfig, parse_config
+from rsf_dist.config.load import parse_config
+from rsf_dist.config.run import RunConfig
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

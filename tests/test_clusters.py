@@ -10,7 +10,8 @@ import pytest
 import ray.autoscaler
 import yaml
 
-from rsf_dist.config import RunConfig, parse_config
+from rsf_dist.config.load import parse_config
+from rsf_dist.config.run import RunConfig
 
 CLUSTERS = Path(__file__).parents[1] / "clusters"
 RAYJOB = CLUSTERS / "kuberay" / "rayjob.yaml"

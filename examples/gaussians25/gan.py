@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.optim.lr_scheduler import LambdaLR
 
-from rsf_dist.rng import Stage, Streams
+from rsf_dist.runtime.rng import Stage, Streams
 
 SD, LATENT = 0.05, 2
 CENTRES = torch.cartesian_prod(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0))

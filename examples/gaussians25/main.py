@@ -27,11 +27,11 @@ from scipy.special import log_expit
 from torch import Tensor, nn
 
 import rsf_dist as rsf
-from rsf_dist.batch import from_table
-from rsf_dist.chunk import draw
-from rsf_dist.config import ClassifierRatioConfig
+from rsf_dist.config.ratio import ClassifierRatioConfig
+from rsf_dist.data.arrow import from_table
 from rsf_dist.ratios import Ratio
-from rsf_dist.rng import Stage, Streams
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.sampling.chunk import draw
 
 GOOD = 4 * SD
 ENVELOPES = {

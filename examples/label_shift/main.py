@@ -29,14 +29,15 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 import rsf_dist as rsf
-from rsf_dist.accept import Floats
-from rsf_dist.config import ImagesConfig, ModelConfig, OptimizerConfig
-from rsf_dist.diagnostics import acceptance_interval
-from rsf_dist.evaluation import Verdict
-from rsf_dist.images import load_images
-from rsf_dist.pretraining import pretrain
+from rsf_dist.config.images import ImagesConfig
+from rsf_dist.config.model import ModelConfig, OptimizerConfig
+from rsf_dist.data.images import load_images
+from rsf_dist.evaluation.predictions import Verdict
 from rsf_dist.ratios.class_prior import BiasCorrectedTemperature, ClassPrior, bbse, em
-from rsf_dist.rng import Stage, Streams
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.sampling.diagnostics import acceptance_interval
+from rsf_dist.training.in_process import pretrain
+from rsf_dist.types import Floats
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")

@@ -23,7 +23,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAccuracy
 
 import rsf_dist as rsf
-from rsf_dist.diagnostics import acceptance_interval
+from rsf_dist.sampling.diagnostics import acceptance_interval
 
 DIMENSIONS, SCALE, LEARNING_RATE = 10, 1.15, 0.01
 P = Independent(Normal(torch.zeros(DIMENSIONS), 1.0), 1)

@@ -6,7 +6,7 @@ from rsf_dist.proposals.dataset import DatasetProposal
 from rsf_dist.proposals.defensive import DefensiveProposal
 from rsf_dist.proposals.distribution import DistributionProposal
 from rsf_dist.proposals.generator import GeneratorProposal
-from rsf_dist.proposals.mixture import MixtureProposal
+from rsf_dist.proposals.target_mixture import MixtureProposal
 
 __all__ = [
     "AugmentProposal",

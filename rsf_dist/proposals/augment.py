@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from rsf_dist.batch import Batch, Index, Outline, num_rows, on_cpu, rows_at, select
-from rsf_dist.device import at_once, device, to_device
+from rsf_dist.data.batch import Batch, Index, Outline, num_rows, on_cpu, rows_at, select
+from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
-from rsf_dist.images import ImageSet
 from rsf_dist.proposals.distribution import log_density
-from rsf_dist.proposals.noise import PixelNoise
+from rsf_dist.proposals.pixel_noise import PixelNoise
 from rsf_dist.proposals.prior import checked_prior
 from rsf_dist.proposals.refit import fit_law, support_ends
 from rsf_dist.proposals.rendering import NEUTRAL, render
-from rsf_dist.rng import Streams
+from rsf_dist.runtime.device import at_once, device, to_device
+from rsf_dist.runtime.rng import Streams
 
 _PIECE_NUMBERS, _PIECE_ROWS = 2**18, 32  # rendered at once, but no fewer rows: what fits into a processor's caches
 

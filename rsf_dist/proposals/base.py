@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from rsf_dist.batch import Batch, Outline
-from rsf_dist.rng import Streams
+from rsf_dist.data.batch import Batch, Outline
+from rsf_dist.runtime.rng import Streams
 
 
 @runtime_checkable
@@ -32,7 +32,7 @@ class DensityProposal(Proposal, Protocol):
 class OutliningProposal(Proposal, Protocol):
     """A proposal with columns that are costly: made of the rows alone that a ratio must see, or that are accepted.
 
-    They may be made, and lie, on the device that the process computes on (`rsf_dist.device`).
+    They may be made, and lie, on the device that the process computes on (`rsf_dist.runtime.device`).
     """
 
     def outline(self, n: int, rng: Streams) -> Batch | Outline:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from rsf_dist.batch import Batch, num_rows, select
+from rsf_dist.data.batch import Batch, num_rows, select
 from rsf_dist.errors import InputError
-from rsf_dist.rng import Streams
+from rsf_dist.runtime.rng import Streams
 
 
 class DatasetProposal:

@@ -12,10 +12,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch, Outline, interleaved, on_cpu
+from rsf_dist.data.batch import Batch, Outline, interleaved, on_cpu
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.base import Proposal, outline
-from rsf_dist.rng import Streams
+from rsf_dist.runtime.rng import Streams
 
 
 class DefensiveProposal:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Uniform, constraints
 
-from rsf_dist.batch import Batch
+from rsf_dist.data.batch import Batch
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.refit import fit_law, support_ends
-from rsf_dist.rng import Streams
+from rsf_dist.runtime.rng import Streams
 
 
 class DistributionProposal:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from rsf_dist.batch import Batch, Outline, on_cpu, rows_at
-from rsf_dist.device import device, portable, seeded, to_device
+from rsf_dist.data.batch import Batch, Outline, on_cpu, rows_at
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.prior import checked_prior
 from rsf_dist.proposals.refit import fit_law, support_ends
-from rsf_dist.rng import Streams
+from rsf_dist.runtime.device import device, portable, seeded, to_device
+from rsf_dist.runtime.rng import Streams
 
 _PIECE_ROWS = 128  # generated at once: bounded memory, few calls
 

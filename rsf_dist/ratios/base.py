@@ -9,10 +9,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch, Index, Outline, num_rows
-from rsf_dist.device import device
+from rsf_dist.data.batch import Batch, Index, Outline, num_rows
 from rsf_dist.errors import InputError
-from rsf_dist.user_code import blamed
+from rsf_dist.runtime.device import device
+from rsf_dist.runtime.user_code import blamed
 
 
 @runtime_checkable

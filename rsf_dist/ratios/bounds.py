@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.distributions import Categorical, Distribution, Independent, MultivariateNormal, Normal
 
-from rsf_dist.accept import Floats
+from rsf_dist.types import Floats
 
 _SMALLEST_EIGENVALUE = 1e-6  # of S_q - S_p, relative to the largest of S_q
 

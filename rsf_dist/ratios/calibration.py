@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit as log_odds
 
-from rsf_dist.accept import Floats
+from rsf_dist.types import Floats
 
 Method = Literal["none", "temperature", "platt", "isotonic"]
 

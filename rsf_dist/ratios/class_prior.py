@@ -27,12 +27,15 @@ import scipy  # whose parts load when they are first used
 from numpy.typing import NDArray
 from scipy.special import entr, log_softmax, softmax
 
-from rsf_dist.accept import Floats
 from rsf_dist.errors import InputError, StatisticalRefusal
+from rsf_dist.types import Floats
 
 Labels = NDArray[np.int64]
 
+
 _SMALLEST_SINGULAR = 1e-3
+
+
 _EM_STEPS, _EM_TOLERANCE = 10_000, 1e-6
 
 

@@ -23,16 +23,17 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor, nn
 
-from rsf_dist.accept import Floats
-from rsf_dist.batch import Batch, rows_at
-from rsf_dist.config import ClassifierRatioConfig, OptimizerConfig
-from rsf_dist.device import device, portable, seeded
+from rsf_dist.config.model import OptimizerConfig
+from rsf_dist.config.ratio import ClassifierRatioConfig
+from rsf_dist.data.batch import Batch, rows_at
 from rsf_dist.errors import InputError
-from rsf_dist.models import Network, NetworkSpec, in_pieces, load_network, save_network
-from rsf_dist.optimization import descend
+from rsf_dist.models.networks import Network, NetworkSpec, in_pieces, load_network, save_network
+from rsf_dist.models.optimization import descend
 from rsf_dist.ratios import calibration as calibrations
 from rsf_dist.ratios.calibration import Calibration, calibrate, truth_and_weights
-from rsf_dist.rng import Stage, Streams
+from rsf_dist.runtime.device import device, portable, seeded
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.types import Floats
 
 MIN_TARGET_IMAGES = 30
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch, num_rows
+from rsf_dist.data.batch import Batch, num_rows
 
 
 class ConstantRatio:

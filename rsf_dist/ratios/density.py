@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from rsf_dist.batch import Batch
+from rsf_dist.data.batch import Batch
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.distribution import DistributionProposal, log_density
 from rsf_dist.ratios.bounds import log_supremum

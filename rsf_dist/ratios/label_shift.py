@@ -16,10 +16,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rsf_dist.accept import Floats
-from rsf_dist.batch import Batch
+from rsf_dist.data.batch import Batch
 from rsf_dist.errors import InputError
 from rsf_dist.ratios.class_prior import ClassPrior
+from rsf_dist.types import Floats
 
 
 class LabelShiftRatio:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch, Outline, num_rows, select
+from rsf_dist.data.batch import Batch, Outline, num_rows, select
 from rsf_dist.errors import InputError
 from rsf_dist.ratios.base import Ratio, Screened, log_ratios
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch
+from rsf_dist.data.batch import Batch
 from rsf_dist.errors import InputError
-from rsf_dist.proposals.mixture import COMPONENT, MixtureProposal
+from rsf_dist.proposals.target_mixture import COMPONENT, MixtureProposal
 from rsf_dist.ratios.base import Ratio, log_ratios
 
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from rsf_dist.batch import Batch, num_rows
+from rsf_dist.data.batch import Batch, num_rows
 from rsf_dist.errors import InputError
 from rsf_dist.ratios.base import named_columns
-from rsf_dist.user_code import blamed
+from rsf_dist.runtime.user_code import blamed
 
 
 class RewardRatio:

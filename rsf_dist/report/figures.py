@@ -13,7 +13,7 @@ from matplotlib.image import imsave
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
-from rsf_dist.report.record import ARMS
+from rsf_dist.report.report_json import ARMS
 
 _COLOURS = {
     "pretrained": "#8a8f98",
@@ -25,8 +25,14 @@ _COLOURS = {
     "adaptive": "#2f6fb3",
     "oracle": "#4b9b63",
 }
+
+
 _OWN = _COLOURS["adaptive"]
+
+
 _COLUMNS = 12
+
+
 _CELL, _GAP = 85, 5  # pixels: of an image, about, and to the next one
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rsf_dist.report import figures, samples
-from rsf_dist.report.record import ARMS
-from rsf_dist.report.trust import SEVERITY, overall
-from rsf_dist.store import RunStore
+from rsf_dist.report import figures
+from rsf_dist.report import sample_images as samples
+from rsf_dist.report.report_json import ARMS
+from rsf_dist.report.trust_card import SEVERITY, overall
+from rsf_dist.storage.run_store import RunStore
 
 
 def write_html(store: RunStore, first_trial: RunStore, report: dict[str, Any]) -> None:

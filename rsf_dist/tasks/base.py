@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from rsf_dist.batch import Batch
+from rsf_dist.data.batch import Batch
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection

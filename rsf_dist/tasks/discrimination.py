@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsf_dist.batch import Batch
-from rsf_dist.config import ClassifierRatioConfig
-from rsf_dist.models import Network, load_network, save_network
+from rsf_dist.config.ratio import ClassifierRatioConfig
+from rsf_dist.data.batch import Batch
+from rsf_dist.models.networks import Network, load_network, save_network
 from rsf_dist.ratios.classifier import build_network, network_spec
 
 if TYPE_CHECKING:

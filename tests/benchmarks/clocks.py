@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rsf_dist.harvest import ChunkRecorder
+from rsf_dist.sampling.collector import ChunkRecorder
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 import workloads
 from measuring import Bench, Measured
 
-from rsf_dist.memory import keep_freed
+from rsf_dist.runtime.allocator import keep_freed
 
 for module in (clocks, workloads):  # workers cannot import them
     ray.cloudpickle.register_pickle_by_value(module)

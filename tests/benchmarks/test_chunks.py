@@ -17,11 +17,11 @@ from torch.distributions import Normal
 from workloads import LAWS, Scored, augmented, mixture_work, mixtures
 
 import rsf_dist as rsf
-from rsf_dist.accept import accept
-from rsf_dist.batch import Batch, num_rows, row_digests, select
-from rsf_dist.chunk import Chunk, ChunkWork
+from rsf_dist.data.batch import Batch, num_rows, row_digests, select
 from rsf_dist.proposals.base import Proposal
-from rsf_dist.rng import Streams
+from rsf_dist.runtime.rng import Streams
+from rsf_dist.sampling.accept import accept
+from rsf_dist.sampling.chunk import Chunk, ChunkWork
 
 pytestmark = pytest.mark.bench
 

@@ -9,8 +9,8 @@ import torch
 from measuring import Bench
 from workloads import Scored, augmented
 
-from rsf_dist.chunk import Chunk, ChunkWork
-from rsf_dist.device import compute_on
+from rsf_dist.runtime.device import compute_on
+from rsf_dist.sampling.chunk import Chunk, ChunkWork
 
 pytestmark = [pytest.mark.bench, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

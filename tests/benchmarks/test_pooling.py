@@ -26,11 +26,11 @@ from ray.util import ActorPool
 from workloads import Scored, augmented, mixture_work
 
 import rsf_dist as rsf
-from rsf_dist.chunk import ChunkWork
-from rsf_dist.config import PoolConfig
-from rsf_dist.harvest import ChunkRecorder
-from rsf_dist.memory import keep_freed
-from rsf_dist.pool import map_chunks
+from rsf_dist.config.sampling import PoolConfig
+from rsf_dist.runtime.allocator import keep_freed
+from rsf_dist.sampling.chunk import ChunkWork
+from rsf_dist.sampling.collector import ChunkRecorder
+from rsf_dist.sampling.pool import map_chunks
 
 pytestmark = [pytest.mark.ray, pytest.mark.bench]
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -19,15 +19,17 @@ from torch.utils.data import DataLoader, TensorDataset
 from workloads import LAWS, Scored, augmented
 
 import rsf_dist as rsf
-from rsf_dist.accepted import LEDGER_ROW
-from rsf_dist.batch import Batch
-from rsf_dist.config import ModelConfig, PoolConfig, TrainingConfig
-from rsf_dist.harvest import ChunkRecorder
-from rsf_dist.images import ImageSet
-from rsf_dist.optimization import optimizer_and_schedule
-from rsf_dist.pool import map_chunks
+from rsf_dist.config.model import ModelConfig
+from rsf_dist.config.sampling import PoolConfig
+from rsf_dist.config.training import TrainingConfig
+from rsf_dist.data.batch import Batch
+from rsf_dist.data.images import ImageSet
+from rsf_dist.models.optimization import optimizer_and_schedule
 from rsf_dist.ratios.constant import ConstantRatio
-from rsf_dist.store import RunStore
+from rsf_dist.sampling.accepted import LEDGER_ROW
+from rsf_dist.sampling.collector import ChunkRecorder
+from rsf_dist.sampling.pool import map_chunks
+from rsf_dist.storage.run_store import RunStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.bench]
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

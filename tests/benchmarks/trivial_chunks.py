@@ -9,8 +9,8 @@ import psutil
 from torch.distributions import Normal
 
 import rsf_dist as rsf
-from rsf_dist.harvest import ChunkRecorder
-from rsf_dist.pool import map_chunks
+from rsf_dist.sampling.collector import ChunkRecorder
+from rsf_dist.sampling.pool import map_chunks
 
 CHUNK, ACCEPTANCE, TASKS = 8, 1 / 16, 200
 

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, Uniform
 
 import rsf_dist as rsf
-from rsf_dist.batch import Batch
-from rsf_dist.chunk import ChunkWork
-from rsf_dist.config import ModelConfig
-from rsf_dist.device import device
-from rsf_dist.images import ImageSet
-from rsf_dist.models import NetworkSpec, in_pieces
+from rsf_dist.config.model import ModelConfig
+from rsf_dist.data.batch import Batch
+from rsf_dist.data.images import ImageSet
+from rsf_dist.models.networks import NetworkSpec, in_pieces
+from rsf_dist.runtime.device import device
+from rsf_dist.sampling.chunk import ChunkWork
 
 COMPONENTS, SCALE = 5, 1.3
 

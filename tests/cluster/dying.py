@@ -38,7 +38,7 @@ if __name__ == "__main__":
         import ray
         from faults import sampler
 
-        from rsf_dist import journal
+        from rsf_dist.sampling import checkpoint as journal
 
         address, uri, log, wanted = sys.argv[4:]
         journal.COMMIT_SECONDS = 0.2

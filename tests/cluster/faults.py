@@ -31,10 +31,10 @@ from torch.distributions import Normal
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import rsf_dist as rsf
-from rsf_dist.accepted import describe_columns, fingerprint, ledger_of
-from rsf_dist.batch import to_table
-from rsf_dist.chunk import ChunkWork
-from rsf_dist.rng import Stage
+from rsf_dist.data.arrow import to_table
+from rsf_dist.runtime.rng import Stage
+from rsf_dist.sampling.accepted import describe_columns, fingerprint, ledger_of
+from rsf_dist.sampling.chunk import ChunkWork
 
 LOG_M = math.log(2)  # sup p/q at 0, so that every other proposal is accepted
 CHUNK = 500

@@ -28,8 +28,8 @@ from faults import (
 from processes import own_processes
 
 import rsf_dist as rsf
-from rsf_dist.config import dump_config, parse_config
-from rsf_dist.lock import held
+from rsf_dist.config.load import dump_config, parse_config
+from rsf_dist.storage.lock import held
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(faults)  # the actors cannot import a test module

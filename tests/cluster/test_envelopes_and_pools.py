@@ -10,8 +10,9 @@ import torch
 from torch.distributions import Normal
 
 import rsf_dist as rsf
-from rsf_dist.batch import from_table, num_rows
-from rsf_dist.chunk import ChunkWork
+from rsf_dist.data.arrow import from_table
+from rsf_dist.data.batch import num_rows
+from rsf_dist.sampling.chunk import ChunkWork
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the actors cannot import a test module

@@ -12,11 +12,13 @@ import torch
 import yaml
 
 import rsf_dist as rsf
-from rsf_dist.build import load_inputs
-from rsf_dist.config import ClassifierRatioConfig, ImagesConfig, load_config
+from rsf_dist.builders.inputs import load_inputs
+from rsf_dist.config.images import ImagesConfig
+from rsf_dist.config.load import load_config
+from rsf_dist.config.ratio import ClassifierRatioConfig
+from rsf_dist.data.images import load_images
 from rsf_dist.errors import InputError
-from rsf_dist.images import load_images
-from rsf_dist.user_code import allow_folder
+from rsf_dist.runtime.user_code import allow_folder
 
 ROOT = Path(__file__).parents[2]
 FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -22,10 +22,10 @@ from faults import (
 )
 
 import rsf_dist as rsf
-from rsf_dist import journal
 from rsf_dist.errors import _chain
-from rsf_dist.journal import Journal
-from rsf_dist.lock import held, holder
+from rsf_dist.sampling import checkpoint as journal
+from rsf_dist.sampling.checkpoint import Journal
+from rsf_dist.storage.lock import held, holder
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(faults)  # the actors cannot import a test module

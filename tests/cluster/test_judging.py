@@ -8,8 +8,8 @@ import ray
 import torch
 
 import rsf_dist as rsf
-from rsf_dist.config import ModelConfig
-from rsf_dist.judging import judge_round
+from rsf_dist.config.model import ModelConfig
+from rsf_dist.evaluation.sample_quality import judge_round
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the actors cannot import a test module

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rsf_dist import pipeline
-from rsf_dist.config import parse_config
+from rsf_dist.config.load import parse_config
+from rsf_dist.runs import pipeline
 
 pytestmark = pytest.mark.ray
 

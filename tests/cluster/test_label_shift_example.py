@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rsf_dist.diagnostics import acceptance_interval
+from rsf_dist.sampling.diagnostics import acceptance_interval
 
 ROOT = Path(__file__).parents[2]
 FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -18,10 +18,11 @@ from faults import wait_until
 from processes import own_processes
 
 import rsf_dist as rsf
-from rsf_dist import pipeline
-from rsf_dist.batch import to_table
-from rsf_dist.config import ModelConfig, parse_config
+from rsf_dist.config.load import parse_config
+from rsf_dist.config.model import ModelConfig
+from rsf_dist.data.arrow import to_table
 from rsf_dist.errors import RsfError
+from rsf_dist.runs import pipeline
 
 pytestmark = pytest.mark.ray
 

@@ -20,13 +20,14 @@ from faults import all_took, committed, stepping_run, steps_taken_again
 from processes import own_processes
 
 import rsf_dist as rsf
-from rsf_dist import cli, pipeline
-from rsf_dist.config import parse_config
-from rsf_dist.progress import Progress
-from rsf_dist.report import record
-from rsf_dist.rounds import stored_sampler
-from rsf_dist.stream import Cursor
-from rsf_dist.verification import verify
+from rsf_dist import cli
+from rsf_dist.config.load import parse_config
+from rsf_dist.report import report_json as record
+from rsf_dist.runs import pipeline
+from rsf_dist.runs.rounds import stored_sampler
+from rsf_dist.runs.verification import verify
+from rsf_dist.runtime.progress import Progress
+from rsf_dist.sampling.stream import Cursor
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(faults)  # the workers cannot import a test module

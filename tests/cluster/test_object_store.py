@@ -29,10 +29,12 @@ from faults import (
 )
 
 import rsf_dist as rsf
-from rsf_dist import journal, lock, pipeline
-from rsf_dist.config import parse_config
-from rsf_dist.lock import LOCK, Holder, held, holder
-from rsf_dist.verification import verify
+from rsf_dist.config.load import parse_config
+from rsf_dist.runs import pipeline
+from rsf_dist.runs.verification import verify
+from rsf_dist.sampling import checkpoint as journal
+from rsf_dist.storage import lock
+from rsf_dist.storage.lock import LOCK, Holder, held, holder
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(faults)  # the actors cannot import a test module

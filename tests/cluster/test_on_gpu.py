@@ -9,12 +9,12 @@ import torch
 from torch.distributions import Uniform
 
 import rsf_dist as rsf
-from rsf_dist import pipeline
-from rsf_dist.config import parse_config
-from rsf_dist.images import ImageSet
-from rsf_dist.progress import Progress
-from rsf_dist.rounds import stored_sampler
-from rsf_dist.verification import verify
+from rsf_dist.config.load import parse_config
+from rsf_dist.data.images import ImageSet
+from rsf_dist.runs import pipeline
+from rsf_dist.runs.rounds import stored_sampler
+from rsf_dist.runs.verification import verify
+from rsf_dist.runtime.progress import Progress
 
 pytestmark = [pytest.mark.ray, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the actors cannot import a test module

@@ -16,7 +16,7 @@ import json, os, subprocess, sys, time, urllib.error, urllib.request
 from concurrent.futures import ThreadPoolExecutor
 import psutil, ray
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
-from rsf_dist.resources import cluster
+from rsf_dist.cluster.connection import cluster
 
 def listening():
     found = []

@@ -12,10 +12,11 @@ import pytest
 import yaml
 from processes import own_processes
 
-from rsf_dist import pipeline
-from rsf_dist.config import RunConfig, dump_config, parse_config
-from rsf_dist.demo.place import make_place
-from rsf_dist.planning import plan_run
+from rsf_dist.config.load import dump_config, parse_config
+from rsf_dist.config.run import RunConfig
+from rsf_dist.demo.digits_domain import make_place
+from rsf_dist.forecast.plan_run import plan_run
+from rsf_dist.runs import pipeline
 
 pytestmark = pytest.mark.ray
 

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from small import small_run_in
 
-from rsf_dist import AcceptedSet, class_mix, cli, pipeline, rounds
-from rsf_dist.batch import from_table
-from rsf_dist.config import Arm, parse_config
-from rsf_dist.store import RunStore
-from rsf_dist.verification import verify
+from rsf_dist import AcceptedSet, cli
+from rsf_dist.config.evaluation import Arm
+from rsf_dist.config.load import parse_config
+from rsf_dist.data.arrow import from_table
+from rsf_dist.runs import class_prior as class_mix
+from rsf_dist.runs import pipeline, rounds
+from rsf_dist.runs.verification import verify
+from rsf_dist.storage.run_store import RunStore
 
 pytestmark = pytest.mark.ray
 

@@ -16,8 +16,8 @@ from faults import all_took, report_times, stepping_run, steps_taken_again, wait
 from small import small_run_in
 
 import rsf_dist as rsf
-from rsf_dist import pipeline
-from rsf_dist.config import parse_config
+from rsf_dist.config.load import parse_config
+from rsf_dist.runs import pipeline
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(faults)  # the workers cannot import a test module

@@ -18,13 +18,13 @@ from scipy import stats
 from torch.distributions import Categorical, Normal, Uniform
 
 import rsf_dist as rsf
-from rsf_dist import pool
-from rsf_dist import sampler as sampling
-from rsf_dist.batch import from_table
-from rsf_dist.diagnostics import acceptance_interval
-from rsf_dist.resources import in_task
-from rsf_dist.rng import Stage
-from rsf_dist.waves import Plan
+from rsf_dist.cluster.workers import in_task
+from rsf_dist.data.arrow import from_table
+from rsf_dist.runtime.rng import Stage
+from rsf_dist.sampling import pool
+from rsf_dist.sampling import sampler as sampling
+from rsf_dist.sampling.diagnostics import acceptance_interval
+from rsf_dist.sampling.plan import Plan
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(faults)

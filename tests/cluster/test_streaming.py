@@ -17,14 +17,15 @@ import torch
 from faults import Stepping, all_took, killing, steps_taken_again, wait_until
 
 import rsf_dist as rsf
-from rsf_dist.accepted import describe_columns, fingerprint
-from rsf_dist.batch import from_table
-from rsf_dist.config import ImagesConfig, ModelConfig
+from rsf_dist.config.images import ImagesConfig
+from rsf_dist.config.model import ModelConfig
+from rsf_dist.data.arrow import from_table
+from rsf_dist.data.images import load_images
 from rsf_dist.errors import unwrapped
-from rsf_dist.feed import _BATCHES_AHEAD, Intake, deliveries, start_feed, stop_feed
-from rsf_dist.images import load_images
-from rsf_dist.stream import LEDGER, Cursor, RowStream, ledger_in
-from rsf_dist.training_loop import StreamReport
+from rsf_dist.sampling.accepted import describe_columns, fingerprint
+from rsf_dist.sampling.stream import LEDGER, Cursor, RowStream, ledger_in
+from rsf_dist.training.batch_server import _BATCHES_AHEAD, Intake, deliveries, start_feed, stop_feed
+from rsf_dist.training.state import StreamReport
 
 pytestmark = pytest.mark.ray
 for module in (sys.modules[__name__], faults):

@@ -13,12 +13,13 @@ import torch
 from faults import Stepping, killing, report_times, steps_taken_again
 
 import rsf_dist as rsf
-from rsf_dist.batch import to_table
-from rsf_dist.checkpoints import RunFolder
-from rsf_dist.config import ImagesConfig, ModelConfig
-from rsf_dist.images import load_images
-from rsf_dist.models import ImageNetwork
-from rsf_dist.trainer import FineTuneResult
+from rsf_dist.config.images import ImagesConfig
+from rsf_dist.config.model import ModelConfig
+from rsf_dist.data.arrow import to_table
+from rsf_dist.data.images import load_images
+from rsf_dist.models.networks import ImageNetwork
+from rsf_dist.training.checkpoints import RunFolder
+from rsf_dist.training.trainer import FineTuneResult
 
 pytestmark = pytest.mark.ray
 for module in (sys.modules[__name__], faults):

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from small import small_run_in
 
-from rsf_dist import cli, pipeline
-from rsf_dist.config import parse_config
-from rsf_dist.progress import PlainLines
-from rsf_dist.store import RunStore, Shard
-from rsf_dist.verification import verify
+from rsf_dist import cli
+from rsf_dist.config.load import parse_config
+from rsf_dist.runs import pipeline
+from rsf_dist.runs.verification import verify
+from rsf_dist.runtime.progress import PlainLines
+from rsf_dist.storage.run_store import RunStore, Shard
 
 pytestmark = pytest.mark.ray
 

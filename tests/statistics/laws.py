@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from rsf_dist.batch import Batch, concat, select
-from rsf_dist.chunk import ChunkWork, draw
-from rsf_dist.diagnostics import Statistics
-from rsf_dist.envelope import Choice, Envelope, Pilot
+from rsf_dist.data.batch import Batch, concat, select
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import Ratio
-from rsf_dist.rng import Stage, Streams
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.sampling.chunk import ChunkWork, draw
+from rsf_dist.sampling.diagnostics import Statistics
+from rsf_dist.sampling.envelope import Choice, Envelope, Pilot
 
 Floats = NDArray[np.float64]
 N = 20_000

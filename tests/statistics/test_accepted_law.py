@@ -15,16 +15,9 @@ from scipy import stats
 from torch import nn
 from torch.distributions import Categorical, HalfNormal, Independent, MultivariateNormal, Normal, Uniform
 
-from rsf_dist.batch import num_rows
-from rsf_dist.config import ClassifierRatioConfig, RatioNetworkConfig, RatioOptimizerConfig
-from rsf_dist.envelope import (
-    AdaptiveEnvelope,
-    BudgetEnvelope,
-    CertifiedEnvelope,
-    FixedEnvelope,
-    PilotEnvelope,
-)
-from rsf_dist.models import Network
+from rsf_dist.config.ratio import ClassifierRatioConfig, RatioNetworkConfig, RatioOptimizerConfig
+from rsf_dist.data.batch import num_rows
+from rsf_dist.models.networks import Network
 from rsf_dist.proposals import DistributionProposal, MixtureProposal, Proposal
 from rsf_dist.ratios import (
     ClassifierRatio,
@@ -38,7 +31,8 @@ from rsf_dist.ratios import (
     VerifierRatio,
 )
 from rsf_dist.ratios.calibration import AffineCalibration
-from rsf_dist.rng import Streams
+from rsf_dist.runtime.rng import Streams
+from rsf_dist.sampling.envelope import AdaptiveEnvelope, BudgetEnvelope, CertifiedEnvelope, FixedEnvelope, PilotEnvelope
 
 RATE = 1e-4
 LOG_2 = math.log(2.0)

@@ -14,13 +14,13 @@ from laws import Law, N, Z, sample_chunks, total_variation, wald_pvalue
 from scipy import stats
 from torch.distributions import Categorical, Normal, Uniform
 
-from rsf_dist.accept import top_k
-from rsf_dist.batch import num_rows
-from rsf_dist.chunk import ChunkWork, draw
-from rsf_dist.envelope import AdaptiveEnvelope
+from rsf_dist.data.batch import num_rows
 from rsf_dist.proposals import DistributionProposal, MixtureProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, RelativeRatio, RewardRatio
-from rsf_dist.rng import Streams
+from rsf_dist.runtime.rng import Streams
+from rsf_dist.sampling.accept import top_k
+from rsf_dist.sampling.chunk import ChunkWork, draw
+from rsf_dist.sampling.envelope import AdaptiveEnvelope
 
 LOG_2 = math.log(2.0)
 UNIT = DistributionProposal(Uniform(0.0, 1.0))

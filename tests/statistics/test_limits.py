@@ -13,11 +13,11 @@ from laws import Law, N, Z, sample_chunks
 from scipy import stats
 from torch.distributions import Categorical, Normal, Uniform
 
-from rsf_dist.chunk import ChunkWork, draw
-from rsf_dist.diagnostics import acceptance_interval, target_side_bound
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import ConstantRatio, DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
-from rsf_dist.rng import Streams
+from rsf_dist.runtime.rng import Streams
+from rsf_dist.sampling.chunk import ChunkWork, draw
+from rsf_dist.sampling.diagnostics import acceptance_interval, target_side_bound
 
 LOG_2 = math.log(2.0)
 UNIT = DistributionProposal(Uniform(0.0, 1.0))

@@ -13,12 +13,12 @@ from laws import Law, chisquare_pvalue, energy_pvalue, randomised_binomial_pvalu
 from scipy import stats
 from torch.distributions import Categorical, MultivariateNormal, Normal, Uniform
 
-from rsf_dist.batch import num_rows
-from rsf_dist.chunk import ChunkWork, draw
-from rsf_dist.envelope import AdaptiveEnvelope, BudgetEnvelope, Pilot, PilotEnvelope
+from rsf_dist.data.batch import num_rows
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
-from rsf_dist.rng import Stage, Streams
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.sampling.chunk import ChunkWork, draw
+from rsf_dist.sampling.envelope import AdaptiveEnvelope, BudgetEnvelope, Pilot, PilotEnvelope
 
 LOG_2 = math.log(2.0)
 PROPOSALS = 1_000  # a seed

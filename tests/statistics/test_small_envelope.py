@@ -16,11 +16,11 @@ from laws import Law, N, Sample, Z, sample_chunks, total_variation, wald_pvalue
 from scipy import stats
 from torch.distributions import Categorical, MixtureSameFamily, Normal, Uniform
 
-from rsf_dist.batch import num_rows
-from rsf_dist.diagnostics import target_side_bound
-from rsf_dist.envelope import Choice, PilotEnvelope
+from rsf_dist.data.batch import num_rows
 from rsf_dist.proposals import DistributionProposal, Proposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, Ratio, RewardRatio
+from rsf_dist.sampling.diagnostics import target_side_bound
+from rsf_dist.sampling.envelope import Choice, PilotEnvelope
 
 LOG_2 = math.log(2.0)
 UNIT = DistributionProposal(Uniform(0.0, 1.0))

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from rsf_dist import accepted, sampler
-from rsf_dist.chunk import draw
-from rsf_dist.config import Budget, PoolConfig
-from rsf_dist.envelope import FixedEnvelope, Pilot
-from rsf_dist.harvest import Harvest
-from rsf_dist.pilot import PilotRun, Probe
+from rsf_dist.config.sampling import Budget, PoolConfig
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import DensityRatio
-from rsf_dist.rng import Streams
-from rsf_dist.store import RunStore
+from rsf_dist.runtime.rng import Streams
+from rsf_dist.sampling import accepted, sampler
+from rsf_dist.sampling.chunk import draw
+from rsf_dist.sampling.collector import Harvest
+from rsf_dist.sampling.envelope import FixedEnvelope, Pilot
+from rsf_dist.sampling.pilot import PilotRun, Probe
+from rsf_dist.storage.run_store import RunStore
 
 CHUNK = 50
 WIDE = DistributionProposal(Normal(torch.tensor(0.0, dtype=torch.float64), 2.0))

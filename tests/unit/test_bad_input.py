@@ -20,10 +20,13 @@ import yaml
 from bad_input import keys, outputs, pictures, texts, users, weights
 from bad_input.case import CODE, Case, changed, sound_run, write_config
 
-from rsf_dist import cli, pipeline, tryout
-from rsf_dist.config import ImagesConfig, dump_config, parse_config
+from rsf_dist import cli
+from rsf_dist.builders import preflight as tryout
+from rsf_dist.config.images import ImagesConfig
+from rsf_dist.config.load import dump_config, parse_config
+from rsf_dist.data.images import load_images
 from rsf_dist.errors import InputError, RsfError
-from rsf_dist.images import load_images
+from rsf_dist.runs import pipeline
 
 KEYS = list(keys.cases())
 OTHERS = [case for module in (texts, pictures, weights, users, outputs) for case in module.cases()]

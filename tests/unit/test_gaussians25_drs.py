@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rsf_dist.accept import accept
-from rsf_dist.chunk import ChunkWork, draw
-from rsf_dist.rng import Stage, Streams
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.sampling.accept import accept
+from rsf_dist.sampling.chunk import ChunkWork, draw
 
 LN2 = np.log(2)
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch.distributions import Normal
 
-from rsf_dist.accept import accept, capped_weight, key_quantile, top_k
-from rsf_dist.batch import from_table, num_rows, row_digests, to_table
-from rsf_dist.diagnostics import Statistics, acceptance_interval, target_side_bound
+from rsf_dist.data.arrow import from_table, to_table
+from rsf_dist.data.batch import num_rows, row_digests
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import DistributionProposal, MixtureProposal
 from rsf_dist.ratios import (
@@ -26,8 +25,10 @@ from rsf_dist.ratios import (
 )
 from rsf_dist.ratios.bounds import gaussian_log_supremum
 from rsf_dist.ratios.calibration import calibrate, from_json, to_json
-from rsf_dist.rng import Streams
-from rsf_dist.sampling_report import curve
+from rsf_dist.runtime.rng import Streams
+from rsf_dist.sampling.accept import accept, capped_weight, key_quantile, top_k
+from rsf_dist.sampling.diagnostics import Statistics, acceptance_interval, target_side_bound
+from rsf_dist.sampling.report import curve
 
 EXTREMES = st.sampled_from([-700.0, 700.0, -math.inf, math.inf, math.nan, 0.0, -1e308, 1e-308])
 LOG_RATIOS = EXTREMES | st.floats(-800, 800)

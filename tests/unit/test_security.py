@@ -15,9 +15,12 @@ from bad_input.case import sound_run
 from bad_input.pictures import Trap
 
 import rsf_dist
-from rsf_dist import config, plain_yaml, resources, user_code
+from rsf_dist.cluster import connection
+from rsf_dist.config import load, model
+from rsf_dist.config import safe_yaml as plain_yaml
 from rsf_dist.errors import InputError
-from rsf_dist.models import load_network, save_network
+from rsf_dist.models.networks import load_network, save_network
+from rsf_dist.runtime import user_code
 from rsf_dist.tasks import ClassificationTask
 
 PACKAGE = Path(rsf_dist.__file__).parent
@@ -94,7 +97,7 @@ def test_weights_that_are_a_program_do_not_run(tmp_path: Path) -> None:
     trap = tmp_path / "trapped"
     weights = tmp_path / "w.pt"
     torch.save({"0.weight": Trap(trap)}, weights)
-    task = ClassificationTask(("a", "b"), config.ModelConfig(width=4, weights=str(weights)), channels=1)
+    task = ClassificationTask(("a", "b"), model.ModelConfig(width=4, weights=str(weights)), channels=1)
     with pytest.raises(InputError, match="cannot be read as weights"):
         task.build_model(0)
     assert not trap.exists()
@@ -103,7 +106,7 @@ def test_weights_that_are_a_program_do_not_run(tmp_path: Path) -> None:
 
 
 def test_a_models_own_file_that_is_a_program_does_not_run(tmp_path: Path) -> None:
-    task = ClassificationTask(("a", "b"), config.ModelConfig(width=4), channels=1)
+    task = ClassificationTask(("a", "b"), model.ModelConfig(width=4), channels=1)
     save_network(task.build_model(0), task.spec, tmp_path)
     (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Trap(tmp_path / "trapped")))
     with pytest.raises(InputError, match="cannot be read as weights"):
@@ -117,7 +120,7 @@ def test_a_tag_of_yaml_runs_nothing(tag: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="could not determine a constructor for the tag"):
         plain_yaml.read(text)
     with pytest.raises(InputError, match="its value is not YAML"):
-        config.parse_text("{}", [text.strip().replace(": ", "=", 1)])
+        load.parse_text("{}", [text.strip().replace(": ", "=", 1)])
     assert not (tmp_path / "trapped").exists()
     if "apply" in tag:
         yaml.unsafe_load(text)  # it would have
@@ -160,14 +163,16 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_folder_takes_the_place_of_nothing_in_workers_either(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joined = {}
     monkeypatch.setattr("ray.init", lambda **options: joined.update(options))
-    resources._join("local", verbose=True, code=str(code))
+    connection._join("local", verbose=True, code=str(code))
     environment = joined["runtime_env"]
     assert environment["env_vars"] == {user_code.FOLDER_VARIABLE: str(code)}  # PYTHONPATH would be looked into first
-    assert environment["worker_process_setup_hook"] == "rsf_dist.user_code.allow_named_folder"
+    assert environment["worker_process_setup_hook"] == "rsf_dist.runtime.user_code.allow_named_folder"
     monkeypatch.setenv(user_code.FOLDER_VARIABLE, str(code))
     user_code.allow_named_folder()  # as a worker does
     assert sys.path[-1] == str(code)
-    script = "import sys; from rsf_dist import user_code; user_code.allow_named_folder(); import json, sharp_checks"
+    script = (
+        "import sys; from rsf_dist.runtime import user_code; user_code.allow_named_folder(); import json, sharp_checks"
+    )
     assert subprocess.run([sys.executable, "-c", script], cwd="/").returncode == 0
 
 
@@ -203,5 +208,5 @@ def test_the_dashboard_listens_on_the_head_alone(name: str) -> None:
 def test_a_cluster_of_ones_own_has_no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
     joined = {}
     monkeypatch.setattr("ray.init", lambda **options: joined.update(options))
-    resources._join("local", verbose=True)
+    connection._join("local", verbose=True)
     assert joined["include_dashboard"] is False

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import pkgutil
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
+import rsf_dist.config
 from bad_input.case import Case, changed
-from rsf_dist import config
-from rsf_dist.config import ParameterName, RunConfig, parse_config
+from rsf_dist.config.load import parse_config
+from rsf_dist.config.proposal import ParameterName
+from rsf_dist.config.run import RunConfig
 
 BASE: dict[str, Any] = {
     "output": "runs/one",
@@ -78,8 +82,12 @@ def models_walked() -> set[type[BaseModel]]:
 
 def models_there_are() -> set[type[BaseModel]]:
     """The configuration's models."""
-    named = (getattr(config, name) for name in dir(config) if not name.startswith("_"))
-    return {one for one in named if isinstance(one, type) and issubclass(one, BaseModel) and one is not BaseModel}
+    modules = [
+        import_module(f"rsf_dist.config.{found.name}") for found in pkgutil.iter_modules(rsf_dist.config.__path__)
+    ]
+    named = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
+    models = {one for one in named if issubclass(one, BaseModel) and one.__module__.startswith("rsf_dist.config.")}
+    return {one for one in models if one.model_fields}
 
 
 def _full_configurations() -> list[tuple[dict[str, Any], RunConfig]]:

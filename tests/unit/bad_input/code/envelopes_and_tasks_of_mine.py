@@ -6,7 +6,7 @@ import time
 import torch
 from torch import nn
 
-from rsf_dist.envelope import Choice
+from rsf_dist.sampling.envelope import Choice
 from rsf_dist.tasks import ClassificationTask
 
 

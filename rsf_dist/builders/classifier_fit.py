@@ -1,0 +1,146 @@
+"""Learning log p/q with a classifier: in one Ray task, or data parallel through Ray Train."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import pyarrow as pa
+import ray
+import torch
+from torch import Tensor
+
+from rsf_dist.cluster.capacity import check_ratio
+from rsf_dist.cluster.workers import confine, in_task
+from rsf_dist.config.ratio import (
+    ClassifierRatioConfig,
+)
+from rsf_dist.config.training import TrainingConfig
+from rsf_dist.data.arrow import to_table
+from rsf_dist.errors import unwrapped
+from rsf_dist.models.networks import Network
+from rsf_dist.proposals import Proposal
+from rsf_dist.ratios import (
+    ClassifierRatio,
+    ProductRatio,
+    Ratio,
+)
+from rsf_dist.ratios.classifier import Split, Splits, member_seed, network_spec, split_evidence
+from rsf_dist.runtime.device import portable
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.tasks.discrimination import DiscriminationTask
+from rsf_dist.training.trainer import FineTuner
+
+_BLOCK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Before:
+    """The round before: its ratio, and how many steps a classifier takes from there. None means that it begins anew."""
+
+    ratio: Ratio | None = None
+    steps: int | None = None
+
+    def factor(self, number: int) -> Before:
+        """Of a product."""
+        return Before(self.ratio.factors[number] if isinstance(self.ratio, ProductRatio) else None, self.steps)
+
+    def starting_point(self, config: ClassifierRatioConfig) -> tuple[ClassifierRatioConfig, Sequence[Network] | None]:
+        """Return the configuration to fit with, and the networks to begin with; None means new ones."""
+        if self.steps is None or not isinstance(self.ratio, ClassifierRatio):
+            return config, None
+        optimizer = config.optimizer.model_copy(update={"steps": self.steps})
+        return config.model_copy(update={"optimizer": optimizer}), [
+            portable(network) for network in self.ratio.networks
+        ]
+
+
+def fit_classifier(
+    config: ClassifierRatioConfig,
+    target: Tensor,
+    proposal: Proposal,
+    seed: int,
+    checkpoints: str | None = None,
+    before: Before | None = None,
+    split_seed: int | None = None,
+) -> ClassifierRatio:
+    """Learn log p/q from target images uint8 [n, c, h, w] and fresh proposals.
+
+    In one Ray task, or with `config.num_workers` through Ray Train, whose checkpoints go to `checkpoints`. It goes on
+    from what was there `before`. Raises InputError, StatisticalRefusal.
+    """
+    check_ratio(config)
+    config, initial = (before or Before()).starting_point(config)
+    split_seed = seed if split_seed is None else split_seed
+    share = {"cpus": config.cpus, "gpus": config.gpus}
+    if config.num_workers == 0:
+        return in_task(_fit, config, target, proposal, seed, initial, split_seed, **share)
+    splits = in_task(_gather, config, target, proposal, seed, split_seed, **share)
+    with unwrapped():
+        networks = [
+            _fit_parallel(config, splits, member_seed(seed, member), checkpoints, initial[member] if initial else None)
+            for member in range(config.ensemble)
+        ]
+    return in_task(_calibrate, config, networks, splits, **share)
+
+
+def _fit(
+    config: ClassifierRatioConfig,
+    target: Tensor,
+    proposal: Proposal,
+    seed: int,
+    initial: Sequence[Network] | None,
+    split_seed: int,
+) -> ClassifierRatio:
+    confine(config.cpus)
+    proposals = _proposals(config, proposal, seed)
+    return ClassifierRatio.fit(target, proposals, config, seed, initial=initial, split_seed=split_seed)
+
+
+def _gather(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int, split_seed: int) -> Splits:
+    confine(config.cpus)
+    return split_evidence(target, _proposals(config, proposal, seed), config, split_seed)
+
+
+def _calibrate(config: ClassifierRatioConfig, networks: list[Network], splits: Splits) -> ClassifierRatio:
+    confine(config.cpus)
+    spec = network_spec(config, channels=splits.fit.target.shape[1])
+    return ClassifierRatio.calibrated(networks, spec, splits, config)
+
+
+def _proposals(config: ClassifierRatioConfig, proposal: Proposal, seed: int) -> Tensor:
+    return proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO))["image"]
+
+
+def _fit_parallel(
+    config: ClassifierRatioConfig, splits: Splits, seed: int, checkpoints: str | None, initial: Network | None
+) -> Network:
+    training = TrainingConfig(
+        **config.optimizer.model_dump(),
+        num_workers=config.num_workers,
+        cpus_per_worker=config.cpus,
+        use_gpu=config.gpus > 0,
+    )
+    task = DiscriminationTask(config, channels=splits.fit.target.shape[1])
+    if initial is not None and config.freeze_backbone:
+        initial = copy.deepcopy(initial).freeze_backbone()
+    tuner = FineTuner(task, training, seed=seed, initial=initial, storage_path=checkpoints, name="ratio")
+    generator = Streams(seed, Stage.RATIO).torch(purpose=6)
+    fit, held_out = (_blocks(_balanced(split, generator)) for split in (splits.fit, splits.calibration))
+    tuned = tuner.fit(ray.data.from_arrow(fit), ray.data.from_arrow(held_out))
+    return cast(Network, tuned.load_model())
+
+
+def _balanced(split: Split, generator: torch.Generator) -> pa.Table:
+    """As many target rows (label 1, drawn with replacement) as proposals (label 0), shuffled."""
+    n = len(split.proposals)
+    again = torch.randint(len(split.target), (n,), generator=generator)
+    order = torch.randperm(2 * n, generator=generator)
+    images = torch.cat([split.proposals, split.target[again]])[order]
+    return to_table({"image": images, "label": (order >= n).long()})
+
+
+def _blocks(rows: pa.Table) -> list[pa.Table]:
+    return [rows.slice(start, _BLOCK_ROWS) for start in range(0, rows.num_rows, _BLOCK_ROWS)]

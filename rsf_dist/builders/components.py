@@ -1,0 +1,137 @@
+"""The objects that a configuration describes: image sets, proposal, envelope, task; ratios are for `fitting`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, Uniform
+
+from rsf_dist.config.envelope import EnvelopeConfig
+from rsf_dist.config.proposal import AugmentConfig, GeneratorProposalConfig, LawConfig, ProposalConfig, TransformConfig
+from rsf_dist.config.run import RunConfig
+from rsf_dist.data.images import ImageSet
+from rsf_dist.errors import InputError
+from rsf_dist.proposals import AugmentProposal, GeneratorProposal, Proposal
+from rsf_dist.proposals.prior import checked_prior
+from rsf_dist.runtime import user_code
+from rsf_dist.sampling.envelope import (
+    AdaptiveEnvelope,
+    BudgetEnvelope,
+    CertifiedEnvelope,
+    Envelope,
+    FixedEnvelope,
+    PilotEnvelope,
+)
+from rsf_dist.tasks import ClassificationTask, Task
+
+
+def build_proposal(config: ProposalConfig, source: ImageSet) -> Proposal:
+    """Source images under the configured augmentations, a generator's, or the user's own. Raises InputError."""
+    if isinstance(config, AugmentConfig):
+        return _augmented(config, source)
+    if isinstance(config, GeneratorProposalConfig):
+        return _generated(config, source)
+    proposal = user_code.call(config.factory, "proposal.factory", {"source": source}, config.options)
+    return of_kind(proposal, Proposal, config.factory, "proposal.factory")
+
+
+def _augmented(config: AugmentConfig, source: ImageSet) -> AugmentProposal:
+    parameters: dict[str, Distribution] = {name: build_law(law) for name, law in config.parameters.items()}
+    prior = None if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
+    with _within("proposal"):
+        return AugmentProposal(source, parameters, prior, _pipeline(config.transforms))
+
+
+def _generated(config: GeneratorProposalConfig, source: ImageSet) -> GeneratorProposal:
+    generator = user_code.call(config.factory, "proposal.factory", {"source": source}, config.options)
+    if not isinstance(generator, nn.Module):
+        found = f"gives a {type(generator).__name__}"
+        raise InputError("proposal.factory", config.factory, found, "return a torch module")
+    latent = Independent(Normal(torch.zeros(config.latent_dim), torch.ones(config.latent_dim)), 1)
+    counts = torch.bincount(source.require_labels("source"), minlength=len(source.classes))
+    prior = counts if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
+    with _within("proposal"):
+        return GeneratorProposal(generator, latent, checked_prior(prior, len(source.classes)))
+
+
+@contextmanager
+def _within(section: str) -> Iterator[None]:
+    """What the block refuses, by the name that it has in the configuration."""
+    try:
+        yield
+    except InputError as err:
+        raise InputError(f"{section}.{err.field}", err.value, err.rule, err.remedy) from err
+
+
+def build_envelope(config: EnvelopeConfig) -> Envelope:
+    """How M is chosen. Raises InputError."""
+    options = config.model_dump(exclude={"kind"})
+    if config.kind == "custom":
+        envelope = user_code.call(config.factory, "envelope.factory", {}, config.options)
+        of_kind(envelope, Envelope, config.factory, "envelope.factory")
+        num_pilot: object = envelope.num_pilot
+        if not isinstance(num_pilot, int) or num_pilot < 1:
+            raise InputError("envelope.factory", config.factory, f"its num_pilot is {num_pilot}", "name a count from 1")
+        return envelope
+    return _ENVELOPES[config.kind](**options)
+
+
+_ENVELOPES: dict[str, Callable[..., Envelope]] = {
+    "fixed": FixedEnvelope,
+    "certified": CertifiedEnvelope,
+    "pilot": PilotEnvelope,
+    "adaptive": AdaptiveEnvelope,
+    "budget": BudgetEnvelope,
+}
+
+
+def build_task(config: RunConfig, source: ImageSet) -> Task:
+    """Classification into the source's classes, or a task of the user's own. Raises InputError."""
+    channels = source.images.shape[1]
+    if config.task.kind == "classification":
+        return ClassificationTask(source.classes, config.model, channels)
+    given = {"classes": source.classes, "model": config.model, "channels": channels}
+    task = user_code.call(config.task.factory, "task.factory", given, config.task.options)
+    return of_kind(task, Task, config.task.factory, "task.factory")
+
+
+def of_kind(made: Any, protocol: Any, factory: str, field: str) -> Any:
+    """What a user's factory made, if it is what it should be. Raises InputError naming `field`."""
+    with user_code.blamed(field, factory, "gives what fails when it is looked at"):
+        fits = isinstance(made, protocol)
+    if not fits:
+        found = f"gives a {type(made).__name__}, which lacks something of a {protocol.__name__}"
+        raise InputError(field, factory, found, f"return a {protocol.__name__.lower()}")
+    return made
+
+
+def build_law(config: LawConfig) -> Distribution:
+    """A scalar law."""
+    if config.uniform is not None:
+        return Uniform(*config.uniform)
+    assert config.normal is not None
+    return Normal(*config.normal)
+
+
+def _pipeline(steps: tuple[TransformConfig, ...]) -> Callable[[Tensor], Tensor] | None:
+    if not steps:
+        return None
+    from torchvision.transforms import v2  # here: few pipelines are configured, and it takes its time
+
+    return v2.Compose([_transform(step, f"transforms.{number}") for number, step in enumerate(steps)])
+
+
+def _transform(step: TransformConfig, field: str) -> nn.Module:
+    from torchvision.transforms import v2
+
+    kind = getattr(v2, step.name, None)
+    if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
+        raise InputError(f"{field}.name", step.name, "is no transform of torchvision.transforms.v2", "correct the name")
+    try:
+        return kind(**step.options)
+    except (TypeError, ValueError) as err:
+        raise InputError(f"{field}.options", step.options, f"{step.name} refuses them ({err})", "see its docs") from err

@@ -1,0 +1,298 @@
+"""Everything that a configuration describes, built once and tried on a few proposals before anything expensive.
+
+What is the user's own runs here first, in this process and under a limit of time: a class that is broken, or that
+hangs, is refused within seconds and before there is a cluster.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rsf_dist.builders.components import build_envelope, build_proposal, build_task
+from rsf_dist.builders.inputs import Inputs
+from rsf_dist.builders.prior_estimation import class_prior
+from rsf_dist.builders.ratio import build_ratio
+from rsf_dist.config.ratio import (
+    ClassifierRatioConfig,
+    CustomRatioConfig,
+    LabelShiftRatioConfig,
+    ProductRatioConfig,
+    RatioConfig,
+    _has_laws,
+    has_bound,
+    is_learned,
+)
+from rsf_dist.config.rounds import RoundsConfig
+from rsf_dist.config.run import RunConfig
+from rsf_dist.data.batch import Batch, on_cpu, select
+from rsf_dist.data.images import ImageSet
+from rsf_dist.errors import InputError, StatisticalRefusal
+from rsf_dist.models.networks import NetworkSpec, require_batch_norm
+from rsf_dist.proposals import DefensiveProposal, DensityProposal, Proposal, Refittable
+from rsf_dist.ratios import Ratio
+from rsf_dist.ratios.classifier import network_spec
+from rsf_dist.runtime import user_code
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.runtime.timeouts import time_limit
+from rsf_dist.sampling import envelope as envelopes
+from rsf_dist.sampling.chunk import ChunkWork, checked, propose
+from rsf_dist.sampling.envelope import Envelope, Pilot
+from rsf_dist.tasks import Task
+
+TRIAL_SECONDS = 60.0
+"""How long each step of the trial may take: importing and building something of the user's, or a few rows of it."""
+
+
+_CHUNK_ROWS, _NETWORK_ROWS, _MOST_PILOT_ROWS, _MOST_REFIT_ROWS = 32, 2, 100_000, 10_000
+
+
+def try_out(config: RunConfig, inputs: Inputs) -> None:
+    """Build everything once and pass a few proposals through it, so that what cannot work is refused early."""
+    with _tried("envelope", config.envelope):
+        envelope = build_envelope(config.envelope)
+    with _tried("proposal", config.proposal):
+        proposal = build_proposal(config.proposal, inputs.source)
+        rows = _drawn_twice(proposal, config.seed)
+    _require_trainable(rows, inputs)
+    if config.rounds.num_rounds > 1:
+        _try_rounds(config, inputs, proposal, rows)
+    if config.envelope.kind == "certified":
+        _require_bound(has_bound(config.ratio), config.ratio)
+    _try_ratio(config.ratio, config, inputs, proposal, rows, "ratio")
+    if config.envelope.kind == "custom":
+        with _tried("envelope", config.envelope):
+            _try_envelope(envelope)
+    _try_task(config, inputs.source, select(rows, slice(_NETWORK_ROWS)))
+    if config.evaluation.judge is not None:
+        judge = NetworkSpec(config.evaluation.judge, num_outputs=1, channels=rows["image"].shape[1])
+        _try_network(judge, rows, config.seed, "evaluation.judge")
+
+
+def try_chunk(proposal: Proposal, ratio: Ratio, seed: int, value: str) -> None:
+    """One small chunk in this process: propose, score, accept. Raises InputError, of `value` where it is not finite."""
+    log_m = 0.0 if ratio.log_bound is None else ratio.log_bound
+    chunk = ChunkWork(proposal, ratio, log_m, _CHUNK_ROWS, seed, Stage.PILOT)(0)
+    count = chunk.statistics.num_nonfinite
+    if count:
+        rule = f"gives NaN or +inf for {count} of {_CHUNK_ROWS} proposals"
+        remedy = "mend the ratio there; the proposal must have density wherever the target has"
+        raise InputError("ratio", value, rule, remedy)
+
+
+def _drawn_twice(proposal: Proposal, seed: int) -> Batch:
+    """A few rows, once as sampled and once as chunks draw them. Raises InputError where these are not the same."""
+    again = on_cpu(propose(proposal, Streams(seed, Stage.PILOT), _CHUNK_ROWS))
+    with user_code.blamed("proposal", type(proposal).__name__, f"fails to give {_CHUNK_ROWS} rows", "mend it"):
+        rows = checked(proposal.sample(_CHUNK_ROWS, Streams(seed, Stage.PILOT)), _CHUNK_ROWS)
+    for name, column in rows.items():
+        if name not in again or not _alike(column, again[name]):
+            kind, rule = type(proposal).__name__, f"draws another {name} from the same random streams"
+            raise InputError(
+                "proposal", kind, rule, "draw from rng alone: rng.torch(), rng.numpy(), rng.torch_global()"
+            )
+    return dict(rows)
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    """Whether both are the same up to what a GPU's rounding may do to pixels."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    pixels = 2.0 if first.dtype == torch.uint8 and first.ndim > 1 else 0.0
+    return torch.allclose(first.double(), second.double(), rtol=1e-2, atol=1e-3 + pixels, equal_nan=True)
+
+
+def _require_trainable(rows: Batch, inputs: Inputs) -> None:
+    missing = sorted({"image", "label"} - rows.keys())
+    if missing:
+        raise InputError("proposal", sorted(rows), f"its rows lack the column {missing[0]}", "propose labelled images")
+    image, label, like = rows["image"], rows["label"], list(inputs.target.images.shape[1:])
+    if list(image.shape[1:]) != like or image.dtype != torch.uint8:
+        found = f"{image.dtype} {list(image.shape)}"
+        rule = f"{len(image)} proposals must be images uint8 {[len(image), *like]}, as the target's"
+        raise InputError("proposal", found, rule, "correct its steps")
+    if label.ndim != 1 or label.is_floating_point() or label.dtype == torch.bool:
+        found, rule = f"{label.dtype} {list(label.shape)}", f"its labels must be integers [{len(image)}]"
+        raise InputError("proposal", found, rule, "give each row one class number")
+    outside = label[(label < 0) | (label >= len(inputs.source.classes))]
+    if len(outside):
+        rule = f"its labels must lie in [0, {len(inputs.source.classes)}), the source's classes"
+        raise InputError("proposal", int(outside[0]), rule, "correct the labels")
+
+
+def _require_movable(proposal: Proposal, ratio: RatioConfig) -> None:
+    kind, remedy, learned = type(proposal).__name__, "give it one, or set rounds=1", is_learned(ratio)
+    if not isinstance(proposal, Refittable):
+        raise InputError("proposal", kind, "has no `refit`, which rounds need", remedy)
+    if not learned and not isinstance(proposal, DensityProposal):
+        rule = "has no `log_prob`, by which a ratio that is not learned follows a proposal that moves"
+        raise InputError("proposal", kind, rule, remedy)
+    if learned and _has_laws(ratio):
+        rule = "has factors of kind density beside learned ones, and these cannot follow a proposal that moves"
+        raise InputError("ratio", ratio.kind, rule, "leave them out, or set rounds=1")
+
+
+def _try_rounds(config: RunConfig, inputs: Inputs, proposal: Proposal, rows: Batch) -> None:
+    """What rounds need of the proposal, and the network that is to tell classes apart."""
+    rounds = config.rounds
+    _require_movable(proposal, config.ratio)
+    with _tried("proposal", config.proposal):
+        _try_refit(proposal, rounds, rows, config.seed)
+    if rounds.class_prior is not None and rounds.class_prior.network is not None:
+        spec = NetworkSpec(rounds.class_prior.network, len(inputs.source.classes), rows["image"].shape[1])
+        _try_network(spec, rows, config.seed, "rounds.class_prior.network")
+
+
+def _try_refit(proposal: Proposal, rounds: RoundsConfig, rows: Batch, seed: int) -> None:
+    """A refit to as many rows as a round accepts, unless very many: the few at hand, over and over."""
+    assert isinstance(proposal, Refittable)
+    if rounds.num_accepted <= _MOST_REFIT_ROWS:
+        again = torch.arange(rounds.num_accepted) % _CHUNK_ROWS
+        moved = proposal.refit(select(rows, again), seed, rounds.max_components)
+        _drawn_twice(DefensiveProposal(proposal, moved, rounds.broad_share), seed)
+
+
+def _require_bound(bounded: bool, ratio: RatioConfig) -> None:
+    if not bounded:
+        remedy = "use another kind, or set what bounds it: max_log_ratio, calibration: isotonic, max_score"
+        raise InputError("envelope.kind", "certified", f"a {ratio.kind} ratio like this has no bound", remedy)
+
+
+def _try_ratio(
+    ratio: RatioConfig, config: RunConfig, inputs: Inputs, proposal: Proposal, rows: Batch, field: str
+) -> None:
+    if isinstance(ratio, ProductRatioConfig):
+        for number, factor in enumerate(ratio.factors):
+            _try_ratio(factor, config, inputs, proposal, rows, f"{field}.factors.{number}")
+    elif isinstance(ratio, ClassifierRatioConfig):
+        _try_network(network_spec(ratio, rows["image"].shape[1]), rows, config.seed, f"{field}.network")
+    elif isinstance(ratio, LabelShiftRatioConfig) and ratio.target_prior is None:
+        class_prior(proposal, field)
+        spec = NetworkSpec(ratio.network, len(inputs.source.classes), rows["image"].shape[1])
+        _try_network(spec, rows, config.seed, f"{field}.network")
+    elif not isinstance(ratio, CustomRatioConfig) or _is_made_quickly(ratio, field):
+        with _tried(field, ratio) as named:
+            built = build_ratio(ratio, inputs, proposal, config.seed, field)
+            try_chunk(proposal, built, config.seed, named)
+        if config.envelope.kind == "certified":
+            _require_bound(built.log_bound is not None, ratio)
+
+
+def _is_made_quickly(config: CustomRatioConfig, field: str) -> bool:
+    """A class is; a function may learn, in Ray tasks perhaps, and is called once, when it is needed."""
+    with _tried(field, config):
+        return isinstance(user_code.load(config.factory, f"{field}.factory"), type)
+
+
+def _try_envelope(envelope: Envelope) -> None:
+    """Let it choose M of a pilot made up: Gaussian log ratios below 10, which is named as their bound."""
+    generator = np.random.default_rng(0)
+    log_ratio = np.minimum(generator.normal(size=min(envelope.num_pilot, _MOST_PILOT_ROWS)), 10.0)
+    pilot = Pilot(log_ratio, log_ratio + generator.exponential(size=len(log_ratio)), log_bound=10.0)
+    try:
+        envelopes.choose(envelope, pilot)
+    except StatisticalRefusal:  # of this pilot; the real one is another
+        return
+
+
+def _try_network(spec: NetworkSpec, rows: Batch, seed: int, field: str) -> None:
+    with _tried(field, spec.config), torch.inference_mode():
+        images = rows["image"][:_NETWORK_ROWS]
+        _require_logits(spec.build(seed).eval()(images), spec.num_outputs, field, spec.config.name)
+
+
+def _try_task(config: RunConfig, source: ImageSet, rows: Batch) -> None:
+    with _tried("task", config.task, "model"):
+        task = build_task(config, source)
+    with _tried("model", config.model):
+        model: object = task.build_model(config.seed)
+        if isinstance(model, nn.Module):
+            with torch.inference_mode():
+                _require_logits(model.eval()(rows["image"]), len(source.classes), "model", config.model.name)
+    if "batch_norm" in config.evaluation.arms:
+        assert isinstance(model, nn.Module)
+        require_batch_norm(model)
+    if config.task.kind == "custom":
+        with _tried("task", config.task):
+            _try_own_task(task, model, rows, config.task.factory)
+    of_target = [arm for arm in ("pseudo_labels", "oracle") if arm in config.evaluation.arms]
+    more = sorted(set(task.columns) - {"image", "label"})
+    if config.evaluation.test and of_target and more:
+        rule = f"the task needs {more}, which target images do not have"
+        raise InputError("evaluation.arms", ", ".join(of_target), rule, "leave out (rsf compare: by --arms)")
+
+
+def _require_logits(logits: object, num_outputs: int, field: str, value: object) -> None:
+    shape = [_NETWORK_ROWS, num_outputs]
+    if not isinstance(logits, Tensor) or list(logits.shape) != shape:
+        found = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise InputError(field, value, f"gives {found} for {_NETWORK_ROWS} images", f"give logits of shape {shape}")
+    if not bool(logits.isfinite().all()):
+        raise InputError(field, value, "gives logits that are NaN or infinite", "give it sound weights")
+
+
+def _try_own_task(task: Task, model: Any, rows: Batch, factory: str) -> None:
+    """Everything that the trainer asks of a task, once."""
+    from torchmetrics import MetricCollection  # here: it takes long to import
+
+    def require(fits: bool, rule: str, remedy: str) -> None:
+        if not fits:
+            raise InputError("task.factory", factory, rule, remedy)
+
+    require(isinstance(model, nn.Module), f"build_model gives a {type(model).__name__}", "give a torch module")
+    missing = sorted(set(task.columns) - rows.keys())
+    require(not missing, f"needs the columns {missing}, which proposals lack", "correct `columns`, or propose them")
+    loss = task.loss(model.train(), rows)
+    shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+    require(shape == [_NETWORK_ROWS], f"loss gives {shape} for {_NETWORK_ROWS} rows", "give one number a row")
+    require(loss.requires_grad, "loss has no gradient", "compute it from the model's output, without detaching")
+    metrics = task.metrics()
+    kind = type(metrics).__name__
+    require(isinstance(metrics, MetricCollection), f"metrics gives a {kind}", "give a MetricCollection")
+    with torch.inference_mode():
+        task.update(metrics, model.eval(), rows)
+    found = sorted(metrics.compute())
+    require(task.metric in found, f"metric={task.metric} is not among {found}", "name one of them")
+    with TemporaryDirectory() as folder:
+        task.save(model, Path(folder))
+        for name in ("model.safetensors", "model.json"):
+            require((Path(folder) / name).is_file(), f"save writes no {name}", "write it")
+        loaded = task.load(Path(folder))
+    require(isinstance(loaded, nn.Module), f"load gives a {type(loaded).__name__}", "give the model that was saved")
+
+
+@contextmanager
+def _tried(field: str, config: Any, *others: str) -> Iterator[str]:
+    """Whatever torch, torchvision and the user's code say of a choice, or leave unsaid, as an InputError of `field`.
+
+    Args:
+        field: where the choice stands in the file.
+        config: the choice; what of the user's it names is the error's value.
+        others: fields that are also named rightly as they are.
+
+    Yields:
+        That value.
+    """
+    value = next((getattr(config, name) for name in ("factory", "score", "passes") if hasattr(config, name)), None)
+    value = value or "(as configured)"
+    try:
+        with time_limit(TRIAL_SECONDS, field, value):
+            yield value
+    except StatisticalRefusal:
+        raise
+    except InputError as err:
+        named = err.field  # what a network or a ratio says of itself does not know where in the file it stands
+        if not named.startswith((field, *others)):
+            named = re.sub(r"^(model|ratio)\b", field, named)
+        raise InputError(named, err.value, err.rule, err.remedy) from err
+    except (Exception, SystemExit) as err:  # the libraries raise what they please
+        rule = f"fails on a first batch ({type(err).__name__}: {err})"
+        raise InputError(field, value, rule, "correct it") from err

@@ -1,0 +1,112 @@
+"""The target's class prior, and a ratio's mean within each class, from fresh proposals in Ray tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import softmax
+from torch import Tensor, nn
+
+from rsf_dist.builders.inputs import Inputs
+from rsf_dist.cluster.capacity import check_ratio
+from rsf_dist.cluster.workers import confine, in_task
+from rsf_dist.config.ratio import (
+    ClassPriorConfig,
+    LabelShiftRatioConfig,
+)
+from rsf_dist.config.sampling import SamplingConfig
+from rsf_dist.data.images import ImageSet
+from rsf_dist.errors import InputError
+from rsf_dist.models.networks import Network, in_pieces
+from rsf_dist.proposals import Proposal
+from rsf_dist.ratios import (
+    Ratio,
+)
+from rsf_dist.ratios.base import log_ratios
+from rsf_dist.ratios.class_conditional import class_log_means
+from rsf_dist.ratios.class_prior import BiasCorrectedTemperature, ClassPrior, bbse, em
+from rsf_dist.runtime.device import device
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.tasks import Task
+from rsf_dist.training.in_process import pretrain
+from rsf_dist.types import Floats
+
+_ROWS_FOR_MEANS = 8_192
+
+
+_CHUNK_OF_PRIOR, _CHUNK_OF_MEANS = 1, 2
+"""Of their streams; the fit of a ratio has chunk 0."""
+
+
+def class_prior(proposal: Proposal, field: str) -> Tensor:
+    """The proposal's own q(y), [k]. Raises InputError where it has none."""
+    prior = getattr(proposal, "class_prior", None)
+    if prior is None:
+        kind = type(proposal).__name__
+        raise InputError(field, kind, "label shift needs the proposal's class_prior", "give your proposal one")
+    return prior
+
+
+def estimate_prior(
+    config: LabelShiftRatioConfig | ClassPriorConfig,
+    task: Task,
+    inputs: Inputs,
+    proposal: Proposal,
+    seed: int,
+    initial: nn.Module | None = None,
+) -> ClassPrior:
+    """The target's mix of classes, from its unlabelled images. Raises InputError, StatisticalRefusal.
+
+    task: whose model learns to tell the classes of proposals apart, beginning with `initial` where that is given.
+    """
+    check_ratio(config, "rounds.class_prior" if isinstance(config, ClassPriorConfig) else "ratio")
+    share = {"cpus": config.cpus, "gpus": config.gpus}
+    return in_task(_estimate_prior, config, task, inputs, proposal, seed, initial, **share)
+
+
+def mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, sampling: SamplingConfig) -> Floats:
+    """log E_q[r | y] of each class, float64 [num_classes], from fresh proposals; see `class_log_means`."""
+    share = {"cpus": sampling.pool.cpus_per_actor, "gpus": sampling.pool.gpus_per_actor}
+    return in_task(_mean_given_class, ratio, proposal, num_classes, seed, sampling.chunk_size, **share)
+
+
+def _mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, chunk_size: int) -> Floats:
+    confine()
+    found, labels = [], []
+    for piece, start in enumerate(range(0, _ROWS_FOR_MEANS, chunk_size)):
+        streams = Streams(seed, Stage.RATIO, chunk=_CHUNK_OF_MEANS + piece)
+        rows = proposal.sample(min(chunk_size, _ROWS_FOR_MEANS - start), streams)
+        found.append(log_ratios(ratio, rows).numpy())
+        labels.append(rows["label"].numpy())
+    return class_log_means(np.concatenate(found), np.concatenate(labels), num_classes)
+
+
+def _estimate_prior(
+    config: LabelShiftRatioConfig | ClassPriorConfig,
+    task: Task,
+    inputs: Inputs,
+    proposal: Proposal,
+    seed: int,
+    initial: nn.Module | None,
+) -> ClassPrior:
+    """Fit a classifier on labelled proposals, calibrate it on others, and solve for the mix of the target images."""
+    confine(config.cpus)
+    chunk = _CHUNK_OF_PRIOR if isinstance(config, ClassPriorConfig) else 0
+    rows = proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk))
+    drawn = ImageSet(rows["image"], rows["label"], inputs.source.classes)
+    held_out = round(config.num_proposals * config.calibration_fraction)
+    field = "rounds.class_prior.optimizer" if isinstance(config, ClassPriorConfig) else "ratio.optimizer"
+    classifier = pretrain(task, drawn.subset(slice(held_out, None)), config.optimizer, seed, initial, field)
+    classifier.to(device())
+    source, target = (
+        in_pieces(classifier, images, _numbers_per_row(classifier, images)).double().cpu().numpy()
+        for images in (drawn.images[:held_out], inputs.target.images)
+    )
+    labels = rows["label"][:held_out].numpy()
+    if config.method == "bbse":
+        return bbse(softmax(source, axis=1), labels, softmax(target, axis=1), seed=seed)
+    calibrated = BiasCorrectedTemperature.fit(source, labels)
+    return em(calibrated(source), calibrated(target), seed=seed)
+
+
+def _numbers_per_row(model: nn.Module, images: Tensor) -> int | None:
+    return model.numbers_per_row(images) if isinstance(model, Network) else None

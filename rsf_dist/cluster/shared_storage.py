@@ -1,0 +1,84 @@
+"""Folders that every node must see, and disks that must have room."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import ray
+import ray.data  # importing it sets the levels of its loggers, which `_join` sets again
+from ray.exceptions import NodeDiedError, TaskUnschedulableError, WorkerCrashedError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rsf_dist.errors import InputError
+
+
+def check_disk(path: str, needed: int, field: str) -> None:
+    """InputError unless the local folder `path`, which may not exist yet, can grow to `needed` bytes; URIs pass."""
+    if "://" in path:
+        return
+    folder = Path(path).absolute()
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    free, taken = shutil.disk_usage(there).free, _bytes_in(folder)
+    if free + taken < needed:
+        rule = f"its disk has {free / 2**20:,.0f} MiB left, and the run may take {(needed - taken) / 2**20:,.0f} MiB"
+        raise InputError(field, path, rule, "free some space, name another disk, or ask for fewer rows")
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # the lock's drafts come and go
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def require_shared(path: str, field: str) -> None:
+    """InputError unless every node of the cluster sees the local folder `path` (created if absent); URIs pass.
+
+    The driver writes a random token there, and a task on each node reads it back.
+    """
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if "://" in path or len(nodes) < 2:
+        return
+    folder, token = Path(path).absolute(), secrets.token_hex(16)
+    probe = folder / f".probe-{token}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text(token)
+        reading = {node: _read_text.options(scheduling_strategy=_on(node)).remote(str(probe)) for node in nodes}
+        seen = {node: _told(text) for node, text in reading.items()}
+    except OSError as err:
+        remedy = "free some space, or check the path and its permissions"
+        raise InputError(field, path, f"cannot be written ({err})", remedy) from err
+    finally:
+        probe.unlink(missing_ok=True)
+    blind = [node for node, text in seen.items() if text not in (token, _GONE)]
+    if blind:
+        rule = f"{len(blind)} of the cluster's {len(nodes)} nodes cannot see this folder"
+        raise InputError(field, path, rule, "use a folder that all nodes share (NFS, EFS), or an s3:// or gs:// URI")
+
+
+_GONE = object()
+
+
+def _on(node: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node, soft=False)
+
+
+def _told(text: ray.ObjectRef) -> object:
+    """What the task read; _GONE where its node has left the cluster meanwhile."""
+    try:
+        return ray.get(text)
+    except (TaskUnschedulableError, NodeDiedError, WorkerCrashedError):
+        return _GONE
+
+
+@ray.remote(num_cpus=0)
+def _read_text(path: str) -> str | None:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return None

@@ -1,0 +1,1 @@
+"""A run's configuration, a file a section; neither torch nor Ray."""

@@ -1,0 +1,42 @@
+"""What may change when a run goes on, and what else has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rsf_dist.config.run import RunConfig
+
+RESOURCES = (
+    "output",
+    "sampling.pool",
+    "sampling.budget",
+    "training.num_workers",
+    "training.cpus_per_worker",
+    "training.use_gpu",
+    "training.max_failures",
+    "wait_seconds",
+)
+"""Keys, with all beneath them, that may change when a run goes on; `wait_seconds` wherever it stands."""
+
+
+def differences(before: RunConfig, now: RunConfig) -> list[str]:
+    """What else than RESOURCES differs between two configurations, as `key=value (was value)`.
+
+    What `data` says is looked at where it was taken: in the image sets.
+    """
+    old, new = (dict(_leaves(config.model_dump(mode="json", exclude={"data"}))) for config in (before, now))
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_resource(key)]
+    return [f"{key}={new.get(key, '(absent)')} (was {old.get(key, '(absent)')})" for key in keys]
+
+
+def _is_resource(key: str) -> bool:
+    return any(f".{key}.".startswith(f".{name}.") or key.endswith(".wait_seconds") for name in RESOURCES)
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, dict):
+        yield path, node
+        return
+    for key, value in node.items():
+        yield from _leaves(value, f"{path}.{key}" if path else str(key))

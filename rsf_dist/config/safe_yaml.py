@@ -1,0 +1,58 @@
+"""YAML as plain values: no tags that make objects, no key twice, nothing that is small as text and huge once read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+MAX_CHARACTERS = 300_000
+
+
+MAX_NODES = 100_000
+"""Values and keys of one text, those named by an alias counted wherever they stand."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which takes the last of two equal keys; this one refuses them."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for number, key in enumerate(keys):
+            if any(key.value == earlier.value for earlier in keys[:number]):
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} is there twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read(text: str) -> Any:
+    """The value that the text describes. Raises ValueError, in words for the user."""
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"it has more than {MAX_CHARACTERS:,} characters")
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    except yaml.YAMLError as err:
+        raise ValueError(str(err)) from err
+    except (KeyError, AttributeError, IndexError, TypeError) as err:  # PyYAML, of a tag that its value does not fit
+        raise ValueError("a tag (!!…) does not fit the value that it stands before") from err
+    except RecursionError as err:
+        raise ValueError("it is nested too deeply") from err
+
+
+def _count(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many nodes there are once aliases are written out; each node is looked at once."""
+    if id(node) in sizes:
+        if sizes[id(node)] == 0:  # still being counted: it lies within itself
+            raise ValueError("an alias stands within what it names")
+        return sizes[id(node)]
+    sizes[id(node)] = 0
+    parts = node.value if isinstance(node, yaml.CollectionNode) else []
+    inner = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+    sizes[id(node)] = 1 + sum(_count(part, sizes) for part in inner)
+    if sizes[id(node)] > MAX_NODES:
+        raise ValueError(f"its aliases make more than {MAX_NODES:,} values")
+    return sizes[id(node)]

@@ -1,0 +1,1 @@
+"""Rows in memory and as Arrow; images on disk."""

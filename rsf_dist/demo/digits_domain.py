@@ -1,0 +1,51 @@
+"""A target place made of digits that the demo's classifier never sees: turned, scaled, dim, noisy, unevenly mixed.
+
+Written as image files, as somebody's own would be: unlabelled/ is what the method is given, test/ judges it, and
+oracle/ (labelled) is only for scale.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchvision.io import write_png
+
+from rsf_dist.builders.shifted_target import make_images
+from rsf_dist.config.images import ImagesConfig, ParameterShiftConfig, ShiftConfig
+from rsf_dist.data.images import ImageSet, load_images
+from rsf_dist.runtime.rng import Stage, Streams
+
+SHIFT = ShiftConfig(
+    rotation=ParameterShiftConfig(mean=0.6, sd=0.15),
+    scale=ParameterShiftConfig(mean=1.3, sd=0.08),
+    brightness=ParameterShiftConfig(mean=0.5, sd=0.1),
+    translate_x=ParameterShiftConfig(mean=0.15, sd=0.06),
+    translate_y=ParameterShiftConfig(mean=-0.1, sd=0.06),
+    noise=ParameterShiftConfig(mean=0.1, sd=0.03),
+    prior=(3, 1, 1, 2, 1, 2, 4, 1, 1, 2),
+)
+
+
+_SOURCE_END, _TEST_START = 1_000, 1_400  # digits before the first are the source's; from the second on, the test's
+
+
+def make_place(
+    folder: Path, seed: int = 1, *, num_unlabelled: int = 300, num_test: int = 2_000, num_oracle: int = 2_000
+) -> None:
+    """Write unlabelled/*.png, and test/ and oracle/ with a sub-folder for each digit; source and test share no scan."""
+    digits = load_images(ImagesConfig(kind="digits"), "digits")
+    near, far = digits.subset(slice(_SOURCE_END, _TEST_START)), digits.subset(slice(_TEST_START, None))
+    for number, (name, base, count) in enumerate(
+        [("unlabelled", near, num_unlabelled), ("oracle", near, num_oracle), ("test", far, num_test)]
+    ):
+        _write(folder / name, base, count, Streams(seed, Stage.PLACE, chunk=number), labelled=name != "unlabelled")
+
+
+def _write(folder: Path, base: ImageSet, count: int, streams: Streams, labelled: bool) -> None:
+    made = make_images(base, SHIFT, count, streams)
+    for label in range(len(base.classes)) if labelled else ():
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, (image, label) in enumerate(zip(made.images, made.require_labels("place").tolist(), strict=True)):
+        within = folder / str(label) if labelled else folder
+        write_png(image, str(within / f"{index:05d}.png"))

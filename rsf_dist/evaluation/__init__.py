@@ -1,0 +1,1 @@
+"""How good a fine-tuned model and a set of accepted rows are."""

@@ -1,0 +1,82 @@
+"""The mixture a p + (1 - a) q: proposals of which a share a are target rows, drawn again and again from those given.
+
+With target rows that are independent draws of p this is what a relative ratio needs, and it is defensive: r_a <= 1/a
+whatever q misses. The share of p is the empirical law of the rows given, so few rows mean many duplicates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rsf_dist.data.batch import Batch, Outline, interleaved, num_rows, on_cpu, rows_at, select
+from rsf_dist.errors import InputError
+from rsf_dist.proposals.base import Proposal, outline
+from rsf_dist.runtime.rng import Streams
+
+COMPONENT = "component"
+
+
+class MixtureProposal:
+    """Rows of `proposal` with probability 1 - alpha, of `target` with probability alpha.
+
+    Args:
+        proposal: q.
+        target: rows drawn from p: the columns that are to be scored and learned from, `label` among them where the
+            proposal has it. Columns that only say how a proposal was made may be missing: there a target row has NaN,
+            or -1 where the column holds integers.
+        alpha: the target's share, in (0, 1).
+
+    Rows: the proposal's columns, and component int64 [n], 1 where the row is from `target`.
+
+    Raises:
+        InputError: alpha is no share, there are no target rows, or of unequal lengths; at sampling, a label is missing,
+            or a column differs in shape or type.
+    """
+
+    def __init__(self, proposal: Proposal, target: Batch, alpha: float):
+        if not 0 < alpha < 1:
+            raise InputError("alpha", alpha, "must be in (0, 1)", "use e.g. 0.1")
+        try:
+            count = num_rows(target) if target else 0
+        except ValueError as err:
+            raise InputError("target", sorted(target), str(err), "give columns of one length") from err
+        if count == 0:
+            raise InputError("target", "no rows", "the mixture needs some", "give target rows")
+        self.proposal, self.target, self.alpha = proposal, target, alpha
+
+    def sample(self, n: int, rng: Streams) -> Batch:
+        """Draw n rows of the mixture."""
+        return on_cpu(self.outline(n, rng))
+
+    def outline(self, n: int, rng: Streams) -> Outline:
+        """As `sample`, what is costly for the proposal made when it is asked for."""
+        generator = rng.numpy(purpose=8)
+        component = torch.from_numpy((generator.random(n) < self.alpha).astype("int64"))
+        chosen = component == 1
+        count = int(chosen.sum())
+        rows = torch.from_numpy(generator.integers(num_rows(self.target), size=count))
+        drawn = outline(self.proposal, max(n - count, 1), rng)  # one at least, for its columns
+        if COMPONENT in drawn:
+            raise InputError("proposal", COMPONENT, "this column's name is taken", "rename the proposal's column")
+        one = select(drawn, slice(0, 1))
+        of_target = {name: rows_at(self._of_target(name, one[name]), rows) for name in drawn}
+        mixed = interleaved(of_target, drawn, chosen)
+        return Outline({**mixed.known, COMPONENT: component}, mixed.make)
+
+    def _of_target(self, name: str, column: Tensor) -> Tensor:
+        given = self.target.get(name)
+        if given is None and name == "label":
+            rule = "target rows are unlabelled, and a share of what is accepted would be"
+            raise InputError("target", "(no label)", rule, "give their labels, or use a ratio without alpha")
+        if given is None and column.dtype in (torch.uint8, torch.bool):
+            rule = f"is missing, and {column.dtype} has no value that says so"
+            raise InputError(f"target.{name}", "(absent)", rule, "give that column of the target rows")
+        if given is None:
+            missing = torch.nan if column.is_floating_point() else -1
+            return torch.full((num_rows(self.target), *column.shape[1:]), missing, dtype=column.dtype)
+        ours, theirs = ((rows.dtype, list(rows.shape[1:])) for rows in (given, column))
+        if ours != theirs:
+            rule = f"must be like the proposal's {theirs[0]} {theirs[1]}"
+            raise InputError(f"target.{name}", f"{ours[0]} {ours[1]}", rule, "give rows of one kind")
+        return given

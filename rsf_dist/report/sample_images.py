@@ -1,0 +1,118 @@
+"""A few images of every kind, kept with the run so that its report can be drawn again without its inputs."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rsf_dist.builders.inputs import Inputs
+from rsf_dist.data.arrow import from_table
+from rsf_dist.data.images import ImageSet
+from rsf_dist.evaluation.predictions import Verdict
+from rsf_dist.proposals import Proposal
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.sampling.accepted import AcceptedSet, stored_rows
+from rsf_dist.storage.run_store import RunStore
+
+SAMPLES, PREDICTIONS = "figures/samples.npz", "figures/predictions.npz"
+
+
+_SHOWN = 48
+
+
+_PREDICTED = 16
+
+
+_SHOWN_OF_ROUND = 12
+
+
+_MEASURED = 500
+
+
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+Arrays = dict[str, NDArray]
+
+
+def save(store: RunStore, proposal: Proposal, accepted: AcceptedSet, inputs: Inputs, seed: int) -> None:
+    """Images of proposals, accepted rows and target, uint8 [n, c, h, w], and the log ratios of all accepted rows."""
+    drawn = proposal.sample(_SHOWN, Streams(seed, Stage.PILOT))
+    rows = from_table(accepted.head(_SHOWN))
+    arrays = {
+        "source": _spread(inputs.source.images),
+        "proposals": drawn["image"].numpy(),
+        "accepted": rows["image"].numpy(),
+        "accepted_label": rows["label"].numpy(),
+        "target": _spread(inputs.target.images),
+        "accepted_log_ratio": np.ascontiguousarray(accepted.ledger["log_ratio"]),
+    }
+    _write(store, SAMPLES, arrays)
+
+
+def save_round(store: RunStore, number: int, proposal: Proposal, seed: int) -> dict[str, Any]:
+    """A few accepted images of a stored round; for its entry, quantiles of what rows are made of.
+
+    Returns {"parameters": {column: {"proposed": [q05, q25, q50, q75, q95], "accepted": the same}}}, of columns that
+    hold one real number a row.
+    """
+    drawn = proposal.sample(_MEASURED, Streams(seed, Stage.PILOT, number, chunk=1))
+    rows = from_table(stored_rows(store, number))
+    if "image" in rows:
+        _write(store, round_samples(number), {"accepted": rows["image"][:_SHOWN_OF_ROUND].numpy()})
+    numbers = [name for name, column in drawn.items() if column.ndim == 1 and column.is_floating_point()]
+    return {
+        "parameters": {
+            name: {"proposed": _quantiles(drawn[name]), "accepted": _quantiles(rows[name])} for name in numbers
+        }
+    }
+
+
+def round_samples(number: int) -> str:
+    """Where a round's images are kept."""
+    return f"figures/round-{number:03d}.npz"
+
+
+def _quantiles(values: Tensor) -> list[float]:
+    return [float(value) for value in np.quantile(values.double().numpy(), _QUANTILES)]
+
+
+def save_predictions(store: RunStore, test: ImageSet, before: Verdict | None, after: Verdict) -> None:
+    """Test images with their truth and what the model said before and after; evenly spread over the set."""
+    index = torch.linspace(0, len(test) - 1, min(_PREDICTED, len(test))).long().numpy()
+    before = before or after
+    arrays = {
+        "images": test.images[torch.from_numpy(index)].numpy(),
+        "truth": after.truth[index],
+        "before": before.predicted[index],
+        "after": after.predicted[index],
+    }
+    _write(store, PREDICTIONS, arrays)
+
+
+def load(store: RunStore, name: str) -> Arrays | None:
+    """What was saved under `name`, or None."""
+    if not store.exists(name):
+        return None
+    try:
+        with np.load(io.BytesIO(store.read(name)), allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):  # damaged: a picture less
+        return None
+
+
+def _spread(images: Tensor) -> NDArray:
+    index = torch.linspace(0, len(images) - 1, min(_SHOWN, len(images))).long()
+    return images[index].numpy()
+
+
+def _write(store: RunStore, name: str, arrays: Arrays) -> None:
+    sink = io.BytesIO()
+    np.savez_compressed(sink, **arrays)  # type: ignore[arg-type]
+    store.write(name, sink.getvalue())

@@ -1,0 +1,650 @@
+"""The trust card: how far a round's accepted rows can be relied on, one light for each thing that can go wrong.
+
+With r = p/q as the ratio gives it, the constant M, and eps = E_p[(1 - M/r)+]:
+
+    acceptance            (1 - eps)/M of a ratio with E_q[r] = 1
+    total variation       TV(p, accepted) <= eps, from target rows with an upper confidence limit, else from proposals
+    E_q[r]                1 of the true ratio; below where p has parts that q never reaches
+    E_p[1/r]              at most 1 of the true ratio; below where q has parts that p never reaches. Its mean over
+                          target rows exceeds c with probability at most 1/c (Markov's inequality)
+    KL(p || q)            Phi^-1(AUC)^2 between two normal laws of one covariance, AUC of the best classifier; and
+                          log M >= KL whatever the laws, as KL is a mean of log r over p
+    ESS fraction          E_q[r]^2/E_q[r^2] >= 1/M (Kong 1992)
+    E_q[min(r, M)]        1 - eps of a true ratio that was itself cut off at M
+    tail index            of a generalised Pareto law: below 0, r has an end point; above min(0.7, 1 - 1/log10 n),
+                          estimates from n ratios are not reliable (Vehtari, Simpson, Gelman, Yao & Gabry, JMLR 2024);
+                          standard error (1 + index)/sqrt(k) from the k largest (Smith, Biometrika 1987)
+    calibration error     sqrt(2/pi) s in each of b bins for a perfect ratio, s^2 = b D (1 - D) ((1 - D)/m + D/n) / 2,
+                          m target rows and n proposals, D = P(target): the noise of the bin's counts
+    two-sample tests      AUC of 1/2 within 2 null deviations (Mann & Whitney 1947; Lopez-Paz & Oquab, ICLR 2017), MMD
+                          by permutations (Gretton et al., JMLR 2012)
+
+Green says that a check found nothing, no more. Everything here is a function of what report.json holds, where numbers
+that are not finite are None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Literal, ParamSpec
+
+import numpy as np
+from scipy.stats import norm
+
+from rsf_dist.sampling.diagnostics import ROUNDING, TOP
+
+Light = Literal["green", "amber", "red", "grey"]
+
+
+Numbers = dict[str, Any]
+
+
+Finding = tuple[str, Light, str]
+"""A check's value, light and meaning."""
+
+
+P = ParamSpec("P")
+
+
+SEVERITY: tuple[Light, ...] = ("red", "amber", "green", "grey")
+"""The lights, worst first. Grey is none: the check does not apply, or only informs."""
+
+
+# Thresholds. Those without a source are choices: round numbers, wide enough for runs without the fault to stay green.
+CAPPED_GREEN, CAPPED_AMBER = 0.01, 0.5  # of the accepted rows; beyond a half, most follow the proposals' law
+
+
+ACCEPTANCE_GREEN, ACCEPTANCE_AMBER = 1.1, 2.0  # factor; at 2, M might as well be half or twice what it is
+
+
+TV_GREEN, TV_AMBER = 0.05, 0.5  # 60 target rows of which none exceeds M have the limit 1 - 0.05^(1/60) = 0.049
+
+
+WEIGHT_AMBER = 100  # rows that one capped row should count for
+
+
+ESS_GREEN, ESS_AMBER = 400, 100  # rows; 400 is asked of Markov chains by Vehtari et al., Bayesian Analysis 2021
+
+
+ESS_WASTE = 10  # times the acceptance, from which on a smaller M is worth a thought
+
+
+MEAN_GREEN, MEAN_AMBER = 1.1, 2.0  # factor; as for acceptance, which is proportional to the mean ratio
+
+
+MEAN_ERROR = 0.25  # from this standard error on, means of 1 and of 1/2 are within two of them
+
+
+ERRORS = 2.0  # standard errors or null deviations within which a figure agrees: false alarms of 4.6 %
+
+
+INVERSE_LITTLE = 0.5  # below it, target rows plainly miss the bulk of the proposals
+
+
+INVERSE_GREEN, INVERSE_AMBER = 5, 20  # exceeded by the true ratio with probability at most 1/5 and 1/20
+
+
+ECE_GREEN, ECE_AMBER = 0.03, 0.1  # above chance; 5 % of perfect ratios exceed 0.03 on 60 target rows (simulated)
+
+
+CHANCE_LOSS, LOSS_MARGIN = math.log(2), 0.05  # nats; what a ratio of 1 loses, and noise where 1 is the truth
+
+
+AUC_GREEN, AUC_AMBER = 0.95, 0.999  # KL of 2.7 and 9.5 nats between normal laws: M of at least 15 and 14,000
+
+
+AUC_NULL_SD = 0.05  # beyond it, an AUC of 0.6 passes for chance: with many accepted rows, below 34 target rows
+
+
+HALF_WAY = 0.5  # of the way from the proposals to what cannot be told apart
+
+
+MMD_LEVEL = 0.05  # false alarms
+
+
+SPREAD_GREEN = 10  # the most accepted class over the least
+
+
+CLASS_EXPECTED = 5  # accepted rows; none are found of as many with probability e^-5 = 0.7 %
+
+
+LEFT_OUT = 0.1  # of an equal share: EM gives nothing to rare classes, or to one of two that look alike
+
+
+DUPLICATES_GREEN, DUPLICATES_AMBER = 0.01, 0.1  # of the accepted rows
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the card.
+
+    Args:
+        name: what is looked at.
+        value: the figure in words, with its interval.
+        light: `grey` where the check does not apply to the run, or only informs.
+        meaning: what it means for this run; for grey, why there is no light.
+        rule: the thresholds.
+    """
+
+    name: str
+    value: str
+    light: Light
+    meaning: str
+    rule: str
+
+
+def trust_card(
+    sampling: Numbers, ratio: Numbers, two_sample: Numbers | None, mix: Numbers | None = None
+) -> list[Check]:
+    """All checks of a round.
+
+    Args:
+        sampling: a SamplingReport as a dict.
+        ratio: `kind`, `log_bound`, and of a learned ratio the entries of its RatioQuality.
+        two_sample: a TwoSample as a dict each: target rows against proposals as configured, `before`; where rounds
+            moved them, against those of the last round, `moved`; and against accepted rows, `after`.
+        mix: what rounds made of the mix of classes; see `class_mix.mix_told`.
+    """
+    return [
+        constant(sampling, ratio),
+        acceptance(sampling),
+        bias(sampling, ratio),
+        largest_ratio(sampling),
+        tail(sampling, ratio),
+        effective_sample_size(sampling),
+        mean_ratio(sampling, ratio),
+        mean_inverse_ratio(sampling),
+        calibration(ratio),
+        distance(ratio),
+        two_sample_auc(two_sample),
+        two_sample_mmd(two_sample),
+        classes(sampling),
+        mix_of_classes(mix),
+        duplicates(sampling),
+        rows_found(sampling),
+        screened_out(sampling),
+    ]
+
+
+def overall(lights: Iterable[str]) -> Light:
+    """The worst of the lights; grey ones count only where there is nothing else."""
+    shown = set(lights)
+    return next((light for light in SEVERITY if light in shown), "grey")
+
+
+def card_in_words(trust: Sequence[Numbers]) -> str:
+    """The card as a line: how many lights of each colour, and which are the worst."""
+    count = Counter(check["light"] for check in trust)
+    worst = overall(count)
+    text = ", ".join(f"{count[light]} {light}" for light in ("green", "amber", "red") if count[light])
+    if worst not in ("red", "amber"):
+        return f"trust: {text or 'nothing to judge'}"
+    names = [check["name"] for check in trust if check["light"] == worst]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"trust: {text} ({worst}: {', '.join(names[:3])}{more})"
+
+
+def _check(name: str, rule: str) -> Callable[[Callable[P, Finding]], Callable[P, Check]]:
+    """Gives what a function finds its name and rule."""
+
+    def decorate(find: Callable[P, Finding]) -> Callable[P, Check]:
+        @wraps(find)
+        def check(*args: P.args, **kwargs: P.kwargs) -> Check:
+            return Check(name, *find(*args, **kwargs), rule)
+
+        return check
+
+    return decorate
+
+
+@_check(
+    "constant M",
+    "Red where a ratio was not finite. Else by the share of the accepted rows with r > M: "
+    f"green up to {100 * CAPPED_GREEN:g} %, amber up to {100 * CAPPED_AMBER:g} %.",
+)
+def constant(sampling: Numbers, ratio: Numbers) -> Finding:
+    """Where M is from, and how many rows it caps."""
+    scored, capped = sampling["num_scored"], sampling["num_capped"]
+    value = f"log M {sampling['log_m']:.3f}, {sampling['log_m_source']}; {capped:,} of {scored:,} proposals capped"
+    if sampling["num_nonfinite"]:
+        value += f", {sampling['num_nonfinite']:,} ratios not finite"
+        return value, "red", "Ratios that are NaN or infinite say nothing: mend the ratio."
+    if capped:
+        share = min(1.0, capped / scored / max(sampling["acceptance_rate"], 1e-300))  # capped rows are accepted
+        meaning = f"{_percent(share)} of the accepted rows were capped: among themselves they follow the proposals."
+        return value, _up_to(share, CAPPED_GREEN, CAPPED_AMBER), f"{meaning} {_ROW_WEIGHTS}"
+    if not _certified(sampling, ratio):
+        limit = _percent(-math.log(0.05) / scored)
+        return value, "green", f"No proposal exceeded M, so at most about {limit} would (95 %): no proof."
+    if _cut_off(ratio):
+        return value, "green", f"The ratio itself was cut off at M. {_cost_of_cut(sampling, ratio)}"
+    return value, "green", "M is a bound of the ratio: rejection is exact, as far as the ratio is."
+
+
+_ROW_WEIGHTS = "Only with training.use_row_weights are they weighted to make up for it."
+
+
+def _cost_of_cut(sampling: Numbers, ratio: Numbers) -> str:
+    if _isotonic(ratio):
+        return "What that costs is not all seen: the calibration cuts off the target rows' ratios as well."
+    if sampling["tv_bound_source"] == "target":
+        return "What that costs, eps from the target's side says."
+    return "What that costs is not known without target rows."
+
+
+@_check(
+    "acceptance",
+    "Green where the 95 % interval meets (1 − eps)/M, eps within its limits, or the rate is within a factor of "
+    f"{ACCEPTANCE_GREEN:g} of it; amber up to a factor of {ACCEPTANCE_AMBER:g}.",
+)
+def acceptance(sampling: Numbers) -> Finding:
+    """The acceptance rate against (1 - eps)/M."""
+    rate, predicted = sampling["acceptance_rate"], sampling["acceptance_predicted"]
+    low, high = sampling["acceptance_interval"]
+    value = f"{_percent(rate)} (95 % interval {_percent(low)} to {_percent(high)})"
+    if predicted is None:
+        return value, "grey", "Nothing predicts it: M was raised afterwards."
+    value += f", predicted {_percent(predicted)}"
+    bound, lower, upper = (sampling[key] for key in ("tv_bound", "tv_bound_lower", "tv_bound_upper"))
+    exact = bound is None or bound >= 1  # else eps may be from few target rows
+    least, most = (
+        predicted if exact or limit is None else predicted * (1 - limit) / (1 - bound) for limit in (upper, lower)
+    )
+    off = 1.0 if low <= most and least <= high else _factor(rate, predicted)
+    light = _up_to(off, ACCEPTANCE_GREEN, ACCEPTANCE_AMBER)
+    if light == "green":
+        return value, light, "Rows are accepted as often as the ratio, M and eps imply."
+    cause = "the mean ratio is not the 1 that it should be, or eps is misjudged"
+    if not sampling["normalised"]:
+        cause = "eps is misjudged"
+    times = f"{rate / predicted:.3g} times as often as predicted" if predicted > 0 else "though none should be"
+    return value, light, f"Rows are accepted {times}: {cause}."
+
+
+@_check(
+    "bias of capping",
+    f"By the bound eps on the total variation distance, its 95 % limit where target rows give one: green up to "
+    f"{TV_GREEN:g}, amber up to {TV_AMBER:g}. From proposals alone at best amber, unless M is certified by a "
+    "ratio that was not cut off.",
+)
+def bias(sampling: Numbers, ratio: Numbers) -> Finding:
+    """The bound on the total variation distance that capping causes: the target's side where there is one."""
+    bound, upper, proposals = (sampling[key] for key in ("tv_bound", "tv_bound_upper", "tv_bound_proposals"))
+    if bound is None:
+        return "not finite", "red", "Some ratios are not usable, so that no bound could be computed."
+    from_target, certified, cut = sampling["tv_bound_source"] == "target", _certified(sampling, ratio), _cut_off(ratio)
+    value = f"eps {bound:.3f} from proposals"
+    if from_target:
+        limit = "" if upper is None else f" (95 % limit {upper:.3f})"
+        value = f"eps {bound:.3f}{limit} from target rows, {_figure(proposals)} from proposals"
+    if certified and bound <= ROUNDING and not cut:
+        return value, "green", "No ratio can exceed M: capping causes no bias."
+    judged = bound if upper is None else upper
+    light = _up_to(judged, TV_GREEN, TV_AMBER)
+    cause = "cutting the ratio off at M" if certified and cut else "capping"
+    meaning = f"At most {_percent(judged)} of the accepted rows are misplaced by {cause}, as far as the ratio is right."
+    if certified and cut and _isotonic(ratio):
+        meaning += f" {_cost_of_cut(sampling, ratio)}"
+    if not from_target:
+        light = "amber" if light == "green" else light
+        meaning += " This is blind to what proposals never met: give target rows to judge it on."
+    elif ratio["kind"] == "GivenClassRatio":
+        meaning += " Target rows have no class, and each counts as of the one that capping costs most."
+    elif proposals is not None and bound > 2 * proposals + TV_GREEN:
+        meaning += " Proposals alone show less of it: they hardly meet part of the target."
+    return value, light, meaning
+
+
+@_check(
+    "largest ratio",
+    f"Green where no ratio exceeds M; amber where the largest is up to {WEIGHT_AMBER:g} M, so that a capped row should "
+    f"count for up to {WEIGHT_AMBER:g}.",
+)
+def largest_ratio(sampling: Numbers) -> Finding:
+    """The largest log ratio and a high quantile, relative to log M."""
+    top, quantile, log_m = (sampling[key] for key in ("max_log_ratio", "log_ratio_quantile", "log_m"))
+    if top is None:
+        return "–", "grey", "No proposal had a ratio above 0."
+    value = f"log r up to log M {top - log_m:+.2f}"
+    if quantile is not None:
+        value += f", for 99.9 % of the proposals up to log M {quantile - log_m:+.2f}"
+    if top <= log_m + ROUNDING:
+        return value, "green", "M covers every ratio that was met."
+    weight = math.exp(min(top - log_m, 700.0))
+    meaning = f"The largest ratio is {_count(weight)} M: its row should count for {_count(weight)}, "
+    meaning += "and counts for one unless training.use_row_weights is set."
+    return value, _up_to(weight, 1.0, WEIGHT_AMBER), meaning
+
+
+@_check(
+    "tail of the ratio",
+    f"By the generalised Pareto index of the largest ratios: green where it is below 0, an end point, by {ERRORS:g} "
+    "standard errors; amber up to min(0.7, 1 − 1/log10 n); red above. With a certified M, green and amber in place of "
+    "amber and red.",
+)
+def tail(sampling: Numbers, ratio: Numbers) -> Finding:
+    """The tail index against its threshold."""
+    index, threshold = sampling["tail_index"], sampling["tail_threshold"]
+    if index is None:
+        return "–", "grey", "There are too few different large ratios to fit a tail to."
+    error, certified = _tail_error(sampling), _certified(sampling, ratio)
+    value = f"index {index:.2f} ± {error:.2f} (standard error), threshold {threshold:.2f}"
+    if index + ERRORS * error < 0:
+        return value, "green", "The largest ratios approach an end point, so that some M is exact."
+    if index <= threshold:
+        return (value, "green", "M is certified.") if certified else (value, "amber", "No M can be called exact.")
+    meaning = "Means over the proposals' ratios, the effective sample size among them, cannot be relied on."
+    return value, "amber" if certified else "red", meaning
+
+
+def _tail_error(sampling: Numbers) -> float:
+    """The tail index's standard error, by the number of ratios that `Statistics.tail_index` fits."""
+    n = sampling["num_scored"]
+    if sampling["num_screened_out"]:  # it is then the pilot's, of as many rows as the threshold is for, or more
+        n = min(n, round(10 ** (1 / (1 - sampling["tail_threshold"]))))
+    return max(0.0, 1 + sampling["tail_index"]) / math.sqrt(min(TOP, max(25, n // 10)))
+
+
+@_check("effective sample size", f"Green from {ESS_GREEN} rows, amber from {ESS_AMBER}.")
+def effective_sample_size(sampling: Numbers) -> Finding:
+    """How many rows of the target the scored proposals are worth."""
+    fraction, rate, scored = (sampling[key] for key in ("ess_fraction", "acceptance_rate", "num_scored"))
+    rows = fraction * scored
+    meaning = f"Of the target, {scored:,} proposals tell as much as {_count(rows)} rows of its own."
+    if fraction > ESS_WASTE * rate > 0:
+        meaning += f" That is {fraction / rate:,.0f} times what was accepted: a smaller M would waste less."
+    return f"{_percent(fraction)} of the proposals: {_count(rows)} rows", _from(rows, ESS_GREEN, ESS_AMBER), meaning
+
+
+@_check(
+    "mean ratio",
+    f"Over proposals it should be 1: green within {ERRORS:g} standard errors or a factor of {MEAN_GREEN:g}, amber up "
+    f"to a factor of {MEAN_AMBER:g}; amber at best where the standard error exceeds {MEAN_ERROR:g}.",
+)
+def mean_ratio(sampling: Numbers, ratio: Numbers) -> Finding:
+    """E_q[r] against 1."""
+    mean, error = sampling["mean_ratio"], sampling["mean_ratio_error"]
+    if not sampling["normalised"]:
+        return "–", "grey", "The ratio has a constant factor, so that no mean is expected."
+    if mean is None or error is None:
+        return "not finite", "red", "The mean overflows: the ratio is not usable."
+    value = f"{mean:.3g} ± {error:.2g} (standard error)"
+    agrees = abs(mean - 1) <= ERRORS * error
+    light = "green" if agrees else _up_to(_factor(mean, 1.0), MEAN_GREEN, MEAN_AMBER)
+    if light == "green" and error > MEAN_ERROR:
+        return value, "amber", "Too uncertain to tell a right ratio from one that is wrong by a factor of two."
+    if light == "green":
+        return value, light, "The ratio is as large as it should be, on average over the proposals."
+    if mean > 1:
+        return value, light, "The ratio is too large on average: too many proposals are taken for the target."
+    if _certified(sampling, ratio) and _cut_off(ratio):
+        meaning = "The ratio was cut off at M, which makes it too small on average."
+        return value, light, f"{meaning} {_cost_of_cut(sampling, ratio)}"
+    return value, light, "The ratio is too small on average, or the target has parts that proposals never reach."
+
+
+@_check(
+    "mean inverse ratio",
+    "Over target rows it should not exceed 1; the true ratio's sample mean exceeds c with probability at most 1/c: "
+    f"green up to {INVERSE_GREEN:g}, amber up to {INVERSE_AMBER:g}. No light below {INVERSE_LITTLE:g}.",
+)
+def mean_inverse_ratio(sampling: Numbers) -> Finding:
+    """E_p[1/r], which the true ratio does not take above 1."""
+    mean = sampling["mean_inverse_ratio"]
+    if not sampling["normalised"]:
+        return "–", "grey", "The ratio has a constant factor, so that no mean is expected."
+    if sampling["tv_bound_source"] != "target":
+        return "–", "grey", "There are no target rows to take it over."
+    if mean is None:
+        return "not finite", "red", "A target row has ratio 0: rows like it are never accepted."
+    value, light = f"{mean:.3g}", _up_to(mean, INVERSE_GREEN, INVERSE_AMBER)
+    if mean < INVERSE_LITTLE:
+        return (
+            value,
+            "grey",
+            "Tells little: target rows miss the bulk of the proposals, as is usual if these are far.",
+        )
+    if light == "green":
+        return value, light, "Nothing was found: the true ratio may well have as large a mean over these rows."
+    return value, light, "Some target rows are taken for far too unlikely: rows like them are missed."
+
+
+@_check(
+    "calibration",
+    "By the expected calibration error on held-out rows, less that of a perfect ratio on as many: green up to "
+    f"{ECE_GREEN:g}, amber up to {ECE_AMBER:g}; red too where the log loss exceeds chance by {LOSS_MARGIN:g}.",
+)
+def calibration(ratio: Numbers) -> Finding:
+    """Whether a learned ratio's probabilities hold on held-out rows."""
+    if "auc" not in ratio:
+        return "–", "grey", f"{ratio['kind']} has no figures on held-out target rows."
+    error, brier, loss = (ratio[key] for key in ("calibration_error", "brier", "log_loss"))
+    if error is None or brier is None or loss is None:
+        return "not finite", "red", "The ratio is not usable: its figures on held-out rows are not finite."
+    chance = chance_calibration_error(ratio)
+    value = f"error {error:.3f} (a perfect ratio's {chance:.3f}), Brier {brier:.3f}, log loss {loss:.3f}"
+    if loss > CHANCE_LOSS + LOSS_MARGIN:
+        return value, "red", "On held-out rows the ratio is worse than the constant 1."
+    light = _up_to(error - chance, ECE_GREEN, ECE_AMBER)
+    if light == "green":
+        return value, light, f"Held-out rows, {ratio['num_target']:,} of the target, bear the ratio out."
+    return value, light, "The ratio is wrong in size on held-out rows, even if it orders them rightly."
+
+
+def chance_calibration_error(ratio: Numbers) -> float:
+    """The calibration error to expect of a perfect ratio, by the noise in bins of equal mass."""
+    predicted = np.array([mean for mean, _ in ratio["reliability"]])
+    noise = (1 - predicted) / ratio["num_target"] + predicted / ratio["num_proposals"]
+    return float(np.sqrt(2 / np.pi * len(predicted) * predicted * (1 - predicted) * noise / 2).mean())
+
+
+@_check(
+    "distance of proposals",
+    f"By the learned ratio's AUC on held-out rows: green up to {AUC_GREEN:g}, amber up to {AUC_AMBER:g}. Towards 1, M "
+    "grows and the size of the ratio can no longer be learned.",
+)
+def distance(ratio: Numbers) -> Finding:
+    """How far the proposals are from the target, by the AUC of the ratio."""
+    if "auc" not in ratio:
+        return "–", "grey", f"{ratio['kind']} has no figures on held-out target rows."
+    auc = ratio["auc"]
+    value = f"AUC {auc:.3f} on {ratio['num_target']:,} target rows and {ratio['num_proposals']:,} proposals"
+    if auc >= 1:
+        return value, "red", "Nothing of the target looks like a proposal: bring the proposals closer."
+    light, kl = _up_to(auc, AUC_GREEN, AUC_AMBER), float(norm.ppf(max(auc, 0.5))) ** 2
+    needed = f"between normal laws this AUC means a KL divergence of {kl:.1f} nats, so M above {_count(math.exp(kl))}"
+    return value, light, f"The proposals are {'close to' if light == 'green' else 'far from'} the target: {needed}."
+
+
+@_check(
+    "two-sample AUC",
+    f"Green where a classifier tells accepted from target rows with an AUC within {ERRORS:g} null deviations of 0.5; "
+    f"amber where {100 * HALF_WAY:g} % or more of the distance of proposals as configured is gone; red else. "
+    f"Amber at best where the null deviation exceeds {AUC_NULL_SD:g}.",
+)
+def two_sample_auc(two_sample: Numbers | None) -> Finding:
+    """A classifier's verdict on proposals and on accepted rows, each against target rows."""
+    if two_sample is None:
+        return "–", "grey", _NO_TWO_SAMPLE
+    before, after = two_sample["before"], two_sample["after"]
+    low, high = after["auc_interval"]
+    value = (
+        f"{_proposals(two_sample, 'auc', '.3f')}, accepted {after['auc']:.3f} (95 % interval {low:.3f} to {high:.3f})"
+    )
+    had, left = (abs(one["auc"] - 0.5) for one in (before, after))
+    if left > ERRORS * after["auc_null_sd"]:
+        moved = abs(two_sample["moved"]["auc"] - 0.5) if "moved" in two_sample else None
+        return value, *_way_gone(had, left, after["features"], moved)
+    if after["auc_null_sd"] > AUC_NULL_SD:
+        chance = f"{0.5 + ERRORS * after['auc_null_sd']:.2f}"
+        return value, "amber", f"The rows are too few to tell: an AUC of {chance} would pass for chance."
+    return value, "green", _not_told_apart(after, had <= ERRORS * before["auc_null_sd"])
+
+
+@_check(
+    "two-sample MMD",
+    f"Green where a permutation test of accepted against target rows gives p of {MMD_LEVEL:g} or more; amber where "
+    f"{100 * HALF_WAY:g} % or more of the MMD² of proposals as configured is gone; red else.",
+)
+def two_sample_mmd(two_sample: Numbers | None) -> Finding:
+    """The kernel test of proposals and of accepted rows, each against target rows."""
+    if two_sample is None:
+        return "–", "grey", _NO_TWO_SAMPLE
+    before, after = two_sample["before"], two_sample["after"]
+    value = f"{_proposals(two_sample, 'mmd2', '.2g')}, accepted {after['mmd2']:.2g} (p = {after['mmd_pvalue']:.2g})"
+    if after["mmd_pvalue"] < MMD_LEVEL:
+        moved = two_sample["moved"]["mmd2"] if "moved" in two_sample else None
+        return value, *_way_gone(before["mmd2"], after["mmd2"], after["features"], moved)
+    return value, "green", _not_told_apart(after, before["mmd_pvalue"] >= MMD_LEVEL)
+
+
+def _proposals(two_sample: Numbers, name: str, digits: str) -> str:
+    moved = f", moved {two_sample['moved'][name]:{digits}}" if "moved" in two_sample else ""
+    return f"proposals {two_sample['before'][name]:{digits}}{moved}"
+
+
+_NO_TWO_SAMPLE = "Not tested: there are no target rows that the ratio was not fitted to."
+
+
+def _not_told_apart(after: Numbers, at_once: bool) -> str:
+    rows = f"{after['num_first']:,} and {after['num_second']:,} rows"
+    text = f"By {after['features']}, accepted and target rows cannot be told apart ({rows})"
+    return f"{text}; nor could the proposals, so that there was nothing to gain." if at_once else f"{text}."
+
+
+def _way_gone(had: float, left: float, features: str, moved: float | None) -> tuple[Light, str]:
+    """The light and the meaning of a distance to the target of which so much is left; `moved`: the last proposals'."""
+    if left >= had:
+        return "red", f"By {features}, the accepted rows are no closer to the target than the proposals."
+    gone = 1 - left / had
+    text = f"By {features}, accepted rows went {_percent(round(gone, 2))} of the way from the proposals to the target."
+    if moved is not None and left >= moved:
+        text += " The last round's proposals had gone as far without its ratio."
+    return _from(gone, 1.0, HALF_WAY), text
+
+
+@_check(
+    "classes",
+    f"Green where the most accepted class is accepted up to {SPREAD_GREEN:g} times as often as the least, amber above; "
+    f"red where one is never accepted. Only classes with {CLASS_EXPECTED} or more accepted rows to be expected.",
+)
+def classes(sampling: Numbers) -> Finding:
+    """How acceptance differs between classes."""
+    rates, scored = sampling["acceptance_by_label"], sampling["scored_by_label"]
+    if len(rates) < 2:
+        return "–", "grey", "All rows are of one class." if rates else "The rows have no labels."
+    judged = [label for label in rates if scored[label] * sampling["acceptance_rate"] >= CLASS_EXPECTED]
+    if len(judged) < 2:
+        return "–", "grey", "Too few rows were proposed to compare classes."
+    least, most = min(judged, key=rates.__getitem__), max(judged, key=rates.__getitem__)
+    value = f"accepted {_percent(rates[least])} (class {least}) to {_percent(rates[most])} (class {most})"
+    if len(judged) < len(rates):
+        value += f"; {len(rates) - len(judged)} with too few rows to tell"
+    never = ", ".join(str(label) for label in judged if rates[label] == 0)
+    if never:
+        return value, "red", f"Never accepted: class {never}. Right only if the target has none of it."
+    spread = rates[most] / rates[least]
+    if spread > SPREAD_GREEN:
+        meaning = f"A factor of {spread:.3g}: right only if the target's mix of classes is that unusual."
+        return value, "amber", meaning
+    return value, "green", f"A factor of {spread:.3g}: each of these classes is among the accepted rows."
+
+
+@_check(
+    "mix of classes",
+    f"Green where rounds follow an estimate of it that leaves every class {100 * LEFT_OUT:g} % or more of an equal "
+    "share; amber where it leaves one less, and where it was to be moved and was not.",
+)
+def mix_of_classes(mix: Numbers | None) -> Finding:
+    """What rounds made of the target's mix of classes, which they estimate apart."""
+    if mix is None or (mix["class_mix_kept"] and not mix["tried"]):
+        return "–", "grey", "Not estimated by rounds."
+    if mix["class_mix_kept"]:
+        kept = mix["class_mix_kept"]
+        return "as configured", "amber", f"It was to be moved, and stays: {kept}. Classes are as the ratio has them."
+    prior, effective = mix["class_prior"]["prior"], mix["class_prior"]["effective_classes"]
+    value = f"{effective:.1f} effective classes of {len(prior)}, by {mix['class_prior']['method']}"
+    little = ", ".join(str(label) for label, share in enumerate(prior) if share < LEFT_OUT / len(prior))
+    if little:
+        meaning = f"Next to nothing of class {little}: right only if the target has none. Smoothing alone keeps it."
+        return value, "amber", meaning
+    return value, "green", "Every class has a share in the estimate."
+
+
+@_check(
+    "duplicates",
+    f"By their share of the rows: green up to {100 * DUPLICATES_GREEN:g} %, amber up to {100 * DUPLICATES_AMBER:g} %.",
+)
+def duplicates(sampling: Numbers) -> Finding:
+    """Accepted rows that equal an earlier one to the last bit."""
+    copies, rows = sampling["num_duplicates"], sampling["num_accepted"]
+    light = _up_to(copies / max(rows, 1), DUPLICATES_GREEN, DUPLICATES_AMBER)
+    few = "Accepted rows are different ones, but for a few." if copies else "No accepted row equals another."
+    meaning = (
+        few if light == "green" else f"Only {rows - copies:,} rows are different ones; the others are repetitions."
+    )
+    return f"{copies:,} of {rows:,} accepted rows", light, meaning
+
+
+@_check("rows found", "Amber where the budget was spent before as many rows were accepted as were asked for.")
+def rows_found(sampling: Numbers) -> Finding:
+    """Whether as many rows were found as were asked for."""
+    found, short = sampling["num_accepted"], sampling["shortfall"]
+    if short:
+        return f"{found:,} of {found + short:,}", "amber", "The budget was spent first; those found are as good."
+    return f"{found:,}", "green", "As many as were asked for."
+
+
+@_check("screened out", "For information.")
+def screened_out(sampling: Numbers) -> Finding:
+    """Proposals that were given up before their ratio was complete."""
+    count = sampling["num_screened_out"]
+    value = f"{count:,} of {sampling['num_scored']:,} proposals"
+    if count:
+        return value, "grey", "Saves work and changes no row; sums over the proposals are estimated from the others."
+    return value, "grey", "Every ratio was computed in full."
+
+
+def _certified(sampling: Numbers, ratio: Numbers) -> bool:
+    """Whether the ratio vouches for M, and has kept to it."""
+    bound = ratio["log_bound"]
+    return bound is not None and sampling["log_m"] >= bound - ROUNDING and not sampling["num_capped"]
+
+
+def _cut_off(ratio: Numbers) -> bool:
+    """Whether a bound is where a learned ratio was cut off, rather than one of the ratio as it should be."""
+    return ratio["log_bound"] is not None and "auc" in ratio and ratio["kind"] != "RelativeRatio"
+
+
+def _isotonic(ratio: Numbers) -> bool:
+    return "calibration" in ratio and ratio["calibration"].startswith("isotonic")
+
+
+def _up_to(value: float, green: float, amber: float) -> Light:
+    return "green" if value <= green else "amber" if value <= amber else "red"
+
+
+def _from(value: float, green: float, amber: float) -> Light:
+    return "green" if value >= green else "amber" if value >= amber else "red"
+
+
+def _factor(value: float, expected: float) -> float:
+    """How many times the smaller the larger is."""
+    low, high = sorted((value, expected))
+    return high / low if low > 0 else math.inf
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _count(value: float) -> str:
+    return f"{value:.3g}" if value < 10 else f"{value:,.0f}" if value < 1e7 else f"{value:.1e}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}\N{NO-BREAK SPACE}%"

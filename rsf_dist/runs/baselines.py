@@ -1,0 +1,136 @@
+"""What rejection sampling is compared with: other rows to train on, and what one would try first without any.
+
+Batch norm statistics of the target: Li et al., "Revisiting Batch Normalization for Practical Domain Adaptation", 2016
+(arXiv 1603.04779). Pseudo-labels: Lee, ICML workshop 2013. Importance weights: Shimodaira, JSPI 2000.
+"""
+
+from __future__ import annotations
+import math
+from functools import partial
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray.data import Dataset
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+from rsf_dist.sampling.accepted import in_order
+from rsf_dist.data.arrow import from_table, to_table
+from rsf_dist.config.run import RunConfig
+from rsf_dist.runtime.device import device, seeded
+from rsf_dist.sampling.envelope import FixedEnvelope
+from rsf_dist.errors import StatisticalRefusal, unwrapped
+from rsf_dist.data.images import ImageSet
+from rsf_dist.models.networks import require_batch_norm
+from rsf_dist.proposals import Proposal
+from rsf_dist.ratios import ConstantRatio, Ratio
+from rsf_dist.ratios.base import log_ratios
+from rsf_dist.cluster.workers import confine
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.sampling.sampler import RejectionSampler
+from rsf_dist.sampling.stream import RowStream
+
+
+
+_BLOCKS = 16
+
+
+_BATCH = 256
+
+
+def random_rows(config: RunConfig, proposal: Proposal, num_rows: int, seed: int) -> Dataset:
+    """`num_rows` proposals as they come: the same sampler with p = q, its streams apart from the run's own."""
+    return _random_sampler(config, proposal, num_rows, seed).sample(num_rows).dataset
+
+
+def random_stream(config: RunConfig, proposal: Proposal, num_rows: int, seed: int) -> RowStream:
+    """As `random_rows`, drawn while they are used."""
+    return _random_sampler(config, proposal, num_rows, seed).row_stream(num_rows)
+
+
+def _random_sampler(config: RunConfig, proposal: Proposal, num_rows: int, seed: int) -> RejectionSampler:
+    sampling = config.sampling
+    return RejectionSampler(
+        proposal,
+        ConstantRatio(),
+        FixedEnvelope(0.0, num_pilot=64),
+        seed=seed,
+        chunk_size=min(sampling.chunk_size, num_rows),
+        pool=sampling.pool,
+        stage=Stage.CONTROL,
+    )
+
+
+def weighted_rows(config: RunConfig, proposal: Proposal, ratio: Ratio, num_rows: int, seed: int) -> Dataset:
+    """As `random_rows`, each with the weight p/q over the largest of them; training divides by the mean weight.
+
+    Raises StatisticalRefusal where all weights are 0.
+    """
+    shared = ray.put(ratio)
+    rows = random_rows(config, proposal, num_rows, seed)
+    scored = in_order(rows.map_batches(partial(_score, ratio=shared), batch_format="pyarrow")).materialize()
+    largest = float(scored.max("log_ratio"))
+    if largest == -math.inf:
+        raise StatisticalRefusal(f"p/q is 0 for all {num_rows:,} proposals", "leave the arm `weighted` out")
+    return in_order(scored.map_batches(partial(_weigh, largest=largest), batch_format="pyarrow"))
+
+
+def _score(rows: pa.Table, ratio: ray.ObjectRef) -> pa.Table:
+    confine()
+    scores = log_ratios(ray.get(ratio), from_table(rows))
+    return rows.set_column(rows.column_names.index("log_ratio"), "log_ratio", pa.array(scores.numpy()))
+
+
+def _weigh(rows: pa.Table, largest: float) -> pa.Table:
+    weight = np.exp(rows["log_ratio"].to_numpy() - largest).astype(np.float32)  # at most 1, whatever constant p lacks
+    return rows.set_column(rows.column_names.index("weight"), "weight", pa.array(weight))
+
+
+def oracle_rows(images: ImageSet, num_rows: int, seed: int) -> Dataset:
+    """Labelled target images, at most `num_rows` of them, in random order."""
+    order = Streams(seed, Stage.CONTROL).numpy(purpose=3).permutation(len(images))[:num_rows]
+    chosen = images.subset(torch.from_numpy(order))
+    return _dataset(chosen.images, chosen.require_labels("evaluation.oracle"))
+
+
+def pseudo_labelled_rows(model: nn.Module, target: ImageSet, confidence: float, num_rows: int, seed: int) -> Dataset:
+    """`num_rows` target images with the labels that the model gives them, drawn with replacement.
+
+    Only from those of which it is sure: with `confidence` or more, but a tenth of them at least.
+    """
+    with unwrapped():
+        probability, label = ray.get(_predicted.remote(model, target.images))
+    order = probability.argsort(descending=True, stable=True)
+    sure = order[: max(int((probability >= confidence).sum()), -(-len(order) // 10))]
+    again = sure[torch.randint(len(sure), (num_rows,), generator=Streams(seed, Stage.CONTROL).torch(purpose=4))]
+    return _dataset(target.images[again], label[again])
+
+
+@ray.remote
+def _predicted(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest probability, float [n], and its label, int64 [n]."""
+    confine()
+    model = model.to(device()).eval()
+    with torch.inference_mode():
+        probability = torch.cat([model(batch.to(device())).softmax(1).cpu() for batch in images.split(_BATCH)])
+    highest, label = probability.max(1)
+    return highest.clone(), label.clone()  # inference tensors do not travel
+
+
+def with_target_statistics(model: nn.Module, target: ImageSet, seed: int) -> nn.Module:
+    """The model with the means and variances of its batch norm layers taken from the target images, in random order.
+
+    Raises InputError where it has no such layer.
+    """
+    require_batch_norm(model)
+    order = torch.randperm(len(target), generator=Streams(seed, Stage.CONTROL).torch(purpose=5))
+    batches = target.images[order].tensor_split(-(-len(target) // _BATCH))  # alike in size: they count alike
+    with seeded(Streams(seed, Stage.CONTROL), purpose=6):  # update_bn has dropout at work, too
+        update_bn(batches, model.to(device()), device=device())
+    return model.eval().cpu()
+
+
+def _dataset(images: Tensor, labels: Tensor) -> Dataset:
+    rows = to_table({"image": images, "label": labels})
+    size = -(-rows.num_rows // _BLOCKS)
+    return ray.data.from_arrow([rows.slice(start, size) for start in range(0, rows.num_rows, size)])

@@ -1,0 +1,1 @@
+"""What any process needs: random streams, its device, memory, timeouts, user code, progress."""

@@ -1,0 +1,1 @@
+"""Draw, score, accept: from a pilot to the accepted rows."""

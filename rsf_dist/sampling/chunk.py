@@ -1,0 +1,189 @@
+"""A chunk: propose, score, accept. A pure function of (work, chunk id), in one process, without Ray.
+
+Whoever computes it, however often, gets the same rows in the same order; so retrying is safe and the number of actors
+does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rsf_dist.data.batch import Batch, Index, Outline, num_rows, on_cpu, select
+from rsf_dist.errors import InputError, StatisticalRefusal
+from rsf_dist.proposals.base import FiniteProposal, Proposal, outline
+from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio, log_ratios, placed
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.runtime.user_code import blamed
+from rsf_dist.sampling.accept import accept
+from rsf_dist.sampling.diagnostics import Statistics
+from rsf_dist.types import Floats
+
+BOOKKEEPING = ("round", "chunk", "index", "log_ratio", "accept_key", "weight")
+"""The columns added to each accepted row."""
+
+
+@dataclass(frozen=True)
+class ChunkWork:
+    """What a chunk needs besides its id.
+
+    Args:
+        proposal, ratio: q, and log p/q.
+        log_m: the envelope's constant.
+        chunk_size: proposals a chunk; part of what determines the rows.
+        seed, stage, round: the rest of the key of its random streams.
+        pool_size: rows of a finite pool, which chunks go through once; None: proposals are drawn.
+    """
+
+    proposal: Proposal
+    ratio: Ratio
+    log_m: float
+    chunk_size: int
+    seed: int
+    stage: Stage = Stage.SAMPLE
+    round: int = 0
+    pool_size: int | None = None
+
+    def __call__(self, chunk: int) -> Chunk:
+        """Compute one chunk."""
+        streams = Streams(self.seed, self.stage, self.round, chunk)
+        batch = self._proposals(chunk, streams)
+        exponentials = streams.numpy().exponential(size=num_rows(batch))
+        found = self._screened(batch, exponentials)
+        log_ratio = found.log_ratio.numpy()
+        decision = accept(log_ratio, exponentials, self.log_m)
+        statistics = Statistics.of(
+            log_ratio,
+            decision.keep,
+            self.log_m,
+            class_labels(batch),
+            log_inclusion=found.log_inclusion.numpy(),
+            num_screened_out=int((~found.scored).sum()),
+        )
+        index = np.flatnonzero(decision.keep)
+        rows = on_cpu(select(batch, torch.from_numpy(index))) | {
+            "round": torch.full((len(index),), self.round),
+            "chunk": torch.full((len(index),), chunk),
+            "index": torch.from_numpy(index),
+            "log_ratio": torch.from_numpy(log_ratio[index]),
+            "accept_key": torch.from_numpy(decision.key[index]),
+            "weight": torch.from_numpy(decision.weight[index]),
+        }
+        return Chunk(chunk, rows, statistics)
+
+    def _proposals(self, chunk: int, streams: Streams) -> Batch | Outline:
+        if self.pool_size is None:
+            return propose(self.proposal, streams, self.chunk_size)
+        start = chunk * self.chunk_size
+        n = min(self.chunk_size, self.pool_size - start)
+        if isinstance(self.proposal, FiniteProposal):
+            with _proposing(self.proposal, n):
+                return checked(self.proposal.take(start, n), n)
+        return propose(self.proposal, streams, n)
+
+    def _screened(self, batch: Batch | Outline, exponentials: Floats) -> Screened:
+        if isinstance(self.ratio, ScreeningRatio):
+            with blamed("ratio", type(self.ratio).__name__, f"fails on {num_rows(batch)} proposals", "mend it"):
+                return self.ratio.screened(placed(batch, self.ratio), torch.from_numpy(exponentials), self.log_m)
+        log_ratio = torch.from_numpy(score(self.ratio, batch))
+        return Screened(log_ratio, torch.ones_like(log_ratio, dtype=torch.bool), torch.zeros_like(log_ratio))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The accepted rows of one chunk (the proposal's columns and BOOKKEEPING), and statistics of all its proposals."""
+
+    id: int
+    rows: Batch
+    statistics: Statistics
+
+
+def draw(proposal: Proposal, ratio: Ratio, streams: Streams, n: int) -> tuple[Batch | Outline, Floats, Floats]:
+    """n proposals, their log ratios float64 [n] and their Exp(1) draws [n]. Raises InputError on a broken contract."""
+    batch = propose(proposal, streams, n)
+    return batch, score(ratio, batch), streams.numpy().exponential(size=n)
+
+
+def propose(proposal: Proposal, streams: Streams, n: int) -> Batch | Outline:
+    """n proposals. Raises InputError on a broken contract."""
+    with _proposing(proposal, n):
+        batch = checked(outline(proposal, n, streams), n)
+    return _guarded(batch, proposal) if isinstance(batch, Outline) else batch
+
+
+def _proposing(proposal: Proposal, n: int) -> AbstractContextManager[None]:
+    return blamed("proposal", type(proposal).__name__, f"fails to give {n} rows", "mend it")
+
+
+def checked(batch: Batch | Outline, n: int) -> Batch | Outline:
+    """The batch, on the CPU, if it has n rows, columns that can be stored, and none of ours. Raises InputError."""
+    known = batch.known if isinstance(batch, Outline) else batch
+    if not (isinstance(known, dict) and all(isinstance(column, Tensor) for column in known.values())):
+        raise InputError(
+            "proposal", type(batch).__name__, "must give a dict of tensors", "give column -> tensor [n, …]"
+        )
+    try:
+        count = num_rows(batch)
+    except ValueError as err:
+        raise InputError("proposal", sorted(batch), str(err), f"give every column {n} rows") from err
+    if count != n:
+        raise InputError("proposal", f"{count} rows", f"must give the {n} asked for", "mend the proposal")
+    for name, column in known.items():
+        _require_storable(name, column)
+    taken = sorted(set(BOOKKEEPING) & batch.keys())
+    if taken:
+        raise InputError("proposal", taken[0], "this column's name is taken", "rename the proposal's column")
+    return batch if isinstance(batch, Outline) else on_cpu(batch)
+
+
+def _require_storable(name: str, column: Tensor) -> None:
+    if column.is_complex() or column.is_quantized or column.dtype == torch.bfloat16:
+        raise InputError("proposal", f"{name} {column.dtype}", "has no column in Arrow", "convert it to float32")
+
+
+def _guarded(drawn: Outline, proposal: Proposal) -> Outline:
+    """The outline, whose columns are checked when they are made, and whose failures are the proposal's."""
+    kind = type(proposal).__name__
+
+    def guard(name: str, make: Callable[[Index], Tensor]) -> Callable[[Index], Tensor]:
+        def made(rows: Index) -> Tensor:
+            count = len(rows) if isinstance(rows, Tensor) else num_rows(drawn)
+            with blamed("proposal", kind, f"fails to make the {name} of {count} rows", "mend it"):
+                column = make(rows)
+            if not isinstance(column, Tensor) or column.shape[:1] != (count,):
+                found = list(column.shape) if isinstance(column, Tensor) else type(column).__name__
+                raise InputError("proposal", kind, f"makes {found} as the {name} of {count} rows", "mend it")
+            _require_storable(name, column)
+            return column
+
+        return made
+
+    return drawn.with_make({name: guard(name, make) for name, make in drawn.make.items()})
+
+
+def score(ratio: Ratio, batch: Batch | Outline) -> Floats:
+    """The log ratios, float64 [n]. Raises InputError on a broken contract."""
+    return log_ratios(ratio, batch).numpy()
+
+
+def class_labels(batch: Mapping[str, Tensor]) -> NDArray[np.int64] | None:
+    """The column `label` where it holds class numbers, one a row."""
+    label = batch.get("label")
+    if label is None or label.ndim != 1 or label.is_floating_point():
+        return None
+    return label.long().cpu().numpy()
+
+
+def refuse_nonfinite(count: int, total: int, what: str = "") -> None:
+    """StatisticalRefusal unless `count`, of `total` log ratios, those that are NaN or +inf, is 0."""
+    if count:
+        raise StatisticalRefusal(
+            f"{count:,} of {total:,} {what}log ratios are NaN or +inf",
+            "mend the target or the ratio there; the proposal must have density wherever the target has",
+        )

@@ -1,0 +1,99 @@
+"""What a pilot teaches: M, what a chunk costs, how many chunks to send out at once and how many to a task.
+
+None of these numbers changes a row, except M.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsf_dist.sampling.chunk import ChunkWork
+from rsf_dist.sampling.collector import Harvest
+from rsf_dist.sampling.diagnostics import Statistics
+from rsf_dist.sampling.envelope import Choice
+from rsf_dist.sampling.pilot import PilotRun
+from rsf_dist.sampling.report import Setting
+
+START_SECONDS = 5.0
+"""Of an actor: it imports torch, and Ray Data waits for it."""
+
+
+_TASK_SECONDS = 2.0  # Ray Data costs the driver some 6 ms a task
+
+
+_LONGEST_TASK_SECONDS = 20.0  # in large waves: rows and the time limit wait for a task's end
+
+
+_MAX_TASKS = 1_000  # a wave; each leaves some 10 KB with the driver
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the pilot taught: M, the chunks' work, and what follows for the waves.
+
+    on_gpus: whether chunks are drawn there.
+    """
+
+    choice: Choice
+    work: ChunkWork
+    pilot: PilotRun
+    on_gpus: bool = False
+
+    @property
+    def acceptance(self) -> float:
+        """The fraction of proposals to expect, E_q[min(1, r/M)] of the pilot."""
+        return float(np.exp(np.minimum(self.pilot.rows.log_ratio - self.choice.log_m, 0)).mean())
+
+    @property
+    def seconds_per_chunk(self) -> float:
+        """On one core."""
+        a_chunk, a_row = self.pilot.making
+        return a_chunk + (self.pilot.seconds_per_row + self.acceptance * a_row) * self.work.chunk_size
+
+    def setting(self, log_m: float) -> Setting:
+        """What the report needs to know, log_m being the M in the end."""
+        ratio, log_ratio = self.work.ratio, self.pilot.rows.log_ratio
+        return Setting(
+            log_m=log_m,
+            source=self.choice.source,
+            normalised=getattr(ratio, "normalised", False),
+            target_log_ratio=getattr(ratio, "target_log_ratio", None),
+            target_at_most=getattr(ratio, "target_at_most", False),
+            pilot=Statistics.of(log_ratio, log_ratio > log_m, log_m),
+            log_ratio_quantile=float(np.quantile(log_ratio, 0.999, method="higher")),
+        )
+
+    def wave_size(self, harvest: Harvest) -> int:
+        """Chunks that should fill the harvest, with room for chance; twice what was drawn where nothing came of it."""
+        largest = _MAX_TASKS * self.chunks_in(_LONGEST_TASK_SECONDS)
+        if harvest.exhaustive:
+            return largest
+        missing, scored = harvest.wanted - len(harvest), harvest.scored.num_scored
+        likely = missing + 3 * math.sqrt(missing) + 1
+        if len(harvest):
+            proposals = likely * scored / len(harvest)
+        else:
+            proposals = 2 * scored or likely / max(self.acceptance, 1e-9)
+        return min(math.ceil(proposals / self.work.chunk_size), largest)
+
+    def chunks_per_task(self, wave: int, actors: int) -> int:
+        """So many that a task lasts about _TASK_SECONDS and a wave has at most _MAX_TASKS, yet some for every actor.
+
+        The first chunk of each actor, which travels alone, comes on top.
+        """
+        several_each = math.ceil(wave / (4 * actors))
+        return max(1, math.ceil(wave / _MAX_TASKS), min(self.chunks_in(_TASK_SECONDS), several_each))
+
+    def is_brief(self, wave: int, actors: int) -> bool:
+        """Whether actors would take longer to start than to draw a wave of so many chunks, and tasks would not.
+
+        On GPUs each task would start a process too.
+        """
+        return not self.on_gpus and wave * self.seconds_per_chunk / actors < START_SECONDS
+
+    def chunks_in(self, seconds: float) -> int:
+        """Chunks that one core computes in this time, at least one."""
+        return max(1, round(seconds / max(self.seconds_per_chunk, 1e-6)))

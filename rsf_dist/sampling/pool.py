@@ -1,0 +1,134 @@
+"""Chunk ids over Ray Data's pool of actors: all of the distribution there is.
+
+The pool knows nothing of proposals, ratios or stores: it maps a pure function over ids and gives the answers in the
+order of the ids, whatever the order in which actors finish, die or are replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+
+from rsf_dist.cluster.capacity import max_actors
+from rsf_dist.cluster.workers import confine
+from rsf_dist.config.sampling import PoolConfig
+from rsf_dist.runtime.allocator import give_back
+from rsf_dist.runtime.timeouts import each_in_time
+
+BLAMED, HANGS = "proposal or ratio", "mend what hangs there, or raise sampling.pool.chunk_seconds"
+"""What an error names, and what it advises, where a chunk takes too long."""
+
+
+_T = TypeVar("_T")
+
+
+Record = Mapping[str, int | str | bytes]
+"""What one chunk sends back: plain values, with the same keys and types for every chunk."""
+
+
+def map_chunks(
+    work: Callable[[int], Record], chunks: Sequence[int], pool: PoolConfig, chunks_per_task: int, brief: bool = False
+) -> Generator[dict, None, None]:
+    """Yield work(chunk) for each of `chunks`, in their order.
+
+    Args:
+        work: a pure function; it is sent to each actor once, and may be called again for a chunk whose actor died.
+        chunks: ids.
+        pool: the actors.
+        chunks_per_task: ids that travel together, but for an actor's first. More cost less of the driver and more
+            latency; never a row.
+        brief: the work takes less time than actors take to start: let it run in tasks, in workers that are up already.
+
+    Closing the generator early ends the work.
+    """
+    tasks = grouped(chunks, chunks_per_task, max_actors(pool))
+    records = over_actors(work, _one_table, tasks, pool, brief=brief)
+    # Without prefetching, which holds a task's records back until the next one's are there.
+    for table in records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from table.to_pylist()
+
+
+def _one_table(records: list[Record]) -> pa.Table:
+    # A table for each record, kept while the next chunks' tensors come and go, would leave holes that these do not fit.
+    return pa.Table.from_pylist(records)
+
+
+def grouped(chunks: Sequence[int], size: int, actors: int) -> list[Sequence[int]]:
+    """First a chunk alone for every actor, so that its rows, or its failure, come soon; then tasks of `size`."""
+    alone = min(actors, len(chunks))
+    later = [chunks[start : start + size] for start in range(alone, len(chunks), size)]
+    return [chunks[start : start + 1] for start in range(alone)] + later
+
+
+def over_actors(
+    work: Callable[[int], _T],
+    tabled: Callable[[list[_T]], pa.Table],
+    tasks: Sequence[Sequence[int]],
+    pool: PoolConfig,
+    memory: float | None = None,
+    brief: bool = False,
+) -> Dataset:
+    """A lazy Dataset of the rows of work(chunk), for the chunks of all tasks, in their order.
+
+    Args:
+        work: a pure function, sent to each actor once.
+        tabled: what makes a table of a task's results; its tables have the same columns, also where they have no row.
+        tasks: the ids that travel together, task by task.
+        pool: the actors.
+        memory: bytes of the object store that results may take before they are read; None: half of it. One result of
+            each actor finds room whatever it says.
+        brief: run tasks rather than actors, as many at once.
+    """
+    size = max(pool.min_actors, min(max_actors(pool), len(tasks)))
+    arguments = (
+        ray.put((work, tabled)),
+        pool.chunk_seconds,
+    )  # held by the Dataset for as long as an actor may be replaced
+    actors = ActorPoolStrategy(
+        min_size=min(pool.min_actors, size), max_size=size, max_tasks_in_flight_per_actor=pool.max_tasks_in_flight
+    )
+    how: dict[str, Any] = (
+        {"fn": _as_task, "fn_args": arguments, "compute": TaskPoolStrategy(size)}
+        if brief
+        else {"fn": _Actor, "fn_constructor_args": arguments, "compute": actors}
+    )
+    rows = ray.data.from_arrow([pa.table({"chunks": [list(chunks)]}) for chunks in tasks]).map_batches(
+        **how,
+        batch_size=1,  # a task; beside GPUs Ray Data wants a number
+        batch_format="pyarrow",
+        num_cpus=pool.cpus_per_actor,
+        num_gpus=pool.gpus_per_actor or None,
+    )
+    options = rows.context.execution_options
+    rows.context.enable_progress_bars = False
+    rows.context.raise_original_map_exception = True  # else ours is lost on the way back
+    options.preserve_order = True
+    if memory is not None:
+        options.resource_limits = options.resource_limits.copy(object_store_memory=memory)
+    return rows
+
+
+def _as_task(table: pa.Table, work: ray.ObjectRef, seconds: float) -> pa.Table:
+    return _Actor(work, seconds)(table)
+
+
+class _Actor:
+    """Runs chunks on one thread, so that sums of floats do not depend on the machine's cores."""
+
+    def __init__(self, work: ray.ObjectRef, seconds: float):
+        confine()
+        self._work, self._tabled = ray.get(work)
+        self._seconds = seconds
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        (chunks,) = table["chunks"].to_pylist()
+        work = [(f"chunk {chunk}", partial(self._work, chunk)) for chunk in chunks]
+        try:
+            return self._tabled(list(each_in_time(work, self._seconds, BLAMED, HANGS)))
+        finally:
+            give_back()  # once a task: between its chunks memory is kept, between tasks it is others' too

@@ -1,0 +1,408 @@
+"""A run's directory: shards of accepted rows, folders of whatever else was made, and the manifest that lists both.
+
+Local paths and any URI that pyarrow.fs takes (s3://, gs://, …). A file appears under its name only when it is whole;
+the manifest is replaced atomically, and what it does not list does not exist. The manifest before the last one is kept
+beside it and takes its place where it cannot be read: no more than what was committed last is then made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory, gettempdir
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from rsf_dist.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+PREVIOUS = "manifest.previous.json"
+
+
+VERSION = 2
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+_DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp$")
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of accepted rows: its chunk, its path within the run, rows and SHA-256."""
+
+    chunk: int
+    path: str
+    rows: int
+    sha256: str
+
+
+class _Damaged(Exception):
+    """What is wrong with a kept folder."""
+
+
+class RunStore:
+    """Reads and writes one run's directory.
+
+    Args:
+        uri: a local path or a URI; without a password, which would end up in config.yaml and in every message.
+
+    Raises:
+        InputError: pyarrow knows no such file system; on use: what should be there is not, or cannot be read or
+            written, or the manifest names a path outside of the directory.
+    """
+
+    guard: Callable[[], None] | None = None
+    """Asked before anything is written; it raises where this process is no longer the one that writes the run."""
+
+    def __init__(self, uri: str | os.PathLike[str]):
+        _refuse_password(str(uri))
+        try:
+            self.uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser().absolute())
+        except RuntimeError as err:  # the home of someone who has none
+            raise InputError("output", uri, f"is no path or URI ({err})", "correct it") from err
+        self._open()
+        if self.is_local:
+            self.uri = self.root  # also of file:///…
+
+    def _open(self) -> None:
+        try:
+            self.filesystem, self.root = fs.FileSystem.from_uri(self.uri)
+        except (pa.ArrowInvalid, OSError) as err:
+            raise InputError("output", self.uri, f"is no path or URI ({err})", "correct it") from err
+        if not self.root or "\0" in self.root:
+            raise InputError("output", self.uri, "names no folder or bucket", "correct it")
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"uri": self.uri}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self.uri = state["uri"]
+        self._open()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine's file systems."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def at(self, folder: str) -> RunStore:
+        """The store of a folder within this one, with the same guard; `""` is this one."""
+        if not folder:
+            return self
+        within = RunStore(self.path_for_ray(folder))
+        within.guard = self.guard
+        return within
+
+    def path_for_ray(self, name: str) -> str:
+        """A folder of the run as Ray Train names storage: a local path or a URI."""
+        base, mark, options = self.uri.partition("?")  # as in s3://bucket/run?endpoint_override=…
+        return f"{base.rstrip('/')}/{name}{mark}{options}"
+
+    def path(self, name: str) -> str:
+        """The full path of a file of the run, in the file system's terms. Raises InputError where it leaves the run."""
+        full = f"{self.root}/{name}" if name else self.root
+        outside = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+        if outside or (self.is_local and not _lies_within(full, self.root)):  # by a symbolic link
+            raise InputError("path", name, f"leaves the run's directory {self.uri}", "restore its manifest")
+        return full
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
+        try:
+            return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
+        except OSError as err:
+            raise self._refused(name, "read", err) from err
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises InputError where there is none."""
+        if not self.exists(name):
+            raise InputError(name, self.uri, "is not in this run's directory", "name the directory of an rsf run")
+        try:
+            with self.filesystem.open_input_stream(self.path(name)) as stream:
+                return stream.read()
+        except OSError as err:
+            raise self._refused(name, "read", err) from err
+
+    def write(self, name: str, data: bytes | str) -> None:
+        """Write a file whole: under another name first, flushed, then moved into place.
+
+        Raises:
+            InputError: it cannot be written; or what the guard raises.
+        """
+        if self.guard is not None:
+            self.guard()
+        target, content = self.path(name), data.encode() if isinstance(data, str) else data
+        try:
+            self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+            if self.is_local:
+                _write_durably(Path(target), content)
+            else:  # object stores show an object once it is whole
+                with self.filesystem.open_output_stream(target) as stream:
+                    stream.write(content)
+        except OSError as err:
+            raise self._refused(name, "written", err) from err
+
+    def delete(self, name: str) -> None:
+        """Remove a file; none is fine. Raises InputError."""
+        if not self.exists(name):
+            return
+        try:
+            self.filesystem.delete_file(self.path(name))
+        except FileNotFoundError:  # somebody else was quicker
+            return
+        except OSError as err:
+            raise self._refused(name, "deleted", err) from err
+
+    def _refused(self, name: str, done: str, err: OSError) -> InputError:
+        return InputError("output", self.path_for_ray(name), f"cannot be {done} ({err})", remedy_of(err))
+
+    def write_shard(self, round: int, chunk: int, rows: pa.Table) -> Shard:
+        """Write a chunk's accepted rows."""
+        name = f"rounds/{round:03d}/accepted/chunk-{chunk:06d}.parquet"
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows, sink)
+        data = sink.getvalue().to_pybytes()
+        self.write(name, data)
+        return Shard(chunk, name, rows.num_rows, _sha256(data))
+
+    def find_shard(self, shard: Shard) -> pa.Table | None:
+        """A shard's rows; None where the file is missing, or has not the manifest's SHA-256. Raises InputError."""
+        data = self.read(shard.path) if self.exists(shard.path) else b""
+        if _sha256(data) != shard.sha256:
+            return None
+        try:
+            return pq.read_table(pa.BufferReader(data))
+        except (pa.ArrowException, OSError) as err:
+            remedy = "restore the file, or sample anew into another directory"
+            raise InputError(shard.path, self.uri, f"cannot be read as Parquet ({err})", remedy) from err
+
+    def read_shard(self, shard: Shard) -> pa.Table:
+        """As `find_shard`. Raises InputError where there is nothing to find."""
+        rows = self.find_shard(shard)
+        if rows is None:
+            remedy = "run it again with the same configuration, which draws that chunk again"
+            raise InputError(shard.path, self.uri, "is missing, or differs from its SHA-256 in the manifest", remedy)
+        return rows
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest, or the one before where it is damaged; empty before anything was committed.
+
+        Raises:
+            InputError: neither can be read, or they are of another version.
+        """
+        there = [name for name in (MANIFEST, PREVIOUS) if self.exists(name)]
+        if not there:
+            return {"version": VERSION, "folders": {}, "rounds": {}}
+        for name in there:
+            manifest = _parsed(self.read(name))
+            if manifest is not None and _is_manifest(manifest):
+                return self._of_this_version(manifest)
+        raise InputError(MANIFEST, self.uri, "is damaged, and so is the one before it", "name another directory")
+
+    def _of_this_version(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        if manifest["version"] != VERSION:
+            rule = f"this version of rsf_dist reads manifests of version {VERSION}"
+            raise InputError(f"{MANIFEST} version", manifest["version"], rule, "use the version that wrote the run")
+        return manifest
+
+    def commit(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Let `change` edit the manifest, and replace it."""
+        manifest = self.manifest()
+        change(manifest)
+        last = self.read(MANIFEST) if self.exists(MANIFEST) else b""
+        sound = _parsed(last)
+        if sound is not None and _is_manifest(sound):
+            self.write(PREVIOUS, last)
+        self.write(MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+    def round(self, round: int) -> dict[str, Any] | None:
+        """What the manifest says of a round; None: nothing."""
+        return self.manifest()["rounds"].get(str(round))
+
+    def commit_round(self, round: int, shards: Sequence[Shard], described: dict[str, Any]) -> None:
+        """List a round's shards in the manifest, and whatever else describes the round."""
+        entry = {**described, "shards": [asdict(shard) for shard in shards]}
+        self.commit(lambda manifest: manifest["rounds"].update({str(round): entry}))
+
+    def put(self, folder: str, write: Callable[[Path], object]) -> dict[str, str]:
+        """Let `write` fill a temporary folder, and copy its files into the run's `folder`: name -> SHA-256."""
+        written = {}
+        with _scratch() as scratch:
+            write(scratch)
+            for file in sorted(path for path in scratch.rglob("*") if path.is_file()):
+                name, data = file.relative_to(scratch).as_posix(), file.read_bytes()
+                self.write(_within(folder, name), data)
+                written[name] = _sha256(data)
+        return written
+
+    def keep(self, folder: str, write: Callable[[Path], object]) -> None:
+        """As `put`, and list the folder in the manifest."""
+        written = self.put(folder, write)
+        self.commit(lambda manifest: manifest["folders"].update({folder: written}))
+
+    def damage(self, folder: str) -> str | None:
+        """What is wrong with a folder that was kept, in words; None: nothing."""
+        try:
+            for _ in self._files(folder):
+                pass
+        except _Damaged as damage:
+            return str(damage)
+        return None
+
+    def lists(self, folder: str) -> bool:
+        """Whether the folder was kept, damaged or not."""
+        return folder in self.manifest()["folders"]
+
+    def holds(self, folder: str) -> bool:
+        """Whether the folder was kept and is undamaged."""
+        return self.damage(folder) is None
+
+    def find(self, folder: str, read: Callable[[Path], _T]) -> _T | None:
+        """What `read` makes of a local copy of a kept folder; None where it was not kept, or is damaged."""
+        with _scratch() as scratch:
+            try:
+                self._copy(folder, scratch)
+            except _Damaged:
+                return None
+            return read(scratch)
+
+    def fetch(self, folder: str, read: Callable[[Path], _T]) -> _T:
+        """As `find`. Raises InputError where there is nothing to find."""
+        with _scratch() as scratch:
+            try:
+                self._copy(folder, scratch)
+            except _Damaged as damage:
+                remedy = "run it again with the same configuration: it is made again"
+                raise InputError(folder or "run", self.uri, str(damage), remedy) from damage
+            return read(scratch)
+
+    def take(self, folder: str, other: RunStore) -> None:
+        """Keep a copy of what another store keeps as `folder`, where it does."""
+        other.find(folder, lambda copy: self.keep(folder, lambda to: shutil.copytree(copy, to, dirs_exist_ok=True)))
+
+    def _copy(self, folder: str, to: Path) -> None:
+        for name, data in self._files(folder):
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            (to / name).write_bytes(data)
+
+    def _files(self, folder: str) -> Iterator[tuple[str, bytes]]:
+        """Name and bytes of each file of a kept folder. Raises _Damaged."""
+        listed = self.manifest()["folders"].get(folder)
+        if listed is None:
+            raise _Damaged(f"{folder or 'the model'} is not in the manifest")
+        for name, sha256 in listed.items():
+            self.path(name)  # refuses one that leaves the folder
+            path = _within(folder, name)
+            if not self.exists(path):
+                raise _Damaged(f"{path} is missing")
+            data = self.read(path)
+            if _sha256(data) != sha256:
+                raise _Damaged(f"{path} differs from its SHA-256 in the manifest")
+            yield name, data
+
+    def sweep(self) -> None:
+        """Remove what killed writers left half-written."""
+        if self.is_local:
+            for draft in Path(self.root).rglob("*.tmp"):
+                if _DRAFT.search(draft.name) and not draft.name.startswith("lock."):  # one may be claiming right now
+                    draft.unlink(missing_ok=True)
+
+
+def _refuse_password(uri: str) -> None:
+    """InputError where a URI has a user's password, which may hold slashes, or an option that sounds like one."""
+    scheme, _, rest = uri.partition("://")
+    after_colon = rest.partition("/")[0].partition(":")[2]
+    of_a_user = "@" in rest and after_colon and not after_colon.isdigit()  # digits are a port
+    if of_a_user or re.search(r"[?&][^=&]*(secret|password|token|key)[^=&]*=", rest, re.IGNORECASE):
+        remedy = "give it by the environment, as its library documents"
+        raise InputError("output", f"{scheme}://…", "carries a password", remedy)
+
+
+def remedy_of(err: OSError) -> str:
+    """What to do about a file system's refusal."""
+    if err.errno in _FULL:
+        return "free some space, then run it again: it goes on"
+    return "check the path and its permissions"
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder. Raises InputError where its disk is full."""
+    with room_required(gettempdir()), TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def room_required(place: str) -> Iterator[None]:
+    """InputError, of the output `place`, in place of the word that a disk is full."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in _FULL:
+            raise
+        raise InputError("output", place, f"cannot be written ({err})", remedy_of(err)) from err
+
+
+def _within(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _lies_within(path: str, root: str) -> bool:
+    inside, folder = os.path.realpath(path), os.path.realpath(root)
+    return inside == folder or inside.startswith(folder.rstrip("/") + "/")
+
+
+def _write_durably(target: Path, data: bytes) -> None:
+    draft = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too, outlives a power cut
+    finally:
+        os.close(folder)
+
+
+def _is_manifest(found: dict[str, Any]) -> bool:
+    """Whether it has the parts of a manifest; of another version, others."""
+    if found.get("version") != VERSION:
+        return "version" in found
+    return all(isinstance(found.get(part), dict) for part in ("folders", "rounds"))
+
+
+def _parsed(data: bytes) -> dict[str, Any] | None:
+    """The JSON object, or None where it is none."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,1 @@
+"""Fine-tuning with Ray Train; blind to M, p and q."""

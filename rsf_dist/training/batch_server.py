@@ -1,0 +1,199 @@
+"""Between the sampler and the training workers: one actor that reads a stream in its order and deals out the batches.
+
+Batch t is rows [t B, (t + 1) B) of the stream, and rank r of w gets rows [r B/w, (r + 1) B/w) of it, so what is trained
+on does not depend on the number of workers. Each batch comes with the cursor after it: a checkpoint that holds it can
+be gone on from, by as many workers as there are then, with the very next row. (Ray Data's `streaming_split` gives each
+block to whoever asks first.) Rank 0 starts the feed and with rank 0 it ends; a new group of workers starts its own.
+
+What is ahead is bounded twice: batches here, and what Ray Data may hold in the object store by `RowStream.memory`.
+Whoever waits does so here, never inside a collective operation of torch, which would time out.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow as pa
+import ray
+from ray.actor import ActorHandle
+
+from rsf_dist.errors import StatisticalRefusal, unwrapped
+from rsf_dist.sampling.stream import Cursor, RowStream, ledger_in
+
+_BATCHES_AHEAD = 4
+
+
+_PREFETCH = 2
+
+
+_CLOSING_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What training has taken from a stream.
+
+    Args:
+        cursor: after the last row of the last batch.
+        trainer_waited_seconds: the first rank's, without a batch to train on.
+        sampler_waited_seconds: the feed's, with a batch ready and no room for it.
+    """
+
+    cursor: Cursor
+    trainer_waited_seconds: float = 0.0
+    sampler_waited_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A rank's share of a batch, the cursor after the batch, and the seconds that the feed waited until then."""
+
+    rows: pa.Table
+    cursor: Cursor
+    waited: float
+
+
+def start_feed(
+    name: str,
+    stream: ray.ObjectRef,
+    after: Cursor,
+    batch_size: int,
+    first: int,
+    steps: int,
+    ranks: int,
+    columns: list[str],
+) -> ActorHandle:
+    """Start an actor `name` that deals out batches first, …, steps - 1 of a RowStream, from a cursor on."""
+    actor = ray.remote(num_cpus=0, max_concurrency=ranks * (_PREFETCH + 1) + 1)(_Feed)
+    # Outside of the placement group of the worker that starts it, where its own actors would not fit.
+    options = actor.options(name=name, scheduling_strategy="DEFAULT")
+    return options.remote(stream, after, batch_size, first, steps, ranks, columns)
+
+
+def stop_feed(feed: ActorHandle) -> None:
+    """Let the sampler's actors go, then the feed."""
+    with suppress(ray.exceptions.RayError):
+        ray.get(feed.close.remote(), timeout=2 * _CLOSING_SECONDS)
+    ray.kill(feed)
+
+
+def deliveries(
+    feed: ActorHandle, rank: int, first: int, steps: int, before: Intake
+) -> Iterator[tuple[pa.Table, Intake]]:
+    """This rank's share of batches first, …, steps - 1, and the intake with each; some are fetched ahead.
+
+    Raises:
+        StatisticalRefusal: the stream ended, on all ranks at the same batch; or a ratio is NaN or +inf.
+        InputError: the proposal breaks its contract.
+    """
+    coming = (feed.take.remote(number, rank) for number in range(first, steps))
+    ahead = deque(islice(coming, _PREFETCH))
+    waited = before.trainer_waited_seconds
+    while ahead:
+        started = time.monotonic()
+        with unwrapped():
+            delivery = ray.get(ahead.popleft())
+        waited += time.monotonic() - started
+        ahead.extend(islice(coming, 1))
+        yield delivery.rows, Intake(delivery.cursor, waited, before.sampler_waited_seconds + delivery.waited)
+
+
+@dataclass
+class _Batch:
+    rows: pa.Table
+    cursor: Cursor
+    waited: float
+    wanted_by: set[int]
+
+
+class _Feed:
+    """The actor: a thread reads, `take` hands out, and a batch stays until every rank has fetched its share."""
+
+    def __init__(
+        self, stream: RowStream, after: Cursor, batch_size: int, first: int, steps: int, ranks: int, columns: list[str]
+    ):
+        self._stream, self._cursor, self._columns = stream, after, columns
+        self._batch_size, self._steps, self._ranks = batch_size, steps, ranks
+        self._held: dict[int, _Batch] = {}
+        self._next, self._waited = first, 0.0
+        self._end: Exception | None = None
+        self._closed = False
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def take(self, number: int, rank: int) -> Delivery:
+        """Rank `rank`'s share of batch `number`; waits for it. Raises what ended the stream."""
+        with self._changed:
+            self._changed.wait_for(lambda: number in self._held or self._end or self._closed)
+            if number not in self._held:
+                raise self._end or RuntimeError("the feed was closed")
+            batch = self._held[number]
+            batch.wanted_by.remove(rank)
+            if not batch.wanted_by:
+                del self._held[number]
+                self._changed.notify_all()
+        share = self._batch_size // self._ranks
+        return Delivery(batch.rows.slice(rank * share, share), batch.cursor, batch.waited)
+
+    def close(self) -> None:
+        """Stop reading."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._reader.join(_CLOSING_SECONDS)
+
+    def _read(self) -> None:
+        try:
+            with unwrapped(), closing(self._batches()) as batches:
+                for rows in batches:
+                    if not self._offer(rows):
+                        break
+            end: Exception = self._shortfall()
+        except Exception as err:  # whatever it is, the ranks must hear of it, or they would wait for ever
+            end = err
+        with self._changed:
+            self._end = end
+            self._changed.notify_all()
+
+    def _batches(self) -> Generator[pa.Table, None, None]:
+        needed = (self._steps - self._next) * self._batch_size
+        dataset = self._stream.dataset(needed, self._cursor, with_ledger=True)
+        yield from dataset.iter_batches(batch_size=self._batch_size, batch_format="pyarrow", drop_last=True)
+
+    def _offer(self, rows: pa.Table) -> bool:
+        """Hold a batch once there is room; False where nobody wants it any more."""
+        self._cursor = self._cursor.moved(ledger_in(rows), self._stream.work.log_m)
+        started = time.monotonic()
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._held) < _BATCHES_AHEAD or self._closed)
+            self._waited += time.monotonic() - started
+            kept = rows.select(self._columns)
+            self._held[self._next] = _Batch(kept, self._cursor, self._waited, set(range(self._ranks)))
+            self._next += 1
+            self._changed.notify_all()
+            return not self._closed
+
+    def _shortfall(self) -> StatisticalRefusal:
+        return shortfall(self._stream, self._cursor, self._next, self._steps, self._batch_size)
+
+
+def shortfall(stream: RowStream, cursor: Cursor, batch: int, steps: int, batch_size: int) -> StatisticalRefusal:
+    """What to say where the stream ended after `batch` of `steps` batches."""
+    size = stream.work.chunk_size
+    spent = stream.end * size
+    wanted = cursor.rows + (steps - batch) * batch_size
+    finding = (
+        f"rows for {batch:,} of {steps:,} training steps accepted after {spent:,} proposals, where the budget ends"
+    )
+    if cursor.rows == 0:
+        return StatisticalRefusal(finding, "raise sampling.budget.max_proposals, or lower the envelope's log M")
+    enough = 1.2 * wanted * cursor.num_proposed(size) / cursor.rows
+    remedy = f"raise sampling.budget.max_proposals to about {int(enough):,}, lower the envelope's log M, or lower "
+    return StatisticalRefusal(finding, remedy + f"training.steps to {batch:,}")

@@ -1,0 +1,46 @@
+"""A model trained on the clean source images, for want of pretrained weights: small, in one process."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from rsf_dist.config.model import OptimizerConfig
+from rsf_dist.data.batch import rows_at
+from rsf_dist.data.images import ImageSet
+from rsf_dist.models.optimization import descend
+from rsf_dist.runtime.device import device, seeded
+from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.tasks import Task
+
+
+def pretrain(
+    task: Task,
+    source: ImageSet,
+    config: OptimizerConfig,
+    seed: int,
+    initial: nn.Module | None = None,
+    field: str = "pretrain",
+) -> nn.Module:
+    """Train the task's model on labelled `source` images, minibatches drawn with replacement; in evaluation mode.
+
+    On the device that this process computes on; the model comes back on the CPU.
+
+    initial: a model of the task to begin with, which is left as it is; None: the task's own.
+    field: where the configuration has `config`, for errors.
+    """
+    streams = Streams(seed, Stage.PRETRAIN)
+    generator = streams.torch()
+    model = (task.build_model(seed) if initial is None else copy.deepcopy(initial)).to(device())
+    labels = source.require_labels("source")
+
+    def next_loss() -> Tensor:
+        rows = torch.randint(len(source), (config.batch_size,), generator=generator)
+        batch = {"image": rows_at(source.images, rows).to(device()), "label": labels[rows].to(device())}
+        return task.loss(model, batch).mean()
+
+    with seeded(streams):  # dropout
+        descend(model, config, next_loss, field)
+    return model.cpu()

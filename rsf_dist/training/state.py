@@ -1,0 +1,144 @@
+"""What a training has come to: the state that a checkpoint holds, and its history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import ray
+import torch
+from ray.train import Checkpoint
+from ray.train.collective import broadcast_from_rank_zero
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rsf_dist.sampling.stream import Cursor
+from rsf_dist.tasks.base import Task
+from rsf_dist.training.batch_server import Intake
+from rsf_dist.training.checkpoints import RunFolder
+
+
+@dataclass
+class History:
+    """How training went.
+
+    Args:
+        curve: [{"step", "train_loss", "learning_rate"}, …]
+        evaluations: [{"step", and the task's metrics on the validation rows}, …]
+    """
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """What training took from a stream.
+
+    Args:
+        rows: used, each once.
+        num_proposed: proposals that they were accepted from.
+        num_capped: rows among them with p/q > M.
+        digest: of the rows in their batches; equal for equal rows.
+        trainer_waited_seconds: for rows.
+        sampler_waited_seconds: that rows lay ready and had no room to go to.
+    """
+
+    rows: int
+    num_proposed: int
+    num_capped: int
+    digest: str
+    trainer_waited_seconds: float
+    sampler_waited_seconds: float
+
+    @staticmethod
+    def between(start: Cursor, intake: Intake, chunk_size: int) -> StreamReport:
+        """Of the stretch from the stream's start to where training has come."""
+        end = intake.cursor
+        return StreamReport(
+            rows=end.rows - start.rows,
+            num_proposed=end.num_proposed(chunk_size) - start.num_proposed(chunk_size),
+            num_capped=end.num_capped - start.num_capped,
+            digest=end.digest,
+            trainer_waited_seconds=round(intake.trainer_waited_seconds, 3),
+            sampler_waited_seconds=round(intake.sampler_waited_seconds, 3),
+        )
+
+
+class Window:
+    """The losses of the steps since the curve's last point; they stay on the device, where nobody waits for them.
+
+    Args:
+        device: of this rank.
+        sums: of losses, and their number.
+    """
+
+    def __init__(self, device: torch.device, sums: Sequence[float] = (0.0, 0.0)):
+        self.sums = torch.tensor(sums, dtype=torch.float64, device=device)
+
+    def add(self, loss: torch.Tensor) -> None:
+        """This rank's loss of one step."""
+        self.sums[0] += loss
+        self.sums[1] += 1
+
+    def gather(self) -> None:
+        """Move what all ranks have to rank 0, so that a checkpoint holds the same as training goes on with."""
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.sums)
+            if torch.distributed.get_rank() != 0:
+                self.sums.zero_()
+
+    def mean(self) -> float:
+        """Over all ranks; it begins anew."""
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.sums)
+        loss = float(self.sums[0] / self.sums[1])
+        self.sums.zero_()
+        return loss
+
+
+@dataclass
+class TrainingState:
+    """What a checkpoint holds, so that workers started anew go on from it."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    window: Window
+    step: int = 0
+    history: History = field(default_factory=History)
+    intake: Intake | None = None
+
+    def save(self, task: Task, folder: Path) -> None:
+        """model.safetensors, model.json and training.pt."""
+        task.save(self.model, folder)
+        rest = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "history": asdict(self.history),
+            "window": self.window.sums.tolist(),
+            "intake": self.intake and asdict(self.intake),
+        }
+        torch.save(rest, folder / "training.pt")
+
+    def restore(self, task: Task, folder: RunFolder) -> None:
+        """From the newest whole checkpoint, where there is one: rank 0's choice, on all ranks."""
+        rank = ray.train.get_context().get_world_rank()
+        saved = folder.newest() if rank == 0 else None
+        path = broadcast_from_rank_zero(saved.checkpoint.path if saved else "")
+        if not path:
+            return
+        with Checkpoint(path, folder.filesystem).as_directory() as local:
+            self.model.load_state_dict(task.load(Path(local)).state_dict())
+            rest = torch.load(Path(local) / "training.pt", map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(rest["optimizer"])
+        self.schedule.load_state_dict(rest["schedule"])
+        self.step, self.history = rest["step"], History(**rest["history"])
+        if rank == 0:
+            self.window = Window(self.window.sums.device, rest["window"])
+        if rest["intake"]:
+            taken = rest["intake"]
+            self.intake = Intake(**taken | {"cursor": Cursor(**taken["cursor"])})

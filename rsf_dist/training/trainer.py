@@ -1,0 +1,322 @@
+"""Fine-tuning with Ray Train's TorchTrainer: blind to M, p and q, it sees rows and weights.
+
+Every worker holds a replica (DDP: gloo on CPUs, NCCL on GPUs). It trains on an equal share of stored rows, epoch after
+epoch, or of fresh ones from a stream, each used once; steps are counted, so that all ranks do the same number.
+Validation rows are not split: each rank scores every world-size-th batch and torchmetrics adds up, so that none is
+lost. What a worker does is in `training_loop`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import Dataset, ExecutionOptions
+from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import nn
+
+from rsf_dist.cluster.capacity import check_training, max_actors, workers
+from rsf_dist.cluster.connection import ensure_cluster
+from rsf_dist.cluster.shared_storage import require_shared
+from rsf_dist.config.training import TrainingConfig
+from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
+from rsf_dist.sampling.accepted import in_order
+from rsf_dist.sampling.stream import RowStream
+from rsf_dist.tasks.base import Task
+from rsf_dist.training.checkpoints import RunFolder
+from rsf_dist.training.loop import Loop, columns, share, train
+from rsf_dist.training.state import History, StreamReport
+
+_RESULTS = "~/ray_results"  # Ray's default
+
+
+_POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
+"""Ray Train hears of one report a poll, by default every 2 s: a training that evaluates often would wait for it."""
+
+
+_MAY_CHANGE = {"num_workers", "cpus_per_worker", "use_gpu", "keep", "evaluate_every", "max_failures", "wait_seconds"}
+
+
+class FineTuner:
+    """Fine-tunes a task's model on a Ray Dataset, or on rows that are sampled meanwhile.
+
+    Args:
+        task: the model, its loss and its metrics.
+        training: steps, batch, learning rate, workers.
+        seed: of what no weights give, of dropout and of shuffling.
+        initial: a model of the task to begin with; None: the task's own.
+        storage_path: where checkpoints go, a folder that every node sees, or a URI; None: Ray's default.
+        name: of the run beneath it; a suffix keeps it apart from earlier ones, unless it resumes one.
+        resume: go on from the newest whole checkpoint of the run of exactly this name, if there is one: after the
+            driver died, with whatever number of workers. A finished run gives its result again.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        training: TrainingConfig | None = None,
+        *,
+        seed: int = 0,
+        initial: nn.Module | None = None,
+        storage_path: str | None = None,
+        name: str = "fine-tune",
+        resume: bool = False,
+    ):
+        self.task, self.training, self.seed = task, training or TrainingConfig(), seed
+        self.initial = initial if initial is not None else task.build_model(seed)
+        self.storage_path = storage_path
+        self.name = name if resume else f"{name}-{uuid.uuid4().hex[:8]}"
+        self.resume = resume
+
+    def fit(self, dataset: Dataset | RowStream, validation: Dataset | None = None) -> FineTuneResult:
+        """Train on `dataset` for the configured steps; score checkpoints on `validation`.
+
+        Args:
+            dataset: rows with the task's columns, and `weight` where training.use_row_weights is set. Or a stream of
+                such rows: steps * batch_size of them, each used once. Weighted losses are divided by the rows' mean
+                weight; that of a stream's rows is not known beforehand, and its pilot's forecast stands for it.
+            validation: rows with the task's columns; None: hold out the last
+                training.validation_fraction of the dataset, which should be in random order, as accepted rows are. A
+                stream needs some.
+
+        Raises:
+            InputError: a column is missing, there are fewer rows than a batch, the cluster is too small, the folder is
+                not shared, a label lies outside of the classes; or the run to resume is another training.
+            StatisticalRefusal: the loss is not finite; or the stream ends before the steps are done.
+        """
+        ensure_cluster()
+        check_training(self.training, dataset.pool if isinstance(dataset, RowStream) else None)
+        if self.storage_path is not None:
+            require_shared(self.storage_path, "storage_path")
+        feed = (
+            self._streamed(dataset, validation) if isinstance(dataset, RowStream) else self._stored(dataset, validation)
+        )
+        if not self._finished(feed):
+            with unwrapped(), _own_interrupts(), _told_to_ray_train():
+                result = self._trainer(feed).fit()
+            if isinstance(result.return_value, StatisticalRefusal):
+                raise result.return_value
+        return FineTuneResult.of(self._folder, self.task, self.training.keep)
+
+    def _stored(self, dataset: Dataset, validation: Dataset | None) -> Rows:
+        rows = in_order(_checked(dataset, columns(self.task, self.training), "column")).materialize()
+        if validation is None:
+            rows, held_out = rows.train_test_split(self.training.validation_fraction)
+        else:
+            held_out = self._held_out(validation)
+        count, batch = rows.count(), self.training.batch_size
+        if count < batch:
+            rule = f"the {count:,} training rows do not fill one batch"
+            raise InputError("training.batch_size", batch, rule, "lower it, or accept more rows")
+        mean_weight = rows.mean("weight") if self.training.use_row_weights else 1.0
+        return Rows(self._required(held_out), float(mean_weight or 1.0), stored=rows, epoch=count // batch)
+
+    def _streamed(self, stream: RowStream, validation: Dataset | None) -> Rows:
+        if validation is None:
+            rule = "a stream leaves no rows to hold out"
+            raise InputError("validation", None, rule, "give a Dataset of accepted rows that came before the stream")
+        _require_columns(columns(self.task, self.training), [*stream.columns, "weight"], "column")
+        room = max_actors(stream.pool, beside=workers(self.training))
+        stream = dataclasses.replace(stream, pool=stream.pool.model_copy(update={"max_actors": room}))
+        return Rows(self._required(self._held_out(validation)), stream.mean_weight, stream=stream)
+
+    def _held_out(self, validation: Dataset) -> Dataset:
+        if validation.schema() is None:  # of no rows, which is told by itself
+            return validation
+        return in_order(_checked(validation, list(self.task.columns), "validation column")).materialize()
+
+    def _required(self, held_out: Dataset) -> Dataset:
+        if held_out.count() == 0:
+            raise InputError("validation", "0 rows", "there must be some", "raise training.validation_fraction")
+        return held_out
+
+    @property
+    def _folder(self) -> RunFolder:
+        return RunFolder.of(self._storage, self.name)
+
+    @property
+    def _storage(self) -> str:
+        path = self.storage_path or _RESULTS
+        return path if "://" in path else str(Path(path).expanduser().absolute())
+
+    def _identity(self, rows: Rows) -> dict[str, Any]:
+        """What a run must have in common with the one that it resumes."""
+        return {"seed": self.seed, **self.training.model_dump(mode="json", exclude=_MAY_CHANGE), **rows.identity()}
+
+    def _finished(self, rows: Rows) -> bool:
+        """Whether the run to resume is done. Raises InputError where it is another training."""
+        if not self.resume:
+            return False
+        self._folder.forget_broken_list()
+        saved = self._folder.newest()
+        if saved is None:
+            return False
+        was, now = saved.described["identity"], self._identity(rows)
+        other = [name for name in now if was.get(name) != now[name]]
+        if other:
+            rule = f"holds a training with {other[0]}={was.get(other[0])}, not {now[other[0]]}"
+            raise InputError("name", self.name, rule, "name another run, or configure that one")
+        return saved.step >= self.training.steps
+
+    def _trainer(self, rows: Rows) -> TorchTrainer:
+        training = self.training
+        resources = {"CPU": training.cpus_per_worker} | ({"GPU": 1} if training.use_gpu else {})
+        start = None if rows.stream is None else rows.stream.start
+        loop = Loop(
+            self.task, training, self.seed, rows.mean_weight, rows.epoch, self._folder, self._identity(rows), start
+        )
+        by = {"checkpoint_score_attribute": self.task.metric} if training.keep == "best" else {}
+        return TorchTrainer(
+            train,
+            train_loop_config={
+                "loop": ray.put(loop),  # not unpickled by Ray Train's controller, which would import all of this for it
+                "initial": ray.put(copy.deepcopy(self.initial).cpu()),
+                "stream": rows.stream and ray.put(rows.stream),
+            },
+            datasets={"validation": rows.validation, **rows.shares(training.num_workers)},
+            dataset_config=DataConfig(datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)),
+            scaling_config=ScalingConfig(
+                num_workers=training.num_workers, use_gpu=training.use_gpu, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=self.name,
+                storage_path=self._storage,
+                failure_config=FailureConfig(max_failures=training.max_failures),
+                # Two, so that one is left where the other is damaged. Ray Train never deletes the latest.
+                checkpoint_config=CheckpointConfig(num_to_keep=2, **by),
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What to train on, stored or streamed.
+
+    Args:
+        validation: what checkpoints are scored on.
+        mean_weight: of the training rows.
+        stored: materialised, with the columns wanted.
+        epoch: batches in all stored rows.
+        stream: where they come from, with a pool that fits beside the workers.
+    """
+
+    validation: Dataset
+    mean_weight: float
+    stored: Dataset | None = None
+    epoch: int = 0
+    stream: RowStream | None = None
+
+    def shares(self, num_workers: int) -> dict[str, Dataset]:
+        """Each rank's stored rows, equally many; always the same ones, which Ray Train's own split does not promise."""
+        if self.stored is None:
+            return {}
+        return {share(rank): part for rank, part in enumerate(self.stored.split(num_workers, equal=True))}
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these rows from others, as far as it is cheaply known."""
+        if self.stream is None:
+            return {"batches": self.epoch}
+        work = self.stream.work
+        known = {name: getattr(work, name) for name in ("seed", "stage", "round", "chunk_size", "log_m")}
+        known |= {f"start.{name}": value for name, value in asdict(self.stream.start).items()}
+        return {f"stream.{name}": value for name, value in known.items()}
+
+
+def _checked(dataset: Dataset, wanted: list[str], field: str) -> Dataset:
+    """The columns wanted. Raises InputError where one is missing or holds text."""
+    schema = dataset.schema()
+    kinds = dict(zip(schema.names, schema.types, strict=True)) if schema else {}
+    _require_columns(wanted, list(kinds), field)
+    for name in wanted:
+        if kinds[name] in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+            raise InputError(field, f"{name} ({kinds[name]})", "holds no numbers", "convert it to numbers")
+    return dataset.select_columns(wanted)
+
+
+def _require_columns(wanted: list[str], there: list[str], field: str) -> None:
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise InputError(field, missing[0], f"is not among the dataset's {there}", "add or rename it")
+
+
+@contextmanager
+def _told_to_ray_train() -> Iterator[None]:
+    """Set what Ray Train reads from the environment for the length of the block; what is set there already stays."""
+    ours = {name: value for name, value in _POLL.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Ray Train takes SIGINT over, exits with 0 when it comes, and never gives it back."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+@dataclass(frozen=True)
+class FineTuneResult:
+    """What fine-tuning gave.
+
+    Args:
+        metrics: of the chosen checkpoint on the validation rows, and its step.
+        history: over the whole training.
+        checkpoint: the chosen one.
+        task: what it is a model of.
+        stream: what was taken from a stream; None where the rows were stored.
+    """
+
+    metrics: dict[str, float]
+    history: History
+    checkpoint: Checkpoint
+    task: Task
+    stream: StreamReport | None = None
+
+    def load_model(self) -> nn.Module:
+        """The fine-tuned model, on the CPU, in evaluation mode."""
+        with self.checkpoint.as_directory() as folder:
+            return self.task.load(Path(folder))
+
+    @staticmethod
+    def of(folder: RunFolder, task: Task, keep: str) -> FineTuneResult:
+        """From the whole checkpoints of a run; keep: `last`, or `best` by the task's metric.
+
+        Raises:
+            InputError: there is none.
+        """
+        last = folder.newest()
+        if last is None:
+            raise InputError("checkpoints", folder.path, "none there is whole", "train again")
+        chosen = last
+        if keep == "best":
+            chosen = max(folder.newest_first(), key=lambda saved: saved.described["metrics"][task.metric])
+        stream = last.described["stream"]
+        return FineTuneResult(
+            chosen.described["metrics"],
+            History(**last.described["history"]),
+            chosen.checkpoint,
+            task,
+            stream and StreamReport(**stream),
+        )

@@ -1,0 +1,350 @@
+import copy
+import math
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from rsf_dist.config.images import ImagesConfig
+from rsf_dist.config.load import dump_config, load_config, parse_config
+from rsf_dist.config.resume import differences
+from rsf_dist.config.run import RunConfig
+from rsf_dist.config.sampling import Budget, PoolConfig
+from rsf_dist.errors import InputError
+
+MINIMAL = {
+    "output": "runs/one",
+    "source": {"kind": "digits"},
+    "target": {"kind": "digits"},
+    "sampling": {"num_accepted": 100},
+}
+
+
+def having(key, value):
+    raw = copy.deepcopy(MINIMAL)
+    *parents, leaf = key.split(".")
+    node = raw
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    node[leaf] = value
+    return raw
+
+
+def complaint(raw):
+    with pytest.raises(InputError) as caught:
+        parse_config(raw)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert caught.value.rule
+    assert caught.value.remedy
+    return caught.value
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL))
+    return file
+
+
+def test_minimal_config_fills_in_defaults():
+    config = parse_config(MINIMAL)
+    assert config.sampling.num_accepted == 100
+    assert config.sampling.chunk_size == 4096
+    assert (config.envelope.kind, config.envelope.acceptance) == ("budget", 0.01)
+    assert config.seed == 0
+
+
+def test_config_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        parse_config(MINIMAL).seed = 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "suggestion"),
+    [
+        ("outptu", "x", "output"),
+        ("sampling.chunksize", 10, "chunk_size"),
+        ("sampling.pool.max_actor", 2, "max_actors"),
+        ("sampling.budget.max_proposal", 10, "max_proposals"),
+        ("training.learning_rat", 0.1, "learning_rate"),
+        ("ratio.network.widht", 8, "width"),
+        ("ratio.optimizer.step", 8, "steps"),
+        ("proposal.parameters.rotation", {"unifrm": [0, 1]}, "uniform"),
+        ("envelope", {"kind": "pilot", "margn": 1.0}, "margin"),
+        ("envelope", {"kind": "budget", "acceptance": 0.1, "num_pilots": 1}, "num_pilot"),
+    ],
+)
+def test_unknown_key_is_named_with_a_suggestion(key, value, suggestion):
+    error = complaint(having(key, value))
+    assert error.rule == "unknown key"
+    assert error.remedy == f"did you mean {suggestion}?"
+    assert error.field.startswith(key)
+
+
+def test_unknown_key_like_no_other_lists_the_known_ones():
+    error = complaint(having("sampling.budget.zzz", 1))
+    assert error.field == "sampling.budget.zzz"
+    assert error.remedy == "known here: max_proposals, max_seconds, on_shortfall"
+
+
+@pytest.mark.parametrize(
+    ("raw", "suggestion"),
+    [
+        (having("sampling", {"num_acepted": 5}), "num_accepted"),
+        (having("envelope", {"kind": "fixed", "log_mm": 1.0}), "log_m"),
+    ],
+)
+def test_a_misspelt_required_key_is_called_misspelt_rather_than_missing(raw, suggestion):
+    assert complaint(raw).remedy == f"did you mean {suggestion}?"
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        ({key: value for key, value in MINIMAL.items() if key != "output"}, "output"),
+        (having("sampling", {}), "sampling.num_accepted"),
+        (having("envelope", {"kind": "fixed"}), "envelope.log_m"),
+        (having("envelope", {"kind": "budget"}), "envelope.acceptance"),
+        (having("source", {}), "source.kind"),
+    ],
+)
+def test_missing_key(raw, field):
+    error = complaint(raw)
+    assert (error.field, error.rule, error.remedy) == (field, "is required", "add it")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("sampling.num_accepted", 0, "greater than 0"),
+        ("sampling.num_accepted", -5, "greater than 0"),
+        ("sampling.num_accepted", "many", "integer"),
+        ("sampling.num_accepted", 2.5, "integer"),
+        ("sampling.chunk_size", 0, "greater than 0"),
+        ("sampling.budget.max_proposals", -1, "greater than 0"),
+        ("sampling.budget.on_shortfall", "shrug", "'error' or 'partial'"),
+        ("sampling.pool.cpus_per_actor", 0, "greater than 0"),
+        ("sampling.pool.gpus_per_actor", math.nan, "finite"),
+        ("sampling.pool.gpus_per_actor", math.inf, "finite"),
+        ("ratio.gpus", math.inf, "finite"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", 2**32, "less than 4294967296"),
+        ("output", 3, "string"),
+        ("source.kind", "webdataset", "'digits', 'idx', 'image_folder' or 'npz'"),
+        ("source.channels", 2, "1 or 3"),
+        ("training", 3, "dictionary"),
+        ("training.learning_rate", math.nan, "finite"),
+        ("training.learning_rate", math.inf, "finite"),
+        ("training.learning_rate", -1.0, "greater than 0"),
+        ("training.weight_decay", math.inf, "finite"),
+        ("training.warmup_fraction", math.nan, "less than or equal to 1"),
+        ("training.validation_fraction", 1.0, "less than 1"),
+        ("training.wait_seconds", -1.0, "greater than or equal to 0"),
+        ("training.algorithm", "lion", "'adamw' or 'sgd'"),
+        ("model.dropout", math.nan, "less than 1"),
+        ("ratio.calibration_fraction", math.nan, "less than 1"),
+        ("ratio.num_proposals", 49, "greater than or equal to 50"),
+    ],
+)
+def test_value_that_breaks_a_rule(key, value, rule):
+    error = complaint(having(key, value))
+    assert error.field == key
+    assert rule in error.rule
+    assert str(error).startswith(f"{key}={value}: ")
+
+
+@pytest.mark.parametrize(
+    ("envelope", "field", "rule"),
+    [
+        ({"kind": "fixed", "log_m": math.nan}, "envelope.log_m", "finite"),
+        ({"kind": "fixed", "log_m": -math.inf}, "envelope.log_m", "finite"),
+        ({"kind": "pilot", "num_pilot": 0}, "envelope.num_pilot", "greater than 0"),
+        ({"kind": "pilot", "margin": -1.0}, "envelope.margin", "greater than or equal to 0"),
+        ({"kind": "budget", "acceptance": 1.0}, "envelope.acceptance", "less than 1"),
+        ({"kind": "budget", "acceptance": math.nan}, "envelope.acceptance", "less than 1"),
+        ({"kind": "oracle"}, "envelope.kind", "must be one of fixed, certified, pilot, adaptive, budget, custom"),
+        ({}, "envelope.kind", "is required"),
+    ],
+)
+def test_bad_envelope(envelope, field, rule):
+    error = complaint(having("envelope", envelope))
+    assert error.field == field
+    assert rule in error.rule
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("proposal.parameters.rotation", {}, "exactly one of uniform, normal"),
+        ("proposal.parameters.rotation", {"uniform": [0, 1], "normal": [0, 1]}, "exactly one of uniform, normal"),
+        ("proposal.parameters.rotation", {"uniform": [1, 1]}, "low < high"),
+        ("proposal.parameters.rotation", {"uniform": [0, math.inf]}, "finite"),
+        ("proposal.parameters.rotation", {"normal": [math.nan, 1]}, "finite"),
+        ("sampling.pool", {"min_actors": 4, "max_actors": 2}, "must not be below min_actors=4"),
+        ("ratio", {"calibration_fraction": 0.5, "test_fraction": 0.4}, "must stay below 0.9"),
+        ("training", {"batch_size": 10, "num_workers": 4}, "batch_size=10 must be a multiple of num_workers=4"),
+        ("ratio", {"num_workers": 3}, "must be a multiple of num_workers=3"),  # of the default batch, 128
+        ("evaluation", {"arms": ["one_shot", "oracle"]}, "go together"),
+        ("evaluation", {"oracle": {"kind": "digits"}}, "go together"),
+    ],
+)
+def test_values_that_do_not_go_together(key, value, rule):
+    error = complaint(having(key, value))
+    assert error.field == key
+    assert rule in error.rule
+
+
+def test_zero_standard_deviation_is_refused():
+    error = complaint(having("proposal.parameters.noise", {"normal": [0.0, 0.0]}))
+    assert error.field == "proposal.parameters.noise.normal.1"
+
+
+def test_values_that_go_together_are_taken():
+    raw = having("training", {"batch_size": 12, "num_workers": 4}) | {"envelope": {"kind": "fixed", "log_m": -2}}
+    config = parse_config(raw | {"proposal": {"parameters": {"rotation": {"uniform": [-1, 1]}}}})
+    assert config.envelope.log_m == -2.0
+    assert config.proposal.parameters["rotation"].uniform == (-1.0, 1.0)
+    assert parse_config(having("sampling.pool", {"min_actors": 2, "max_actors": 2})).sampling.pool.max_actors == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("output: [", "is not YAML"),
+        ("output: 2020-13-45", "is not YAML"),  # reads as a date with a thirteenth month
+        ("", "must hold keys and values"),
+        ("- a\n- b", "must hold keys and values"),
+    ],
+)
+def test_file_that_holds_no_config(tmp_path, text, rule):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=rule) as caught:
+        load_config(file)
+    assert caught.value.field == "config"
+    assert "\n" not in str(caught.value)
+
+
+def test_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        load_config(tmp_path / "absent.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(tmp_path / "binary.yaml")
+
+
+def test_overrides_reach_deep_and_are_read_as_yaml(path):
+    overrides = ["seed=7", "training.learning_rate=1e-4", "evaluation.arms=[one_shot]", "model.weights=null"]
+    config = load_config(path, [*overrides, "proposal.parameters.rotation.uniform=[-0.5, 0.5]", "output=a=b"])
+    assert config.seed == 7
+    assert config.training.learning_rate == 1e-4
+    assert config.evaluation.arms == ("one_shot",)
+    assert config.model.weights is None
+    assert config.proposal.parameters["rotation"].uniform == (-0.5, 0.5)
+    assert config.output == "a=b"
+    assert config.sampling.num_accepted == 100
+
+
+def test_a_later_override_wins(path):
+    assert load_config(path, ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("trainingsteps", "must be key=value"),
+        ("=3", "must be key=value"),
+        ("output.deeper=2", "output is a value, not a section"),
+        ("training.steps=[", "its value is not YAML"),
+        ("output=2020-13-45", "its value is not YAML"),
+    ],
+)
+def test_bad_override(path, override, rule):
+    with pytest.raises(InputError) as caught:
+        load_config(path, [override])
+    assert caught.value.field == "override"
+    assert rule in caught.value.rule
+    assert "\n" not in str(caught.value)
+
+
+def test_override_of_an_unknown_key(path):
+    with pytest.raises(InputError, match="did you mean steps"):
+        load_config(path, ["training.step=3"])
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [{"kind": "fixed", "log_m": 0.5}, {"kind": "pilot", "margin": 0.2}, {"kind": "budget", "acceptance": 0.05}],
+)
+def test_dump_and_load_round_trip(tmp_path, envelope):
+    raw = having("envelope", envelope) | {"proposal": {"parameters": {"scale": {"normal": [1.0, 0.1]}}}}
+    config = parse_config(raw | {"source": {"kind": "npz", "root": "a.npz", "size": [8, 8], "classes": ["a", "b"]}})
+    file = tmp_path / "resolved.yaml"
+    file.write_text(dump_config(config))
+    assert load_config(file) == config
+
+
+def test_dump_spells_out_every_field():
+    dumped = yaml.safe_load(dump_config(parse_config(MINIMAL)))
+    assert dumped.keys() == RunConfig.model_fields.keys()
+    assert dumped["sampling"]["pool"]["min_actors"] == 1
+
+
+# max_proposals=None: 1,000 a wanted row, at least 100,000
+@pytest.mark.parametrize(("given", "wanted", "limit"), [(None, 5, 100_000), (None, 500, 500_000), (7, 500, 7)])
+def test_budget_in_force(given, wanted, limit):
+    assert Budget(max_proposals=given).proposals_for(wanted) == limit
+
+
+def test_pool_may_have_one_size():
+    assert PoolConfig(min_actors=3, max_actors=3).max_actors == 3
+
+
+def test_images_of_a_kind_with_files_need_a_root():
+    with pytest.raises(ValidationError, match="needs `root`"):
+        ImagesConfig(kind="idx")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("output", "elsewhere"),
+        ("sampling.pool.max_actors", 3),
+        ("sampling.pool.chunk_seconds", 3),
+        ("sampling.budget.max_proposals", 5000),
+        ("training.num_workers", 2),
+        ("training.cpus_per_worker", 0.5),
+        ("training.max_failures", 5),
+        ("training.wait_seconds", 9),
+        ("ratio.wait_seconds", 9),
+    ],
+)
+def test_a_run_may_go_on_with_other_resources(key, value):
+    assert parse_config(having(key, value)) != parse_config(MINIMAL)
+    assert differences(parse_config(MINIMAL), parse_config(having(key, value))) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("seed", 1, "seed=1 (was 0)"),
+        ("sampling.num_accepted", 99, "sampling.num_accepted=99 (was 100)"),
+        ("sampling.chunk_size", 99, "sampling.chunk_size=99 (was 4096)"),
+        ("training.steps", 9, "training.steps=9 (was 400)"),
+        ("ratio.num_workers", 2, "ratio.num_workers=2 (was 0)"),  # another fit, and so other rows
+        ("target.limit", 9, "target.limit=9 (was None)"),
+        ("proposal.parameters.scale.uniform", [1, 2], "proposal.parameters.scale.uniform=[1.0, 2.0] (was (absent))"),
+    ],
+)
+def test_what_else_differs_is_listed(key, value, told):
+    assert told in differences(parse_config(MINIMAL), parse_config(having(key, value)))
+
+
+def test_the_order_of_keys_is_no_difference():
+    laws = {"noise": {"uniform": [0, 1]}, "rotation": {"uniform": [0, 1]}}
+    one, other = (parse_config(having("proposal.parameters", given)) for given in (laws, dict(reversed(laws.items()))))
+    assert differences(one, other) == []
+    assert dump_config(one) == dump_config(other)

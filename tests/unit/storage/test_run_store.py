@@ -1,0 +1,266 @@
+import errno
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from rsf_dist.errors import InputError
+from rsf_dist.storage.run_store import RunStore, Shard, _refuse_password
+
+ROWS = pa.table({"x": [1.0, 2.0], "index": [3, 5]})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunStore(tmp_path / "run")
+
+
+def test_write_and_read(store):
+    assert not store.exists("a/b.txt")
+    store.write("a/b.txt", "one")
+    store.write("a/b.txt", b"two")
+    assert store.read("a/b.txt") == b"two"
+    assert [path.name for path in (Path(store.uri) / "a").iterdir()] == ["b.txt"]  # no draft is left
+
+
+def test_a_failed_write_leaves_the_old_file(store, monkeypatch):
+    store.write("manifest.json", "old")
+    monkeypatch.setattr("os.replace", lambda *names: (_ for _ in ()).throw(OSError("disk")))
+    with pytest.raises(InputError, match=r"manifest\.json: cannot be written \(disk\)"):
+        store.write("manifest.json", "new")
+    assert store.read("manifest.json") == b"old"
+    assert len(list(Path(store.uri).iterdir())) == 1  # no draft is left
+
+
+def test_a_full_disk_says_so(store, monkeypatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("os.fsync", lambda number: (_ for _ in ()).throw(full))
+    with pytest.raises(InputError, match=r"No space left.*free some space, then run it again: it goes on"):
+        store.write("a.txt", "x")
+
+
+def test_what_is_written_is_flushed_before_it_gets_its_name(store, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr("os.fsync", lambda number: (events.append("flush"), fsync(number)))
+    monkeypatch.setattr("os.replace", lambda *names: (events.append("rename"), replace(*names)))
+    store.write("a.txt", "x")
+    assert events == ["flush", "rename", "flush"]  # the file, its name, the folder that has the name
+
+
+def test_absent_file(store):
+    with pytest.raises(InputError, match="is not in this run's directory"):
+        store.read("manifest.json")
+
+
+def test_shard_round_trip(store):
+    shard = store.write_shard(2, 7, ROWS)
+    assert shard.path == "rounds/002/accepted/chunk-000007.parquet"
+    assert shard.rows == 2
+    assert store.read_shard(shard).equals(ROWS)
+
+
+def test_a_shard_whose_bytes_changed_is_refused(store):
+    shard = store.write_shard(0, 0, ROWS)
+    data = bytearray(store.read(shard.path))
+    data[10] ^= 1
+    store.write(shard.path, bytes(data))
+    with pytest.raises(InputError, match="differs from its SHA-256"):
+        store.read_shard(shard)
+
+
+def test_manifest_lists_what_was_committed(store):
+    assert store.manifest() == {"version": 2, "folders": {}, "rounds": {}}
+    first, second = store.write_shard(0, 0, ROWS), store.write_shard(1, 4, ROWS)
+    store.commit_round(0, [first], {"fingerprint": "f"})
+    store.commit_round(1, [second], {"fingerprint": "g"})
+    store.commit_round(0, [first], {"fingerprint": "h"})
+    assert store.manifest()["rounds"].keys() == {"0", "1"}
+    listed = {"chunk": 0, "path": first.path, "rows": 2, "sha256": first.sha256}
+    assert store.round(0) == {"fingerprint": "h", "shards": [listed]}
+    assert store.round(2) is None
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"version": 2, "rou'])
+def test_a_damaged_manifest_gives_way_to_the_one_before(store, damage):
+    store.commit_round(0, [], {"fingerprint": "f"})
+    store.commit_round(1, [], {"fingerprint": "g"})
+    store.write("manifest.json", damage)
+    assert store.manifest()["rounds"].keys() == {"0"}
+    store.commit_round(1, [], {"fingerprint": "g"})  # and the damaged one does not take its place
+    store.write("manifest.json", damage)
+    assert store.manifest()["rounds"].keys() == {"0"}
+
+
+def test_a_manifest_beyond_repair_is_refused(store):
+    store.write("manifest.json", "{")
+    with pytest.raises(InputError, match="is damaged, and so is the one before it"):
+        store.manifest()
+
+
+def test_a_manifest_of_another_version_is_refused(store):
+    store.write("manifest.json", '{"version": 1, "rounds": {}}')
+    with pytest.raises(InputError, match="version=1: this version of rsf_dist reads manifests of version 2"):
+        store.manifest()
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "rounds/../../x"])
+def test_no_path_of_the_manifest_leaves_the_run(store, path, tmp_path):
+    shard = Shard(0, path, 1, "0")
+    for use in (lambda: store.read(path), lambda: store.write(path, "x"), lambda: store.read_shard(shard)):
+        with pytest.raises(InputError, match="leaves the run's directory"):
+            use()
+    store.commit(lambda manifest: manifest["folders"].update({"models": {path: "0"}}))
+    with pytest.raises(InputError, match="leaves the run's directory"):
+        store.fetch("models", lambda folder: None)
+    assert [found.name for found in tmp_path.iterdir()] == ["run"]
+
+
+def test_store_travels_by_its_uri(store):
+    shard = store.write_shard(0, 0, ROWS)
+    copy = pickle.loads(pickle.dumps(store))
+    assert copy.uri == store.uri
+    assert copy.read_shard(shard).equals(ROWS)
+
+
+def write_two(folder: Path) -> None:
+    (folder / "in").mkdir()
+    (folder / "a.txt").write_text("one")
+    (folder / "in" / "b.txt").write_text("two")
+
+
+def test_a_kept_folder_comes_back(store):
+    assert not store.holds("ratio")
+    store.keep("ratio", write_two)
+    assert store.holds("ratio")
+    assert store.fetch("ratio", lambda folder: (folder / "in" / "b.txt").read_text()) == "two"
+    assert store.manifest()["folders"]["ratio"].keys() == {"a.txt", "in/b.txt"}
+
+
+def test_a_kept_folder_is_listed_damaged_or_not(store):
+    store.put("ratio", write_two)
+    assert not store.lists("ratio")
+    store.keep("ratio", write_two)
+    Path(store.path("ratio/a.txt")).unlink()
+    assert store.lists("ratio")
+    assert not store.holds("ratio")
+
+
+def test_a_folder_without_files_is_kept_too(store):
+    store.keep("ratio", lambda folder: None)
+    assert store.holds("ratio")
+    assert store.fetch("ratio", lambda folder: list(folder.iterdir())) == []
+
+
+def test_what_the_manifest_does_not_list_does_not_exist(store):
+    store.put("ratio", write_two)
+    assert not store.holds("ratio")
+    with pytest.raises(InputError, match="ratio is not in the manifest"):
+        store.fetch("ratio", lambda folder: None)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [(lambda file: file.unlink(), "is missing"), (lambda file: file.write_text("three"), "differs from its SHA-256")],
+)
+def test_a_damaged_folder_is_not_held(store, harm, told):
+    store.keep("ratio", write_two)
+    harm(Path(store.path("ratio/in/b.txt")))
+    assert not store.holds("ratio")
+    with pytest.raises(InputError, match=f"ratio/in/b.txt {told}"):
+        store.fetch("ratio", lambda folder: None)
+    store.keep("ratio", write_two)
+    assert store.holds("ratio")
+
+
+def test_drafts_of_killed_writers_are_swept(store):
+    store.write("a/b.txt", "one")
+    left = [
+        Path(store.path(name))
+        for name in (f"a/b.txt.{32 * '1'}.tmp", f"c.json.{32 * 'a'}.tmp", f"lock.json.{32 * '3'}.tmp")
+    ]
+    for draft in left:
+        draft.write_text("half")
+    mine = Path(store.path("a/notes.tmp"))
+    mine.write_text("the user's own")
+    store.sweep()
+    assert [draft.exists() for draft in [*left, mine]] == [False, False, True, True]
+    assert store.read("a/b.txt") == b"one"
+
+
+def test_a_store_within_a_store(store):
+    store.at("seed-1").write("a.txt", "here")
+    assert store.read("seed-1/a.txt") == b"here"
+    assert store.at("") is store
+
+
+def test_unknown_file_system():
+    with pytest.raises(InputError, match="is no path or URI"):
+        RunStore("nosuch://bucket/run")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://key:hunter2@bucket/run",
+        "s3://key:hunter2/with/slashes@bucket/run",
+        "s3://bucket/run?region=eu&secret_key=hunter2",
+        "abfs://:hunter2@account.blob.core.windows.net/run",
+    ],
+)
+def test_a_password_in_a_uri_is_refused_and_not_shown(uri):
+    with pytest.raises(InputError, match="carries a password; give it by the environment") as refused:
+        RunStore(uri)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("uri", ["gs://anonymous@bucket/run", "s3://bucket/run@2:30?endpoint_override=localhost:9000"])
+def test_what_only_looks_like_a_password_is_none(uri):
+    _refuse_password(uri)
+
+
+def test_the_manifest_before_is_kept_when_the_last_one_is_none(tmp_path):
+    kept = RunStore(tmp_path)
+    for name in ("a", "b"):
+        kept.keep(name, lambda folder: (folder / "x").write_text("x"))
+    (tmp_path / "manifest.json").write_text("{}")
+    kept.keep("c", lambda folder: (folder / "x").write_text("x"))
+    (tmp_path / "manifest.json").write_text("{")
+    assert list(kept.manifest()["folders"]) == ["a"]
+
+
+def test_path_with_special_characters(tmp_path):
+    store = RunStore(tmp_path / "a run #1 50%")
+    store.write("x.txt", "here")
+    assert (tmp_path / "a run #1 50%" / "x.txt").read_text() == "here"
+
+
+def test_options_of_a_uri_stay_at_its_end():
+    store = RunStore.__new__(RunStore)
+    store.uri = "s3://bucket/run?endpoint_override=localhost:9000&scheme=http"
+    wanted = "s3://bucket/run/seeds/000?endpoint_override=localhost:9000&scheme=http"
+    assert store.path_for_ray("seeds/000") == wanted
+
+
+def test_a_manifest_of_another_shape_gives_way_to_the_one_before(store):
+    store.commit_round(0, [], {"fingerprint": "f"})
+    store.commit_round(1, [], {"fingerprint": "g"})
+    for shape in ({"version": 2}, {"version": 2, "rounds": [], "folders": {}}, {"rounds": {}, "folders": {}}):
+        store.write("manifest.json", json.dumps(shape))
+        assert store.manifest()["rounds"].keys() == {"0"}
+
+
+def test_no_link_leads_out_of_the_run(store, tmp_path):
+    store.write("a.txt", "x")
+    (tmp_path / "elsewhere").mkdir()
+    Path(store.path("rounds")).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="leaves the run's directory"):
+        store.write_shard(0, 0, ROWS)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_file_uri_is_a_local_folder(tmp_path):
+    assert RunStore(f"file://{tmp_path}/run").uri == f"{tmp_path}/run"
