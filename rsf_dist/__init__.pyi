@@ -1,4 +1,3 @@
-from .cluster.connection import cluster as cluster
 from .config.load import load_config as load_config
 from .config.sampling import Budget as Budget
 from .config.sampling import PoolConfig as PoolConfig
@@ -13,8 +12,8 @@ from .proposals import DatasetProposal as DatasetProposal
 from .proposals import DefensiveProposal as DefensiveProposal
 from .proposals import DistributionProposal as DistributionProposal
 from .proposals import GeneratorProposal as GeneratorProposal
-from .proposals import MixtureProposal as MixtureProposal
 from .proposals import Refittable as Refittable
+from .proposals import TargetMixtureProposal as TargetMixtureProposal
 from .ratios import ClassifierRatio as ClassifierRatio
 from .ratios import ConstantRatio as ConstantRatio
 from .ratios import DensityRatio as DensityRatio

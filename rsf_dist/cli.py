@@ -154,11 +154,11 @@ def plan(
 
     loaded = load_config(config, overrides or ())
     from rsf_dist.forecast.plan_run import plan_run  # seconds; what is wrong with the configuration is said before
-    from rsf_dist.forecast.text import outlook_in_words
+    from rsf_dist.forecast.text import format_forecast
 
     with _progress() as progress:
         found = plan_run(loaded, actors=actors, address=address, verbose=debug, progress=progress).to_dict()
-    print(json.dumps(found, indent=2) if as_json else outlook_in_words(found))
+    print(json.dumps(found, indent=2) if as_json else format_forecast(found))
 
 
 @app.command()
@@ -194,7 +194,7 @@ def demo(
     from importlib.resources import files
 
     from rsf_dist.config.load import load_config
-    from rsf_dist.demo.digits_domain import make_place
+    from rsf_dist.demo.digits_domain import make_domain
     from rsf_dist.runs import pipeline
     from rsf_dist.storage.run_store import RunStore
 
@@ -209,7 +209,7 @@ def demo(
     with _progress() as progress:
         if not place.exists():
             progress.say(f"writing the target place's images into {place}")
-            make_place(place.with_name("place.partial"))
+            make_domain(place.with_name("place.partial"))
             place.with_name("place.partial").rename(place)
         result = pipeline.run(loaded, address=address, verbose=debug, progress=progress)
     _show(result, as_json)
@@ -290,7 +290,7 @@ def _show(result: RunResult, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"output": result.store.uri, **result.report}, indent=2))
         return
-    from rsf_dist.report.text import in_words
+    from rsf_dist.report.text import format_report
 
-    print(in_words(result.report))
+    print(format_report(result.report))
     print(f"report: {result.store.uri}/report.html")

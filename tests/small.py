@@ -5,9 +5,9 @@ from pathlib import Path
 
 def small_run_in(folder: Path) -> dict:
     """A configuration as nested dicts, for digits turned by about 0.8 rad; images and output lie in a folder."""
-    from rsf_dist.demo.digits_domain import make_place
+    from rsf_dist.demo.digits_domain import make_domain
 
-    make_place(folder / "place", num_unlabelled=120, num_test=200, num_oracle=256)
+    make_domain(folder / "place", num_unlabelled=120, num_test=200, num_oracle=256)
     return {
         "output": str(folder / "run"),
         "source": {"kind": "digits", "limit": 1000},

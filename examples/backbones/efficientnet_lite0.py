@@ -4,7 +4,7 @@
 
 The weights come inside the second package; nothing is downloaded when it runs. In a configuration:
 
-    code: examples/backbones
+    code_folder: examples/backbones
     ratio:
       network: {name: "efficientnet_lite0:build", input_size: [64, 64]}
       freeze_backbone: true                # a linear ratio on its features, which are computed once

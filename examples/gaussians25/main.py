@@ -31,7 +31,7 @@ from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.data.arrow import from_table
 from rsf_dist.ratios import Ratio
 from rsf_dist.runtime.rng import Stage, Streams
-from rsf_dist.sampling.chunk import draw
+from rsf_dist.sampling.chunk import propose_and_score
 
 GOOD = 4 * SD
 ENVELOPES = {
@@ -96,7 +96,7 @@ def fit_gamma_shift(proposal: GeneratorProposal, ratio: Ratio, seed: int, percen
 
     The paper lets M grow while it samples; here it stays the pilot's.
     """
-    _, log_ratio, _ = draw(proposal, ratio, Streams(seed, Stage.PILOT), 10_000)
+    _, log_ratio, _ = propose_and_score(proposal, ratio, Streams(seed, Stage.PILOT), 10_000)
     log_m = float(log_ratio.max())
     gamma = float(np.percentile(drs_logit(log_ratio, log_m), percentile, method="higher"))
     return GammaShiftRatio(ratio, log_m, gamma)
@@ -197,7 +197,7 @@ def main(arguments: argparse.Namespace) -> None:
     classifier = learn_ratio(proposal, arguments.ratio_steps, seed)
     ratios = {"classifier": classifier, "discriminator": DiscriminatorRatio(gan.discriminator)}
 
-    streams = Streams(seed, Stage.PLACE)
+    streams = Streams(seed, Stage.TARGET)
     truth = real(rows, streams.torch(purpose=0))
     samples = {"real": real(rows, streams.torch(purpose=3)), "generator": proposal.sample(rows, streams)["x"]}
     reports: dict[str, rsf.SamplingReport] = {}

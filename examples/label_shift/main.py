@@ -32,11 +32,11 @@ import rsf_dist as rsf
 from rsf_dist.config.images import ImagesConfig
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.data.images import load_images
-from rsf_dist.evaluation.predictions import Verdict
+from rsf_dist.evaluation.predictions import Predictions
 from rsf_dist.ratios.class_prior import BiasCorrectedTemperature, ClassPrior, bbse, em
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.sampling.diagnostics import acceptance_interval
-from rsf_dist.training.in_process import pretrain
+from rsf_dist.training.in_process import fit_in_process
 from rsf_dist.types import Floats
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
@@ -70,14 +70,14 @@ class Place:
 
 def split(photographs: rsf.ImageSet, seed: int) -> tuple[Source, rsf.ImageSet]:
     """The source, and the photographs left for the target, which no classifier sees."""
-    order = torch.from_numpy(Streams(seed, Stage.PLACE).numpy().permutation(len(photographs)))
+    order = torch.from_numpy(Streams(seed, Stage.TARGET).numpy().permutation(len(photographs)))
     fit, calibration, rest = order.tensor_split([NUM_FIT, NUM_FIT + NUM_CALIBRATION])
     return Source(photographs.subset(fit), photographs.subset(calibration)), photographs.subset(rest)
 
 
 def make_place(photographs: rsf.ImageSet, shift: str, seed: int) -> Place:
     """NUM_TARGET photographs, none twice, whose classes are drawn from the shifted prior."""
-    generator = Streams(seed, Stage.PLACE, chunk=1 + SHIFTS.index(shift)).numpy()
+    generator = Streams(seed, Stage.TARGET, chunk=1 + SHIFTS.index(shift)).numpy()
     if shift == "one_class":
         prior = np.full(K, 0.1 / (K - 1))
         prior[generator.integers(K)] = 0.9
@@ -119,7 +119,7 @@ def accuracy(outputs: Floats, test: rsf.ImageSet, prior: Floats) -> float:
 
     It is the expectation over test images drawn with that prior, without the noise of drawing them.
     """
-    verdict = Verdict(outputs.argmax(axis=1), test.require_labels("test").numpy(), K)
+    verdict = Predictions(outputs.argmax(axis=1), test.require_labels("test").numpy(), K)
     return float(prior @ np.array(verdict.by_class, dtype=np.float64))
 
 
@@ -181,7 +181,7 @@ def run_seed(
     task = rsf.ClassificationTask(CLASSES, ModelConfig(width=8), channels=1)
     training = rsf.TrainingConfig(steps=arguments.steps, evaluate_every=arguments.steps)
     pretraining = OptimizerConfig(steps=arguments.pretrain_steps, learning_rate=PRETRAIN_RATE)
-    start = pretrain(task, source.fit, pretraining, seed)
+    start = fit_in_process(task, source.fit, pretraining, seed)
     bench = Bench(task, source, start, seed, arguments.rows, training, arguments.output.absolute() / "checkpoints")
     outputs = _three_outputs(start, bench.random(), source.calibration, test.images)
     for shift in arguments.shift:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rsf_dist.cluster.capacity import check_ratio
-from rsf_dist.cluster.workers import confine, in_task
+from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
 from rsf_dist.config.ratio import (
     ClassifierRatioConfig,
 )
@@ -27,8 +27,8 @@ from rsf_dist.ratios import (
     ProductRatio,
     Ratio,
 )
-from rsf_dist.ratios.classifier import Split, Splits, member_seed, network_spec, split_evidence
-from rsf_dist.runtime.device import portable
+from rsf_dist.ratios.classifier import Split, Splits, member_seed, network_spec, split_samples
+from rsf_dist.runtime.device import to_cpu_copy
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.tasks.discrimination import DiscriminationTask
 from rsf_dist.training.trainer import FineTuner
@@ -37,15 +37,15 @@ _BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True)
-class Before:
+class WarmStart:
     """The round before: its ratio, and how many steps a classifier takes from there. None means that it begins anew."""
 
     ratio: Ratio | None = None
     steps: int | None = None
 
-    def factor(self, number: int) -> Before:
+    def factor(self, number: int) -> WarmStart:
         """Of a product."""
-        return Before(self.ratio.factors[number] if isinstance(self.ratio, ProductRatio) else None, self.steps)
+        return WarmStart(self.ratio.factors[number] if isinstance(self.ratio, ProductRatio) else None, self.steps)
 
     def starting_point(self, config: ClassifierRatioConfig) -> tuple[ClassifierRatioConfig, Sequence[Network] | None]:
         """Return the configuration to fit with, and the networks to begin with; None means new ones."""
@@ -53,7 +53,7 @@ class Before:
             return config, None
         optimizer = config.optimizer.model_copy(update={"steps": self.steps})
         return config.model_copy(update={"optimizer": optimizer}), [
-            portable(network) for network in self.ratio.networks
+            to_cpu_copy(network) for network in self.ratio.networks
         ]
 
 
@@ -63,7 +63,7 @@ def fit_classifier(
     proposal: Proposal,
     seed: int,
     checkpoints: str | None = None,
-    before: Before | None = None,
+    before: WarmStart | None = None,
     split_seed: int | None = None,
 ) -> ClassifierRatio:
     """Learn log p/q from target images uint8 [n, c, h, w] and fresh proposals.
@@ -72,18 +72,18 @@ def fit_classifier(
     from what was there `before`. Raises InputError, StatisticalRefusal.
     """
     check_ratio(config)
-    config, initial = (before or Before()).starting_point(config)
+    config, initial = (before or WarmStart()).starting_point(config)
     split_seed = seed if split_seed is None else split_seed
     share = {"cpus": config.cpus, "gpus": config.gpus}
     if config.num_workers == 0:
-        return in_task(_fit, config, target, proposal, seed, initial, split_seed, **share)
-    splits = in_task(_gather, config, target, proposal, seed, split_seed, **share)
+        return run_in_task(_fit, config, target, proposal, seed, initial, split_seed, **share)
+    splits = run_in_task(_gather, config, target, proposal, seed, split_seed, **share)
     with unwrapped():
         networks = [
             _fit_parallel(config, splits, member_seed(seed, member), checkpoints, initial[member] if initial else None)
             for member in range(config.ensemble)
         ]
-    return in_task(_calibrate, config, networks, splits, **share)
+    return run_in_task(_calibrate, config, networks, splits, **share)
 
 
 def _fit(
@@ -94,18 +94,18 @@ def _fit(
     initial: Sequence[Network] | None,
     split_seed: int,
 ) -> ClassifierRatio:
-    confine(config.cpus)
+    limit_to_allocation(config.cpus)
     proposals = _proposals(config, proposal, seed)
     return ClassifierRatio.fit(target, proposals, config, seed, initial=initial, split_seed=split_seed)
 
 
 def _gather(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int, split_seed: int) -> Splits:
-    confine(config.cpus)
-    return split_evidence(target, _proposals(config, proposal, seed), config, split_seed)
+    limit_to_allocation(config.cpus)
+    return split_samples(target, _proposals(config, proposal, seed), config, split_seed)
 
 
 def _calibrate(config: ClassifierRatioConfig, networks: list[Network], splits: Splits) -> ClassifierRatio:
-    confine(config.cpus)
+    limit_to_allocation(config.cpus)
     spec = network_spec(config, channels=splits.fit.target.shape[1])
     return ClassifierRatio.calibrated(networks, spec, splits, config)
 

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, Uniform
 
 from rsf_dist.config.envelope import EnvelopeConfig
-from rsf_dist.config.proposal import AugmentConfig, GeneratorProposalConfig, LawConfig, ProposalConfig, TransformConfig
+from rsf_dist.config.proposal import (
+    AugmentConfig,
+    DistributionConfig,
+    GeneratorProposalConfig,
+    ProposalConfig,
+    TransformConfig,
+)
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
@@ -40,7 +46,7 @@ def build_proposal(config: ProposalConfig, source: ImageSet) -> Proposal:
 
 
 def _augmented(config: AugmentConfig, source: ImageSet) -> AugmentProposal:
-    parameters: dict[str, Distribution] = {name: build_law(law) for name, law in config.parameters.items()}
+    parameters: dict[str, Distribution] = {name: build_distribution(law) for name, law in config.parameters.items()}
     prior = None if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
     with _within("proposal"):
         return AugmentProposal(source, parameters, prior, _pipeline(config.transforms))
@@ -101,7 +107,7 @@ def build_task(config: RunConfig, source: ImageSet) -> Task:
 
 def of_kind(made: Any, protocol: Any, factory: str, field: str) -> Any:
     """What a user's factory made, if it is what it should be. Raises InputError naming `field`."""
-    with user_code.blamed(field, factory, "gives what fails when it is looked at"):
+    with user_code.reported_as(field, factory, "gives what fails when it is looked at"):
         fits = isinstance(made, protocol)
     if not fits:
         found = f"gives a {type(made).__name__}, which lacks something of a {protocol.__name__}"
@@ -109,7 +115,7 @@ def of_kind(made: Any, protocol: Any, factory: str, field: str) -> Any:
     return made
 
 
-def build_law(config: LawConfig) -> Distribution:
+def build_distribution(config: DistributionConfig) -> Distribution:
     """A scalar law."""
     if config.uniform is not None:
         return Uniform(*config.uniform)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from rsf_dist.builders.shifted_target import make_images
+from rsf_dist.builders.shifted_target import make_shifted_images
 from rsf_dist.config.images import (
     ImagesConfig,
-    ShiftedImagesConfig,
     ShiftedTargetConfig,
     TargetConfig,
     TargetImagesConfig,
@@ -83,11 +82,13 @@ def _read_or_made(
     if isinstance(images, ImagesConfig):
         return load_images(images, field)
     assert isinstance(config.target, ShiftedTargetConfig)  # else the configuration would have been refused
-    count = images.num_images if isinstance(images, ShiftedImagesConfig) else images.num_unlabelled
+    count = images.num_images
     base = load_images(images.base, f"{field}.base")
     base.require_labels(f"{field}.base")
     base.require_like(source, f"{field}.base")
     try:
-        return make_images(base, config.target.shift, count, Streams(config.seed, Stage.PLACE, 0, _PLACE_CHUNKS[field]))
+        return make_shifted_images(
+            base, config.target.shift, count, Streams(config.seed, Stage.TARGET, 0, _PLACE_CHUNKS[field])
+        )
     except InputError as err:
         raise InputError("target.shift.prior", err.value, f"{err.rule} ({field}.base)", err.remedy) from err

@@ -27,13 +27,13 @@ from rsf_dist.config.ratio import (
     LabelShiftRatioConfig,
     ProductRatioConfig,
     RatioConfig,
-    _has_laws,
     has_bound,
+    has_density_factors,
     is_learned,
 )
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
-from rsf_dist.data.batch import Batch, on_cpu, select
+from rsf_dist.data.batch import Batch, select, to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.models.networks import NetworkSpec, require_batch_norm
@@ -44,18 +44,18 @@ from rsf_dist.runtime import user_code
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.runtime.timeouts import time_limit
 from rsf_dist.sampling import envelope as envelopes
-from rsf_dist.sampling.chunk import ChunkWork, checked, propose
+from rsf_dist.sampling.chunk import ChunkWork, propose, validate_batch
 from rsf_dist.sampling.envelope import Envelope, Pilot
 from rsf_dist.tasks import Task
 
-TRIAL_SECONDS = 60.0
+STEP_SECONDS = 60.0
 """How long each step of the trial may take: importing and building something of the user's, or a few rows of it."""
 
 
 _CHUNK_ROWS, _NETWORK_ROWS, _MOST_PILOT_ROWS, _MOST_REFIT_ROWS = 32, 2, 100_000, 10_000
 
 
-def try_out(config: RunConfig, inputs: Inputs) -> None:
+def preflight(config: RunConfig, inputs: Inputs) -> None:
     """Build everything once and pass a few proposals through it, so that what cannot work is refused early."""
     with _tried("envelope", config.envelope):
         envelope = build_envelope(config.envelope)
@@ -72,9 +72,9 @@ def try_out(config: RunConfig, inputs: Inputs) -> None:
         with _tried("envelope", config.envelope):
             _try_envelope(envelope)
     _try_task(config, inputs.source, select(rows, slice(_NETWORK_ROWS)))
-    if config.evaluation.judge is not None:
-        judge = NetworkSpec(config.evaluation.judge, num_outputs=1, channels=rows["image"].shape[1])
-        _try_network(judge, rows, config.seed, "evaluation.judge")
+    if config.evaluation.feature_network is not None:
+        spec = NetworkSpec(config.evaluation.feature_network, num_outputs=1, channels=rows["image"].shape[1])
+        _try_network(spec, rows, config.seed, "evaluation.feature_network")
 
 
 def try_chunk(proposal: Proposal, ratio: Ratio, seed: int, value: str) -> None:
@@ -84,15 +84,15 @@ def try_chunk(proposal: Proposal, ratio: Ratio, seed: int, value: str) -> None:
     count = chunk.statistics.num_nonfinite
     if count:
         rule = f"gives NaN or +inf for {count} of {_CHUNK_ROWS} proposals"
-        remedy = "mend the ratio there; the proposal must have density wherever the target has"
+        remedy = "fix the ratio there; the proposal must have density wherever the target has"
         raise InputError("ratio", value, rule, remedy)
 
 
 def _drawn_twice(proposal: Proposal, seed: int) -> Batch:
     """A few rows, once as sampled and once as chunks draw them. Raises InputError where these are not the same."""
-    again = on_cpu(propose(proposal, Streams(seed, Stage.PILOT), _CHUNK_ROWS))
-    with user_code.blamed("proposal", type(proposal).__name__, f"fails to give {_CHUNK_ROWS} rows", "mend it"):
-        rows = checked(proposal.sample(_CHUNK_ROWS, Streams(seed, Stage.PILOT)), _CHUNK_ROWS)
+    again = to_cpu(propose(proposal, Streams(seed, Stage.PILOT), _CHUNK_ROWS))
+    with user_code.reported_as("proposal", type(proposal).__name__, f"fails to give {_CHUNK_ROWS} rows", "fix it"):
+        rows = validate_batch(proposal.sample(_CHUNK_ROWS, Streams(seed, Stage.PILOT)), _CHUNK_ROWS)
     for name, column in rows.items():
         if name not in again or not _alike(column, again[name]):
             kind, rule = type(proposal).__name__, f"draws another {name} from the same random streams"
@@ -135,7 +135,7 @@ def _require_movable(proposal: Proposal, ratio: RatioConfig) -> None:
     if not learned and not isinstance(proposal, DensityProposal):
         rule = "has no `log_prob`, by which a ratio that is not learned follows a proposal that moves"
         raise InputError("proposal", kind, rule, remedy)
-    if learned and _has_laws(ratio):
+    if learned and has_density_factors(ratio):
         rule = "has factors of kind density beside learned ones, and these cannot follow a proposal that moves"
         raise InputError("ratio", ratio.kind, rule, "leave them out, or set rounds=1")
 
@@ -157,7 +157,7 @@ def _try_refit(proposal: Proposal, rounds: RoundsConfig, rows: Batch, seed: int)
     if rounds.num_accepted <= _MOST_REFIT_ROWS:
         again = torch.arange(rounds.num_accepted) % _CHUNK_ROWS
         moved = proposal.refit(select(rows, again), seed, rounds.max_components)
-        _drawn_twice(DefensiveProposal(proposal, moved, rounds.broad_share), seed)
+        _drawn_twice(DefensiveProposal(proposal, moved, rounds.defensive_share), seed)
 
 
 def _require_bound(bounded: bool, ratio: RatioConfig) -> None:
@@ -284,7 +284,7 @@ def _tried(field: str, config: Any, *others: str) -> Iterator[str]:
     value = next((getattr(config, name) for name in ("factory", "score", "passes") if hasattr(config, name)), None)
     value = value or "(as configured)"
     try:
-        with time_limit(TRIAL_SECONDS, field, value):
+        with time_limit(STEP_SECONDS, field, value):
             yield value
     except StatisticalRefusal:
         raise

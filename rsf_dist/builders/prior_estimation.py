@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.cluster.capacity import check_ratio
-from rsf_dist.cluster.workers import confine, in_task
+from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
 from rsf_dist.config.ratio import (
     ClassPriorConfig,
     LabelShiftRatioConfig,
@@ -27,7 +27,7 @@ from rsf_dist.ratios.class_prior import BiasCorrectedTemperature, ClassPrior, bb
 from rsf_dist.runtime.device import device
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.tasks import Task
-from rsf_dist.training.in_process import pretrain
+from rsf_dist.training.in_process import fit_in_process
 from rsf_dist.types import Floats
 
 _ROWS_FOR_MEANS = 8_192
@@ -60,17 +60,19 @@ def estimate_prior(
     """
     check_ratio(config, "rounds.class_prior" if isinstance(config, ClassPriorConfig) else "ratio")
     share = {"cpus": config.cpus, "gpus": config.gpus}
-    return in_task(_estimate_prior, config, task, inputs, proposal, seed, initial, **share)
+    return run_in_task(_estimate_prior, config, task, inputs, proposal, seed, initial, **share)
 
 
-def mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, sampling: SamplingConfig) -> Floats:
+def class_log_mean_ratios(
+    ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, sampling: SamplingConfig
+) -> Floats:
     """log E_q[r | y] of each class, float64 [num_classes], from fresh proposals; see `class_log_means`."""
     share = {"cpus": sampling.pool.cpus_per_actor, "gpus": sampling.pool.gpus_per_actor}
-    return in_task(_mean_given_class, ratio, proposal, num_classes, seed, sampling.chunk_size, **share)
+    return run_in_task(_class_log_mean_ratios, ratio, proposal, num_classes, seed, sampling.chunk_size, **share)
 
 
-def _mean_given_class(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, chunk_size: int) -> Floats:
-    confine()
+def _class_log_mean_ratios(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, chunk_size: int) -> Floats:
+    limit_to_allocation()
     found, labels = [], []
     for piece, start in enumerate(range(0, _ROWS_FOR_MEANS, chunk_size)):
         streams = Streams(seed, Stage.RATIO, chunk=_CHUNK_OF_MEANS + piece)
@@ -89,13 +91,13 @@ def _estimate_prior(
     initial: nn.Module | None,
 ) -> ClassPrior:
     """Fit a classifier on labelled proposals, calibrate it on others, and solve for the mix of the target images."""
-    confine(config.cpus)
+    limit_to_allocation(config.cpus)
     chunk = _CHUNK_OF_PRIOR if isinstance(config, ClassPriorConfig) else 0
     rows = proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk))
     drawn = ImageSet(rows["image"], rows["label"], inputs.source.classes)
     held_out = round(config.num_proposals * config.calibration_fraction)
     field = "rounds.class_prior.optimizer" if isinstance(config, ClassPriorConfig) else "ratio.optimizer"
-    classifier = pretrain(task, drawn.subset(slice(held_out, None)), config.optimizer, seed, initial, field)
+    classifier = fit_in_process(task, drawn.subset(slice(held_out, None)), config.optimizer, seed, initial, field)
     classifier.to(device())
     source, target = (
         in_pieces(classifier, images, _numbers_per_row(classifier, images)).double().cpu().numpy()

@@ -6,8 +6,8 @@ import math
 from numbers import Real
 from pathlib import Path
 
-from rsf_dist.builders.classifier_fit import Before, fit_classifier
-from rsf_dist.builders.components import build_law, of_kind
+from rsf_dist.builders.classifier_fit import WarmStart, fit_classifier
+from rsf_dist.builders.components import build_distribution, of_kind
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.builders.prior_estimation import class_prior, estimate_prior
 from rsf_dist.config.ratio import (
@@ -43,7 +43,7 @@ def make_ratio(
     checkpoints: str | None = None,
     field: str = "ratio",
     saved: Path | None = None,
-    before: Before | None = None,
+    before: WarmStart | None = None,
     split_seed: int | None = None,
 ) -> Ratio:
     """log p/q as configured, `proposal` being q; errors name `field`. Raises InputError, StatisticalRefusal.
@@ -52,7 +52,7 @@ def make_ratio(
     `checkpoints`. With a folder that such a ratio's `save` filled, it is read from there, and nothing is learned.
     `split_seed` tells which target images stay apart; None: seed.
     """
-    before = before or Before()
+    before = before or WarmStart()
     if isinstance(config, ProductRatioConfig):
         return ProductRatio(
             [
@@ -81,10 +81,10 @@ def build_ratio(config: RatioConfig, inputs: Inputs, proposal: Proposal, seed: i
     if isinstance(config, DensityRatioConfig):
         return _parameter_ratio(config, proposal, field)
     if isinstance(config, RewardRatioConfig):
-        score = user_code.bound(config.score, f"{field}.score", config.options)
+        score = user_code.load_function(config.score, f"{field}.score", config.options)
         return RewardRatio(score, config.beta, config.max_score, config.columns)
     if isinstance(config, VerifierRatioConfig):
-        return VerifierRatio(user_code.bound(config.passes, f"{field}.passes", config.options), config.columns)
+        return VerifierRatio(user_code.load_function(config.passes, f"{field}.passes", config.options), config.columns)
     if isinstance(config, LabelShiftRatioConfig) and config.target_prior is not None:
         return LabelShiftRatio(config.target_prior, class_prior(proposal, field))
     if isinstance(config, CustomRatioConfig):
@@ -110,7 +110,7 @@ def _parameter_ratio(config: DensityRatioConfig, proposal: Proposal, field: str)
         rule = "the proposal draws no such parameter"
         raise InputError(f"{field}.parameters", unknown[0], rule, "give it a law in proposal.parameters too")
     factors = [
-        DensityRatio(build_law(law), DistributionProposal(laws[name], column=name))
+        DensityRatio(build_distribution(law), DistributionProposal(laws[name], column=name))
         for name, law in config.parameters.items()
     ]
     return ProductRatio(factors) if len(factors) > 1 else factors[0]

@@ -21,14 +21,14 @@ from rsf_dist.runtime.rng import Streams
 _LEAST_BLUR = 0.1  # pixels: the next pixel's weight is exp(-50), which changes no grey level
 
 
-def make_images(base: ImageSet, shift: ShiftConfig, count: int, streams: Streams) -> ImageSet:
+def make_shifted_images(base: ImageSet, shift: ShiftConfig, count: int, streams: Streams) -> ImageSet:
     """`count` labelled images of the place, uint8 [count, channels, height, width] like `base`'s.
 
     They follow from the base, the shift and the streams alone. Raises InputError: `base` has no labels, or not the
     classes that `shift.prior` wants.
     """
     prior = None if shift.prior is None else torch.tensor(shift.prior, dtype=torch.float64)
-    parameters = laws(shift)
+    parameters = shift_distributions(shift)
     seen_through = shift.blur >= _LEAST_BLUR or shift.gamma != 1
     noise = parameters.pop("noise", None) if seen_through else None
     rows = AugmentProposal(base, parameters, prior).sample(count, streams)
@@ -40,13 +40,13 @@ def make_images(base: ImageSet, shift: ShiftConfig, count: int, streams: Streams
     return ImageSet(images, rows["label"], base.classes)
 
 
-def laws(shift: ShiftConfig) -> dict[str, Distribution]:
+def shift_distributions(shift: ShiftConfig) -> dict[str, Distribution]:
     """A scalar law, to draw from, for each parameter that is not neutral."""
     given = {name: getattr(shift, name) for name in NEUTRAL}
-    return {name: _law(law) for name, law in given.items() if law is not None}
+    return {name: _shift_distribution(law) for name, law in given.items() if law is not None}
 
 
-def _law(config: ParameterShiftConfig) -> Distribution:
+def _shift_distribution(config: ParameterShiftConfig) -> Distribution:
     # A standard deviation of 0 has no density, which torch refuses unless told not to look; drawing is well defined.
     if not isinstance(config.mean, tuple):
         return Normal(config.mean, config.sd, validate_args=False)

@@ -108,12 +108,14 @@ def _require(field: str, value: object, bundles: Sequence[Bundle], wait_seconds:
         request_resources(bundles=[])  # from here on the work itself keeps the nodes
     nodes = nodes_up()
     if not fits(bundles, nodes):
-        rule = f"needs {_in_words(bundles)}; the cluster has {_in_words(nodes)} on {len(nodes)} node(s){why}"
+        rule = (
+            f"needs {_format_bundles(bundles)}; the cluster has {_format_bundles(nodes)} on {len(nodes)} node(s){why}"
+        )
         remedy = "lower it or what each takes, join a larger cluster, or set wait_seconds where it grows by itself"
         raise InputError(field, value, rule, remedy)
 
 
-def _in_words(bundles: Sequence[Bundle]) -> str:
+def _format_bundles(bundles: Sequence[Bundle]) -> str:
     """E.g. 2 × 0.5 CPU + 1 × (4 CPU, 1 GPU)."""
     counts = Counter(f"({one.cpus:g} CPU, {one.gpus:g} GPU)" if one.gpus else f"{one.cpus:g} CPU" for one in bundles)
     return " + ".join(f"{count} × {bundle}" for bundle, count in counts.items())

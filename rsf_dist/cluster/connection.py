@@ -19,21 +19,21 @@ from rsf_dist.runtime import user_code
 
 
 @contextmanager
-def cluster(address: str | None = None, verbose: bool = False, code: str | None = None) -> Iterator[None]:
+def connect(address: str | None = None, verbose: bool = False, code_folder: str | None = None) -> Iterator[None]:
     """Join a Ray cluster for the length of the block, and leave it after.
 
     Args:
         address: of a running cluster, `auto` for the one on this machine; None: RAY_ADDRESS, or else a cluster of one's
             own that ends with the block. Where the process has joined one already, that is used and left as it is.
         verbose: show the workers' output, and Ray Data's progress bars.
-        code: a folder of modules that workers may import; without effect where a cluster was joined already.
+        code_folder: a folder of modules that workers may import; without effect where a cluster was joined already.
 
     Raises:
         InputError: there is no cluster at the address.
     """
     joined_before = ray.is_initialized()
     if not joined_before:
-        _join(address or os.environ.get("RAY_ADDRESS") or "local", verbose, code)
+        _join(address or os.environ.get("RAY_ADDRESS") or "local", verbose, code_folder)
     context = ray.data.DataContext.get_current()
     bars = context.enable_progress_bars
     context.enable_progress_bars = bars and verbose  # drawn where tqdm is installed
@@ -46,18 +46,18 @@ def cluster(address: str | None = None, verbose: bool = False, code: str | None 
 
 
 def ensure_cluster() -> None:
-    """Join one, for a call from Python outside of `cluster`."""
+    """Join one, for a call from Python outside of `connect`."""
     if not ray.is_initialized():
         _join(os.environ.get("RAY_ADDRESS") or "local", verbose=False)
 
 
-def _join(address: str, verbose: bool, code: str | None = None) -> None:
+def _join(address: str, verbose: bool, code_folder: str | None = None) -> None:
     # Without an address, ray.init joins whatever a file under Ray's temporary folder names, a dead
     # cluster too; "local" never looks there.
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    if code is not None:
+    if code_folder is not None:
         options["runtime_env"] = {
-            "env_vars": {user_code.FOLDER_VARIABLE: str(Path(code).expanduser().absolute())},
+            "env_vars": {user_code.FOLDER_VARIABLE: str(Path(code_folder).expanduser().absolute())},
             "worker_process_setup_hook": "rsf_dist.runtime.user_code.allow_named_folder",
         }
     level = logging.INFO if verbose else logging.ERROR

@@ -12,26 +12,26 @@ import torch
 
 from rsf_dist.errors import unwrapped
 from rsf_dist.runtime import user_code
-from rsf_dist.runtime.allocator import keep_freed
-from rsf_dist.runtime.device import compute_on
+from rsf_dist.runtime.allocator import retain_freed_memory
+from rsf_dist.runtime.device import set_device
 
 _T = TypeVar("_T")
 
 
-def confine(cpus: float = 1) -> None:
+def limit_to_allocation(cpus: float = 1) -> None:
     """Keep this process to its share: a thread a CPU, and the GPU that it asked for or none (Ray leaves them visible).
 
     And let it keep the memory that it frees: it is here for work that asks for the same again and again.
     """
     torch.set_num_threads(max(1, int(cpus)))
-    keep_freed()
+    retain_freed_memory()
     lent = bool(ray.get_gpu_ids())
     if not lent:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    compute_on(torch.device("cuda" if lent and torch.cuda.is_available() else "cpu"))
+    set_device(torch.device("cuda" if lent and torch.cuda.is_available() else "cpu"))
 
 
-def in_task(function: Callable[..., _T], *arguments: Any, cpus: float, gpus: float = 0) -> _T:
+def run_in_task(function: Callable[..., _T], *arguments: Any, cpus: float, gpus: float = 0) -> _T:
     """What the function gives in a Ray task of its own, with that share of a node. Raises what it raises.
 
     Where it has a GPU, its process ends with it: another task there would find torch bound to a GPU that by then may be

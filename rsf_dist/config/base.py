@@ -34,7 +34,7 @@ PositiveInt = Annotated[int, Field(gt=0, le=_LARGEST_COUNT)]
 Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
 
 
-Words = Annotated[str, Field(min_length=1)]
+NonEmptyStr = Annotated[str, Field(min_length=1)]
 
 
 def _import_path(path: str) -> str:
@@ -48,7 +48,9 @@ ImportPath = Annotated[str, AfterValidator(_import_path)]
 """`package.module:name` of a class or function of the user's own, see `rsf_dist.runtime.user_code`."""
 
 
-class _Config(BaseModel):
+class StrictModel(BaseModel):
+    """A section of the configuration: immutable, and unknown keys are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @field_validator("*", mode="before")
@@ -62,7 +64,7 @@ class _Config(BaseModel):
         return value
 
 
-def _kind_or(default: str | None = None) -> Discriminator:
+def kind_discriminator(default: str | None = None) -> Discriminator:
     """Chooses a member of a union by its `kind`, which may be left out where there is a default."""
 
     def tag(raw: Any) -> str | None:

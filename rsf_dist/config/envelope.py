@@ -11,24 +11,24 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import Fraction, ImportPath, PositiveInt, _Config, _kind_or
+from rsf_dist.config.base import Fraction, ImportPath, PositiveInt, StrictModel, kind_discriminator
 
 
-class FixedEnvelopeConfig(_Config):
+class FixedEnvelopeConfig(StrictModel):
     """M as given: rows whose log ratio exceeds log_m are capped, counted and reported."""
 
     kind: Literal["fixed"]
     log_m: Annotated[float, Field(allow_inf_nan=False)]
 
 
-class CertifiedEnvelopeConfig(_Config):
+class CertifiedEnvelopeConfig(StrictModel):
     """M is the ratio's own bound; a ratio without one is refused. num_pilot proposals only forecast the acceptance."""
 
     kind: Literal["certified"]
     num_pilot: PositiveInt = 2_000
 
 
-class PilotEnvelopeConfig(_Config):
+class PilotEnvelopeConfig(StrictModel):
     """The ratio's own bound where it has one; else log M = the largest log ratio of num_pilot proposals + margin."""
 
     kind: Literal["pilot"]
@@ -36,7 +36,7 @@ class PilotEnvelopeConfig(_Config):
     margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-class AdaptiveEnvelopeConfig(_Config):
+class AdaptiveEnvelopeConfig(StrictModel):
     """log M = the largest log ratio of everything drawn + margin; earlier rows are thinned by their keys."""
 
     kind: Literal["adaptive"]
@@ -44,7 +44,7 @@ class AdaptiveEnvelopeConfig(_Config):
     margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-class CustomEnvelopeConfig(_Config):
+class CustomEnvelopeConfig(StrictModel):
     """An envelope of your own: `factory` is called with `options`, and gives an `Envelope`."""
 
     kind: Literal["custom"]
@@ -52,7 +52,7 @@ class CustomEnvelopeConfig(_Config):
     options: dict[str, Any] = {}
 
 
-class BudgetEnvelopeConfig(_Config):
+class BudgetEnvelopeConfig(StrictModel):
     """log M such that a fraction `acceptance` of the proposals is kept, judged on num_pilot of them."""
 
     kind: Literal["budget"]
@@ -73,5 +73,5 @@ EnvelopeConfig = Annotated[
     | Annotated[AdaptiveEnvelopeConfig, Tag("kind=adaptive")]
     | Annotated[BudgetEnvelopeConfig, Tag("kind=budget")]
     | Annotated[CustomEnvelopeConfig, Tag("kind=custom")],
-    _kind_or(),
+    kind_discriminator(),
 ]

@@ -8,14 +8,14 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import Fraction, _Config
+from rsf_dist.config.base import Fraction, StrictModel
 from rsf_dist.config.images import ImagesConfig, TargetImagesConfig
 from rsf_dist.config.model import ModelConfig
 
 Arm = Literal["pretrained", "batch_norm", "pseudo_labels", "random", "weighted", "one_shot", "adaptive", "oracle"]
 
 
-class EvaluationConfig(_Config):
+class EvaluationConfig(StrictModel):
     """What the fine-tuned model is compared with, and on what.
 
     test: labelled images of the target place, used for nothing but the report; kind `shifted`: made as the target is.
@@ -28,8 +28,8 @@ class EvaluationConfig(_Config):
         first round. `one_shot`: on rows of one-shot rejection. `oracle`: on the labelled images of `oracle`. The run's
         own arm, `adaptive` with rounds and `one_shot` without, needs no mention.
     pseudo_label_confidence: the least probability of a pseudo-label, but a tenth of the images have one whatever it is.
-    judge: a network whose features (the input of its last layer) tell accepted rows from target images in the report's
-        two-sample tests; None: simple image statistics. Give it weights, and not those of the ratio.
+    feature_network: a network whose features (the input of its last layer) tell accepted rows from target images in
+        the report's two-sample tests; None: simple image statistics. Give it weights, and not those of the ratio.
     """
 
     test: TargetImagesConfig | None = None
@@ -37,7 +37,7 @@ class EvaluationConfig(_Config):
     oracle: TargetImagesConfig | None = None
     arms: tuple[Arm, ...] = ("pretrained", "random")
     pseudo_label_confidence: Fraction = 0.9
-    judge: ModelConfig | None = None
+    feature_network: ModelConfig | None = None
 
     @model_validator(mode="after")
     def _arms_have_data(self) -> EvaluationConfig:

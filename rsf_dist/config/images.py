@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import Count, PositiveFloat, PositiveInt, Words, _Config, _kind_or
+from rsf_dist.config.base import Count, NonEmptyStr, PositiveFloat, PositiveInt, StrictModel, kind_discriminator
 from rsf_dist.config.messages import TAG
 
 
@@ -36,7 +36,7 @@ Channels = Literal[1, 3]
 Size = tuple[PositiveInt, PositiveInt]
 
 
-class ImagesConfig(_Config):
+class ImagesConfig(StrictModel):
     """Where images are read from.
 
     kind: `digits` (scikit-learn's), `idx` (MNIST's files), `image_folder` (images, or a sub-folder a class) or `npz`.
@@ -49,7 +49,7 @@ class ImagesConfig(_Config):
     """
 
     kind: ImagesKind
-    root: Words | None = None
+    root: NonEmptyStr | None = None
     split: Literal["train", "test"] = "train"
     start: Count = 0
     limit: PositiveInt | None = None
@@ -72,14 +72,14 @@ _AnyImages = (
 )
 
 
-class DataConfig(_Config):
+class DataConfig(StrictModel):
     """What image sets take where they do not say it themselves; of a shifted one, its `base`. Keys as in ImagesConfig.
 
     None: nothing. In a resolved configuration (a run's config.yaml) every set says all itself, and `data` changes none.
     """
 
     kind: ImagesKind | None = None
-    root: Words | None = None
+    root: NonEmptyStr | None = None
     classes: ClassNames | None = None
     size: Size | None = None
     channels: Channels | None = None
@@ -99,7 +99,7 @@ Modes = Annotated[
 ]
 
 
-class ParameterShiftConfig(_Config):
+class ParameterShiftConfig(StrictModel):
     """The law of one parameter of the target's images.
 
     mean: of a normal law; a list: of several, equally likely. sd: the standard deviation of each; 0: constant.
@@ -109,7 +109,7 @@ class ParameterShiftConfig(_Config):
     sd: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-class ShiftConfig(_Config):
+class ShiftConfig(StrictModel):
     """How a place differs from the photographs that it is made from.
 
     rotation, scale, brightness, contrast, translate_x, translate_y, noise: as of proposals; None: neutral.
@@ -132,20 +132,20 @@ class ShiftConfig(_Config):
     prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
 
 
-class ShiftedTargetConfig(_Config):
+class ShiftedTargetConfig(StrictModel):
     """A target made for an experiment, from photographs that neither the source nor the test should share.
 
-    base: the photographs, labelled. num_unlabelled: images made of them; their labels are dropped like any target's.
+    base: the photographs, labelled. num_images: images made of them; their labels are dropped like any target's.
     shift: how. The images follow from the run's `seed`, and are the same for all of num_seeds.
     """
 
     kind: Literal["shifted"]
     base: ImagesConfig
-    num_unlabelled: PositiveInt = 2_000
+    num_images: PositiveInt = 2_000
     shift: ShiftConfig = ShiftConfig()
 
 
-class ShiftedImagesConfig(_Config):
+class ShiftedImagesConfig(StrictModel):
     """Labelled images made like the target's, by its `shift`: num_images of the photographs `base`."""
 
     kind: Literal["shifted"]
@@ -153,10 +153,10 @@ class ShiftedImagesConfig(_Config):
     num_images: PositiveInt = 5_000
 
 
-TargetConfig = Annotated[_AnyImages | Annotated[ShiftedTargetConfig, Tag("kind=shifted")], _kind_or()]
+TargetConfig = Annotated[_AnyImages | Annotated[ShiftedTargetConfig, Tag("kind=shifted")], kind_discriminator()]
 
 
-TargetImagesConfig = Annotated[_AnyImages | Annotated[ShiftedImagesConfig, Tag("kind=shifted")], _kind_or()]
+TargetImagesConfig = Annotated[_AnyImages | Annotated[ShiftedImagesConfig, Tag("kind=shifted")], kind_discriminator()]
 
 
 def _with_data(section: Any, names: Sequence[str], defaults: dict[str, Any]) -> Any:

@@ -15,8 +15,8 @@ from pydantic import (
     ValidationError,
 )
 
-from rsf_dist.config import safe_yaml as plain_yaml
-from rsf_dist.config.messages import first_complaint, one_line
+from rsf_dist.config import safe_yaml
+from rsf_dist.config.messages import first_error, one_line
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError
 
@@ -28,7 +28,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     try:
         with Path(path).open(encoding="utf-8") as file:
-            text = file.read(plain_yaml.MAX_CHARACTERS + 1)  # a device has no end
+            text = file.read(safe_yaml.MAX_CHARACTERS + 1)  # a device has no end
     except FileNotFoundError as err:
         raise InputError("config", path, "no such file", "correct the path") from err
     except (OSError, ValueError) as err:  # ValueError: bytes that are no text, a path that can be none
@@ -39,7 +39,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def parse_text(text: str, overrides: Sequence[str] = (), path: str = "config.yaml") -> RunConfig:
     """As `load_config`, of a file's text; `path` names it in errors."""
     try:
-        raw = plain_yaml.read(text)
+        raw = safe_yaml.read(text)
     except ValueError as err:
         raise InputError("config", path, f"is not YAML ({one_line(err)})", "correct the syntax there") from err
     if not isinstance(raw, dict):
@@ -54,7 +54,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as err:
-        raise first_complaint(err, RunConfig) from None
+        raise first_error(err, RunConfig) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -75,7 +75,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise InputError("override", override, f"{parent} is a value, not a section", "correct the key")
     try:
-        value = plain_yaml.read(text)
+        value = safe_yaml.read(text)
         short = key == "rounds" and type(value) is int and isinstance(node.get(leaf), dict)
         node[leaf] = {**node[leaf], "num_rounds": value} if short else value
     except ValueError as err:

@@ -10,11 +10,22 @@ from pydantic import BaseModel, ValidationError
 
 from rsf_dist.errors import InputError
 
+RENAMED = {
+    "code": "code_folder",
+    "target.num_unlabelled": "target.num_images",
+    "rounds.broad_share": "rounds.defensive_share",
+    "rounds.warm_steps": "rounds.warm_start_steps",
+    "rounds.min_gain": "rounds.min_auc_gain",
+    "training.keep": "training.checkpoint",
+    "evaluation.judge": "evaluation.feature_network",
+}
+"""Keys of earlier versions and what they are called now."""
+
 TAG = "kind="
 """What the kinds of a union's members are marked with, to tell them from keys."""
 
 
-def first_complaint(error: ValidationError, root: type[BaseModel]) -> InputError:
+def first_error(error: ValidationError, root: type[BaseModel]) -> InputError:
     """Of a configuration that should be a `root`: the first thing wrong with it."""
     # A misspelt key that is required is both unknown and missing; the spelling is what to mend.
     found = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
@@ -23,8 +34,10 @@ def first_complaint(error: ValidationError, root: type[BaseModel]) -> InputError
     location = [part for part in tagged if not part.startswith(TAG)]
     field = ".".join(location) or "config"
     if found["type"].startswith("union_tag"):
-        return _kind_complaint(field, found)
+        return _kind_error(field, found)
     if found["type"] == "extra_forbidden":
+        if field in RENAMED:
+            return InputError(field, found["input"], "this key has a new name", f"write {RENAMED[field]}")
         known = _keys_at(root, tagged[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)
         remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
@@ -36,7 +49,7 @@ def first_complaint(error: ValidationError, root: type[BaseModel]) -> InputError
     return InputError(field, value, rule[0].lower() + rule[1:], "correct it")
 
 
-def _kind_complaint(field: str, found: Any) -> InputError:
+def _kind_error(field: str, found: Any) -> InputError:
     given = found["input"]
     if not isinstance(given, dict):
         return InputError(field, given, "must hold keys and values, `kind` among them", "see the examples")

@@ -9,10 +9,10 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import PositiveFloat, PositiveInt, Words, _Config
+from rsf_dist.config.base import NonEmptyStr, PositiveFloat, PositiveInt, StrictModel
 
 
-class ModelConfig(_Config):
+class ModelConfig(StrictModel):
     """A network.
 
     name: `small_cnn` (three convolutions, for tiny images), the name of a torchvision classification model, `mlp` (for
@@ -32,12 +32,12 @@ class ModelConfig(_Config):
         logit of 8 bits makes a coarse log ratio.
     """
 
-    name: Words = "small_cnn"
+    name: NonEmptyStr = "small_cnn"
     options: dict[str, Any] = {}
     width: PositiveInt = 16
     depth: PositiveInt = 3
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    weights: Words | None = None
+    weights: NonEmptyStr | None = None
     input_size: tuple[PositiveInt, PositiveInt] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
 
@@ -48,7 +48,7 @@ class ModelConfig(_Config):
         return self
 
 
-class OptimizerConfig(_Config):
+class OptimizerConfig(StrictModel):
     """How to descend, counted in optimizer steps.
 
     algorithm: `adamw`, or `sgd` without momentum.

@@ -12,23 +12,23 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import ImportPath, PositiveFloat, PositiveInt, Words, _Config, _kind_or
+from rsf_dist.config.base import ImportPath, NonEmptyStr, PositiveFloat, PositiveInt, StrictModel, kind_discriminator
 
 ParameterName = Literal["rotation", "scale", "brightness", "contrast", "translate_x", "translate_y", "noise"]
 
 
-def _in_one_order(laws: dict[str, Any]) -> dict[str, Any]:
+def _in_canonical_order(laws: dict[str, Any]) -> dict[str, Any]:
     return {name: laws[name] for name in get_args(ParameterName) if name in laws}
 
 
-class LawConfig(_Config):
+class DistributionConfig(StrictModel):
     """The distribution of one augmentation parameter: exactly one of `uniform: [low, high]`, `normal: [mean, sd]`."""
 
     uniform: tuple[float, float] | None = None
     normal: tuple[float, PositiveFloat] | None = None
 
     @model_validator(mode="after")
-    def _one_law(self) -> LawConfig:
+    def _one_law(self) -> DistributionConfig:
         if (self.uniform is None) == (self.normal is None):
             raise ValueError("name exactly one of uniform, normal")
         numbers = self.uniform or self.normal or ()
@@ -39,18 +39,18 @@ class LawConfig(_Config):
         return self
 
 
-Laws = Annotated[dict[ParameterName, LawConfig], AfterValidator(_in_one_order)]
+Distributions = Annotated[dict[ParameterName, DistributionConfig], AfterValidator(_in_canonical_order)]
 """A law a parameter; the order in which a file names them decides nothing."""
 
 
-class TransformConfig(_Config):
+class TransformConfig(StrictModel):
     """One step of a torchvision.transforms.v2 pipeline: the class's `name` and its keyword `options`."""
 
-    name: Words
+    name: NonEmptyStr
     options: dict[str, Any] = {}
 
 
-class AugmentConfig(_Config):
+class AugmentConfig(StrictModel):
     """Proposals: the labelled source images under random augmentations.
 
     parameters: a law for each continuous parameter (rotation in radians, scale, translate_x, translate_y, brightness,
@@ -60,12 +60,12 @@ class AugmentConfig(_Config):
     """
 
     kind: Literal["augment"] = "augment"
-    parameters: Laws = {}
+    parameters: Distributions = {}
     class_prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
     transforms: tuple[TransformConfig, ...] = ()
 
 
-class CustomProposalConfig(_Config):
+class CustomProposalConfig(StrictModel):
     """Proposals of your own: `factory` is called with source (an ImageSet) and `options`, and gives a `Proposal`.
 
     Its rows need the columns `image`, like the target's, and `label`.
@@ -76,7 +76,7 @@ class CustomProposalConfig(_Config):
     options: dict[str, Any] = {}
 
 
-class GeneratorProposalConfig(_Config):
+class GeneratorProposalConfig(StrictModel):
     """Proposals: what a generator of your own makes of latents z ~ N(0, I) and of classes.
 
     factory: called with source (an ImageSet) and `options`; it gives a torch module with its weights, which takes z
@@ -97,5 +97,5 @@ ProposalConfig = Annotated[
     Annotated[AugmentConfig, Tag("kind=augment")]
     | Annotated[GeneratorProposalConfig, Tag("kind=generator")]
     | Annotated[CustomProposalConfig, Tag("kind=custom")],
-    _kind_or("augment"),
+    kind_discriminator("augment"),
 ]

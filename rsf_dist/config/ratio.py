@@ -18,11 +18,11 @@ from rsf_dist.config.base import (
     PositiveFloat,
     PositiveInt,
     Seconds,
-    _Config,
-    _kind_or,
+    StrictModel,
+    kind_discriminator,
 )
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
-from rsf_dist.config.proposal import Laws
+from rsf_dist.config.proposal import Distributions
 
 
 class RatioNetworkConfig(ModelConfig):
@@ -39,7 +39,7 @@ class RatioOptimizerConfig(OptimizerConfig):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
 
 
-class ClassifierRatioConfig(_Config):
+class ClassifierRatioConfig(StrictModel):
     """The density ratio from a classifier that tells target images from proposals.
 
     network, optimizer: its network, and how that is fitted.
@@ -81,7 +81,7 @@ class ClassifierRatioConfig(_Config):
         return self
 
 
-class LabelShiftRatioConfig(_Config):
+class LabelShiftRatioConfig(StrictModel):
     """Only the mix of classes differs: r = p(y)/q(y), q(y) the proposal's `class_prior`.
 
     target_prior: p(y), one number a class; None: estimated from the unlabelled target images, by `method`.
@@ -103,7 +103,7 @@ class LabelShiftRatioConfig(_Config):
     wait_seconds: Seconds = 0.0
 
 
-class ClassPriorConfig(_Config):
+class ClassPriorConfig(StrictModel):
     """Estimating the target's mix of classes from its unlabelled images, with a classifier fitted to proposals.
 
     method: `em`, maximum likelihood after bias-corrected temperature scaling, or `bbse`, black box shift estimation.
@@ -128,17 +128,17 @@ class ClassPriorConfig(_Config):
     wait_seconds: Seconds = 0.0
 
 
-class DensityRatioConfig(_Config):
+class DensityRatioConfig(StrictModel):
     """The target as laws of the augmentation parameters: r is the product of p_j/q_j over those named.
 
     Each needs a law in proposal.parameters too; those not named are as the proposal draws them.
     """
 
     kind: Literal["density"]
-    parameters: Annotated[Laws, Field(min_length=1)]
+    parameters: Annotated[Distributions, Field(min_length=1)]
 
 
-class RewardRatioConfig(_Config):
+class RewardRatioConfig(StrictModel):
     """The proposal tilted by exp(score/beta).
 
     score: import path of a function; it gets a batch (column -> tensor) and `options`, and gives one number a row.
@@ -154,7 +154,7 @@ class RewardRatioConfig(_Config):
     max_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
-class VerifierRatioConfig(_Config):
+class VerifierRatioConfig(StrictModel):
     """The proposal given that a check passes.
 
     passes: import path of a function; it gets a batch (column -> tensor) and `options`, and gives a boolean a row.
@@ -167,7 +167,7 @@ class VerifierRatioConfig(_Config):
     columns: list[str] | None = None
 
 
-class CustomRatioConfig(_Config):
+class CustomRatioConfig(StrictModel):
     """A ratio of your own: `factory` is called with target (uint8 [n, c, h, w]), proposal, seed and `options`.
 
     A class is also made, and tried on a few proposals, before the cluster is joined; what takes its time, as learning
@@ -179,7 +179,7 @@ class CustomRatioConfig(_Config):
     options: dict[str, Any] = {}
 
 
-class ProductRatioConfig(_Config):
+class ProductRatioConfig(StrictModel):
     """The product of ratios; list cheap ones first. A row that they cannot save is not shown to the later ones."""
 
     kind: Literal["product"]
@@ -194,7 +194,7 @@ RatioConfig = Annotated[
     | Annotated[VerifierRatioConfig, Tag("kind=verifier")]
     | Annotated[CustomRatioConfig, Tag("kind=custom")]
     | Annotated[ProductRatioConfig, Tag("kind=product")],
-    _kind_or("classifier"),
+    kind_discriminator("classifier"),
 ]
 ProductRatioConfig.model_rebuild()
 
@@ -206,12 +206,12 @@ def is_learned(config: RatioConfig) -> bool:
     return isinstance(config, ClassifierRatioConfig | CustomRatioConfig)
 
 
-def _fit_share(ratio: RatioConfig, warm_steps: int | None) -> float:
+def refit_share(ratio: RatioConfig, warm_start_steps: int | None) -> float:
     """What a later round's ratio takes of the first one's seconds; of a product, what its slowest factor does."""
     if isinstance(ratio, ProductRatioConfig):
-        return max(_fit_share(factor, warm_steps) for factor in ratio.factors)
-    if isinstance(ratio, ClassifierRatioConfig) and warm_steps is not None:
-        return warm_steps / ratio.optimizer.steps
+        return max(refit_share(factor, warm_start_steps) for factor in ratio.factors)
+    if isinstance(ratio, ClassifierRatioConfig) and warm_start_steps is not None:
+        return warm_start_steps / ratio.optimizer.steps
     return float(is_learned(ratio))
 
 
@@ -224,7 +224,8 @@ def has_bound(config: RatioConfig) -> bool:
     return not isinstance(config, RewardRatioConfig) or config.max_score is not None
 
 
-def _has_laws(ratio: RatioConfig) -> bool:
+def has_density_factors(ratio: RatioConfig) -> bool:
+    """Whether a factor is the ratio of two known densities."""
     if isinstance(ratio, ProductRatioConfig):
-        return any(map(_has_laws, ratio.factors))
+        return any(map(has_density_factors, ratio.factors))
     return isinstance(ratio, DensityRatioConfig)

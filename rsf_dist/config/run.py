@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import PositiveInt, Words, _Config
+from rsf_dist.config.base import NonEmptyStr, PositiveInt, StrictModel
 from rsf_dist.config.envelope import BudgetEnvelopeConfig, EnvelopeConfig
 from rsf_dist.config.evaluation import Arm, EvaluationConfig
 from rsf_dist.config.images import DataConfig, ImagesConfig, ShiftedImagesConfig, TargetConfig, _with_data
@@ -28,13 +28,13 @@ from rsf_dist.config.training import ClassificationTaskConfig, TaskConfig, Train
 from rsf_dist.errors import InputError
 
 
-class RunConfig(_Config):
+class RunConfig(StrictModel):
     """One run: sample, fine-tune, compare.
 
     output: the run's directory, a local path or a URI that pyarrow.fs takes; on several nodes all must see it.
     seed: every random draw follows from it. num_seeds: repeat with seed, seed + 1, … and report all.
-    code: a folder of modules that import paths (`package.module:name`) may name beside what is installed; all nodes
-        must see it. Networks by import path work with it only where the run itself joins the cluster.
+    code_folder: a folder of modules that import paths (`package.module:name`) may name beside what is installed; all
+        nodes must see it. Networks by import path work with it only where the run itself joins the cluster.
     data: what all image sets have in common; each may say otherwise.
     source: labelled images, clean. target: images of the place where the model must work; labels are not looked at.
         Kind `shifted` makes such a place from photographs.
@@ -45,10 +45,10 @@ class RunConfig(_Config):
     pretrain: train `model` on the clean source images first, for want of pretrained weights.
     """
 
-    output: Words
+    output: NonEmptyStr
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     num_seeds: PositiveInt = 1
-    code: Words | None = None
+    code_folder: NonEmptyStr | None = None
     data: DataConfig = DataConfig()
     source: ImagesConfig
     target: TargetConfig
@@ -116,10 +116,10 @@ class RunConfig(_Config):
 
     @model_validator(mode="after")
     def _judge_is_another(self) -> RunConfig:
-        judge = self.evaluation.judge and self.evaluation.judge.model_dump(exclude={"precision"})
+        features = self.evaluation.feature_network and self.evaluation.feature_network.model_dump(exclude={"precision"})
         ratio = self.ratio
-        if isinstance(ratio, ClassifierRatioConfig) and judge == ratio.network.model_dump(exclude={"precision"}):
-            raise ValueError("evaluation.judge must be another network than ratio.network")
+        if isinstance(ratio, ClassifierRatioConfig) and features == ratio.network.model_dump(exclude={"precision"}):
+            raise ValueError("evaluation.feature_network must be another network than ratio.network")
         return self
 
 

@@ -9,10 +9,10 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import PositiveFloat, PositiveInt, Seconds, _Config
+from rsf_dist.config.base import PositiveFloat, PositiveInt, Seconds, StrictModel
 
 
-class PoolConfig(_Config):
+class PoolConfig(StrictModel):
     """The pool of Ray actors that draw and score proposals.
 
     min_actors, max_actors: the pool's size; it grows while there is work. None: as many as the nodes that are up have
@@ -39,7 +39,7 @@ class PoolConfig(_Config):
         return self
 
 
-class Budget(_Config):
+class Budget(StrictModel):
     """When to stop without the rows that were asked for.
 
     max_proposals: None: 1,000 a wanted row, at least 100,000.
@@ -57,7 +57,7 @@ class Budget(_Config):
         return self.max_proposals or max(100_000, 1_000 * num_accepted)
 
 
-class SamplingConfig(_Config):
+class SamplingConfig(StrictModel):
     """How many rows, and how.
 
     num_accepted: rows to keep.

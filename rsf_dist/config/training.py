@@ -9,7 +9,16 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import Count, Fraction, ImportPath, PositiveFloat, PositiveInt, Seconds, _Config, _kind_or
+from rsf_dist.config.base import (
+    Count,
+    Fraction,
+    ImportPath,
+    PositiveFloat,
+    PositiveInt,
+    Seconds,
+    StrictModel,
+    kind_discriminator,
+)
 from rsf_dist.config.model import OptimizerConfig
 
 
@@ -22,7 +31,7 @@ class TrainingConfig(OptimizerConfig):
     use_row_weights: multiply each row's loss by its `weight`, max(1, p/(Mq)), which takes the bias of capping out.
     validation_fraction: of the rows, held out to score checkpoints.
     evaluate_every: steps between evaluations (and checkpoints).
-    keep: `last` (the schedule has decayed; the default) or `best` by the validation metric becomes the model.
+    checkpoint: `last` (the schedule has decayed; the default) or `best` by the validation metric becomes the model.
     max_failures: times that workers which died are started again from their last checkpoint.
     wait_seconds: for a cluster that scales by itself to bring up what this stage needs; 0 refuses at once.
     """
@@ -33,7 +42,7 @@ class TrainingConfig(OptimizerConfig):
     use_row_weights: bool = False
     validation_fraction: Fraction = 0.1
     evaluate_every: PositiveInt = 200
-    keep: Literal["last", "best"] = "last"
+    checkpoint: Literal["last", "best"] = "last"
     max_failures: Count = 2
     wait_seconds: Seconds = 0.0
 
@@ -44,13 +53,13 @@ class TrainingConfig(OptimizerConfig):
         return self
 
 
-class ClassificationTaskConfig(_Config):
+class ClassificationTaskConfig(StrictModel):
     """Image classification: cross entropy, top-1 accuracy."""
 
     kind: Literal["classification"] = "classification"
 
 
-class CustomTaskConfig(_Config):
+class CustomTaskConfig(StrictModel):
     """A task of your own: `factory` is called with classes, model (a ModelConfig), channels and `options`.
 
     It gives a `Task`, see `rsf_dist.tasks.base`; its model takes images to one logit a class.
@@ -63,5 +72,5 @@ class CustomTaskConfig(_Config):
 
 TaskConfig = Annotated[
     Annotated[ClassificationTaskConfig, Tag("kind=classification")] | Annotated[CustomTaskConfig, Tag("kind=custom")],
-    _kind_or("classification"),
+    kind_discriminator("classification"),
 ]

@@ -21,7 +21,7 @@ Batch = dict[str, Tensor]
 Index = Tensor | slice
 
 
-class Outline(Mapping[str, Tensor]):
+class LazyBatch(Mapping[str, Tensor]):
     """Rows of which some columns are costly, and made when they are asked for: of the rows selected by then, once.
 
     Args:
@@ -32,41 +32,41 @@ class Outline(Mapping[str, Tensor]):
     """
 
     def __init__(self, known: Batch, make: Mapping[str, Callable[[Index], Tensor]], rows: Tensor | None = None):
-        self.known, self.make, self._rows = on_cpu(known), dict(make), rows
+        self.columns, self.producers, self._rows = to_cpu(known), dict(make), rows
         self._made: Batch = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        if name in self.known:
-            return self.known[name]
+        if name in self.columns:
+            return self.columns[name]
         if name not in self._made:
-            self._made[name] = self.make[name](slice(None) if self._rows is None else self._rows)
+            self._made[name] = self.producers[name](slice(None) if self._rows is None else self._rows)
         return self._made[name]
 
     def __contains__(self, name: object) -> bool:  # Mapping's own would make the column
-        return name in self.known or name in self.make
+        return name in self.columns or name in self.producers
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self.make, *self.known])
+        return iter([*self.producers, *self.columns])
 
     def __len__(self) -> int:
-        return len(self.make) + len(self.known)
+        return len(self.producers) + len(self.columns)
 
-    def with_make(self, make: Mapping[str, Callable[[Index], Tensor]]) -> Outline:
+    def with_producers(self, make: Mapping[str, Callable[[Index], Tensor]]) -> LazyBatch:
         """The same rows, their costly columns made otherwise."""
-        return Outline(self.known, make, self._rows)
+        return LazyBatch(self.columns, make, self._rows)
 
-    def select(self, index: Index) -> Outline:
+    def select(self, index: Index) -> LazyBatch:
         """The rows at `index`, as of `select`."""
         rows = torch.arange(num_rows(self)) if self._rows is None else self._rows
-        chosen = Outline(select(self.known, index), self.make, rows[index])
+        chosen = LazyBatch(select(self.columns, index), self.producers, rows[index])
         chosen._made = select(self._made, index)
         return chosen
 
 
 def num_rows(batch: Mapping[str, Tensor]) -> int:
     """The shared leading dimension n. Raises ValueError where the columns disagree or there is none."""
-    if isinstance(batch, Outline):
-        batch = batch.known
+    if isinstance(batch, LazyBatch):
+        batch = batch.columns
     lengths = {name: (len(column) if column.ndim else None) for name, column in batch.items()}
     if not lengths:
         raise ValueError("a batch needs at least one column")
@@ -76,21 +76,21 @@ def num_rows(batch: Mapping[str, Tensor]) -> int:
 
 
 @overload
-def select(batch: Outline, index: Index) -> Outline: ...  # type: ignore[overload-overlap]
+def select(batch: LazyBatch, index: Index) -> LazyBatch: ...  # type: ignore[overload-overlap]
 
 
 @overload
 def select(batch: Mapping[str, Tensor], index: Index) -> Batch: ...
 
 
-def select(batch: Mapping[str, Tensor], index: Index) -> Batch | Outline:
+def select(batch: Mapping[str, Tensor], index: Index) -> Batch | LazyBatch:
     """The rows at `index` (a boolean mask [n], positions, or a slice) of every column; of an outline, an outline."""
-    if isinstance(batch, Outline):
+    if isinstance(batch, LazyBatch):
         return batch.select(index)
-    return {name: rows_at(column, index) for name, column in batch.items()}
+    return {name: take_rows(column, index) for name, column in batch.items()}
 
 
-def rows_at(column: Tensor, index: Index) -> Tensor:
+def take_rows(column: Tensor, index: Index) -> Tensor:
     """column[index], of an index on the CPU, wherever the column is; where that is a GPU, nobody waits for it.
 
     `index_select` copies whole rows, ten times as fast as indexing, which goes number by number.
@@ -104,33 +104,33 @@ def rows_at(column: Tensor, index: Index) -> Tensor:
     return column.index_select(0, index.to(column.device, non_blocking=column.device.type != "cpu"))
 
 
-def interleaved(first: Batch | Outline, second: Batch | Outline, from_first: Tensor) -> Outline:
+def interleave(first: Batch | LazyBatch, second: Batch | LazyBatch, from_first: Tensor) -> LazyBatch:
     """Rows of `first` in order where `from_first`, bool [n], says so, of `second` in order elsewhere.
 
     Either has as many rows as that, or more; columns are those of `first`, and of its dtypes.
     """
     position = torch.where(from_first, from_first.cumsum(0), (~from_first).cumsum(0)) - 1
-    costly = {name for part in (first, second) if isinstance(part, Outline) for name in part.make}
+    costly = {name for part in (first, second) if isinstance(part, LazyBatch) for name in part.producers}
 
     def column(name: str, rows: Index) -> Tensor:
         here, place = from_first[rows], position[rows]
         of_first, of_second = _rows_of(first, name, place[here]), _rows_of(second, name, place[~here])
         where = of_second.device if of_first.device.type == "cpu" else of_first.device
         both = torch.cat([part.to(where, of_first.dtype, non_blocking=True) for part in (of_first, of_second)])
-        return rows_at(both, torch.where(here, here.cumsum(0), len(of_first) + (~here).cumsum(0)) - 1)
+        return take_rows(both, torch.where(here, here.cumsum(0), len(of_first) + (~here).cumsum(0)) - 1)
 
     known = {name: column(name, slice(None)) for name in first if name not in costly}
-    return Outline(known, {name: partial(column, name) for name in first if name in costly})
+    return LazyBatch(known, {name: partial(column, name) for name in first if name in costly})
 
 
-def _rows_of(batch: Batch | Outline, name: str, index: Tensor) -> Tensor:
+def _rows_of(batch: Batch | LazyBatch, name: str, index: Tensor) -> Tensor:
     """A column's rows; nothing else is made or copied."""
-    if isinstance(batch, Outline) and name in batch.make:
+    if isinstance(batch, LazyBatch) and name in batch.producers:
         return batch.select(index)[name]
-    return rows_at(batch[name], index)
+    return take_rows(batch[name], index)
 
 
-def on_cpu(batch: Mapping[str, Tensor]) -> Batch:
+def to_cpu(batch: Mapping[str, Tensor]) -> Batch:
     """All columns, on the CPU."""
     return {name: column.cpu() for name, column in batch.items()}
 

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from rsf_dist.config.images import ImagesConfig
-from rsf_dist.data.batch import rows_at
+from rsf_dist.data.batch import take_rows
 from rsf_dist.errors import InputError
 
 _IDX_FILES = {
@@ -57,7 +57,9 @@ class ImageSet:
 
     def subset(self, index: Tensor | slice) -> ImageSet:
         """The images (and labels) at `index`."""
-        return ImageSet(rows_at(self.images, index), None if self.labels is None else self.labels[index], self.classes)
+        return ImageSet(
+            take_rows(self.images, index), None if self.labels is None else self.labels[index], self.classes
+        )
 
     def digest(self) -> str:
         """SHA-256, in hexadecimal, over shape, images, labels and classes."""

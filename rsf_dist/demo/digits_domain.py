@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torchvision.io import write_png
 
-from rsf_dist.builders.shifted_target import make_images
+from rsf_dist.builders.shifted_target import make_shifted_images
 from rsf_dist.config.images import ImagesConfig, ParameterShiftConfig, ShiftConfig
 from rsf_dist.data.images import ImageSet, load_images
 from rsf_dist.runtime.rng import Stage, Streams
@@ -29,7 +29,7 @@ SHIFT = ShiftConfig(
 _SOURCE_END, _TEST_START = 1_000, 1_400  # digits before the first are the source's; from the second on, the test's
 
 
-def make_place(
+def make_domain(
     folder: Path, seed: int = 1, *, num_unlabelled: int = 300, num_test: int = 2_000, num_oracle: int = 2_000
 ) -> None:
     """Write unlabelled/*.png, and test/ and oracle/ with a sub-folder for each digit; source and test share no scan."""
@@ -38,11 +38,11 @@ def make_place(
     for number, (name, base, count) in enumerate(
         [("unlabelled", near, num_unlabelled), ("oracle", near, num_oracle), ("test", far, num_test)]
     ):
-        _write(folder / name, base, count, Streams(seed, Stage.PLACE, chunk=number), labelled=name != "unlabelled")
+        _write(folder / name, base, count, Streams(seed, Stage.TARGET, chunk=number), labelled=name != "unlabelled")
 
 
 def _write(folder: Path, base: ImageSet, count: int, streams: Streams, labelled: bool) -> None:
-    made = make_images(base, SHIFT, count, streams)
+    made = make_shifted_images(base, SHIFT, count, streams)
     for label in range(len(base.classes)) if labelled else ():
         (folder / str(label)).mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ _BATCH = 512
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Predictions:
     """A classifier's predictions.
 
     Args:
@@ -41,12 +41,12 @@ class Verdict:
         return [float((self.predicted[row] == label).mean()) if row.any() else None for label, row in enumerate(rows)]
 
 
-def classify(model: nn.Module, images: ImageSet) -> Verdict:
+def predict(model: nn.Module, images: ImageSet) -> Predictions:
     """Predict labelled images in this process."""
     model = model.to(device()).eval()
     with torch.inference_mode():
         predicted = torch.cat([model(batch.to(device())).argmax(1).cpu() for batch in images.images.split(_BATCH)])
-    return Verdict(predicted.numpy(), images.require_labels("images").numpy(), len(images.classes))
+    return Predictions(predicted.numpy(), images.require_labels("images").numpy(), len(images.classes))
 
 
 def gap_closed(arms: Mapping[str, list[float]]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import ray
 import torch
 from torch import Tensor
 
-from rsf_dist.cluster.workers import confine
+from rsf_dist.cluster.workers import limit_to_allocation
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.data.arrow import from_table
 from rsf_dist.errors import unwrapped
@@ -26,12 +26,12 @@ from rsf_dist.types import Floats
 _ROWS = 2_000
 
 
-def judge_round(
+def two_sample_tests(
     ratio: Ratio,
     proposals: Mapping[str, Proposal],
     accepted: AcceptedSet,
     target: Tensor,
-    judge: ModelConfig | None,
+    feature_network: ModelConfig | None,
     seed: int,
 ) -> dict[str, Any] | None:
     """Two-sample tests of proposals, each by its name, and of accepted rows, `after`: `TwoSample` as dicts.
@@ -42,7 +42,7 @@ def judge_round(
         ratio: where it has a `test_index`, only those target images are used, which it was not fitted to.
         proposals, accepted: what is held against the target.
         target: images uint8 [n, c, h, w].
-        judge: the network whose features tell rows apart; None: image statistics.
+        feature_network: the network whose features tell rows apart; None: image statistics.
         seed: of the proposals drawn, of halves and permutations.
 
     None where either side has too few rows for a test.
@@ -53,27 +53,27 @@ def judge_round(
         return None
     rows = from_table(accepted.head(_ROWS))["image"]
     with unwrapped():
-        return ray.get(_judge.remote(held_out[:_ROWS], dict(proposals), rows, judge, seed))
+        return ray.get(_run_tests.remote(held_out[:_ROWS], dict(proposals), rows, feature_network, seed))
 
 
 @ray.remote
-def _judge(
-    target: Tensor, proposals: dict[str, Proposal], accepted: Tensor, judge: ModelConfig | None, seed: int
+def _run_tests(
+    target: Tensor, proposals: dict[str, Proposal], accepted: Tensor, feature_network: ModelConfig | None, seed: int
 ) -> dict[str, Any]:
-    confine()
+    limit_to_allocation()
     streams = Streams(seed, Stage.CONTROL_PILOT, chunk=1)
     rows = {name: proposal.sample(len(accepted), streams)["image"] for name, proposal in proposals.items()}
-    of_target, features = _features(target, judge, seed)
+    of_target, features = _features(target, feature_network, seed)
     return {
-        name: asdict(compare(of_target, _features(images, judge, seed)[0], seed, features))
+        name: asdict(compare(of_target, _features(images, feature_network, seed)[0], seed, features))
         for name, images in (rows | {"after": accepted}).items()
     }
 
 
-def _features(images: Tensor, judge: ModelConfig | None, seed: int) -> tuple[Floats, str]:
+def _features(images: Tensor, feature_network: ModelConfig | None, seed: int) -> tuple[Floats, str]:
     """[n, d], and their name."""
-    if judge is None:
+    if feature_network is None:
         return describe(images)
-    network = NetworkSpec(judge, num_outputs=1, channels=images.shape[1]).build(seed).to(device()).eval()
+    network = NetworkSpec(feature_network, num_outputs=1, channels=images.shape[1]).build(seed).to(device()).eval()
     features = in_pieces(network.features, images, network.numbers_per_row(images)).flatten(1).double().cpu().numpy()
-    return features, f"features of {judge.name}"
+    return features, f"features of {feature_network.name}"

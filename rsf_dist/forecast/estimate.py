@@ -19,16 +19,16 @@ from scipy.stats import beta
 
 from rsf_dist.config.sampling import Budget
 from rsf_dist.sampling.accept import key_quantile
-from rsf_dist.sampling.collector import Harvest
+from rsf_dist.sampling.collector import RowCollector
 from rsf_dist.sampling.diagnostics import Statistics, mean_interval, target_side_bound, target_side_lower
-from rsf_dist.sampling.plan import Plan
+from rsf_dist.sampling.plan import SamplingPlan
 from rsf_dist.types import Floats
 
 BIAS_LIMIT = 0.1
 """A recommended M misplaces at most this share of the rows, as estimated."""
 
 
-BEARABLE_SECONDS = 3600.0
+MAX_RECOMMENDED_SECONDS = 3600.0
 """Sampling at a recommended M takes at most so long."""
 
 
@@ -70,7 +70,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Job:
+class Request:
     """What is asked for: rows, actors, when to stop short, and how often all of it is done."""
 
     num_accepted: int
@@ -80,11 +80,11 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Option:
+class EnvelopeOption:
     """What one M would give and take.
 
     Args:
-        name: `configured`, `bound` (the ratio's), `largest` (of the pilot's ratios) or a budget's acceptance.
+        name: `configured`, `load_function` (the ratio's), `largest` (of the pilot's ratios) or a budget's acceptance.
         envelope: the YAML of an envelope that chooses it; empty for the configured one.
         log_m: its logarithm.
         acceptance: E_q[min(1, r/M)] over the pilot.
@@ -123,7 +123,7 @@ class LaterRound:
 
 
 @dataclass(frozen=True)
-class Following:
+class LaterRounds:
     """The rounds after the first one, each accepting a share of its proposals that is known beforehand.
 
     Args:
@@ -139,7 +139,7 @@ class Following:
 
 
 @dataclass(frozen=True)
-class AllRounds:
+class RoundsForecast:
     """What all rounds of one seed take, the first one's costs holding for them all; the mix of classes is left out.
 
     Args:
@@ -205,10 +205,10 @@ class Forecast:
     disk_bytes: int
     ess_fraction: float
     costs: Costs
-    options: tuple[Option, ...]
+    options: tuple[EnvelopeOption, ...]
     recommendation: Recommendation
     warnings: tuple[str, ...]
-    rounds: AllRounds | None = None
+    rounds: RoundsForecast | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -216,7 +216,7 @@ class Forecast:
 
 
 def forecast(
-    plan: Plan, job: Job, costs: Costs, *, by_quantile: bool = False, warnings: Sequence[str] = ()
+    plan: SamplingPlan, job: Request, costs: Costs, *, by_quantile: bool = False, warnings: Sequence[str] = ()
 ) -> Forecast:
     """Forecast a run.
 
@@ -227,7 +227,7 @@ def forecast(
         by_quantile: whether M is a quantile of the pilot's own keys, as a budget envelope's.
         warnings: those that are due already.
     """
-    clock = Clock(plan, job, costs)
+    clock = CostModel(plan, job, costs)
     low, high = acceptance_limits(plan, by_quantile)
     most, likely, least = (clock.likely(a) for a in (low, plan.acceptance, high))
     num_accepted = clock.found(plan.acceptance)
@@ -257,7 +257,7 @@ def forecast(
     )
 
 
-def forecast_rounds(plan: Plan, first: Forecast, job: Job, following: Following) -> AllRounds:
+def forecast_rounds(plan: SamplingPlan, first: Forecast, job: Request, following: LaterRounds) -> RoundsForecast:
     """Add up the first round and those that follow.
 
     Args:
@@ -270,7 +270,7 @@ def forecast_rounds(plan: Plan, first: Forecast, job: Job, following: Following)
     for one in rounds:
         pilot_seconds = one.num_pilot * plan.pilot.seconds_per_row
         costs = replace(first.costs, num_pilot=one.num_pilot, pilot_seconds=pilot_seconds)
-        clock = Clock(plan, replace(job, num_accepted=one.num_accepted, budget=one.budget), costs)
+        clock = CostModel(plan, replace(job, num_accepted=one.num_accepted, budget=one.budget), costs)
         likely, found = clock.likely(one.acceptance), clock.found(one.acceptance)
         cpu_hours = clock.cpu_seconds(likely) / 3600
         parts.append((found, likely, clock.seconds(likely), cpu_hours, clock.disk_bytes(likely, found)))
@@ -278,17 +278,17 @@ def forecast_rounds(plan: Plan, first: Forecast, job: Job, following: Following)
     wanted = job.num_accepted + sum(one.num_accepted for one in rounds)
     measured = first.costs.ratio_seconds
     ratio_seconds = None if measured is None else measured * (1 + len(rounds) * following.fit_share)
-    return AllRounds(len(parts), found, wanted, proposals, seconds, ratio_seconds, cpu_hours, disk_bytes)
+    return RoundsForecast(len(parts), found, wanted, proposals, seconds, ratio_seconds, cpu_hours, disk_bytes)
 
 
-def warn_of_rounds(rounds: AllRounds) -> Iterator[str]:
+def warn_of_rounds(rounds: RoundsForecast) -> Iterator[str]:
     """What stands against running them so."""
     if rounds.num_accepted < rounds.num_wanted:
         rows = f"{rounds.num_accepted:,} of the {rounds.num_wanted:,} rows of all rounds"
         yield f"budgets end at about {rows}: raise sampling.budget or envelope.acceptance"
 
 
-def acceptance_limits(plan: Plan, by_quantile: bool) -> tuple[float, float]:
+def acceptance_limits(plan: SamplingPlan, by_quantile: bool) -> tuple[float, float]:
     """95 % limits of the acceptance at the plan's M.
 
     Of a given M it is the mean of numbers in [0, 1]. Where M is a quantile of the n pilot keys, m of them above it, the
@@ -302,7 +302,7 @@ def acceptance_limits(plan: Plan, by_quantile: bool) -> tuple[float, float]:
     return mean_interval(_acceptances(plan.pilot.rows.log_ratio, plan.choice.log_m))
 
 
-def bias_at(plan: Plan, log_m: float) -> tuple[float, tuple[float, float] | None]:
+def bias_at(plan: SamplingPlan, log_m: float) -> tuple[float, tuple[float, float] | None]:
     """The bound on the total variation distance at an M, and its 95 % limits where target rows give them."""
     target = getattr(plan.work.ratio, "target_log_ratio", None)
     if target is None:
@@ -313,11 +313,11 @@ def bias_at(plan: Plan, log_m: float) -> tuple[float, tuple[float, float] | None
 
 
 @dataclass(frozen=True)
-class Clock:
+class CostModel:
     """From an acceptance to proposals and seconds."""
 
-    plan: Plan
-    job: Job
+    plan: SamplingPlan
+    job: Request
     costs: Costs
 
     def needed(self, acceptance: float) -> int:
@@ -349,7 +349,7 @@ class Clock:
 
     def seconds(self, proposals: int) -> float:
         """Wall time of sampling."""
-        chunks, largest = self.chunks(proposals), self.plan.wave_size(Harvest(1, exhaustive=True))
+        chunks, largest = self.chunks(proposals), self.plan.wave_size(RowCollector(1, exhaustive=True))
         starts = max(1, math.ceil(chunks / largest)) * self.costs.startup_seconds
         return self.costs.pilot_seconds + starts + math.ceil(chunks / self.job.actors) * self._chunk_seconds
 
@@ -364,7 +364,7 @@ class Clock:
         num_shards = min(num_accepted, self.chunks(proposals))
         return round(num_shards * self.costs.bytes_per_shard + num_accepted * self.costs.bytes_per_row)
 
-    def options(self) -> Iterator[Option]:
+    def options(self) -> Iterator[EnvelopeOption]:
         """The configured M; then, rising, the ratio's bound or its largest, and acceptances that the pilot can tell."""
         pilot = self.plan.pilot.rows
         yield self._option("configured", "", self.plan.choice.log_m)
@@ -382,14 +382,14 @@ class Clock:
     def _chunk_seconds(self) -> float:
         return self.costs.seconds_per_row * self.plan.work.chunk_size
 
-    def _option(self, name: str, envelope: str, log_m: float) -> Option:
+    def _option(self, name: str, envelope: str, log_m: float) -> EnvelopeOption:
         acceptance = float(_acceptances(self.plan.pilot.rows.log_ratio, log_m).mean())
         bias, interval = bias_at(self.plan, log_m)
         proposals = self.needed(acceptance)
-        return Option(name, envelope, log_m, acceptance, bias, interval, proposals, self.seconds(proposals))
+        return EnvelopeOption(name, envelope, log_m, acceptance, bias, interval, proposals, self.seconds(proposals))
 
 
-def recommend(options: Sequence[Option], job: Job) -> Recommendation:
+def recommend(options: Sequence[EnvelopeOption], job: Request) -> Recommendation:
     """The ratio's bound where it is affordable; else the largest acceptance with a small bias; else the best there is.
 
     options: as of a Forecast; the first, what is configured, has no say.
@@ -398,7 +398,7 @@ def recommend(options: Sequence[Option], job: Job) -> Recommendation:
         return Recommendation(
             "", "no proposal of the pilot has a ratio above 0: broaden them until they meet the target"
         )
-    affordable = [one for one in options[1:] if one.seconds <= BEARABLE_SECONDS]
+    affordable = [one for one in options[1:] if one.seconds <= MAX_RECOMMENDED_SECONDS]
     bound = next((one for one in affordable if one.name == "bound"), None)
     if bound is not None:
         return _recommended(bound, job, "the ratio has a bound, at which rejection is exact")
@@ -406,14 +406,14 @@ def recommend(options: Sequence[Option], job: Job) -> Recommendation:
     if good is not None:
         reason = f"the largest acceptance at which capping misplaces at most {BIAS_LIMIT:.0%} of the rows"
         return _recommended(good, job, f"{reason} ({good.bias:.1%}, as estimated)")
-    hours = f"{BEARABLE_SECONDS / 3600:g} h"
+    hours = f"{MAX_RECOMMENDED_SECONDS / 3600:g} h"
     if affordable:
         reason = f"the least bias that the pilot can tell and {hours} buys: capping misplaces up to"
         return _recommended(affordable[-1], job, f"{reason} {affordable[-1].bias:.1%} of the rows")
     return _recommended(options[1], job, f"every M takes more than {hours}: take more actors, or nearer proposals")
 
 
-def _recommended(option: Option, job: Job, reason: str) -> Recommendation:
+def _recommended(option: EnvelopeOption, job: Request, reason: str) -> Recommendation:
     reason += f": {option.proposals:,} proposals, {option.seconds:,.0f} s on {job.actors} actor(s)"
     if option.proposals > job.budget.proposals_for(job.num_accepted):
         reason += f"; set sampling.budget.max_proposals={math.ceil(1.2 * option.proposals)} too"
@@ -429,12 +429,12 @@ def _acceptances(log_ratio: Floats, log_m: float) -> Floats:
     return np.exp(np.minimum(log_ratio - log_m, 0.0))
 
 
-def _pilot_statistics(plan: Plan) -> Statistics:
+def _pilot_statistics(plan: SamplingPlan) -> Statistics:
     log_ratio, log_m = plan.pilot.rows.log_ratio, plan.choice.log_m
     return Statistics.of(log_ratio, log_ratio > log_m, log_m)
 
 
-def _warnings(plan: Plan, job: Job, ess_fraction: float, num_accepted: int) -> Iterator[str]:
+def _warnings(plan: SamplingPlan, job: Request, ess_fraction: float, num_accepted: int) -> Iterator[str]:
     n = len(plan.pilot.rows.log_ratio)
     if plan.acceptance * n < _LEAST_ACCEPTED:
         yield (

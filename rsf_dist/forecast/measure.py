@@ -17,21 +17,21 @@ import numpy as np
 import torch
 
 from rsf_dist.cluster.capacity import max_actors
-from rsf_dist.cluster.workers import confine, in_task
+from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
 from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.data.arrow import to_table
-from rsf_dist.data.batch import Batch, num_rows, on_cpu, select
+from rsf_dist.data.batch import Batch, num_rows, select, to_cpu
 from rsf_dist.errors import unwrapped
 from rsf_dist.forecast.estimate import Costs
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.runtime.timeouts import time_limit
-from rsf_dist.sampling.chunk import ChunkWork, draw
-from rsf_dist.sampling.collector import ChunkRecorder
+from rsf_dist.sampling.chunk import ChunkWork, propose_and_score
+from rsf_dist.sampling.collector import ChunkTask
 from rsf_dist.sampling.pilot import stored_bytes
-from rsf_dist.sampling.plan import Plan
-from rsf_dist.sampling.pool import BLAMED, HANGS, map_chunks
+from rsf_dist.sampling.plan import SamplingPlan
+from rsf_dist.sampling.pool import TIMEOUT_REMEDY, USER_CODE_FIELD, map_chunks
 from rsf_dist.types import Floats
 
 _GLANCE_ROWS = 64
@@ -50,7 +50,7 @@ _REHEARSAL_SECONDS = 4.0  # of chunks, an actor
 
 
 @dataclass(frozen=True)
-class Glance:
+class RowCost:
     """What a few rows tell: seconds a row on one core; a shard of k takes bytes_per_shard + k bytes_per_row."""
 
     seconds_per_row: float
@@ -58,23 +58,23 @@ class Glance:
     bytes_per_row: float
 
 
-def glance(proposal: Proposal, ratio: Ratio, seed: int, pool: PoolConfig) -> Glance:
+def measure_row(proposal: Proposal, ratio: Ratio, seed: int, pool: PoolConfig) -> RowCost:
     """Draw and score a few rows in a Ray task with an actor's resources."""
     share = {"cpus": pool.cpus_per_actor, "gpus": pool.gpus_per_actor}
-    return in_task(_glance, proposal, ratio, seed, pool.chunk_seconds, **share)
+    return run_in_task(_glance, proposal, ratio, seed, pool.chunk_seconds, **share)
 
 
-def _glance(proposal: Proposal, ratio: Ratio, seed: int, seconds: float) -> Glance:
-    confine()
+def _glance(proposal: Proposal, ratio: Ratio, seed: int, seconds: float) -> RowCost:
+    limit_to_allocation()
     size, fastest, started = _GLANCE_ROWS, math.inf, time.monotonic()
     while True:
         begun = time.monotonic()
-        with time_limit(seconds, BLAMED, f"a chunk of {size} rows", HANGS):
-            outline, log_ratio, exponentials = draw(proposal, ratio, Streams(seed, Stage.PILOT), size)
-            batch = on_cpu(outline)
+        with time_limit(seconds, USER_CODE_FIELD, f"a chunk of {size} rows", TIMEOUT_REMEDY):
+            outline, log_ratio, exponentials = propose_and_score(proposal, ratio, Streams(seed, Stage.PILOT), size)
+            batch = to_cpu(outline)
         fastest = min(fastest, (time.monotonic() - begun) / size)  # the first call loads, any may have to wait
         if size == _MOST_ROWS or time.monotonic() - started > _GLANCE_SECONDS:
-            return Glance(fastest, *_shard_bytes(batch, log_ratio, log_ratio + exponentials))
+            return RowCost(fastest, *_shard_bytes(batch, log_ratio, log_ratio + exponentials))
         size *= 4
 
 
@@ -95,7 +95,7 @@ def _shard_bytes(batch: Batch, log_ratio: Floats, accept_key: Floats) -> tuple[f
     return small - few * per_row, per_row
 
 
-def rehearse(plan: Plan, pool: PoolConfig, actors: int, seconds_per_row: float) -> Costs:
+def measure_pool(plan: SamplingPlan, pool: PoolConfig, actors: int, seconds_per_row: float) -> Costs:
     """Measure what the pool's start and a proposal cost, on as many of the actors as there is room for.
 
     seconds_per_row: of a core that has nothing else to do; how much is rehearsed follows from it.
@@ -106,7 +106,7 @@ def rehearse(plan: Plan, pool: PoolConfig, actors: int, seconds_per_row: float) 
     size = max(1, min(plan.work.chunk_size, int(_REHEARSAL_SECONDS / 4 / per_row)))
     each = 1 + max(2, round(_REHEARSAL_SECONDS / (size * per_row)))
     pool = pool.model_copy(update={"min_actors": min(pool.min_actors, here), "max_actors": here})
-    work = _Clocked(replace(plan.work, chunk_size=size))
+    work = _TimedChunk(replace(plan.work, chunk_size=size))
     started = time.monotonic()
     with unwrapped():
         records = list(map_chunks(work, range(here * each), pool, plan.chunks_per_task(here * each, here)))
@@ -114,14 +114,14 @@ def rehearse(plan: Plan, pool: PoolConfig, actors: int, seconds_per_row: float) 
 
 
 @dataclass(frozen=True)
-class _Clocked:
+class _TimedChunk:
     """Runs in an actor: computes a chunk and its record, and sends how long that took."""
 
     work: ChunkWork
 
     def __call__(self, chunk: int) -> dict[str, int | str | bytes]:
         cpu, started = time.process_time_ns(), time.monotonic_ns()
-        ChunkRecorder(self.work, None)(chunk)
+        ChunkTask(self.work, None)(chunk)
         return {
             "actor": f"{socket.gethostname()}/{os.getpid()}",
             "cpu_before": cpu,

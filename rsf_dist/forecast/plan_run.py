@@ -10,26 +10,26 @@ from dataclasses import replace
 from tempfile import TemporaryDirectory
 
 from rsf_dist.cluster.capacity import check_pool, check_ratio, max_actors
-from rsf_dist.cluster.connection import cluster
+from rsf_dist.cluster.connection import connect
 from rsf_dist.config.envelope import BudgetEnvelopeConfig
-from rsf_dist.config.ratio import _fit_share
+from rsf_dist.config.ratio import refit_share
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
 from rsf_dist.forecast.estimate import (
-    Following,
     Forecast,
-    Job,
     LaterRound,
+    LaterRounds,
     Recommendation,
+    Request,
     forecast,
     forecast_rounds,
     warn_of_rounds,
 )
-from rsf_dist.forecast.measure import Glance, glance, rehearse
-from rsf_dist.report import report_json as record
-from rsf_dist.runs.pipeline import CONFIG, prepare, stored_config, trial_folder
+from rsf_dist.forecast.measure import RowCost, measure_pool, measure_row
+from rsf_dist.report import report_json
+from rsf_dist.runs.pipeline import CONFIG, prepare, seed_folder, stored_config
 from rsf_dist.runs.rounds import round_sampler
-from rsf_dist.runs.seed_run import Trial, pilot_folder, ratio_folder
+from rsf_dist.runs.seed_run import SeedRun, pilot_folder, ratio_folder
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.sampling.envelope import BudgetEnvelope
 from rsf_dist.sampling.pilot import PilotRun
@@ -72,39 +72,39 @@ def plan_run(
     """
     progress = progress or Progress()
     inputs = prepare(config, progress)
-    with cluster(address, verbose, config.code), TemporaryDirectory() as folder:
+    with connect(address, verbose, config.code_folder), TemporaryDirectory() as folder:
         check_ratio(config.ratio)
         check_pool(config.sampling.pool)
-        draft = Trial(config, inputs, RunStore(folder), config.seed, progress)
+        draft = SeedRun(config, inputs, RunStore(folder), config.seed, progress)
         warnings = borrow(config, draft.store)
         return _forecast_trial(draft, actors, warnings)
 
 
-def _forecast_trial(draft: Trial, actors: int | None, warnings: list[str]) -> Forecast:
+def _forecast_trial(draft: SeedRun, actors: int | None, warnings: list[str]) -> Forecast:
     """The forecast of a trial that has a ratio and a pilot already, or makes them."""
-    record.begin(draft.store, draft.seed)
-    proposal, had_pilot = draft.proposal(), draft.store.holds(pilot_folder(0))
+    report_json.begin(draft.store, draft.seed)
+    proposal, had_pilot = draft.proposal(), draft.store.is_intact(pilot_folder(0))
     rounds = draft.config.rounds
     exploring = rounds.num_rounds > 1
     sampler = round_sampler(draft, proposal, draft.ratio(proposal), exploring)
     draft.progress.say("drawing a pilot, and rehearsing on the pool")
-    look = glance(sampler.proposal, sampler.ratio, sampler.seed, sampler.pool)
-    plan = sampler.plan(num_pilot=size_of_pilot(sampler, look, warnings))
+    look = measure_row(sampler.proposal, sampler.ratio, sampler.seed, sampler.pool)
+    plan = sampler.plan(num_pilot=pilot_size(sampler, look, warnings))
     wanted = rounds.num_accepted if exploring else rows_to_train_on(draft.config)
-    job = Job(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds)
+    job = Request(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds)
     num_pilot = 0 if had_pilot else sampler.num_pilot
     costs = replace(
-        rehearse(plan, sampler.pool, job.actors, look.seconds_per_row),
+        measure_pool(plan, sampler.pool, job.actors, look.seconds_per_row),
         num_pilot=num_pilot,
         pilot_seconds=num_pilot * plan.pilot.seconds_per_row,
-        ratio_seconds=record.read(draft.store)["seconds"].get("ratio"),
+        ratio_seconds=report_json.read(draft.store)["seconds"].get("ratio"),
         bytes_per_shard=look.bytes_per_shard,
         bytes_per_row=look.bytes_per_row,
     )
     found = forecast(plan, job, costs, by_quantile=isinstance(sampler.envelope, BudgetEnvelope), warnings=warnings)
     if not exploring:
         return found
-    following, warnings = following_rounds(draft.config)
+    following, warnings = later_rounds(draft.config)
     all_rounds = None if following is None else forecast_rounds(plan, found, job, following)
     short = [] if all_rounds is None else list(warn_of_rounds(all_rounds))
     told = (*found.warnings, *warnings, *short)
@@ -117,7 +117,7 @@ def rows_to_train_on(config: RunConfig) -> int:
     return sampling.num_accepted + (training.steps * training.batch_size if sampling.mode == "stream" else 0)
 
 
-def following_rounds(config: RunConfig) -> tuple[Following | None, list[str]]:
+def later_rounds(config: RunConfig) -> tuple[LaterRounds | None, list[str]]:
     """What is known beforehand of the rounds after the first, None where that is nothing; and what is to be said."""
     rounds, envelope, sampling = config.rounds, config.envelope, config.sampling
     warnings = ["acceptance and bias are of the first round; the line on rounds, where there is one, is of them all"]
@@ -132,7 +132,7 @@ def following_rounds(config: RunConfig) -> tuple[Following | None, list[str]]:
     exploring = rounds.num_rounds - 2
     if exploring == 0 and last is None:
         return None, warnings
-    return Following(exploring, rounds.num_pilot, last, _fit_share(config.ratio, rounds.warm_steps)), warnings
+    return LaterRounds(exploring, rounds.num_pilot, last, refit_share(config.ratio, rounds.warm_start_steps)), warnings
 
 
 def borrow(config: RunConfig, draft: RunStore) -> list[str]:
@@ -143,16 +143,16 @@ def borrow(config: RunConfig, draft: RunStore) -> list[str]:
     found = differences(stored_config(run), config)
     if found:
         return [f"{run.uri} holds another run ({', '.join(found[:3])}): rsf run will want another output"]
-    trial = run.at(trial_folder(0, config.num_seeds))
+    seed_run = run.at(seed_folder(0, config.num_seeds))
     for folder in (ratio_folder(0), pilot_folder(0)):
-        draft.take(folder, trial)
+        draft.copy_from(folder, seed_run)
     return []
 
 
-def size_of_pilot(sampler: RejectionSampler, look: Glance, warnings: list[str]) -> int:
+def pilot_size(sampler: RejectionSampler, look: RowCost, warnings: list[str]) -> int:
     """Proposals of the pilot that is there; else the envelope's number within our limits, and a warning where fewer."""
-    if sampler.store is not None and sampler.store.holds(pilot_folder(0)):
-        return len(sampler.store.fetch(pilot_folder(0), PilotRun.load).rows.log_ratio)
+    if sampler.store is not None and sampler.store.is_intact(pilot_folder(0)):
+        return len(sampler.store.load_folder(pilot_folder(0), PilotRun.load).rows.log_ratio)
     wanted = max(LEAST_PILOT, sampler.num_pilot)
     affordable = max(_LEAST_AFFORDABLE, int(PILOT_SECONDS / look.seconds_per_row))
     if affordable < wanted:

@@ -12,7 +12,7 @@ _WIDTH = 100
 _MEBI = 2**20
 
 
-def outlook_in_words(forecast: dict[str, Any]) -> str:
+def format_forecast(forecast: dict[str, Any]) -> str:
     """Figures, a line for each M, the recommended envelope, warnings; `forecast`: see `Forecast.to_dict`."""
     lines = [*_figures(forecast), "", *_options(forecast), "", *_recommended(forecast["recommendation"])]
     for warning in forecast["warnings"]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.errors import InputError
 from rsf_dist.runtime import user_code
-from rsf_dist.runtime.device import at_once, device
+from rsf_dist.runtime.device import device, scaled_for_gpu
 
 _PIECE_NUMBERS, _FEWEST_ROWS, _MOST_ROWS = 2**18, 32, 4096  # scored at once: bounded memory, few calls
 
@@ -251,7 +251,9 @@ def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, numbers_per_ro
     if not len(rows):
         return function(rows.to(device()))
     numbers = numbers_per_row or max(1, rows[:1].numel())
-    size = 2 ** int(np.log2(np.clip(at_once(_PIECE_NUMBERS) // numbers, at_once(_FEWEST_ROWS), _MOST_ROWS)))
+    size = 2 ** int(
+        np.log2(np.clip(scaled_for_gpu(_PIECE_NUMBERS) // numbers, scaled_for_gpu(_FEWEST_ROWS), _MOST_ROWS))
+    )
     with torch.inference_mode():
         pieces = []
         for piece in rows.split(size):

@@ -6,7 +6,7 @@ from rsf_dist.proposals.dataset import DatasetProposal
 from rsf_dist.proposals.defensive import DefensiveProposal
 from rsf_dist.proposals.distribution import DistributionProposal
 from rsf_dist.proposals.generator import GeneratorProposal
-from rsf_dist.proposals.target_mixture import MixtureProposal
+from rsf_dist.proposals.target_mixture import TargetMixtureProposal
 
 __all__ = [
     "AugmentProposal",
@@ -16,7 +16,7 @@ __all__ = [
     "DistributionProposal",
     "FiniteProposal",
     "GeneratorProposal",
-    "MixtureProposal",
     "Proposal",
     "Refittable",
+    "TargetMixtureProposal",
 ]

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from rsf_dist.data.batch import Batch, Index, Outline, num_rows, on_cpu, rows_at, select
+from rsf_dist.data.batch import Batch, Index, LazyBatch, num_rows, select, take_rows, to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.pixel_noise import PixelNoise
 from rsf_dist.proposals.prior import checked_prior
-from rsf_dist.proposals.refit import fit_law, support_ends
+from rsf_dist.proposals.refit import fit_distribution, support_bounds
 from rsf_dist.proposals.rendering import NEUTRAL, render
-from rsf_dist.runtime.device import at_once, device, to_device
+from rsf_dist.runtime.device import device, scaled_for_gpu, to_device
 from rsf_dist.runtime.rng import Streams
 
 _PIECE_NUMBERS, _PIECE_ROWS = 2**18, 32  # rendered at once, but no fewer rows: what fits into a processor's caches
@@ -76,23 +76,23 @@ class AugmentProposal:
 
     def sample(self, n: int, rng: Streams) -> Batch:
         """Draw n augmented images with what they were made from."""
-        return on_cpu(self._drawn(n, rng))
+        return to_cpu(self._drawn(n, rng))
 
-    def outline(self, n: int, rng: Streams) -> Batch | Outline:
+    def outline(self, n: int, rng: Streams) -> Batch | LazyBatch:
         """As `sample`; without a `transform`, images are rendered when asked for, and stay on a GPU."""
         return self._drawn(n, rng)
 
-    def _drawn(self, n: int, rng: Streams) -> Batch | Outline:
+    def _drawn(self, n: int, rng: Streams) -> Batch | LazyBatch:
         generator = rng.torch()
         label = torch.multinomial(self.class_prior, n, replacement=True, generator=generator)
         within = (torch.rand(n, generator=generator, dtype=torch.float64) * self.class_counts[label]).long()
         base_index = self._by_class[self._class_start[label] + within]
         with rng.torch_global():  # torch's distributions take no generator
             drawn = self._parameters(n)
-            made_from = on_cpu({"label": label, "base_index": base_index, **drawn})
+            made_from = to_cpu({"label": label, "base_index": base_index, **drawn})
             if self.transform is None:
-                return Outline(made_from, {"image": self._images(made_from, generator)})
-            image = render(rows_at(self.images.images, base_index), drawn, generator)
+                return LazyBatch(made_from, {"image": self._images(made_from, generator)})
+            image = render(take_rows(self.images.images, base_index), drawn, generator)
             return {"image": torch.stack([self.transform(one) for one in image]), **made_from}
 
     def log_prob(self, batch: Batch) -> Tensor:
@@ -111,12 +111,12 @@ class AugmentProposal:
     def refit(self, rows: Batch, seed: int, max_components: int = 3) -> AugmentProposal:
         """The parameters' joint law fitted to accepted rows, within the range of each; classes as they are.
 
-        See `fit_law`. Raises InputError: too few rows; a parameter whose law is discrete.
+        See `fit_distribution`. Raises InputError: too few rows; a parameter whose law is discrete.
         """
         if not self.parameters:
             raise InputError("proposal.parameters", {}, "there is none to refit", "name a law for one at least")
-        low, high = (torch.stack(ends) for ends in zip(*map(support_ends, self.parameters.values()), strict=True))
-        joint = fit_law(self._stacked(rows), low, high, seed, max_components)
+        low, high = (torch.stack(ends) for ends in zip(*map(support_bounds, self.parameters.values()), strict=True))
+        joint = fit_distribution(self._stacked(rows), low, high, seed, max_components)
         return AugmentProposal(self.images, self.parameters, self.class_prior, self.transform, joint)
 
     def with_class_prior(self, prior: Tensor) -> AugmentProposal:
@@ -126,14 +126,14 @@ class AugmentProposal:
     def _images(self, made_from: Batch, generator: torch.Generator) -> Callable[[Index], Tensor]:
         """What renders the rows at given positions, with the noise that each has among all of them."""
         shape = self.images.images.shape[1:]
-        size = max(at_once(_PIECE_ROWS), at_once(_PIECE_NUMBERS) // shape.numel())
+        size = max(scaled_for_gpu(_PIECE_ROWS), scaled_for_gpu(_PIECE_NUMBERS) // shape.numel())
         noise = PixelNoise(num_rows(made_from), shape, generator, size if device().type == "cuda" else None)
 
         def piece(rows: Tensor) -> Tensor:
             drawn = select(made_from, rows)
             columns = [drawn[name] for name in self.parameters]
             parameters = dict(zip(self.parameters, to_device(torch.stack(columns)), strict=True)) if columns else {}
-            base = to_device(rows_at(self.images.images, drawn["base_index"]))
+            base = to_device(take_rows(self.images.images, drawn["base_index"]))
             return render(base, parameters, noise.of(rows) if "noise" in parameters and len(rows) else None)
 
         def at(rows: Index) -> Tensor:

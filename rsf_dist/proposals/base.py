@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from rsf_dist.data.batch import Batch, Outline
+from rsf_dist.data.batch import Batch, LazyBatch
 from rsf_dist.runtime.rng import Streams
 
 
@@ -35,12 +35,12 @@ class OutliningProposal(Proposal, Protocol):
     They may be made, and lie, on the device that the process computes on (`rsf_dist.runtime.device`).
     """
 
-    def outline(self, n: int, rng: Streams) -> Batch | Outline:
+    def outline(self, n: int, rng: Streams) -> Batch | LazyBatch:
         """The rows of `sample`, to the last bit; an Outline makes its costly columns when they are asked for."""
         ...
 
 
-def outline(proposal: Proposal, n: int, rng: Streams) -> Batch | Outline:
+def outline(proposal: Proposal, n: int, rng: Streams) -> Batch | LazyBatch:
     """The rows of `proposal.sample`, by its `outline` where it has one that a subclass's own `sample` does not undo."""
     for kind in type(proposal).__mro__:
         if "outline" in vars(kind):

@@ -12,14 +12,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rsf_dist.data.batch import Batch, Outline, interleaved, on_cpu
+from rsf_dist.data.batch import Batch, LazyBatch, interleave, to_cpu
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.base import Proposal, outline
 from rsf_dist.runtime.rng import Streams
 
 
 class DefensiveProposal:
-    """Rows of `broad` with probability `share`, else of `moved`.
+    """Rows of `broad` with probability `shard_name`, else of `moved`.
 
     Args:
         broad, moved: proposals of rows with the same columns.
@@ -42,9 +42,9 @@ class DefensiveProposal:
 
     def sample(self, n: int, rng: Streams) -> Batch:
         """Draw n rows of the mixture."""
-        return on_cpu(self.outline(n, rng))
+        return to_cpu(self.outline(n, rng))
 
-    def outline(self, n: int, rng: Streams) -> Outline:
+    def outline(self, n: int, rng: Streams) -> LazyBatch:
         """As `sample`, what is costly for either proposal made when it is asked for."""
         generator = rng.numpy(purpose=10)  # 8 is of the mixture that this may be a part of
         from_broad = torch.from_numpy(generator.random(n) < self.share)
@@ -56,7 +56,7 @@ class DefensiveProposal:
         if broad.keys() != moved.keys():
             rule = f"the broad proposal has {sorted(broad)}"
             raise InputError("proposal", sorted(moved), rule, "give the refitted proposal the same columns")
-        return interleaved(broad, moved, from_broad)
+        return interleave(broad, moved, from_broad)
 
     @property
     def with_class_prior(self) -> Callable[[Tensor], DefensiveProposal]:

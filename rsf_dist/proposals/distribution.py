@@ -10,7 +10,7 @@ from torch.distributions import Distribution, Uniform, constraints
 
 from rsf_dist.data.batch import Batch
 from rsf_dist.errors import InputError
-from rsf_dist.proposals.refit import fit_law, support_ends
+from rsf_dist.proposals.refit import fit_distribution, support_bounds
 from rsf_dist.runtime.rng import Streams
 
 
@@ -46,12 +46,12 @@ class DistributionProposal:
         return log_density(self.distribution, batch[self.column])
 
     def refit(self, rows: Batch, seed: int, max_components: int = 3) -> DistributionProposal:
-        """A Gaussian mixture fitted to the accepted x, within the range of the distribution; see `fit_law`.
+        """A Gaussian mixture fitted to the accepted x, within the range of the distribution; see `fit_distribution`.
 
         Raises InputError: too few rows; a distribution that is discrete.
         """
-        low, high = support_ends(self.distribution)
-        return DistributionProposal(fit_law(rows[self.column], low, high, seed, max_components), self.column)
+        low, high = support_bounds(self.distribution)
+        return DistributionProposal(fit_distribution(rows[self.column], low, high, seed, max_components), self.column)
 
 
 def log_density(law: Distribution, value: Tensor) -> Tensor:

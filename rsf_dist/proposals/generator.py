@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from rsf_dist.data.batch import Batch, Outline, on_cpu, rows_at
+from rsf_dist.data.batch import Batch, LazyBatch, take_rows, to_cpu
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.prior import checked_prior
-from rsf_dist.proposals.refit import fit_law, support_ends
-from rsf_dist.runtime.device import device, portable, seeded, to_device
+from rsf_dist.proposals.refit import fit_distribution, support_bounds
+from rsf_dist.runtime.device import device, seeded, to_cpu_copy, to_device
 from rsf_dist.runtime.rng import Streams
 
 _PIECE_ROWS = 128  # generated at once: bounded memory, few calls
@@ -63,9 +63,9 @@ class GeneratorProposal:
 
     def sample(self, n: int, rng: Streams) -> Batch:
         """Draw n rows; noise that the generator draws by itself, from torch's global generators, is seeded as well."""
-        return on_cpu(self.outline(n, rng))
+        return to_cpu(self.outline(n, rng))
 
-    def outline(self, n: int, rng: Streams) -> Outline:
+    def outline(self, n: int, rng: Streams) -> LazyBatch:
         """As `sample`, but what was generated stays on the GPU, if any."""
         made_from = {}
         with seeded(rng), torch.no_grad():
@@ -73,10 +73,10 @@ class GeneratorProposal:
             if self.class_prior is not None:
                 made_from["label"] = torch.multinomial(self.class_prior, n, replacement=True)
             rows = self._generated(*made_from.values())
-        return Outline(made_from, {self.column: partial(rows_at, rows)})
+        return LazyBatch(made_from, {self.column: partial(take_rows, rows)})
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"generator": portable(self.generator)}
+        return vars(self) | {"generator": to_cpu_copy(self.generator)}
 
     def log_prob(self, batch: Batch) -> Tensor:
         """log q of what each row was made from, its latent and its class; float64 [n]."""
@@ -86,10 +86,10 @@ class GeneratorProposal:
     def refit(self, rows: Batch, seed: int, max_components: int = 3) -> GeneratorProposal:
         """The latents' law fitted to accepted rows, within its range; the generator and the classes as they are.
 
-        See `fit_law`. Raises InputError: too few rows; a law that is discrete.
+        See `fit_distribution`. Raises InputError: too few rows; a law that is discrete.
         """
-        low, high = support_ends(self.latent)
-        latent = fit_law(rows["latent"], low, high, seed, max_components)
+        low, high = support_bounds(self.latent)
+        latent = fit_distribution(rows["latent"], low, high, seed, max_components)
         return GeneratorProposal(self.generator, latent, self.class_prior, self.column)
 
     def with_class_prior(self, prior: Tensor) -> GeneratorProposal:

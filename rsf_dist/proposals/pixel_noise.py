@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rsf_dist.data.batch import rows_at
+from rsf_dist.data.batch import take_rows
 from rsf_dist.runtime.device import device, to_device
 
 
@@ -29,12 +29,12 @@ class PixelNoise:
         """float32 [k, *shape], where this process computes, for images at positions int64 [k] of the n."""
         size = self._block
         if size is None:
-            return to_device(rows_at(self._all, rows))
+            return to_device(take_rows(self._all, rows))
         drawn = torch.empty((len(rows), *self._shape), device=device())
         block, within = rows // size, rows % size
         for number in block.unique().tolist():
             here = torch.nonzero(block == number).flatten()
-            drawn[to_device(here)] = rows_at(self._drawn(number, size), within[here])
+            drawn[to_device(here)] = take_rows(self._drawn(number, size), within[here])
         return drawn
 
     @cached_property

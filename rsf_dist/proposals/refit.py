@@ -46,7 +46,7 @@ _RIDGE = 1e-3  # of the covariances in z, in which a broad law has variances aro
 _SPREAD = 3.0  # in z, the standard deviation of values without ends: a ridge must not depend on their unit
 
 
-def fit_law(values: Tensor, low: Tensor, high: Tensor, seed: int, max_components: int = 3) -> Distribution:
+def fit_distribution(values: Tensor, low: Tensor, high: Tensor, seed: int, max_components: int = 3) -> Distribution:
     """The mixture of at most `max_components` Gaussians that has the lowest BIC.
 
     Args:
@@ -121,7 +121,7 @@ class _InRange(Transform):
         return self._width.log() + torch.where(self._bounded, F.logsigmoid(x) + F.logsigmoid(-x), 0.0)
 
 
-def support_ends(law: Distribution) -> tuple[Tensor, Tensor]:
+def support_bounds(law: Distribution) -> tuple[Tensor, Tensor]:
     """The ends of a continuous law's range, each of its event_shape [] or [d], infinite where it has none.
 
     Raises InputError where its values are no real numbers or vectors, or its range is not known.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rsf_dist.data.batch import Batch, Outline, interleaved, num_rows, on_cpu, rows_at, select
+from rsf_dist.data.batch import Batch, LazyBatch, interleave, num_rows, select, take_rows, to_cpu
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.base import Proposal, outline
 from rsf_dist.runtime.rng import Streams
@@ -17,7 +17,7 @@ from rsf_dist.runtime.rng import Streams
 COMPONENT = "component"
 
 
-class MixtureProposal:
+class TargetMixtureProposal:
     """Rows of `proposal` with probability 1 - alpha, of `target` with probability alpha.
 
     Args:
@@ -47,9 +47,9 @@ class MixtureProposal:
 
     def sample(self, n: int, rng: Streams) -> Batch:
         """Draw n rows of the mixture."""
-        return on_cpu(self.outline(n, rng))
+        return to_cpu(self.outline(n, rng))
 
-    def outline(self, n: int, rng: Streams) -> Outline:
+    def outline(self, n: int, rng: Streams) -> LazyBatch:
         """As `sample`, what is costly for the proposal made when it is asked for."""
         generator = rng.numpy(purpose=8)
         component = torch.from_numpy((generator.random(n) < self.alpha).astype("int64"))
@@ -60,9 +60,9 @@ class MixtureProposal:
         if COMPONENT in drawn:
             raise InputError("proposal", COMPONENT, "this column's name is taken", "rename the proposal's column")
         one = select(drawn, slice(0, 1))
-        of_target = {name: rows_at(self._of_target(name, one[name]), rows) for name in drawn}
-        mixed = interleaved(of_target, drawn, chosen)
-        return Outline({**mixed.known, COMPONENT: component}, mixed.make)
+        of_target = {name: take_rows(self._of_target(name, one[name]), rows) for name in drawn}
+        mixed = interleave(of_target, drawn, chosen)
+        return LazyBatch({**mixed.columns, COMPONENT: component}, mixed.producers)
 
     def _of_target(self, name: str, column: Tensor) -> Tensor:
         given = self.target.get(name)

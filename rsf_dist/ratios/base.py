@@ -9,10 +9,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rsf_dist.data.batch import Batch, Index, Outline, num_rows
+from rsf_dist.data.batch import Batch, Index, LazyBatch, num_rows
 from rsf_dist.errors import InputError
 from rsf_dist.runtime.device import device
-from rsf_dist.runtime.user_code import blamed
+from rsf_dist.runtime.user_code import reported_as
 
 
 @runtime_checkable
@@ -58,16 +58,16 @@ class Screened:
 class ScreeningRatio(Ratio, Protocol):
     """A ratio that costs less where rows can be given up early: l = l1 + l2 with l2 <= b, and l1 + b + E <= log M."""
 
-    def screened(self, batch: Batch | Outline, exponentials: Tensor, log_m: float) -> Screened:
+    def screened(self, batch: Batch | LazyBatch, exponentials: Tensor, log_m: float) -> Screened:
         """As log_ratio, but for rows with l + E <= log_m, some of which it leaves out. exponentials: E, float64 [n]."""
         ...
 
 
-def log_ratios(ratio: Ratio, batch: Batch | Outline, field: str = "ratio") -> Tensor:
+def log_ratios(ratio: Ratio, batch: Batch | LazyBatch, field: str = "ratio") -> Tensor:
     """`ratio.log_ratio(batch)`, float64 [n] on the CPU. Raises InputError naming `field` where it fails or is none."""
     kind, n = type(ratio).__name__, num_rows(batch)
-    with blamed(field, kind, f"fails on {n} proposals", "mend it"):
-        given: object = ratio.log_ratio(_shown(batch, ratio, field))
+    with reported_as(field, kind, f"fails on {n} proposals", "fix it"):
+        given: object = ratio.log_ratio(_visible_columns(batch, ratio, field))
     if not isinstance(given, Tensor):
         raise InputError(field, kind, f"log_ratio gives a {type(given).__name__}", f"give a tensor of shape [{n}]")
     if given.shape != (n,) or given.is_complex():
@@ -76,34 +76,34 @@ def log_ratios(ratio: Ratio, batch: Batch | Outline, field: str = "ratio") -> Te
     return given.detach().to("cpu", torch.float64)
 
 
-def placed(batch: Batch | Outline, ratio: Ratio) -> Batch | Outline:
+def on_ratio_device(batch: Batch | LazyBatch, ratio: Ratio) -> Batch | LazyBatch:
     """What a ratio is to select rows and columns from, where it expects them."""
     here = device().type == "cpu" or getattr(ratio, "on_device", False)
-    if here or not isinstance(batch, Outline):  # itself, which remembers what it made, for the rows that are accepted
+    if here or not isinstance(batch, LazyBatch):  # itself, which remembers what it made, for the rows that are accepted
         return batch
-    return batch.with_make({name: _landing(make) for name, make in batch.make.items()})
+    return batch.with_producers({name: _to_cpu_when_made(make) for name, make in batch.producers.items()})
 
 
-def _landing(make: Callable[[Index], Tensor]) -> Callable[[Index], Tensor]:
+def _to_cpu_when_made(make: Callable[[Index], Tensor]) -> Callable[[Index], Tensor]:
     return lambda rows: make(rows).cpu()
 
 
-def _shown(batch: Batch | Outline, ratio: Ratio, field: str) -> Batch:
+def _visible_columns(batch: Batch | LazyBatch, ratio: Ratio, field: str) -> Batch:
     """What a ratio is shown: the columns that it names, or all; where it expects them."""
     columns = getattr(ratio, "columns", None)
-    if isinstance(batch, Outline):
+    if isinstance(batch, LazyBatch):
         wanted = batch.keys() if columns is None else columns
         for name in wanted:
             if name not in batch:
                 rule = f"is not among the rows' {sorted(batch)}"
                 raise InputError(f"{field}.columns", name, rule, "correct the name")
-        batch = batch.known | {name: batch[name] for name in wanted}
+        batch = batch.columns | {name: batch[name] for name in wanted}
     if getattr(ratio, "on_device", False):
         return batch
     return {name: column.cpu() if columns is None or name in columns else column for name, column in batch.items()}
 
 
-def named_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
+def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
     """What a user's function says that it looks at. Raises InputError where it is one name rather than several."""
     if isinstance(columns, str):
         raise InputError("ratio.columns", columns, "must be a list of names", f'write ["{columns}"]')

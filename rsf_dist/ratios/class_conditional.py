@@ -29,7 +29,7 @@ _QUANTILE = 0.99
 """Of the ratios, where they are cut off for the means: few large ones would be most of them."""
 
 
-class GivenClassRatio:
+class ClassConditionalRatio:
     """log r(x, y) = log p(y)/q(y) + log g(x) - log E_q[g | y].
 
     Args:

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from rsf_dist.config.model import OptimizerConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig
-from rsf_dist.data.batch import Batch, rows_at
+from rsf_dist.data.batch import Batch, take_rows
 from rsf_dist.errors import InputError
 from rsf_dist.models.networks import Network, NetworkSpec, in_pieces, load_network, save_network
 from rsf_dist.models.optimization import descend
 from rsf_dist.ratios import calibration as calibrations
 from rsf_dist.ratios.calibration import Calibration, calibrate, truth_and_weights
-from rsf_dist.runtime.device import device, portable, seeded
+from rsf_dist.runtime.device import device, seeded, to_cpu_copy
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.types import Floats
 
@@ -149,11 +149,11 @@ class ClassifierRatio:
             StatisticalRefusal: the loss is not finite.
         """
         config = config or ClassifierRatioConfig()
-        splits = split_evidence(target, proposals, config, seed if split_seed is None else split_seed)
+        splits = split_samples(target, proposals, config, seed if split_seed is None else split_seed)
         spec = network_spec(config, channels=target.shape[1])
         networks = []
         for member in range(config.ensemble):
-            network = first_network(spec, config, seed, member, initial)
+            network = initial_network(spec, config, seed, member, initial)
             fit_network(network, splits.fit, config.optimizer, member_seed(seed, member))
             networks.append(network)
         return cls.calibrated(networks, spec, splits, config, column)
@@ -175,7 +175,7 @@ class ClassifierRatio:
 
         highest = config.max_log_ratio
         target, proposals = (calibration(_logits(networks, part)) for part in _parts(splits.test))
-        quality = judge(_cut(target, highest), _cut(proposals, highest), str(calibration))
+        quality = evaluate_ratio(_clip(target, highest), _clip(proposals, highest), str(calibration))
         return cls(networks, spec, calibration, quality, target, splits.test_index, column, highest)
 
     def log_ratio(self, batch: Batch) -> Tensor:
@@ -183,10 +183,10 @@ class ClassifierRatio:
         if self.column not in batch:
             raise InputError("column", self.column, f"is not among the rows' {sorted(batch)}", "propose that column")
         logits = _logits([network.to(device()) for network in self.networks], batch[self.column])
-        return torch.from_numpy(_cut(self.calibration(logits), self.max_log_ratio))
+        return torch.from_numpy(_clip(self.calibration(logits), self.max_log_ratio))
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"networks": [portable(network) for network in self.networks]}
+        return vars(self) | {"networks": [to_cpu_copy(network) for network in self.networks]}
 
     def save(self, folder: Path) -> None:
         """Write network-0.safetensors, network-0.json, …, and ratio.json."""
@@ -220,7 +220,7 @@ class ClassifierRatio:
         )
 
 
-def split_evidence(target: Tensor, proposals: Tensor, config: ClassifierRatioConfig, seed: int) -> Splits:
+def split_samples(target: Tensor, proposals: Tensor, config: ClassifierRatioConfig, seed: int) -> Splits:
     """Shuffle and cut target rows and proposals into disjoint parts."""
     if len(target) < MIN_TARGET_IMAGES:
         remedy = "give more target images"
@@ -260,7 +260,7 @@ def build_network(spec: NetworkSpec, config: ClassifierRatioConfig, seed: int) -
     return network.freeze_backbone() if config.freeze_backbone else network
 
 
-def first_network(
+def initial_network(
     spec: NetworkSpec, config: ClassifierRatioConfig, seed: int, member: int, initial: Sequence[Network] | None
 ) -> Network:
     """What a member's fit begins with: a new network, or a copy of one to go on from."""
@@ -286,7 +286,7 @@ def fit_network(network: Network, split: Split, config: OptimizerConfig, seed: i
         )
 
     def next_loss() -> Tensor:
-        rows = [rows_at(part, torch.randint(len(part), (half,), generator=generator)) for part in parts]
+        rows = [take_rows(part, torch.randint(len(part), (half,), generator=generator)) for part in parts]
         logits = fitted(torch.cat(rows).to(device()))[:, 0]
         return nn.functional.binary_cross_entropy_with_logits(logits, truth)
 
@@ -294,7 +294,7 @@ def fit_network(network: Network, split: Split, config: OptimizerConfig, seed: i
         descend(fitted, config, next_loss, "ratio.optimizer")
 
 
-def judge(target: Floats, proposals: Floats, calibration: str, bins: int = 10) -> RatioQuality:
+def evaluate_ratio(target: Floats, proposals: Floats, calibration: str, bins: int = 10) -> RatioQuality:
     """The figures of calibrated log ratios on held-out rows, both classes weighted to prior 1/2."""
     from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score  # here: who samples or trains never judges
 
@@ -334,7 +334,7 @@ def _parts(split: Split) -> tuple[Tensor, Tensor]:
     return split.target, split.proposals
 
 
-def _cut(log_ratio: Floats, highest: float | None) -> Floats:
+def _clip(log_ratio: Floats, highest: float | None) -> Floats:
     return log_ratio if highest is None else np.minimum(log_ratio, highest)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsf_dist.data.batch import Batch, Outline, num_rows, select
+from rsf_dist.data.batch import Batch, LazyBatch, num_rows, select
 from rsf_dist.errors import InputError
 from rsf_dist.ratios.base import Ratio, Screened, log_ratios
 
@@ -80,11 +80,11 @@ class ProductRatio:
         """float64 [n]."""
         return self._scored(batch, torch.full((num_rows(batch),), torch.inf), 0.0).log_ratio
 
-    def screened(self, batch: Batch | Outline, exponentials: Tensor, log_m: float) -> Screened:
+    def screened(self, batch: Batch | LazyBatch, exponentials: Tensor, log_m: float) -> Screened:
         """Without the rows whose key cannot exceed log_m. exponentials: float64 [n]."""
         return self._scored(batch, exponentials, log_m)
 
-    def _scored(self, batch: Batch | Outline, exponentials: Tensor, log_m: float) -> Screened:
+    def _scored(self, batch: Batch | LazyBatch, exponentials: Tensor, log_m: float) -> Screened:
         n = num_rows(batch)
         total = torch.zeros(n, dtype=torch.float64)
         inclusion = torch.zeros(n, dtype=torch.float64)

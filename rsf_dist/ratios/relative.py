@@ -2,9 +2,9 @@
 
 With r = p/q it is r / (a r + 1 - a) (Yamada, Suzuki, Kanamori, Hachiya & Sugiyama, Neural Computation 2013). Accepting
 at M = 1/a gives exactly p if, and only if, proposals come from the mixture a p + (1 - a) q: for proposals from q alone
-it would give p q/(a p + (1 - a) q). So this ratio takes a `MixtureProposal`, and refuses rows that come from none. Of
-the proposals a share a is accepted. Degenerate cases: a to 0 is r itself, without a bound; a to 1 accepts the target
-rows alone, and everything else at random.
+it would give p q/(a p + (1 - a) q). So this ratio takes a `TargetMixtureProposal`, and refuses rows that come from
+none. Of the proposals a share a is accepted. Degenerate cases: a to 0 is r itself, without a bound; a to 1 accepts the
+target rows alone, and everything else at random.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rsf_dist.data.batch import Batch
 from rsf_dist.errors import InputError
-from rsf_dist.proposals.target_mixture import COMPONENT, MixtureProposal
+from rsf_dist.proposals.target_mixture import COMPONENT, TargetMixtureProposal
 from rsf_dist.ratios.base import Ratio, log_ratios
 
 
@@ -33,7 +33,7 @@ class RelativeRatio:
     normalised = True
     on_device = True
 
-    def __init__(self, ratio: Ratio, mixture: MixtureProposal):
+    def __init__(self, ratio: Ratio, mixture: TargetMixtureProposal):
         self.ratio, self.mixture, self.alpha = ratio, mixture, mixture.alpha
         self.log_bound = -math.log(mixture.alpha)
         for known in ("quality", "test_index"):
@@ -51,7 +51,9 @@ class RelativeRatio:
         """float64 [n], at most -log a; a row with r = +inf, which only the target can give, has exactly that."""
         if COMPONENT not in batch:
             rule = "a relative ratio is exact only for proposals of which the target has its share"
-            raise InputError("column", COMPONENT, f"is missing: {rule}", "propose from the MixtureProposal itself")
+            raise InputError(
+                "column", COMPONENT, f"is missing: {rule}", "propose from the TargetMixtureProposal itself"
+            )
         return self._relative(log_ratios(self.ratio, batch))
 
     def _relative(self, log_ratio: Tensor) -> Tensor:

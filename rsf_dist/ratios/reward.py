@@ -17,8 +17,8 @@ from torch import Tensor
 
 from rsf_dist.data.batch import Batch, num_rows
 from rsf_dist.errors import InputError
-from rsf_dist.ratios.base import named_columns
-from rsf_dist.runtime.user_code import blamed
+from rsf_dist.ratios.base import checked_columns
+from rsf_dist.runtime.user_code import reported_as
 
 
 class RewardRatio:
@@ -49,13 +49,13 @@ class RewardRatio:
         if max_score is not None and not math.isfinite(max_score / beta):
             remedy = "leave it out where no bound is known"
             raise InputError("ratio.max_score", max_score, "max_score/beta must be finite", remedy)
-        self.score, self.beta, self.max_score, self.columns = score, beta, max_score, named_columns(columns)
+        self.score, self.beta, self.max_score, self.columns = score, beta, max_score, checked_columns(columns)
         self.log_bound = None if max_score is None else max_score / beta
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
         found = f"fails on {num_rows(batch)} proposals"
-        with torch.no_grad(), blamed("ratio.score", getattr(self.score, "__name__", "(yours)"), found, "mend it"):
+        with torch.no_grad(), reported_as("ratio.score", getattr(self.score, "__name__", "(yours)"), found, "fix it"):
             given = torch.as_tensor(self.score(batch))
         if given.shape != (num_rows(batch),):
             raise InputError("ratio.score", list(given.shape), f"must be [{num_rows(batch)}]", "give one number a row")

@@ -19,7 +19,7 @@ from rsf_dist.proposals.base import DensityProposal
 from rsf_dist.ratios.base import Ratio, log_ratios
 
 
-class MovedRatio:
+class ReweightedRatio:
     """log p/q of rows of a defensive mixture q, from log p/q0.
 
     Args:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rsf_dist.data.batch import Batch, num_rows
 from rsf_dist.errors import InputError
-from rsf_dist.ratios.base import named_columns
-from rsf_dist.runtime.user_code import blamed
+from rsf_dist.ratios.base import checked_columns
+from rsf_dist.runtime.user_code import reported_as
 
 
 class VerifierRatio:
@@ -32,12 +32,12 @@ class VerifierRatio:
     log_bound = 0.0
 
     def __init__(self, passes: Callable[[Batch], Tensor], columns: Sequence[str] | None = None):
-        self.passes, self.columns = passes, named_columns(columns)
+        self.passes, self.columns = passes, checked_columns(columns)
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""
         found = f"fails on {num_rows(batch)} proposals"
-        with torch.no_grad(), blamed("ratio.passes", getattr(self.passes, "__name__", "(yours)"), found, "mend it"):
+        with torch.no_grad(), reported_as("ratio.passes", getattr(self.passes, "__name__", "(yours)"), found, "fix it"):
             verdict = torch.as_tensor(self.passes(batch))
         if verdict.dtype != torch.bool or verdict.shape != (num_rows(batch),):
             found, rule = f"{verdict.dtype} {list(verdict.shape)}", f"must be torch.bool [{num_rows(batch)}]"

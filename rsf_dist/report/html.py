@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rsf_dist.report import figures
-from rsf_dist.report import sample_images as samples
+from rsf_dist.report import figures, sample_images
 from rsf_dist.report.report_json import ARMS
 from rsf_dist.report.trust_card import SEVERITY, overall
 from rsf_dist.storage.run_store import RunStore
@@ -34,12 +33,12 @@ def write_html(store: RunStore, first_trial: RunStore, report: dict[str, Any]) -
     store.write("report.html", page)
 
 
-def _pictures(trial: RunStore, report: dict[str, Any]) -> dict[str, bytes]:
+def _pictures(seed_run: RunStore, report: dict[str, Any]) -> dict[str, bytes]:
     drawn: dict[str, bytes] = {}
     evaluation, current = report["evaluation"], report["rounds"][-1]
     sampling = current["sampling"]
     classes = evaluation["classes"] if evaluation else []
-    images = samples.load(trial, samples.SAMPLES)
+    images = sample_images.load(seed_run, sample_images.SAMPLES)
     if images is not None:
         for kind in ("source", "proposals", "accepted", "target"):
             drawn[kind] = figures.grid(images[kind])
@@ -47,7 +46,7 @@ def _pictures(trial: RunStore, report: dict[str, Any]) -> dict[str, bytes]:
     if len(report["rounds"]) > 1:
         if current["parameters"]:
             drawn["movement"] = figures.movement(report["rounds"])
-        kept = [samples.load(trial, samples.round_samples(one["round"])) for one in report["rounds"]]
+        kept = [sample_images.load(seed_run, sample_images.round_samples(one["round"])) for one in report["rounds"]]
         rows = [one["accepted"] for one in kept if one is not None]
         if rows:
             drawn["rounds"] = figures.grid(np.concatenate(rows))
@@ -63,7 +62,7 @@ def _pictures(trial: RunStore, report: dict[str, Any]) -> dict[str, bytes]:
     if evaluation:
         drawn["comparison"] = figures.comparison(evaluation)
         drawn["by_class"] = figures.by_class(evaluation)
-        shown = samples.load(trial, samples.PREDICTIONS)
+        shown = sample_images.load(seed_run, sample_images.PREDICTIONS)
         if shown is not None:
             drawn["predictions"] = figures.predictions(shown, classes)
     return drawn

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from rsf_dist.errors import InputError
-from rsf_dist.evaluation.predictions import Verdict, gap_closed
+from rsf_dist.evaluation.predictions import Predictions, gap_closed
 from rsf_dist.ratios import Ratio
 from rsf_dist.report.trust_card import trust_card
 from rsf_dist.sampling.accepted import AcceptedSet
@@ -173,7 +173,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def round_in_words(described: dict[str, Any]) -> str:
+def format_round(described: dict[str, Any]) -> str:
     """The round's entry as a line."""
     sampling, ratio = described["sampling"], described["ratio"]
     auc = f", held-out AUC of the ratio {ratio['auc']:.3f}" if "auc" in ratio else ""
@@ -190,7 +190,7 @@ def describe_training(tuned: FineTuneResult) -> dict[str, Any]:
     return {"metrics": tuned.metrics, **asdict(tuned.history), **stream}
 
 
-def stream_in_words(stream: StreamReport) -> str:
+def format_stream(stream: StreamReport) -> str:
     """Who waited for whom, as a line."""
     return (
         f"{stream.rows:,} fresh rows of {stream.num_proposed:,} proposals; training waited "
@@ -199,7 +199,7 @@ def stream_in_words(stream: StreamReport) -> str:
 
 
 def describe_evaluation(
-    verdicts: Mapping[Any, Verdict], on_source: Mapping[Any, Verdict], classes: Sequence[str]
+    verdicts: Mapping[Any, Predictions], on_source: Mapping[Any, Predictions], classes: Sequence[str]
 ) -> dict[str, Any]:
     """Accuracy on the target's and on the source's test images, one value a seed; of each class, for this seed."""
     arms = {arm: [verdict.accuracy] for arm, verdict in verdicts.items()}

@@ -14,7 +14,7 @@ from torch import Tensor
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.data.arrow import from_table
 from rsf_dist.data.images import ImageSet
-from rsf_dist.evaluation.predictions import Verdict
+from rsf_dist.evaluation.predictions import Predictions
 from rsf_dist.proposals import Proposal
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.sampling.accepted import AcceptedSet, stored_rows
@@ -83,7 +83,7 @@ def _quantiles(values: Tensor) -> list[float]:
     return [float(value) for value in np.quantile(values.double().numpy(), _QUANTILES)]
 
 
-def save_predictions(store: RunStore, test: ImageSet, before: Verdict | None, after: Verdict) -> None:
+def save_predictions(store: RunStore, test: ImageSet, before: Predictions | None, after: Predictions) -> None:
     """Test images with their truth and what the model said before and after; evenly spread over the set."""
     index = torch.linspace(0, len(test) - 1, min(_PREDICTED, len(test))).long().numpy()
     before = before or after

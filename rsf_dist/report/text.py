@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from rsf_dist.report.report_json import ARMS, round_in_words
-from rsf_dist.report.trust_card import card_in_words
+from rsf_dist.report.report_json import ARMS, format_round
+from rsf_dist.report.trust_card import format_trust_card
 
 
-def in_words(report: dict[str, Any]) -> str:
+def format_report(report: dict[str, Any]) -> str:
     """What was accepted, the trust card, and each arm's accuracy on the target: mean over seeds, every seed's value."""
     current = report["rounds"][-1]
-    lines = [*map(round_in_words, report["rounds"]), card_in_words(current["trust"]), *_other_cards(report)]
+    lines = [*map(format_round, report["rounds"]), format_trust_card(current["trust"]), *_other_cards(report)]
     evaluation = report["evaluation"]
     if evaluation:
         lines += ["", f"target {evaluation['metric']} on {evaluation['num_test']:,} test images, fine-tuned on"]

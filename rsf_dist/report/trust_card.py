@@ -147,7 +147,7 @@ def trust_card(
         ratio: `kind`, `log_bound`, and of a learned ratio the entries of its RatioQuality.
         two_sample: a TwoSample as a dict each: target rows against proposals as configured, `before`; where rounds
             moved them, against those of the last round, `moved`; and against accepted rows, `after`.
-        mix: what rounds made of the mix of classes; see `class_mix.mix_told`.
+        mix: what rounds made of the mix of classes; see `class_mix.describe`.
     """
     return [
         constant(sampling, ratio),
@@ -163,7 +163,7 @@ def trust_card(
         two_sample_auc(two_sample),
         two_sample_mmd(two_sample),
         classes(sampling),
-        mix_of_classes(mix),
+        estimated_class_prior(mix),
         duplicates(sampling),
         rows_found(sampling),
         screened_out(sampling),
@@ -176,7 +176,7 @@ def overall(lights: Iterable[str]) -> Light:
     return next((light for light in SEVERITY if light in shown), "grey")
 
 
-def card_in_words(trust: Sequence[Numbers]) -> str:
+def format_trust_card(trust: Sequence[Numbers]) -> str:
     """The card as a line: how many lights of each colour, and which are the worst."""
     count = Counter(check["light"] for check in trust)
     worst = overall(count)
@@ -292,7 +292,7 @@ def bias(sampling: Numbers, ratio: Numbers) -> Finding:
     if not from_target:
         light = "amber" if light == "green" else light
         meaning += " This is blind to what proposals never met: give target rows to judge it on."
-    elif ratio["kind"] == "GivenClassRatio":
+    elif ratio["kind"] == "ClassConditionalRatio":
         meaning += " Target rows have no class, and each counts as of the one that capping costs most."
     elif proposals is not None and bound > 2 * proposals + TV_GREEN:
         meaning += " Proposals alone show less of it: they hardly meet part of the target."
@@ -559,7 +559,7 @@ def classes(sampling: Numbers) -> Finding:
     f"Green where rounds follow an estimate of it that leaves every class {100 * LEFT_OUT:g} % or more of an equal "
     "share; amber where it leaves one less, and where it was to be moved and was not.",
 )
-def mix_of_classes(mix: Numbers | None) -> Finding:
+def estimated_class_prior(mix: Numbers | None) -> Finding:
     """What rounds made of the target's mix of classes, which they estimate apart."""
     if mix is None or (mix["class_mix_kept"] and not mix["tried"]):
         return "–", "grey", "Not estimated by rounds."

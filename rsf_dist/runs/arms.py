@@ -13,22 +13,22 @@ from typing import Any, get_args
 import ray
 from ray.data import Dataset
 from torch import nn
-from rsf_dist.runs import baselines as controls
+from rsf_dist.runs import baselines
 from rsf_dist.sampling.accepted import AcceptedSet
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.builders.components import build_task
 from rsf_dist.config.evaluation import Arm
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import unwrapped
-from rsf_dist.evaluation.predictions import Verdict, classify
+from rsf_dist.evaluation.predictions import Predictions, predict
 from rsf_dist.data.images import ImageSet
-from rsf_dist.report import report_json as record, sample_images as samples
-from rsf_dist.cluster.workers import confine
-from rsf_dist.runs.rounds import last_stream, sample_trial
+from rsf_dist.report import report_json, sample_images
+from rsf_dist.cluster.workers import limit_to_allocation
+from rsf_dist.runs.rounds import last_stream, sample_seed
 from rsf_dist.sampling.stream import RowStream
 from rsf_dist.tasks import Task
 from rsf_dist.training.trainer import FineTuner, FineTuneResult
-from rsf_dist.runs.seed_run import Trial, ratio_folder
+from rsf_dist.runs.seed_run import SeedRun, ratio_folder
 
 
 
@@ -48,21 +48,21 @@ _CHECKPOINTS, _CHECKPOINT_MODELS = 3, 3
 """At once on disk: two that are kept and one that is being written; the weights and AdamW's two moments in each."""
 
 
-def train_trial(trial: Trial, accepted: AcceptedSet) -> None:
+def train_seed(seed_run: SeedRun, accepted: AcceptedSet) -> None:
     """Fine-tune on the accepted rows and on the other arms' rows, and judge every model on the test images."""
-    config, inputs, store = trial.config, trial.inputs, trial.store
-    record.begin(store, trial.seed)
-    before = trial.starting_model()
-    models = {arm: arm_model(trial, arm, accepted, before) for arm in arms(config)}
-    store.keep(MODEL, lambda folder: trial.task().save(models[config.own_arm], folder))
-    judged = record.read(store)["evaluation"]
+    config, inputs, store = seed_run.config, seed_run.inputs, seed_run.store
+    report_json.begin(store, seed_run.seed)
+    before = seed_run.starting_model()
+    models = {arm: arm_model(seed_run, arm, accepted, before) for arm in arms(config)}
+    store.commit_folder(MODEL, lambda folder: seed_run.task().save(models[config.own_arm], folder))
+    judged = report_json.read(store)["evaluation"]
     if inputs.test is not None and (judged is None or judged["fingerprint"] != accepted.fingerprint):
-        with trial.stage("evaluation", f"judging on {len(inputs.test):,} labelled test images"):
-            verdicts, on_source = judge(models, inputs.test), judge(models, inputs.source_test)
-        samples.save_predictions(store, inputs.test, verdicts.get("pretrained"), verdicts[config.own_arm])
-        described = record.describe_evaluation(verdicts, on_source, inputs.source.classes)
+        with seed_run.stage("evaluation", f"judging on {len(inputs.test):,} labelled test images"):
+            verdicts, on_source = predict_all(models, inputs.test), predict_all(models, inputs.source_test)
+        sample_images.save_predictions(store, inputs.test, verdicts.get("pretrained"), verdicts[config.own_arm])
+        described = report_json.describe_evaluation(verdicts, on_source, inputs.source.classes)
         own = {"own_arm": config.own_arm, "fingerprint": accepted.fingerprint}
-        record.add(store, evaluation=described | own)
+        report_json.add(store, evaluation=described | own)
 
 
 def arms(config: RunConfig) -> list[Arm]:
@@ -79,25 +79,25 @@ def training_bytes(config: RunConfig, inputs: Inputs) -> int:
     return size * (2 + len(tuned) * (1 + _CHECKPOINTS * _CHECKPOINT_MODELS))  # two: pretrained, and the run's own
 
 
-def arm_model(trial: Trial, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> nn.Module:
+def arm_model(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> nn.Module:
     """The arm's model, made anew where that in the store was made of other rows."""
     if arm == "pretrained":
         return before
     if arm == "batch_norm":
         with unwrapped():
-            return ray.get(_adapted.remote(before, trial.inputs.target, trial.seed))
-    store, folder, task = trial.store, f"models/{arm}", trial.task()
-    kept = store.find(folder, partial(_load_made, task))
+            return ray.get(_adapted.remote(before, seed_run.inputs.target, seed_run.seed))
+    store, folder, task = seed_run.store, f"models/{arm}", seed_run.task()
+    kept = store.find_folder(folder, partial(_load_made, task))
     if kept is None or kept[0]["fingerprint"] != accepted.fingerprint:
-        tuned, rows = fine_tune(trial, arm, accepted, before)
-        described = {"rows": rows, **record.describe_training(tuned)}
-        made = {"fingerprint": accepted.fingerprint, "training": record.finite(described)}
-        store.keep(folder, partial(_save_made, task, tuned.load_model(), made))
-        kept = store.fetch(folder, partial(_load_made, task))
+        tuned, rows = fine_tune(seed_run, arm, accepted, before)
+        described = {"rows": rows, **report_json.describe_training(tuned)}
+        made = {"fingerprint": accepted.fingerprint, "training": report_json.finite(described)}
+        store.commit_folder(folder, partial(_save_made, task, tuned.load_model(), made))
+        kept = store.load_folder(folder, partial(_load_made, task))
         if tuned.stream is not None:
-            trial.progress.say(record.stream_in_words(tuned.stream))
+            seed_run.progress.say(report_json.format_stream(tuned.stream))
     made, model = kept
-    record.add(store, training={arm: made["training"]})
+    report_json.add(store, training={arm: made["training"]})
     return model
 
 
@@ -110,21 +110,21 @@ def _load_made(task: Task, folder: Path) -> tuple[dict[str, Any], nn.Module]:
     return json.loads((folder / MADE).read_text()), task.load(folder)
 
 
-def fine_tune(trial: Trial, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> tuple[FineTuneResult, int]:
+def fine_tune(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> tuple[FineTuneResult, int]:
     """The same training for every arm, from its last checkpoint where it has one; and the number of its rows.
 
     Weights are those of accepted rows, where training.use_row_weights asks for them, and the ratios of `weighted`.
     """
-    training, own = trial.config.training, arm == trial.config.own_arm
+    training, own = seed_run.config.training, arm == seed_run.config.own_arm
     weighted = arm == "weighted" or (training.use_row_weights and arm in ("one_shot", "adaptive"))
-    rows = arm_rows(trial, arm, accepted, before)
-    with trial.stage(arm, f"fine-tuning: {record.ARMS[arm]}"):
+    rows = arm_rows(seed_run, arm, accepted, before)
+    with seed_run.stage(arm, f"fine-tuning: {report_json.ARMS[arm]}"):
         tuner = FineTuner(
-            trial.task(),
+            seed_run.task(),
             training.model_copy(update={"use_row_weights": weighted}),
-            seed=trial.seed,
+            seed=seed_run.seed,
             initial=before,
-            storage_path=trial.store.path_for_ray("checkpoints"),
+            storage_path=seed_run.store.path_for_ray("checkpoints"),
             name=f"{arm}-{accepted.fingerprint[:8]}",
             resume=True,
         )
@@ -133,37 +133,37 @@ def fine_tune(trial: Trial, arm: Arm, accepted: AcceptedSet, before: nn.Module) 
         return tuner.fit(rows), accepted.report.num_accepted if own else rows.count()
 
 
-def arm_rows(trial: Trial, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> Dataset | RowStream:
+def arm_rows(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> Dataset | RowStream:
     """The training rows of an arm, as many for each.
 
     In mode `stream` arms of proposals have fresh ones for every step, those of target images what there is.
     """
-    config, inputs, num_rows = trial.config, trial.inputs, accepted.report.num_accepted
+    config, inputs, num_rows = seed_run.config, seed_run.inputs, accepted.report.num_accepted
     streaming, fresh = config.sampling.mode == "stream", config.training.steps * config.training.batch_size
     if arm == config.own_arm:
-        return last_stream(trial, accepted, fresh) if streaming else accepted.dataset
+        return last_stream(seed_run, accepted, fresh) if streaming else accepted.dataset
     if arm == "one_shot":
-        one = trial.one_shot()
-        if not one.store.holds(ratio_folder(0)):  # the first round's is the same ratio
-            one.store.take(ratio_folder(0), trial.store)
-        rows = sample_trial(one)
+        one = seed_run.one_shot()
+        if not one.store.is_intact(ratio_folder(0)):  # the first round's is the same ratio
+            one.store.copy_from(ratio_folder(0), seed_run.store)
+        rows = sample_seed(one)
         return last_stream(one, rows, fresh) if streaming else rows.dataset.limit(num_rows)
     if arm == "random" and streaming:
-        return controls.random_stream(config, trial.proposal(), fresh, trial.seed)
+        return baselines.random_stream(config, seed_run.proposal(), fresh, seed_run.seed)
     if arm == "random":
-        return controls.random_rows(config, trial.proposal(), num_rows, trial.seed)
+        return baselines.random_rows(config, seed_run.proposal(), num_rows, seed_run.seed)
     if arm == "weighted":
-        proposal = trial.proposal()
+        proposal = seed_run.proposal()
         count = fresh if streaming else num_rows
-        return controls.weighted_rows(config, proposal, trial.ratio(proposal), count, trial.seed)
+        return baselines.weighted_rows(config, proposal, seed_run.ratio(proposal), count, seed_run.seed)
     if arm == "pseudo_labels":
         least = config.evaluation.pseudo_label_confidence
-        return controls.pseudo_labelled_rows(before, inputs.target, least, num_rows, trial.seed)
+        return baselines.pseudo_labelled_rows(before, inputs.target, least, num_rows, seed_run.seed)
     assert inputs.oracle is not None
-    return controls.oracle_rows(inputs.oracle, num_rows, trial.seed)
+    return baselines.oracle_rows(inputs.oracle, num_rows, seed_run.seed)
 
 
-def judge(models: dict[Arm, nn.Module], images: ImageSet | None) -> dict[Arm, Verdict]:
+def predict_all(models: dict[Arm, nn.Module], images: ImageSet | None) -> dict[Arm, Predictions]:
     """Each model's verdict on labelled images; none without images."""
     if images is None:
         return {}
@@ -173,11 +173,11 @@ def judge(models: dict[Arm, nn.Module], images: ImageSet | None) -> dict[Arm, Ve
 
 @ray.remote
 def _adapted(model: nn.Module, target: ImageSet, seed: int) -> nn.Module:
-    confine()
-    return controls.with_target_statistics(model, target, seed)
+    limit_to_allocation()
+    return baselines.with_target_statistics(model, target, seed)
 
 
 @ray.remote
-def _classify(models: dict[Arm, nn.Module], images: ImageSet) -> dict[Arm, Verdict]:
-    confine()
-    return {name: classify(model, images) for name, model in models.items()}
+def _classify(models: dict[Arm, nn.Module], images: ImageSet) -> dict[Arm, Predictions]:
+    limit_to_allocation()
+    return {name: predict(model, images) for name, model in models.items()}

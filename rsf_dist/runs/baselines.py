@@ -14,7 +14,7 @@ import torch
 from ray.data import Dataset
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
-from rsf_dist.sampling.accepted import in_order
+from rsf_dist.sampling.accepted import preserve_order
 from rsf_dist.data.arrow import from_table, to_table
 from rsf_dist.config.run import RunConfig
 from rsf_dist.runtime.device import device, seeded
@@ -25,7 +25,7 @@ from rsf_dist.models.networks import require_batch_norm
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ConstantRatio, Ratio
 from rsf_dist.ratios.base import log_ratios
-from rsf_dist.cluster.workers import confine
+from rsf_dist.cluster.workers import limit_to_allocation
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.sampling.stream import RowStream
@@ -68,15 +68,15 @@ def weighted_rows(config: RunConfig, proposal: Proposal, ratio: Ratio, num_rows:
     """
     shared = ray.put(ratio)
     rows = random_rows(config, proposal, num_rows, seed)
-    scored = in_order(rows.map_batches(partial(_score, ratio=shared), batch_format="pyarrow")).materialize()
+    scored = preserve_order(rows.map_batches(partial(_score, ratio=shared), batch_format="pyarrow")).materialize()
     largest = float(scored.max("log_ratio"))
     if largest == -math.inf:
         raise StatisticalRefusal(f"p/q is 0 for all {num_rows:,} proposals", "leave the arm `weighted` out")
-    return in_order(scored.map_batches(partial(_weigh, largest=largest), batch_format="pyarrow"))
+    return preserve_order(scored.map_batches(partial(_weigh, largest=largest), batch_format="pyarrow"))
 
 
 def _score(rows: pa.Table, ratio: ray.ObjectRef) -> pa.Table:
-    confine()
+    limit_to_allocation()
     scores = log_ratios(ray.get(ratio), from_table(rows))
     return rows.set_column(rows.column_names.index("log_ratio"), "log_ratio", pa.array(scores.numpy()))
 
@@ -109,7 +109,7 @@ def pseudo_labelled_rows(model: nn.Module, target: ImageSet, confidence: float, 
 @ray.remote
 def _predicted(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """The highest probability, float [n], and its label, int64 [n]."""
-    confine()
+    limit_to_allocation()
     model = model.to(device()).eval()
     with torch.inference_mode():
         probability = torch.cat([model(batch.to(device())).softmax(1).cpu() for batch in images.split(_BATCH)])

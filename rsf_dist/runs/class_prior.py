@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from rsf_dist.config.ratio import ClassifierRatioConfig, ClassPriorConfig
 from rsf_dist.errors import InputError, StatisticalRefusal
-from rsf_dist.builders.prior_estimation import estimate_prior, mean_given_class
+from rsf_dist.builders.prior_estimation import estimate_prior, class_log_mean_ratios
 from rsf_dist.proposals import Proposal
-from rsf_dist.ratios import GivenClassRatio, LabelShiftRatio, Ratio
+from rsf_dist.ratios import ClassConditionalRatio, LabelShiftRatio, Ratio
 from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.tasks import ClassificationTask
-from rsf_dist.runs.seed_run import Trial
+from rsf_dist.runs.seed_run import SeedRun
 
 
 
@@ -35,7 +35,7 @@ _OF_THE_ROWS = ("labels", "logits", "source", "target")
 
 
 @dataclass(frozen=True)
-class ClassMix:
+class ClassPriorDecision:
     """What became of the mix of classes.
 
     Args:
@@ -51,12 +51,12 @@ class ClassMix:
         return asdict(self) | {"estimate": None if self.estimate is None else self.estimate.to_json()}
 
     @staticmethod
-    def from_json(raw: dict[str, Any]) -> ClassMix:
+    def from_json(raw: dict[str, Any]) -> ClassPriorDecision:
         """The inverse of `to_json`."""
-        return ClassMix(raw["estimate"] and ClassPrior.from_json(raw["estimate"]), raw["kept"])
+        return ClassPriorDecision(raw["estimate"] and ClassPrior.from_json(raw["estimate"]), raw["kept"])
 
 
-def mix_folder(number: int) -> str:
+def class_prior_folder(number: int) -> str:
     """Where a round keeps what became of the mix of classes; only the last one has it."""
     return f"rounds/{number:03d}/class_mix"
 
@@ -66,70 +66,70 @@ def means_folder(number: int) -> str:
     return f"rounds/{number:03d}/class_means"
 
 
-def stored_mix(trial: Trial, number: int) -> ClassMix:
+def stored_decision(seed_run: SeedRun, number: int) -> ClassPriorDecision:
     """What became of it in a round. Raises InputError where that is damaged."""
-    if not trial.store.lists(mix_folder(number)):
-        return ClassMix()
-    return trial.store.fetch(mix_folder(number), lambda at: ClassMix.from_json(json.loads((at / _MIX).read_text())))
+    if not seed_run.store.is_listed(class_prior_folder(number)):
+        return ClassPriorDecision()
+    return seed_run.store.load_folder(class_prior_folder(number), lambda at: ClassPriorDecision.from_json(json.loads((at / _MIX).read_text())))
 
 
-def settle_mix(trial: Trial, number: int, proposal: Proposal) -> None:
+def decide_class_prior(seed_run: SeedRun, number: int, proposal: Proposal) -> None:
     """Estimate the target's mix of classes against the last round's proposal, and keep what becomes of it.
 
     The mix stays as configured where it is not to be moved, where the estimator refuses, or its estimate collapsed.
     """
-    if trial.store.find(mix_folder(number), lambda at: json.loads((at / _MIX).read_text())) is not None:
+    if seed_run.store.find_folder(class_prior_folder(number), lambda at: json.loads((at / _MIX).read_text())) is not None:
         return
-    config, kept = trial.config.rounds.class_prior, why_kept(trial, proposal)
+    config, kept = seed_run.config.rounds.class_prior, reason_to_keep(seed_run, proposal)
     estimate = None
     if config is not None and kept is None:
-        estimate, kept = _estimated(trial, number, proposal, config)
+        estimate, kept = _estimate(seed_run, number, proposal, config)
         if kept is not None:
-            trial.progress.say(f"the mix of classes stays as configured: {kept}")
-    mix = json.dumps(ClassMix(estimate, kept).to_json(), indent=1) + "\n"
-    trial.store.keep(mix_folder(number), lambda at: (at / _MIX).write_text(mix))
+            seed_run.progress.say(f"the mix of classes stays as configured: {kept}")
+    mix = json.dumps(ClassPriorDecision(estimate, kept).to_json(), indent=1) + "\n"
+    seed_run.store.commit_folder(class_prior_folder(number), lambda at: (at / _MIX).write_text(mix))
 
 
-def mix_told(trial: Trial, number: int, proposal: Proposal) -> dict[str, Any] | None:
+def describe(seed_run: SeedRun, number: int, proposal: Proposal) -> dict[str, Any] | None:
     """For the report of a round; None where it is not the last of several.
 
     `class_prior`: the estimate, with its effective classes; `class_mix_kept`: why the mix stays as configured;
     `tried`: whether it was to be moved.
     """
-    if not trial.store.lists(mix_folder(number)):
+    if not seed_run.store.is_listed(class_prior_folder(number)):
         return None
-    mix = stored_mix(trial, number)
+    mix = stored_decision(seed_run, number)
     estimate = mix.estimate and mix.estimate.to_json() | {"effective_classes": mix.estimate.effective_classes}
-    return {"class_prior": estimate, "class_mix_kept": mix.kept, "tried": why_kept(trial, proposal) is None}
+    return {"class_prior": estimate, "class_mix_kept": mix.kept, "tried": reason_to_keep(seed_run, proposal) is None}
 
 
-def why_kept(trial: Trial, proposal: Proposal) -> str | None:
+def reason_to_keep(seed_run: SeedRun, proposal: Proposal) -> str | None:
     """Why there is no mix of classes to move, in words; None where there is."""
-    config = trial.config.rounds.class_prior
+    config = seed_run.config.rounds.class_prior
     if config is None:
         return "rounds.class_prior is null"
-    if not isinstance(trial.config.ratio, ClassifierRatioConfig):
-        return f"a {trial.config.ratio.kind} ratio says itself what classes it wants"
+    if not isinstance(seed_run.config.ratio, ClassifierRatioConfig):
+        return f"a {seed_run.config.ratio.kind} ratio says itself what classes it wants"
     if getattr(proposal, "class_prior", None) is None or not hasattr(proposal, "with_class_prior"):
         return "the proposal has none that could be set"
-    if config.network is None and not {"image", "label"} >= set(trial.task().columns):
+    if config.network is None and not {"image", "label"} >= set(seed_run.task().columns):
         return "the task needs more than images and labels; rounds.class_prior.network does not"
     return None
 
 
-def _estimated(
-    trial: Trial, number: int, proposal: Proposal, config: ClassPriorConfig
+def _estimate(
+    seed_run: SeedRun, number: int, proposal: Proposal, config: ClassPriorConfig
 ) -> tuple[ClassPrior | None, str | None]:
     """The estimate, and why it is not followed."""
     if config.network is None:
-        task, initial = trial.task(), trial.starting_model()
+        task, initial = seed_run.task(), seed_run.starting_model()
     else:
-        inputs = trial.inputs
+        inputs = seed_run.inputs
         task = ClassificationTask(inputs.source.classes, config.network, inputs.source.images.shape[1])
-        initial = task.build_model(trial.seed)
-    with trial.stage("class_prior", f"estimating the target's mix of classes by {config.method}"):
+        initial = task.build_model(seed_run.seed)
+    with seed_run.stage("class_prior", f"estimating the target's mix of classes by {config.method}"):
         try:
-            estimate = estimate_prior(config, task, trial.inputs, proposal, trial.round_seed(number), initial)
+            estimate = estimate_prior(config, task, seed_run.inputs, proposal, seed_run.round_seed(number), initial)
         except StatisticalRefusal as err:
             return None, str(err)
         except InputError as err:
@@ -141,9 +141,9 @@ def _estimated(
     return estimate, None
 
 
-def with_mix(trial: Trial, number: int, proposal: Proposal) -> Proposal:
+def apply_class_prior(seed_run: SeedRun, number: int, proposal: Proposal) -> Proposal:
     """The round's proposal with the estimated mix of classes, smoothed, where it was moved; else as it is."""
-    mix, config = stored_mix(trial, number), trial.config.rounds.class_prior
+    mix, config = stored_decision(seed_run, number), seed_run.config.rounds.class_prior
     if mix.estimate is None or mix.kept is not None or config is None:
         return proposal
     before: Tensor = proposal.class_prior  # type: ignore[attr-defined]
@@ -151,25 +151,25 @@ def with_mix(trial: Trial, number: int, proposal: Proposal) -> Proposal:
     return proposal.with_class_prior(smoothed)  # type: ignore[attr-defined]
 
 
-def settle_means(trial: Trial, number: int, proposal: Proposal, ratio: Ratio) -> None:
+def compute_class_means(seed_run: SeedRun, number: int, proposal: Proposal, ratio: Ratio) -> None:
     """Keep the ratio's means within the classes, where the mix was moved."""
-    mix, folder = stored_mix(trial, number), means_folder(number)
-    if mix.estimate is None or mix.kept is not None or trial.store.find(folder, _read_means) is not None:
+    mix, folder = stored_decision(seed_run, number), means_folder(number)
+    if mix.estimate is None or mix.kept is not None or seed_run.store.find_folder(folder, _read_means) is not None:
         return
-    with trial.stage("class_prior", "taking the ratio's mean within each class"):
-        seed = trial.round_seed(number)
-        means = mean_given_class(ratio, proposal, len(mix.estimate.prior), seed, trial.config.sampling)
-    trial.store.keep(folder, lambda at: (at / _MEANS).write_text(json.dumps(means.tolist()) + "\n"))
+    with seed_run.stage("class_prior", "taking the ratio's mean within each class"):
+        seed = seed_run.round_seed(number)
+        means = class_log_mean_ratios(ratio, proposal, len(mix.estimate.prior), seed, seed_run.config.sampling)
+    seed_run.store.commit_folder(folder, lambda at: (at / _MEANS).write_text(json.dumps(means.tolist()) + "\n"))
 
 
-def without_classes(trial: Trial, number: int, proposal: Proposal, ratio: Ratio) -> Ratio:
+def condition_on_class(seed_run: SeedRun, number: int, proposal: Proposal, ratio: Ratio) -> Ratio:
     """The ratio as the round uses it: where the mix was moved, one that leaves classes to the proposal."""
-    mix = stored_mix(trial, number)
+    mix = stored_decision(seed_run, number)
     if mix.estimate is None or mix.kept is not None:
         return ratio
     prior = proposal.class_prior.numpy()  # type: ignore[attr-defined]
     classes = LabelShiftRatio(prior, prior, estimate=mix.estimate)  # the smoothed estimate is proposed from already
-    return GivenClassRatio(ratio, classes, trial.store.fetch(means_folder(number), _read_means))
+    return ClassConditionalRatio(ratio, classes, seed_run.store.load_folder(means_folder(number), _read_means))
 
 
 def _read_means(folder: Path) -> np.ndarray:

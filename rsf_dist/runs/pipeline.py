@@ -14,26 +14,26 @@ from dataclasses import dataclass
 from typing import Any
 from torch import nn
 from rsf_dist.runtime import user_code
-from rsf_dist.runs.arms import MODEL, arms, train_trial, training_bytes
+from rsf_dist.runs.arms import MODEL, arms, train_seed, training_bytes
 from rsf_dist.builders.inputs import Inputs, load_inputs
 from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.resume import differences
 from rsf_dist.config.load import dump_config, parse_text
 from rsf_dist.errors import InputError
-from rsf_dist.storage.lock import held
+from rsf_dist.storage.lock import run_lock
 from rsf_dist.models.networks import load_network
 from rsf_dist.runtime.progress import Progress
-from rsf_dist.report import report_json as record
+from rsf_dist.report import report_json
 from rsf_dist.report.html import write_html
 from rsf_dist.cluster.shared_storage import check_disk, require_shared
 from rsf_dist.cluster.capacity import check_pool, check_ratio, check_training
-from rsf_dist.cluster.connection import cluster
+from rsf_dist.cluster.connection import connect
 from rsf_dist.cluster.workers import ship_code
-from rsf_dist.runs.rounds import last_rows, sample_trial
+from rsf_dist.runs.rounds import last_rows, sample_seed
 from rsf_dist.storage.run_store import RunStore
-from rsf_dist.runs.seed_run import Trial
-from rsf_dist.builders.preflight import try_out
+from rsf_dist.runs.seed_run import SeedRun
+from rsf_dist.builders.preflight import preflight
 
 
 
@@ -66,7 +66,7 @@ class RunResult:
         """The fine-tuned model, uint8 images [n, c, h, w] -> logits; of the first seed unless another is named."""
         seeds = self.report["seeds"]
         number = 0 if seed is None else seeds.index(seed)
-        return self.store.at(trial_folder(number, len(seeds))).fetch(MODEL, load_network)
+        return self.store.at(seed_folder(number, len(seeds))).load_folder(MODEL, load_network)
 
 
 def run(
@@ -86,12 +86,12 @@ def run(
         StatisticalRefusal: the ratio or the budget allows no result.
     """
     progress = progress or Progress()
-    with opened(config, progress) as (store, inputs), cluster(address, verbose, config.code):
-        begin(config, inputs, store, sampling=True, training=True)
-        for trial in trials(config, inputs, store, progress):
-            accepted = sample_trial(trial)
-            train_trial(trial, accepted)
-        return finish(config, store)
+    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+        begin_run(config, inputs, store, sampling=True, training=True)
+        for seed_run in seed_runs(config, inputs, store, progress):
+            accepted = sample_seed(seed_run)
+            train_seed(seed_run, accepted)
+        return write_report(config, store)
 
 
 def sample(
@@ -99,11 +99,11 @@ def sample(
 ) -> RunResult:
     """The first half of `run`: the ratio and the accepted rows, for `train` to go on with. Raises as `run`."""
     progress = progress or Progress()
-    with opened(config, progress) as (store, inputs), cluster(address, verbose, config.code):
-        begin(config, inputs, store, sampling=True, training=False)
-        for trial in trials(config, inputs, store, progress):
-            sample_trial(trial)
-        return finish(config, store)
+    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+        begin_run(config, inputs, store, sampling=True, training=False)
+        for seed_run in seed_runs(config, inputs, store, progress):
+            sample_seed(seed_run)
+        return write_report(config, store)
 
 
 def train(
@@ -111,30 +111,30 @@ def train(
 ) -> RunResult:
     """The second half of `run`, on the rows in the directory `output`. Raises as `run`."""
     progress, config = progress or Progress(), stored_config(RunStore(output))
-    with opened(config, progress) as (store, inputs), cluster(address, verbose, config.code):
+    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
         check_cluster(config, sampling=config.sampling.mode == "stream", training=True)
         check_disk(store.uri, forecast_bytes(config, inputs, training=True), "output")
-        for trial in trials(config, inputs, store, progress):
-            train_trial(trial, last_rows(trial))
-        return finish(config, store)
+        for seed_run in seed_runs(config, inputs, store, progress):
+            train_seed(seed_run, last_rows(seed_run))
+        return write_report(config, store)
 
 
 def rebuild_report(output: str) -> RunResult:
     """Merge the trials' records and draw report.html again. Raises InputError."""
     store = RunStore(output)
     config = stored_config(store)
-    with held(store):
-        return finish(config, store)
+    with run_lock(store):
+        return write_report(config, store)
 
 
 @contextmanager
-def opened(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
+def open_run(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
     """The run's directory, held against other writers, and the run's images. Raises InputError."""
     store = RunStore(config.output)
-    with held(store, progress):
+    with run_lock(store, progress):
         require_same(store, config)
         if store.exists(CONFIG):
-            store.sweep()
+            store.remove_drafts()
             progress.say(f"going on with the run in {store.uri}")
         inputs = prepare(config, progress)
         changed = changed_inputs(store, inputs)
@@ -159,34 +159,34 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
 
     Import paths that the configuration names are told with the files that they led to. Raises InputError.
     """
-    if config.code is not None:
-        user_code.allow_folder(config.code)
+    if config.code_folder is not None:
+        user_code.allow_folder(config.code_folder)
     user_code.LOADED.clear()
     inputs = load_inputs(config)
-    try_out(config, inputs)
+    preflight(config, inputs)
     for path, file in user_code.LOADED.items():
         (progress or Progress()).say(f"using {path} from {file}")
-    if config.code is not None:
-        ship_code(config.code)
+    if config.code_folder is not None:
+        ship_code(config.code_folder)
     return inputs
 
 
 def changed_inputs(store: RunStore, inputs: Inputs) -> list[str]:
     """The image sets that are not those that the run began with; none where it has not begun."""
-    before = store.find(INPUTS, lambda folder: json.loads((folder / DIGESTS).read_text()))
+    before = store.find_folder(INPUTS, lambda folder: json.loads((folder / DIGESTS).read_text()))
     if before is None:
         return []
     now = inputs.digests()
     return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
-def begin(config: RunConfig, inputs: Inputs, store: RunStore, sampling: bool, training: bool) -> None:
+def begin_run(config: RunConfig, inputs: Inputs, store: RunStore, sampling: bool, training: bool) -> None:
     """Check cluster and disk, then write down the resolved configuration. Raises InputError."""
     check_cluster(config, sampling, training)
     check_disk(store.uri, forecast_bytes(config, inputs, training), "output")
-    if not store.holds(INPUTS):
+    if not store.is_intact(INPUTS):
         digests = json.dumps(inputs.digests(), indent=1) + "\n"
-        store.keep(INPUTS, lambda folder: (folder / DIGESTS).write_text(digests))
+        store.commit_folder(INPUTS, lambda folder: (folder / DIGESTS).write_text(digests))
     store.write(CONFIG, dump_config(config))
 
 
@@ -202,8 +202,8 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
     if training and not (sampling and config.training.wait_seconds):  # else its nodes would idle until then
         check_training(config.training, beside)
     require_shared(RunStore(config.output).uri, "output")
-    if config.code is not None:
-        require_shared(config.code, "code")
+    if config.code_folder is not None:
+        require_shared(config.code_folder, "code_folder")
 
 
 def forecast_bytes(config: RunConfig, inputs: Inputs, training: bool) -> int:
@@ -228,24 +228,24 @@ def stored_config(store: RunStore) -> RunConfig:
     return config.model_copy(update={"output": store.uri})
 
 
-def finish(config: RunConfig, store: RunStore) -> RunResult:
+def write_report(config: RunConfig, store: RunStore) -> RunResult:
     """report.json of all trials, report.html."""
-    folders = [trial_folder(number, config.num_seeds) for number in range(config.num_seeds)]
-    report = record.merge([store.at(folder) for folder in folders], folders)
-    record.write(store, report)
+    folders = [seed_folder(number, config.num_seeds) for number in range(config.num_seeds)]
+    report = report_json.merge([store.at(folder) for folder in folders], folders)
+    report_json.write(store, report)
     write_html(store, store.at(folders[0]), report)
     return RunResult(store, report)
 
 
-def trials(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progress) -> Iterator[Trial]:
+def seed_runs(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progress) -> Iterator[SeedRun]:
     """The run's seeds, one after the other."""
     for number in range(config.num_seeds):
         seed, count = config.seed + number, config.num_seeds
         if count > 1:
             progress.say(f"seed {seed} ({number + 1} of {count})")
-        yield Trial(config, inputs, store.at(trial_folder(number, count)), seed, progress)
+        yield SeedRun(config, inputs, store.at(seed_folder(number, count)), seed, progress)
 
 
-def trial_folder(number: int, num_seeds: int) -> str:
+def seed_folder(number: int, num_seeds: int) -> str:
     """Of the number-th seed, within the run's directory."""
     return "" if num_seeds == 1 else f"seeds/{number:03d}"

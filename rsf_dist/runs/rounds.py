@@ -4,7 +4,7 @@
     ratio -> sampling.num_accepted rows
 
 Each round is a rejection sampler for its own q: a learned ratio is learned anew against the round's proposals, any
-other is corrected by the two densities (`MovedRatio`). It is the cross-entropy method (Rubinstein 1999) with rejection
+other is corrected by the two densities (`ReweightedRatio`). It is the cross-entropy method (Rubinstein 1999) with rejection
 in the place of a quantile of scores, and a defensive share of the proposal as configured. Classes are moved apart, and
 last (`class_mix`).
 """
@@ -15,20 +15,20 @@ from typing import Any
 from rsf_dist.sampling.accepted import AcceptedSet, stored_rows
 from rsf_dist.data.arrow import from_table
 from rsf_dist.builders.components import build_envelope
-from rsf_dist.runs.class_prior import mix_folder, mix_told, settle_means, settle_mix, with_mix, without_classes
+from rsf_dist.runs.class_prior import class_prior_folder, describe, compute_class_means, decide_class_prior, apply_class_prior, condition_on_class
 from rsf_dist.config.sampling import Budget
 from rsf_dist.sampling.envelope import BudgetEnvelope
 from rsf_dist.errors import InputError, Shortfall
-from rsf_dist.evaluation.sample_quality import judge_round
+from rsf_dist.evaluation.sample_quality import two_sample_tests
 from rsf_dist.proposals import DefensiveProposal, Proposal, Refittable
 from rsf_dist.ratios import Ratio
-from rsf_dist.report import report_json as record, sample_images as samples
-from rsf_dist.report.trust_card import card_in_words
+from rsf_dist.report import report_json, sample_images
+from rsf_dist.report.trust_card import format_trust_card
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.sampling.stream import Cursor, RowStream
 from rsf_dist.runtime.timeouts import time_limit
-from rsf_dist.runs.seed_run import Trial
-from rsf_dist.runtime.user_code import blamed
+from rsf_dist.runs.seed_run import SeedRun
+from rsf_dist.runtime.user_code import reported_as
 
 
 
@@ -45,137 +45,137 @@ _NEAR_ONE = 0.95
 """An AUC from which on its gains say little: far from the target it stays near 1 whatever a refit gains."""
 
 
-def sample_trial(trial: Trial) -> AcceptedSet:
+def sample_seed(seed_run: SeedRun) -> AcceptedSet:
     """Move the proposal round by round, sample the rows to train on, and judge them."""
-    record.begin(trial.store, trial.seed)
-    last = explore(trial)
-    moved = moved_proposal(trial, last)
-    if trial.config.rounds.num_rounds > 1:
-        settle_mix(trial, last, moved)
-    proposal = with_mix(trial, last, moved)
-    fitted = trial.ratio(proposal, last)
-    settle_means(trial, last, proposal, fitted)
-    ratio = without_classes(trial, last, proposal, fitted)
-    wanted = trial.config.sampling.num_accepted
-    with trial.stage("sampling", f"sampling until {wanted:,} rows are accepted"):
-        accepted = round_sampler(trial, proposal, ratio).sample(wanted, last, trial.progress)
-    if not record.has_round(trial.store, accepted.fingerprint):
-        with trial.stage("two_sample", "comparing proposals and accepted rows with held-out target images"):
-            judge, target = trial.config.evaluation.judge, trial.inputs.target.images
-            proposals = {"before": trial.proposal()} | ({"moved": proposal} if last else {})
-            judged = judge_round(ratio, proposals, accepted, target, judge, trial.seed)
-        samples.save(trial.store, proposal, accepted, trial.inputs, trial.seed)
-        _tell(trial, last, proposal, ratio, accepted, judged, last=True)
-        trial.progress.say(card_in_words(record.last_round(trial.store)["trust"]))
+    report_json.begin(seed_run.store, seed_run.seed)
+    last = explore(seed_run)
+    moved = moved_proposal(seed_run, last)
+    if seed_run.config.rounds.num_rounds > 1:
+        decide_class_prior(seed_run, last, moved)
+    proposal = apply_class_prior(seed_run, last, moved)
+    fitted = seed_run.ratio(proposal, last)
+    compute_class_means(seed_run, last, proposal, fitted)
+    ratio = condition_on_class(seed_run, last, proposal, fitted)
+    wanted = seed_run.config.sampling.num_accepted
+    with seed_run.stage("sampling", f"sampling until {wanted:,} rows are accepted"):
+        accepted = round_sampler(seed_run, proposal, ratio).sample(wanted, last, seed_run.progress)
+    if not report_json.has_round(seed_run.store, accepted.fingerprint):
+        with seed_run.stage("two_sample", "comparing proposals and accepted rows with held-out target images"):
+            feature_network, target = seed_run.config.evaluation.feature_network, seed_run.inputs.target.images
+            proposals = {"before": seed_run.proposal()} | ({"moved": proposal} if last else {})
+            tested = two_sample_tests(ratio, proposals, accepted, target, feature_network, seed_run.seed)
+        sample_images.save(seed_run.store, proposal, accepted, seed_run.inputs, seed_run.seed)
+        _tell(seed_run, last, proposal, ratio, accepted, tested, last=True)
+        seed_run.progress.say(format_trust_card(report_json.last_round(seed_run.store)["trust"]))
     return accepted
 
 
-def explore(trial: Trial) -> int:
+def explore(seed_run: SeedRun) -> int:
     """The rounds before the last one, which has the number that is given back."""
-    rounds, before = trial.config.rounds, math.inf  # the first round follows no refit
+    rounds, before = seed_run.config.rounds, math.inf  # the first round follows no refit
     for number in range(rounds.num_rounds - 1):
-        auc = explore_once(trial, number)
-        if rounds.min_gain is not None and auc is not None and auc < _NEAR_ONE and before - auc < rounds.min_gain:
-            trial.progress.say(f"AUC {auc:.3f} after {before:.3f}: the proposal has converged")
+        auc = explore_once(seed_run, number)
+        if rounds.min_auc_gain is not None and auc is not None and auc < _NEAR_ONE and before - auc < rounds.min_auc_gain:
+            seed_run.progress.say(f"AUC {auc:.3f} after {before:.3f}: the proposal has converged")
             return number + 1
         before = before if auc is None else auc
     return rounds.num_rounds - 1
 
 
-def explore_once(trial: Trial, number: int) -> float | None:
+def explore_once(seed_run: SeedRun, number: int) -> float | None:
     """A round's ratio and rows, for the next one's proposal; the ratio's held-out AUC, where it has one."""
-    proposal = round_proposal(trial, number)
-    ratio = trial.ratio(proposal, number)
-    wanted = trial.config.rounds.num_accepted
-    sampler = round_sampler(trial, proposal, ratio, exploring=True)
-    with trial.stage("rounds", f"round {number}: sampling {wanted:,} rows to move the proposal to"):
+    proposal = round_proposal(seed_run, number)
+    ratio = seed_run.ratio(proposal, number)
+    wanted = seed_run.config.rounds.num_accepted
+    sampler = round_sampler(seed_run, proposal, ratio, exploring=True)
+    with seed_run.stage("rounds", f"round {number}: sampling {wanted:,} rows to move the proposal to"):
         try:
-            accepted = sampler.sample(wanted, number, trial.progress)
+            accepted = sampler.sample(wanted, number, seed_run.progress)
         except Shortfall as short:  # of a budget that the user has not set
             most = f"{_MOST_OF_EXPECTED} times the proposals that rounds.acceptance says"
             finding = f"round {number}: fewer than {wanted:,} rows accepted of {most}"
             raise Shortfall(finding, _MORE_TO_EXPLORE) from short
-    if not record.has_round(trial.store, accepted.fingerprint):
-        _tell(trial, number, proposal, ratio, accepted)
+    if not report_json.has_round(seed_run.store, accepted.fingerprint):
+        _tell(seed_run, number, proposal, ratio, accepted)
     quality = getattr(ratio, "quality", None)
     return getattr(quality, "auc", None)
 
 
-def round_proposal(trial: Trial, number: int) -> Proposal:
+def round_proposal(seed_run: SeedRun, number: int) -> Proposal:
     """The q of a round: as configured, or refitted to the rows of the round before, and its mix of classes moved.
 
     Raises InputError where the round before has no rows, or the proposal cannot be refitted.
     """
-    return with_mix(trial, number, moved_proposal(trial, number))
+    return apply_class_prior(seed_run, number, moved_proposal(seed_run, number))
 
 
-def moved_proposal(trial: Trial, number: int) -> Proposal:
+def moved_proposal(seed_run: SeedRun, number: int) -> Proposal:
     """As `round_proposal`, with the mix of classes as configured."""
-    rounds, proposal = trial.config.rounds, trial.proposal()
+    rounds, proposal = seed_run.config.rounds, seed_run.proposal()
     if number == 0:
         return proposal
     kind = type(proposal).__name__
     if not isinstance(proposal, Refittable):
         raise InputError("proposal", kind, "has no `refit`, which rounds need", "give it one, or set rounds=1")
-    rows = from_table(stored_rows(trial.store, number - 1))
-    seconds = trial.config.sampling.pool.chunk_seconds
-    with blamed("proposal", kind, "fails to refit", "mend it"), time_limit(seconds, "proposal", kind):
-        moved = proposal.refit(rows, trial.round_seed(number), rounds.max_components)
-    return DefensiveProposal(proposal, moved, rounds.broad_share)
+    rows = from_table(stored_rows(seed_run.store, number - 1))
+    seconds = seed_run.config.sampling.pool.chunk_seconds
+    with reported_as("proposal", kind, "fails to refit", "fix it"), time_limit(seconds, "proposal", kind):
+        moved = proposal.refit(rows, seed_run.round_seed(number), rounds.max_components)
+    return DefensiveProposal(proposal, moved, rounds.defensive_share)
 
 
-def round_sampler(trial: Trial, proposal: Proposal, ratio: Ratio, exploring: bool = False) -> RejectionSampler:
+def round_sampler(seed_run: SeedRun, proposal: Proposal, ratio: Ratio, exploring: bool = False) -> RejectionSampler:
     """Return what samples a round's rows. Raises InputError.
 
     Rounds that explore end by a budget of their own, which cannot change when a run goes on: the next round's proposal
     depends on their rows.
     """
-    sampling, rounds = trial.config.sampling, trial.config.rounds
+    sampling, rounds = seed_run.config.sampling, seed_run.config.rounds
     most = max(sampling.chunk_size, math.ceil(_MOST_OF_EXPECTED * rounds.num_accepted / rounds.acceptance))
     return RejectionSampler(
         proposal,
         ratio,
         BudgetEnvelope(rounds.acceptance, rounds.num_pilot, "rounds")
         if exploring
-        else build_envelope(trial.config.envelope),
-        seed=trial.seed,
+        else build_envelope(seed_run.config.envelope),
+        seed=seed_run.seed,
         chunk_size=sampling.chunk_size,
         pool=sampling.pool,
-        store=trial.store,
+        store=seed_run.store,
         budget=Budget(max_proposals=most) if exploring else sampling.budget,
     )
 
 
-def stored_sampler(trial: Trial, number: int) -> RejectionSampler:
+def stored_sampler(seed_run: SeedRun, number: int) -> RejectionSampler:
     """A round's sampler with what the trial keeps; nothing is made. Raises InputError where something is missing."""
-    proposal = round_proposal(trial, number)
-    ratio = without_classes(trial, number, proposal, trial.stored_ratio(proposal, number))
-    last = trial.config.rounds.num_rounds == 1 or trial.store.lists(mix_folder(number))
-    return round_sampler(trial, proposal, ratio, exploring=not last)
+    proposal = round_proposal(seed_run, number)
+    ratio = condition_on_class(seed_run, number, proposal, seed_run.stored_ratio(proposal, number))
+    last = seed_run.config.rounds.num_rounds == 1 or seed_run.store.is_listed(class_prior_folder(number))
+    return round_sampler(seed_run, proposal, ratio, exploring=not last)
 
 
-def last_rows(trial: Trial) -> AcceptedSet:
+def last_rows(seed_run: SeedRun) -> AcceptedSet:
     """The rows to train on, as the trial keeps them. Raises InputError where the sampling half is not done."""
-    return AcceptedSet.load(trial.store, record.last_round(trial.store)["round"])
+    return AcceptedSet.load(seed_run.store, report_json.last_round(seed_run.store)["round"])
 
 
-def last_stream(trial: Trial, accepted: AcceptedSet, num_rows: int) -> RowStream:
+def last_stream(seed_run: SeedRun, accepted: AcceptedSet, num_rows: int) -> RowStream:
     """What draws the rows that come after the accepted ones of the last round."""
-    number = record.last_round(trial.store)["round"]
-    return stored_sampler(trial, number).row_stream(num_rows, number, after=Cursor.after(accepted))
+    number = report_json.last_round(seed_run.store)["round"]
+    return stored_sampler(seed_run, number).row_stream(num_rows, number, after=Cursor.after(accepted))
 
 
 def _tell(
-    trial: Trial,
+    seed_run: SeedRun,
     number: int,
     proposal: Proposal,
     ratio: Ratio,
     accepted: AcceptedSet,
-    judged: dict[str, Any] | None = None,
+    tested: dict[str, Any] | None = None,
     last: bool = False,
 ) -> None:
-    mix = mix_told(trial, number, proposal)
-    described = record.describe_round(number, accepted, ratio, judged, last, mix)
-    described |= samples.save_round(trial.store, number, proposal, trial.seed)
-    record.add_round(trial.store, described)
-    trial.progress.say(record.round_in_words(described))
+    mix = describe(seed_run, number, proposal)
+    described = report_json.describe_round(number, accepted, ratio, tested, last, mix)
+    described |= sample_images.save_round(seed_run.store, number, proposal, seed_run.seed)
+    report_json.add_round(seed_run.store, described)
+    seed_run.progress.say(report_json.format_round(described))

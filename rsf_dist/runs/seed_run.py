@@ -22,16 +22,16 @@ from rsf_dist.config.model import OptimizerConfig
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import RsfError, unwrapped
-from rsf_dist.builders.classifier_fit import Before
+from rsf_dist.builders.classifier_fit import WarmStart
 from rsf_dist.config.ratio import is_learned
 from rsf_dist.builders.ratio import make_ratio
 from rsf_dist.data.images import ImageSet
-from rsf_dist.training.in_process import pretrain
+from rsf_dist.training.in_process import fit_in_process
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.proposals import DefensiveProposal, Proposal
-from rsf_dist.ratios import MovedRatio, Ratio
-from rsf_dist.report import report_json as record
-from rsf_dist.cluster.workers import confine
+from rsf_dist.ratios import ReweightedRatio, Ratio
+from rsf_dist.report import report_json
+from rsf_dist.cluster.workers import limit_to_allocation
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.storage.run_store import RunStore
 from rsf_dist.tasks import Task
@@ -52,7 +52,7 @@ def pilot_folder(round: int) -> str:
 
 
 @dataclass(frozen=True)
-class Trial:
+class SeedRun:
     """One seed of a run.
 
     Args:
@@ -78,9 +78,9 @@ class Trial:
             yield
         finally:
             with suppress(RsfError):  # of a disk that is full; what ended the stage is to be told
-                record.add_seconds(self.store, name, time.monotonic() - started)
+                report_json.add_seconds(self.store, name, time.monotonic() - started)
 
-    def one_shot(self) -> Trial:
+    def one_shot(self) -> SeedRun:
         """The same without rounds, in a directory of its own within this one.
 
         A budget's acceptance is that of rounds from the proposal as configured: the last round's would keep nearly all.
@@ -100,7 +100,7 @@ class Trial:
         """log p/q, `proposal` being the round's q: as the trial keeps it, made first where it does not."""
         made_in, broad = (round, proposal) if is_learned(self.config.ratio) else (0, self.proposal())
         folder = ratio_folder(made_in)
-        if made_in in self._at_hand or self.store.holds(folder):
+        if made_in in self._at_hand or self.store.is_intact(folder):
             return self.stored_ratio(proposal, round)
         config, checkpoints = self.config.ratio, self.store.path_for_ray("checkpoints")
         before = self._before(made_in)
@@ -115,7 +115,7 @@ class Trial:
                 split_seed=self.seed,
             )
             save = getattr(made, "save", None)
-            self.store.keep(folder, save or (lambda folder: None))
+            self.store.commit_folder(folder, save or (lambda folder: None))
         if save is None:  # it cannot be read back, and what makes it may have learned for long
             self._at_hand[made_in] = made
         return self.stored_ratio(proposal, round)
@@ -131,19 +131,19 @@ class Trial:
         if round == 0:
             return ratio
         assert isinstance(proposal, DefensiveProposal)  # as rounds move it
-        return MovedRatio(ratio, proposal)
+        return ReweightedRatio(ratio, proposal)
 
-    def _before(self, round: int) -> Before | None:
+    def _before(self, round: int) -> WarmStart | None:
         """What a round's classifier goes on from."""
-        steps = self.config.rounds.warm_steps
+        steps = self.config.rounds.warm_start_steps
         if round == 0 or steps is None or not isinstance(self.config.ratio, ClassifierRatioConfig | ProductRatioConfig):
             return None
-        return Before(self._kept(round - 1), steps)
+        return WarmStart(self._kept(round - 1), steps)
 
     def _kept(self, round: int, proposal: Proposal | None = None) -> Ratio:
         proposal = proposal or self.proposal()
         if round not in self._at_hand:
-            self._at_hand[round] = self.store.fetch(ratio_folder(round), partial(self._ratio_in, proposal, round))
+            self._at_hand[round] = self.store.load_folder(ratio_folder(round), partial(self._ratio_in, proposal, round))
         return self._at_hand[round]
 
     def _ratio_in(self, proposal: Proposal, round: int, folder: Path) -> Ratio:
@@ -154,16 +154,16 @@ class Trial:
         return self.seed if round == 0 else int(Streams(self.seed, Stage.RATIO, round).numpy(purpose=9).integers(2**32))
 
     def starting_model(self) -> nn.Module:
-        """With its configured weights, trained on the source images first where `pretrain` says so."""
+        """With its configured weights, trained on the source images first where `fit_in_process` says so."""
         config, task = self.config, self.task()
         if config.pretrain is None:
             return task.build_model(self.seed)
-        kept = self.store.find(PRETRAINED, task.load)
+        kept = self.store.find_folder(PRETRAINED, task.load)
         if kept is None:
             with self.stage("pretraining", "the model before fine-tuning"), unwrapped():
                 made = ray.get(_pretrain.remote(task, self.inputs.source, config.pretrain, self.seed))
-            self.store.keep(PRETRAINED, lambda at: task.save(made, at))
-            kept = self.store.fetch(PRETRAINED, task.load)
+            self.store.commit_folder(PRETRAINED, lambda at: task.save(made, at))
+            kept = self.store.load_folder(PRETRAINED, task.load)
         return kept
 
     def task(self) -> Task:
@@ -173,5 +173,5 @@ class Trial:
 
 @ray.remote
 def _pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int) -> nn.Module:
-    confine()
-    return pretrain(task, source, config, seed)
+    limit_to_allocation()
+    return fit_in_process(task, source, config, seed)

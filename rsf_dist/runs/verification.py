@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from rsf_dist.sampling.accept import capped_weight
-from rsf_dist.sampling.accepted import LEDGER_ROW, as_described, fingerprint, ledger_of, num_duplicates
+from rsf_dist.sampling.accepted import LEDGER_ROW, check_schema, fingerprint, ledger_of, num_duplicates
 from rsf_dist.runs.arms import arms
 from rsf_dist.data.arrow import from_table
 from rsf_dist.data.batch import row_digests
 from rsf_dist.sampling.chunk import ChunkWork
-from rsf_dist.runs.class_prior import means_folder, mix_folder
+from rsf_dist.runs.class_prior import means_folder, class_prior_folder
 from rsf_dist.sampling.diagnostics import ROUNDING
 from rsf_dist.errors import InputError, RsfError
 from rsf_dist.config.ratio import is_learned
 from rsf_dist.sampling.pilot import one_thread
-from rsf_dist.runs.pipeline import changed_inputs, prepare, stored_config, trial_folder
-from rsf_dist.sampling.pool import BLAMED, HANGS
+from rsf_dist.runs.pipeline import changed_inputs, prepare, stored_config, seed_folder
+from rsf_dist.sampling.pool import USER_CODE_FIELD, TIMEOUT_REMEDY
 from rsf_dist.runtime.progress import Progress
-from rsf_dist.report import report_json as record
+from rsf_dist.report import report_json
 from rsf_dist.runs.rounds import stored_sampler
 from rsf_dist.storage.run_store import MANIFEST, RunStore, Shard
 from rsf_dist.runtime.timeouts import time_limit
-from rsf_dist.runs.seed_run import Trial, pilot_folder, ratio_folder
+from rsf_dist.runs.seed_run import SeedRun, pilot_folder, ratio_folder
 
 
 
@@ -80,39 +80,39 @@ def verify(
     inputs = prepare(config, progress)
     found = Findings(tuple(f"the images of {name} have changed" for name in changed_inputs(store, inputs)))
     for number in range(config.num_seeds):
-        at = store.at(trial_folder(number, config.num_seeds))
+        at = store.at(seed_folder(number, config.num_seeds))
         progress.say(f"verifying {at.uri}")
-        trial = Trial(config, inputs, at, config.seed + number, progress)
-        found += _verify_trial(trial, num_chunks, rng or np.random.default_rng())
-        if config.own_arm != "one_shot" and "one_shot" in arms(config) and trial.one_shot().store.exists(MANIFEST):
-            found += _verify_trial(trial.one_shot(), num_chunks, rng or np.random.default_rng())
+        seed_run = SeedRun(config, inputs, at, config.seed + number, progress)
+        found += _verify_trial(seed_run, num_chunks, rng or np.random.default_rng())
+        if config.own_arm != "one_shot" and "one_shot" in arms(config) and seed_run.one_shot().store.exists(MANIFEST):
+            found += _verify_trial(seed_run.one_shot(), num_chunks, rng or np.random.default_rng())
     return found if config.num_seeds == 1 else found + _verify_summary(store, config.num_seeds)
 
 
 def _verify_summary(store: RunStore, num_seeds: int) -> Findings:
     """The report.json of several seeds against theirs."""
-    folders = [trial_folder(number, num_seeds) for number in range(num_seeds)]
+    folders = [seed_folder(number, num_seeds) for number in range(num_seeds)]
     try:
-        wanted = record.finite(record.merge([store.at(folder) for folder in folders], folders))
-        told = record.read(store)
+        wanted = report_json.finite(report_json.merge([store.at(folder) for folder in folders], folders))
+        told = report_json.read(store)
     except InputError as err:
         return Findings((f"the run's report.json cannot be compared with its seeds: {err}",))
     other = sorted(name for name in wanted.keys() | told.keys() if wanted.get(name) != told.get(name))
     return Findings(tuple(f"the run's report.json differs from its seeds' in {name}" for name in other))
 
 
-def _verify_trial(trial: Trial, num_chunks: int, rng: np.random.Generator) -> Findings:
-    manifest = trial.store.manifest()
-    found = _verify_folders(trial.store, manifest["folders"])
+def _verify_trial(seed_run: SeedRun, num_chunks: int, rng: np.random.Generator) -> Findings:
+    manifest = seed_run.store.manifest()
+    found = _verify_folders(seed_run.store, manifest["folders"])
     if not manifest["rounds"]:
-        return found + Findings((f"{trial.store.uri} has no round of accepted rows",))
+        return found + Findings((f"{seed_run.store.uri} has no round of accepted rows",))
     for number, described in manifest["rounds"].items():
         shards = {listed["chunk"]: Shard(**listed) for listed in described["shards"]}
-        ledgers, wrong, damaged = _read(trial.store, described, shards.values())
+        ledgers, wrong, damaged = _read(seed_run.store, described, shards.values())
         found += Findings(tuple(wrong), num_files=len(shards))
-        found += _verify_chunks(trial, int(number), described, shards, damaged, num_chunks, rng)
+        found += _verify_chunks(seed_run, int(number), described, shards, damaged, num_chunks, rng)
         if not damaged:
-            found += _verify_rows(trial.store, int(number), described, np.concatenate([_NO_ROWS, *ledgers]))
+            found += _verify_rows(seed_run.store, int(number), described, np.concatenate([_NO_ROWS, *ledgers]))
     return found
 
 
@@ -128,7 +128,7 @@ def _read(
                 wrong.append(f"{shard.path} is missing or differs from its SHA-256")
                 damaged.add(shard.chunk)
                 continue
-            as_described(rows, shard, described["columns"])
+            check_schema(rows, shard, described["columns"])
         except InputError as err:
             wrong.append(str(err))
             damaged.add(shard.chunk)
@@ -143,12 +143,12 @@ def _read(
 
 
 def _verify_folders(store: RunStore, folders: dict[str, dict[str, str]]) -> Findings:
-    damage = [line for folder in folders if (line := store.damage(folder)) is not None]
+    damage = [line for folder in folders if (line := store.damage_of(folder)) is not None]
     return Findings(tuple(damage), num_files=sum(map(len, folders.values())))
 
 
 def _verify_chunks(
-    trial: Trial,
+    seed_run: SeedRun,
     number: int,
     described: dict[str, Any],
     shards: Mapping[int, Shard],
@@ -159,28 +159,28 @@ def _verify_chunks(
     """Draw some chunks again, those without an accepted row among them, but none whose shard is damaged anyway."""
     there = [chunk for chunk in range(described["chunks"]) if chunk not in damaged]
     chosen = sorted(rng.choice(there, min(num_chunks, len(there)), replace=False).tolist())
-    made_in = number if is_learned(trial.config.ratio) else 0
-    kept = [folder for folder in (mix_folder(number), means_folder(number)) if trial.store.lists(folder)]
+    made_in = number if is_learned(seed_run.config.ratio) else 0
+    kept = [folder for folder in (class_prior_folder(number), means_folder(number)) if seed_run.store.is_listed(folder)]
     wanted = [ratio_folder(made_in), pilot_folder(number), *kept]
-    lost = [folder for folder in wanted if not trial.store.holds(folder)]
+    lost = [folder for folder in wanted if not seed_run.store.is_intact(folder)]
     if lost:  # nothing is made here
         return Findings((f"no chunk can be drawn again without {', '.join(lost)}",))
-    if trial.config.sampling.pool.gpus_per_actor:
-        trial.progress.say("its chunks were drawn on GPUs, where rows come out otherwise: none is drawn again here")
+    if seed_run.config.sampling.pool.gpus_per_actor:
+        seed_run.progress.say("its chunks were drawn on GPUs, where rows come out otherwise: none is drawn again here")
         return Findings()
     if not chosen:
         return Findings()
     try:
-        work = stored_sampler(trial, number).plan(number).work
+        work = stored_sampler(seed_run, number).plan(number).work
     except RsfError as err:
         return Findings((f"no chunk can be drawn again: {err}",))
     wrong = []
     for chunk in chosen:
-        trial.progress.say(f"drawing chunk {chunk} again")
-        rows = trial.store.read_shard(shards[chunk]) if chunk in shards else None
+        seed_run.progress.say(f"drawing chunk {chunk} again")
+        rows = seed_run.store.read_shard(shards[chunk]) if chunk in shards else None
         told = f"chunk {chunk} of round {work.round} comes out otherwise when it is drawn again"
         try:
-            with one_thread(), time_limit(trial.config.sampling.pool.chunk_seconds, BLAMED, f"chunk {chunk}", HANGS):
+            with one_thread(), time_limit(seed_run.config.sampling.pool.chunk_seconds, USER_CODE_FIELD, f"chunk {chunk}", TIMEOUT_REMEDY):
                 if not _same(work, chunk, rows):
                     wrong.append(told)
         except RsfError as err:
@@ -236,13 +236,13 @@ def _wrong_in_report(store: RunStore, round: int, described: dict[str, Any], led
         if report[name] != value:
             yield f"the manifest reports {name}={report[name]}, and of the rows it is {value}"
     try:
-        told = record.read(store)["rounds"][round]
+        told = report_json.read(store)["rounds"][round]
     except (InputError, IndexError):
         yield "report.json does not tell of it, or is damaged"
         return
     if told["fingerprint"] != described["fingerprint"]:
         yield "report.json has another fingerprint"
-    reported = record.finite(report)
+    reported = report_json.finite(report)
     for name in sorted(reported.keys() | told["sampling"].keys()):
         if told["sampling"].get(name) != reported.get(name):
             yield f"report.json has sampling.{name}={told['sampling'].get(name)}, the manifest {reported.get(name)}"

@@ -28,11 +28,12 @@ _LARGEST_PIECE = 32 * 2**20  # as large as glibc allows; what is larger goes bac
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
-def keep_freed() -> None:
+def retain_freed_memory() -> None:
     """Let this process keep what it frees for its next request, where its C library is glibc.
 
-    Where pieces of many sizes come and go, what it holds at its peak can grow by the holes between them; `give_back`
-    empties these. Nothing is done, by either, where the environment has a word on malloc: MALLOC_… or GLIBC_TUNABLES.
+    Where pieces of many sizes come and go, what it holds at its peak can grow by the holes between them;
+    `release_freed_memory` empties these. Nothing is done, by either,
+    where the environment has a word on malloc: MALLOC_… or GLIBC_TUNABLES.
     """
     mallopt = _of_glibc("mallopt")
     if mallopt is not None:
@@ -40,20 +41,20 @@ def keep_freed() -> None:
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_PIECE)
 
 
-def give_back() -> None:
+def release_freed_memory() -> None:
     """Return all that is free to the system."""
     malloc_trim = _of_glibc("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
 
 
-def gives_back(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """The function, followed by `give_back` when all that it held but its result is free, unless it fails."""
+def releasing_memory(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Wrap a function so that memory it has freed goes back to the system once it has returned."""
 
     @functools.wraps(function)
     def followed(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         result = function(*args, **kwargs)
-        give_back()
+        release_freed_memory()
         return result
 
     return followed

@@ -25,7 +25,7 @@ _device = torch.device("cpu")
 _GPU_FACTOR = 4  # with 16, an H200 was slower at images of 224 x 224, and needed four times the memory
 
 
-def compute_on(where: torch.device) -> None:
+def set_device(where: torch.device) -> None:
     """From now on; Ray's workers do this by themselves, with the GPU, or the share of one, that they are given.
 
     On a GPU convolutions are told to add up in a fixed order: else fitting again would give another ratio or model.
@@ -50,7 +50,7 @@ def seeded(streams: Streams, purpose: int = 2) -> Iterator[None]:
         yield
 
 
-def at_once(number: int) -> int:
+def scaled_for_gpu(number: int) -> int:
     """How many to compute with at once, where a CPU takes that number: a GPU is faster with more."""
     return number * _GPU_FACTOR if device().type == "cuda" else number
 
@@ -60,7 +60,7 @@ def to_device(column: Tensor) -> Tensor:
     return column.to(device(), non_blocking=device().type != "cpu")
 
 
-def portable(module: _Module) -> _Module:
+def to_cpu_copy(module: _Module) -> _Module:
     """The module itself, or a copy where it is not on the CPU, from where it can travel to where there is no GPU."""
     if all(tensor.device.type == "cpu" for tensor in itertools.chain(module.parameters(), module.buffers())):
         return module

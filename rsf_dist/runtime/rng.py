@@ -22,7 +22,7 @@ class Stage(IntEnum):
     PILOT = 1
     RATIO = 2
     CONTROL = 3
-    PLACE = 4
+    TARGET = 4
     PRETRAIN = 5
     CONTROL_PILOT = 6
 

@@ -1,8 +1,8 @@
 """A limit of time for code that is not ours: a ratio that waits for a server must not keep a run waiting for ever.
 
 In a process's main thread a timer interrupts whatever runs, unless it is C code that does not come back to Python.
-No other thread can be interrupted, and Ray Data calls its actors in one; there, `in_time` runs the code in a thread
-that it stops waiting for, and that ends with the process.
+No other thread can be interrupted, and Ray Data calls its actors in one; there, `call_with_timeout` runs the code in a
+thread that it stops waiting for, and that ends with the process.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class _Expired(BaseException):
 
 @contextmanager
 def time_limit(
-    seconds: float, field: str, value: object = "(as configured)", remedy: str = "mend what hangs there"
+    seconds: float, field: str, value: object = "(as configured)", remedy: str = "fix what hangs there"
 ) -> Iterator[None]:
     """InputError unless the block ends within `seconds`; it says where the block was.
 
-    Does nothing where Python has no timers (Windows), and outside of the main thread: see `in_time`.
+    Does nothing where Python has no timers (Windows), and outside of the main thread: see `call_with_timeout`.
 
     Args:
         seconds: positive.
@@ -66,12 +66,12 @@ def time_limit(
             signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 0.001))
 
 
-def in_time(
+def call_with_timeout(
     function: Callable[[], _T],
     seconds: float,
     field: str,
     value: object = "(as configured)",
-    remedy: str = "mend what hangs there",
+    remedy: str = "fix what hangs there",
 ) -> _T:
     """What the function gives, in whatever thread this is. Raises InputError where it takes more than `seconds`.
 
@@ -79,17 +79,19 @@ def in_time(
         function: what may hang.
         seconds, field, value, remedy: as for `time_limit`.
     """
-    (answer,) = each_in_time([(value, function)], seconds, field, remedy)
+    (answer,) = map_with_timeout([(value, function)], seconds, field, remedy)
     return answer
 
 
-def each_in_time(
+def map_with_timeout(
     calls: Sequence[tuple[object, Callable[[], _T]]],
     seconds: float,
     field: str,
-    remedy: str = "mend what hangs there",
+    remedy: str = "fix what hangs there",
 ) -> Iterator[_T]:
-    """As `in_time`, of one function after another; they share a thread, whose start costs as much as a small chunk.
+    """Call one function after another with a timeout each.
+
+    They share a thread, whose start costs as much as a small chunk.
 
     Args:
         calls: (value, function) each.

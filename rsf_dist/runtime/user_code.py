@@ -1,7 +1,7 @@
 """A user's own classes and functions by import path, `package.module:name`: imported, never evaluated.
 
-They come from installed packages, or from the one folder that a configuration names as `code`, which is looked into
-last: its modules take the place of none that is installed.
+They come from installed packages, or from the one folder that a configuration names as `code_folder`, which is looked
+into last: its modules take the place of none that is installed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOADED: dict[str, str] = {}
 """The file of each import path that this process has loaded since `LOADED` was last cleared."""
 
 
-def allow_folder(folder: str | Path, field: str = "code") -> None:
+def allow_folder(folder: str | Path, field: str = "code_folder") -> None:
     """Let modules of `folder` be imported, after everything that is installed. Raises InputError."""
     try:
         path = Path(folder).expanduser().absolute()
@@ -61,8 +61,8 @@ def load(path: str, field: str) -> Any:
     module_name, separator, name = path.partition(SEPARATOR)
     if not (separator and module_name and name):
         raise InputError(field, path, "is no import path", "write package.module:name")
-    remedy = "install its package where every node runs, or name its folder as `code`"
-    with blamed(field, path, "cannot be imported", remedy):
+    remedy = "install its package where every node runs, or name its folder as `code_folder`"
+    with reported_as(field, path, "cannot be imported", remedy):
         module = importlib.import_module(module_name)
     file = getattr(module, "__file__", None) or "(built in)"
     if not callable(getattr(module, name, None)):
@@ -72,7 +72,7 @@ def load(path: str, field: str) -> Any:
 
 
 @contextmanager
-def blamed(field: str, value: object, what: str, remedy: str = "correct it") -> Iterator[None]:
+def reported_as(field: str, value: object, what: str, remedy: str = "correct it") -> Iterator[None]:
     """Whatever the block raises, as an InputError of `field`: `what` (the error). Errors of ours are passed on."""
     try:
         yield
@@ -83,7 +83,7 @@ def blamed(field: str, value: object, what: str, remedy: str = "correct it") -> 
 
 
 @dataclass(frozen=True)
-class Bound:
+class UserFunction:
     """A user's function with its options, whose failures name the import path."""
 
     function: Callable[..., Any]
@@ -93,13 +93,13 @@ class Bound:
 
     def __call__(self, *given: Any) -> Any:
         """Call it. Raises InputError."""
-        with blamed(self.field, self.path, "fails", "mend it, or correct its options"):
+        with reported_as(self.field, self.path, "fails", "fix it, or correct its options"):
             return self.function(*given, **self.options)
 
 
-def bound(path: str, field: str, options: Mapping[str, Any]) -> Bound:
+def load_function(path: str, field: str, options: Mapping[str, Any]) -> UserFunction:
     """The function that `path` names, for later calls. Raises InputError."""
-    return Bound(load(path, field), path, field, options)
+    return UserFunction(load(path, field), path, field, options)
 
 
 def call(path: str, field: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
@@ -108,5 +108,5 @@ def call(path: str, field: str, given: Mapping[str, Any], options: Mapping[str, 
     twice = sorted(given.keys() & options.keys())
     if twice:
         raise InputError(field, path, f"is given {twice[0]} already", "leave it out of the options")
-    with blamed(field, path, "refuses its arguments", "correct its options, or its code"):
+    with reported_as(field, path, "refuses its arguments", "correct its options, or its code"):
         return function(**given, **options)

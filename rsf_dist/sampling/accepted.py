@@ -73,7 +73,7 @@ class AcceptedSet:
         if not len(ledger):
             raise InputError("log_m", log_m, "leaves no row", f"stay below {self.ledger['accept_key'].max():g}")
         return AcceptedSet(
-            dataset=thinned(self.dataset, log_m),
+            dataset=filter_by_key(self.dataset, log_m),
             report=_report_at(self.report, self.ledger, ledger, log_m),
             fingerprint=fingerprint(ledger, self.columns, log_m),
             ledger=ledger,
@@ -94,13 +94,13 @@ class AcceptedSet:
         shards = [Shard(**listed) for listed in described["shards"]]
         report = SamplingReport.from_dict(described["report"])
         found = np.concatenate(
-            [ledger_of(as_described(store.read_shard(one), one, described["columns"])) for one in shards]
+            [ledger_of(check_schema(store.read_shard(one), one, described["columns"])) for one in shards]
         )
         ledger = found[found["accept_key"] > report.log_m][: report.num_accepted]
         mark = fingerprint(ledger, described["columns"], report.log_m)
         if mark != described["fingerprint"]:
             raise InputError("fingerprint", mark, f"the manifest says {described['fingerprint']}", "sample anew")
-        rows = handed_over(stored_dataset(store, shards), found, ledger, described["drawn_at_log_m"], report.log_m)
+        rows = result_rows(stored_dataset(store, shards), found, ledger, described["drawn_at_log_m"], report.log_m)
         return AcceptedSet(rows, report, mark, ledger, described["columns"])
 
 
@@ -111,7 +111,7 @@ def stored_rows(store: RunStore, round: int) -> pa.Table:
         raise InputError("round", round, f"is not complete in {store.uri}", "sample it first: rsf sample")
     report = SamplingReport.from_dict(described["report"])
     shards = [Shard(**listed) for listed in described["shards"]]
-    rows = pa.concat_tables([as_described(store.read_shard(one), one, described["columns"]) for one in shards])
+    rows = pa.concat_tables([check_schema(store.read_shard(one), one, described["columns"]) for one in shards])
     return rows.filter(pc.greater(rows["accept_key"], report.log_m)).slice(0, report.num_accepted)
 
 
@@ -144,7 +144,7 @@ def describe_columns(rows: pa.Table) -> str:
     return json.dumps({name: str(rows.schema.field(name).type) for name in sorted(rows.column_names)})
 
 
-def as_described(rows: pa.Table, shard: Shard, columns: str) -> pa.Table:
+def check_schema(rows: pa.Table, shard: Shard, columns: str) -> pa.Table:
     """A shard's rows themselves. Raises InputError where their columns are not those that the manifest describes."""
     told, found = json.loads(columns), json.loads(describe_columns(rows))
     for name in sorted(told.keys() | found.keys()):
@@ -160,10 +160,10 @@ def stored_dataset(store: RunStore, shards: Sequence[Shard]) -> Dataset:
     context = DataContext.get_current().copy()
     context.use_datasource_v2 = False  # each execution of a V2 read starts 32 actors to look at footers
     with DataContext.current(context):
-        return in_order(ray.data.read_parquet(paths, filesystem=store.filesystem, partitioning=None))
+        return preserve_order(ray.data.read_parquet(paths, filesystem=store.filesystem, partitioning=None))
 
 
-def handed_over(
+def result_rows(
     drawn: Dataset, found: NDArray[np.void], ledger: NDArray[np.void], drawn_at: float, log_m: float
 ) -> Dataset:
     """The dataset of the rows in `ledger`: of those `found` at log M = drawn_at, those up to its last, at log_m.
@@ -171,20 +171,20 @@ def handed_over(
     Surplus rows of the last chunk, and rows that a larger M gave up, are kept where they are and not handed over.
     """
     if log_m > drawn_at:
-        drawn = thinned(drawn, log_m)
+        drawn = filter_by_key(drawn, log_m)
     (chunk, index), end = (rows[["chunk", "index"]][-1].item() for rows in (ledger, found))
     if (chunk, index) != end:
         drawn = drawn.filter(expr=(col("chunk") < chunk) | ((col("chunk") == chunk) & (col("index") <= index)))
-    return in_order(drawn)
+    return preserve_order(drawn)
 
 
-def thinned(dataset: Dataset, log_m: float) -> Dataset:
+def filter_by_key(dataset: Dataset, log_m: float) -> Dataset:
     """Only the rows with a key above log_m, their weights those of that M."""
     kept = dataset.filter(expr=col("accept_key") > log_m)
-    return in_order(kept.map_batches(_reweigh, fn_kwargs={"log_m": log_m}, batch_format="pyarrow"))
+    return preserve_order(kept.map_batches(_reweigh, fn_kwargs={"log_m": log_m}, batch_format="pyarrow"))
 
 
-def in_order(dataset: Dataset) -> Dataset:
+def preserve_order(dataset: Dataset) -> Dataset:
     """The dataset itself, told to give its blocks in their order rather than as they are finished."""
     dataset.context.execution_options.preserve_order = True
     return dataset

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from rsf_dist.config.sampling import Budget
 from rsf_dist.errors import InputError
-from rsf_dist.sampling.accepted import LEDGER_ROW, as_described, ledger_of
+from rsf_dist.sampling.accepted import LEDGER_ROW, check_schema, ledger_of
 from rsf_dist.sampling.chunk import ChunkWork
-from rsf_dist.sampling.collector import Harvest
+from rsf_dist.sampling.collector import RowCollector
 from rsf_dist.storage.run_store import RunStore, Shard
 
 COMMIT_SECONDS = 1.0
@@ -31,7 +31,7 @@ Draw = Callable[[Sequence[int]], Iterable[dict]]
 
 
 @dataclass
-class Journal:
+class RoundCheckpoint:
     """Commits a round's harvest to the store; without a store it keeps nothing.
 
     Args:
@@ -55,7 +55,7 @@ class Journal:
         """Spent on the round, earlier attempts included."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def restore(self, harvest: Harvest, draw: Draw) -> None:
+    def restore(self, collector: RowCollector, draw: Draw) -> None:
         """Take what was committed. Raises InputError where that was drawn by other work, or comes out otherwise now."""
         described = self._described()
         if self.store is None or described is None:
@@ -67,9 +67,9 @@ class Journal:
             rule = f"the round in {self.store.uri} was begun with {theirs.get(name)}"
             raise InputError(name, ours[name], rule, "restore that, or name another directory")
         shards = [Shard(**listed) for listed in described["shards"]]
-        harvest.restore(described, shards, self._ledgers(self.store, shards, described["columns"], draw))
+        collector.restore(described, shards, self._ledgers(self.store, shards, described["columns"], draw))
         self.seconds_before = described["seconds"]
-        self._chunks = harvest.num_chunks
+        self._chunks = collector.num_chunks
 
     def forget(self) -> None:
         """Take the round out of the manifest: its chunks are to be drawn at another M."""
@@ -89,25 +89,25 @@ class Journal:
         return described["report"]["shortfall"] == 0 or described["budget"] == budget.model_dump()
 
     @contextmanager
-    def keeping(self, harvest: Harvest) -> Iterator[None]:
+    def keeping(self, collector: RowCollector) -> Iterator[None]:
         """Commit what came in at the block's end, whatever ends it."""
         try:
             yield
         finally:
-            if harvest.whole()[0]["chunks"] > self._chunks:
-                self.commit(harvest)
+            if collector.whole()[0]["chunks"] > self._chunks:
+                self.commit(collector)
 
-    def note(self, harvest: Harvest) -> None:
+    def note(self, collector: RowCollector) -> None:
         """Commit, if it is time."""
         if time.monotonic() - self._committed >= max(COMMIT_SECONDS, 20 * self._cost):
-            self.commit(harvest)
+            self.commit(collector)
 
-    def commit(self, harvest: Harvest, **complete: Any) -> None:
+    def commit(self, collector: RowCollector, **complete: Any) -> None:
         """Replace the manifest's entry of the round; `complete`: what else is known at its end."""
         if self.store is None:
             return
         started = time.monotonic()
-        described, shards = harvest.whole()
+        described, shards = collector.whole()
         entry = {
             "complete": bool(complete),
             "work": self._identity(),
@@ -133,7 +133,7 @@ class Journal:
         """LEDGER_ROW of each shard; one that is damaged is drawn again."""
         found = ((shard, store.find_shard(shard)) for shard in shards)
         ledgers = {
-            shard.chunk: None if rows is None else ledger_of(as_described(rows, shard, columns))
+            shard.chunk: None if rows is None else ledger_of(check_schema(rows, shard, columns))
             for shard, rows in found
         }
         damaged = [shard for shard in shards if ledgers[shard.chunk] is None]

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rsf_dist.data.batch import Batch, Index, Outline, num_rows, on_cpu, select
+from rsf_dist.data.batch import Batch, Index, LazyBatch, num_rows, select, to_cpu
 from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.proposals.base import FiniteProposal, Proposal, outline
-from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio, log_ratios, placed
+from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio, log_ratios, on_ratio_device
 from rsf_dist.runtime.rng import Stage, Streams
-from rsf_dist.runtime.user_code import blamed
+from rsf_dist.runtime.user_code import reported_as
 from rsf_dist.sampling.accept import accept
 from rsf_dist.sampling.diagnostics import Statistics
 from rsf_dist.types import Floats
@@ -67,7 +67,7 @@ class ChunkWork:
             num_screened_out=int((~found.scored).sum()),
         )
         index = np.flatnonzero(decision.keep)
-        rows = on_cpu(select(batch, torch.from_numpy(index))) | {
+        rows = to_cpu(select(batch, torch.from_numpy(index))) | {
             "round": torch.full((len(index),), self.round),
             "chunk": torch.full((len(index),), chunk),
             "index": torch.from_numpy(index),
@@ -77,20 +77,22 @@ class ChunkWork:
         }
         return Chunk(chunk, rows, statistics)
 
-    def _proposals(self, chunk: int, streams: Streams) -> Batch | Outline:
+    def _proposals(self, chunk: int, streams: Streams) -> Batch | LazyBatch:
         if self.pool_size is None:
             return propose(self.proposal, streams, self.chunk_size)
         start = chunk * self.chunk_size
         n = min(self.chunk_size, self.pool_size - start)
         if isinstance(self.proposal, FiniteProposal):
             with _proposing(self.proposal, n):
-                return checked(self.proposal.take(start, n), n)
+                return validate_batch(self.proposal.take(start, n), n)
         return propose(self.proposal, streams, n)
 
-    def _screened(self, batch: Batch | Outline, exponentials: Floats) -> Screened:
+    def _screened(self, batch: Batch | LazyBatch, exponentials: Floats) -> Screened:
         if isinstance(self.ratio, ScreeningRatio):
-            with blamed("ratio", type(self.ratio).__name__, f"fails on {num_rows(batch)} proposals", "mend it"):
-                return self.ratio.screened(placed(batch, self.ratio), torch.from_numpy(exponentials), self.log_m)
+            with reported_as("ratio", type(self.ratio).__name__, f"fails on {num_rows(batch)} proposals", "fix it"):
+                return self.ratio.screened(
+                    on_ratio_device(batch, self.ratio), torch.from_numpy(exponentials), self.log_m
+                )
         log_ratio = torch.from_numpy(score(self.ratio, batch))
         return Screened(log_ratio, torch.ones_like(log_ratio, dtype=torch.bool), torch.zeros_like(log_ratio))
 
@@ -104,26 +106,28 @@ class Chunk:
     statistics: Statistics
 
 
-def draw(proposal: Proposal, ratio: Ratio, streams: Streams, n: int) -> tuple[Batch | Outline, Floats, Floats]:
+def propose_and_score(
+    proposal: Proposal, ratio: Ratio, streams: Streams, n: int
+) -> tuple[Batch | LazyBatch, Floats, Floats]:
     """n proposals, their log ratios float64 [n] and their Exp(1) draws [n]. Raises InputError on a broken contract."""
     batch = propose(proposal, streams, n)
     return batch, score(ratio, batch), streams.numpy().exponential(size=n)
 
 
-def propose(proposal: Proposal, streams: Streams, n: int) -> Batch | Outline:
+def propose(proposal: Proposal, streams: Streams, n: int) -> Batch | LazyBatch:
     """n proposals. Raises InputError on a broken contract."""
     with _proposing(proposal, n):
-        batch = checked(outline(proposal, n, streams), n)
-    return _guarded(batch, proposal) if isinstance(batch, Outline) else batch
+        batch = validate_batch(outline(proposal, n, streams), n)
+    return _validate_when_made(batch, proposal) if isinstance(batch, LazyBatch) else batch
 
 
 def _proposing(proposal: Proposal, n: int) -> AbstractContextManager[None]:
-    return blamed("proposal", type(proposal).__name__, f"fails to give {n} rows", "mend it")
+    return reported_as("proposal", type(proposal).__name__, f"fails to give {n} rows", "fix it")
 
 
-def checked(batch: Batch | Outline, n: int) -> Batch | Outline:
+def validate_batch(batch: Batch | LazyBatch, n: int) -> Batch | LazyBatch:
     """The batch, on the CPU, if it has n rows, columns that can be stored, and none of ours. Raises InputError."""
-    known = batch.known if isinstance(batch, Outline) else batch
+    known = batch.columns if isinstance(batch, LazyBatch) else batch
     if not (isinstance(known, dict) and all(isinstance(column, Tensor) for column in known.values())):
         raise InputError(
             "proposal", type(batch).__name__, "must give a dict of tensors", "give column -> tensor [n, …]"
@@ -139,7 +143,7 @@ def checked(batch: Batch | Outline, n: int) -> Batch | Outline:
     taken = sorted(set(BOOKKEEPING) & batch.keys())
     if taken:
         raise InputError("proposal", taken[0], "this column's name is taken", "rename the proposal's column")
-    return batch if isinstance(batch, Outline) else on_cpu(batch)
+    return batch if isinstance(batch, LazyBatch) else to_cpu(batch)
 
 
 def _require_storable(name: str, column: Tensor) -> None:
@@ -147,27 +151,27 @@ def _require_storable(name: str, column: Tensor) -> None:
         raise InputError("proposal", f"{name} {column.dtype}", "has no column in Arrow", "convert it to float32")
 
 
-def _guarded(drawn: Outline, proposal: Proposal) -> Outline:
+def _validate_when_made(drawn: LazyBatch, proposal: Proposal) -> LazyBatch:
     """The outline, whose columns are checked when they are made, and whose failures are the proposal's."""
     kind = type(proposal).__name__
 
     def guard(name: str, make: Callable[[Index], Tensor]) -> Callable[[Index], Tensor]:
         def made(rows: Index) -> Tensor:
             count = len(rows) if isinstance(rows, Tensor) else num_rows(drawn)
-            with blamed("proposal", kind, f"fails to make the {name} of {count} rows", "mend it"):
+            with reported_as("proposal", kind, f"fails to make the {name} of {count} rows", "fix it"):
                 column = make(rows)
             if not isinstance(column, Tensor) or column.shape[:1] != (count,):
                 found = list(column.shape) if isinstance(column, Tensor) else type(column).__name__
-                raise InputError("proposal", kind, f"makes {found} as the {name} of {count} rows", "mend it")
+                raise InputError("proposal", kind, f"makes {found} as the {name} of {count} rows", "fix it")
             _require_storable(name, column)
             return column
 
         return made
 
-    return drawn.with_make({name: guard(name, make) for name, make in drawn.make.items()})
+    return drawn.with_producers({name: guard(name, make) for name, make in drawn.producers.items()})
 
 
-def score(ratio: Ratio, batch: Batch | Outline) -> Floats:
+def score(ratio: Ratio, batch: Batch | LazyBatch) -> Floats:
     """The log ratios, float64 [n]. Raises InputError on a broken contract."""
     return log_ratios(ratio, batch).numpy()
 

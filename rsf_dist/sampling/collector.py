@@ -16,7 +16,7 @@ from ray.data import Dataset
 from rsf_dist.data.arrow import to_table
 from rsf_dist.errors import InputError
 from rsf_dist.sampling.accept import top_k
-from rsf_dist.sampling.accepted import LEDGER_ROW, describe_columns, in_order, ledger_of, stored_dataset
+from rsf_dist.sampling.accepted import LEDGER_ROW, describe_columns, ledger_of, preserve_order, stored_dataset
 from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.diagnostics import Statistics
 from rsf_dist.storage.run_store import RunStore, Shard
@@ -27,7 +27,7 @@ _BUNDLE, _BUNDLE_BYTES = 256, 4 * 2**20
 
 
 @dataclass
-class Harvest:
+class RowCollector:
     """The records of chunks so far, in the order of their ids.
 
     Args:
@@ -152,7 +152,7 @@ class Harvest:
         if store is not None:
             return stored_dataset(store, self.shards)
         self._put_rows()
-        return in_order(ray.data.from_arrow_refs(self._rows))
+        return preserve_order(ray.data.from_arrow_refs(self._rows))
 
     def _put_rows(self) -> None:
         if self._pending_rows:
@@ -162,7 +162,7 @@ class Harvest:
 
 
 @dataclass(frozen=True)
-class ChunkRecorder:
+class ChunkTask:
     """Runs in an actor: computes a chunk and sends its record; rows go to the store, or along without one."""
 
     work: ChunkWork

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from rsf_dist.errors import InputError, StatisticalRefusal
-from rsf_dist.runtime.user_code import blamed
+from rsf_dist.runtime.user_code import reported_as
 from rsf_dist.sampling.accept import key_quantile
 from rsf_dist.types import Floats
 
@@ -62,7 +62,7 @@ class Envelope(Protocol):
 def choose(envelope: Envelope, pilot: Pilot) -> Choice:
     """`envelope.choose(pilot)`. Raises InputError where an envelope of the user's own fails or gives none."""
     kind = type(envelope).__name__
-    with blamed("envelope", kind, f"fails on a pilot of {len(pilot.log_ratio)} rows", "mend it"):
+    with reported_as("envelope", kind, f"fails on a pilot of {len(pilot.log_ratio)} rows", "fix it"):
         choice: object = envelope.choose(pilot)
     if not isinstance(choice, Choice):
         raise InputError("envelope", kind, f"choose gives a {type(choice).__name__}", "give a Choice")

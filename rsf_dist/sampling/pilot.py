@@ -20,17 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from rsf_dist.cluster.workers import confine, in_task
+from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
 from rsf_dist.config.sampling import PoolConfig
-from rsf_dist.data.batch import Batch, Outline, num_rows, on_cpu, row_digests, select
+from rsf_dist.data.batch import Batch, LazyBatch, num_rows, row_digests, select, to_cpu
 from rsf_dist.errors import InputError, RsfError
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
 from rsf_dist.runtime.rng import Streams
-from rsf_dist.runtime.timeouts import in_time, time_limit
-from rsf_dist.sampling.chunk import draw, refuse_nonfinite
+from rsf_dist.runtime.timeouts import call_with_timeout, time_limit
+from rsf_dist.sampling.chunk import propose_and_score, refuse_nonfinite
 from rsf_dist.sampling.envelope import Pilot
-from rsf_dist.sampling.pool import BLAMED, HANGS
+from rsf_dist.sampling.pool import TIMEOUT_REMEDY, USER_CODE_FIELD
 from rsf_dist.types import Floats
 
 PROBE_SECONDS = 60.0
@@ -61,8 +61,8 @@ class Probe:
         """Draw and score them in this process. Raises InputError where the user's code fails."""
         probing = Streams(streams.seed, streams.stage, streams.round, _PROBE_CHUNK)
         try:
-            with one_thread(), time_limit(PROBE_SECONDS, BLAMED, f"a first chunk of {_PROBE_ROWS} rows"):
-                batch, log_ratio, _ = draw(proposal, ratio, probing, _PROBE_ROWS)
+            with one_thread(), time_limit(PROBE_SECONDS, USER_CODE_FIELD, f"a first chunk of {_PROBE_ROWS} rows"):
+                batch, log_ratio, _ = propose_and_score(proposal, ratio, probing, _PROBE_ROWS)
         except RsfError:
             raise
         except Exception as err:  # the user's code raises what it pleases
@@ -123,7 +123,7 @@ def draw_pilot(
         StatisticalRefusal: a log ratio is NaN or +inf.
     """
     share = {"cpus": pool.cpus_per_actor, "gpus": pool.gpus_per_actor}
-    found = in_task(_draw, proposal, ratio, streams, num_pilot, chunk_size, probe, pool.chunk_seconds, **share)
+    found = run_in_task(_draw, proposal, ratio, streams, num_pilot, chunk_size, probe, pool.chunk_seconds, **share)
     refuse_nonfinite(int((~(found.rows.log_ratio < np.inf)).sum()), num_pilot, "pilot ")
     return found
 
@@ -137,31 +137,39 @@ def _draw(
     probe: Probe,
     chunk_seconds: float,
 ) -> PilotRun:
-    confine()
+    limit_to_allocation()
     pieces: list[tuple[Floats, Floats]] = []
-    first: Batch | Outline | None = None
+    first: Batch | LazyBatch | None = None
     started = time.monotonic()
     for chunk, size in enumerate(_sizes(num_pilot, chunk_size)):
         one = Streams(streams.seed, streams.stage, streams.round, chunk)
-        drawing = partial(draw, proposal, ratio, one, size)
-        batch, log_ratio, exponentials = in_time(drawing, chunk_seconds, BLAMED, "the pilot", HANGS)
+        drawing = partial(propose_and_score, proposal, ratio, one, size)
+        batch, log_ratio, exponentials = call_with_timeout(
+            drawing, chunk_seconds, USER_CODE_FIELD, "the pilot", TIMEOUT_REMEDY
+        )
         pieces.append((log_ratio, log_ratio + exponentials))
         first = batch if first is None else first
     seconds = time.monotonic() - started
-    making = in_time(partial(_seconds_to_make, first or {}, chunk_size), chunk_seconds, BLAMED, "the pilot", HANGS)
+    making = call_with_timeout(
+        partial(_production_seconds, first or {}, chunk_size),
+        chunk_seconds,
+        USER_CODE_FIELD,
+        "the pilot",
+        TIMEOUT_REMEDY,
+    )
     log_ratios, keys = (np.concatenate(column) for column in zip(*pieces, strict=True))
     return PilotRun(Pilot(log_ratios, keys, ratio.log_bound), seconds / num_pilot, probe, making)
 
 
-def _seconds_to_make(drawn: Batch | Outline, chunk_size: int) -> tuple[float, float]:
+def _production_seconds(drawn: Batch | LazyBatch, chunk_size: int) -> tuple[float, float]:
     """Of a chunk, for the first of its rows that is made, and of every row."""
 
     def seconds(rows: int) -> float:
         begun = time.monotonic()
-        on_cpu(select(drawn, slice(0, rows)))
+        to_cpu(select(drawn, slice(0, rows)))
         return time.monotonic() - begun
 
-    if not isinstance(drawn, Outline):
+    if not isinstance(drawn, LazyBatch):
         return 0.0, 0.0
     rows = min(num_rows(drawn), _MADE_ROWS)
     first, one, several = seconds(1), seconds(1), seconds(rows)

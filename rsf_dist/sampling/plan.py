@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rsf_dist.sampling.chunk import ChunkWork
-from rsf_dist.sampling.collector import Harvest
+from rsf_dist.sampling.collector import RowCollector
 from rsf_dist.sampling.diagnostics import Statistics
 from rsf_dist.sampling.envelope import Choice
 from rsf_dist.sampling.pilot import PilotRun
@@ -31,7 +31,7 @@ _MAX_TASKS = 1_000  # a wave; each leaves some 10 KB with the driver
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplingPlan:
     """What the pilot taught: M, the chunks' work, and what follows for the waves.
 
     on_gpus: whether chunks are drawn there.
@@ -66,15 +66,15 @@ class Plan:
             log_ratio_quantile=float(np.quantile(log_ratio, 0.999, method="higher")),
         )
 
-    def wave_size(self, harvest: Harvest) -> int:
+    def wave_size(self, collector: RowCollector) -> int:
         """Chunks that should fill the harvest, with room for chance; twice what was drawn where nothing came of it."""
         largest = _MAX_TASKS * self.chunks_in(_LONGEST_TASK_SECONDS)
-        if harvest.exhaustive:
+        if collector.exhaustive:
             return largest
-        missing, scored = harvest.wanted - len(harvest), harvest.scored.num_scored
+        missing, scored = collector.wanted - len(collector), collector.scored.num_scored
         likely = missing + 3 * math.sqrt(missing) + 1
-        if len(harvest):
-            proposals = likely * scored / len(harvest)
+        if len(collector):
+            proposals = likely * scored / len(collector)
         else:
             proposals = 2 * scored or likely / max(self.acceptance, 1e-9)
         return min(math.ceil(proposals / self.work.chunk_size), largest)

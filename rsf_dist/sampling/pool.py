@@ -15,12 +15,12 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from rsf_dist.cluster.capacity import max_actors
-from rsf_dist.cluster.workers import confine
+from rsf_dist.cluster.workers import limit_to_allocation
 from rsf_dist.config.sampling import PoolConfig
-from rsf_dist.runtime.allocator import give_back
-from rsf_dist.runtime.timeouts import each_in_time
+from rsf_dist.runtime.allocator import release_freed_memory
+from rsf_dist.runtime.timeouts import map_with_timeout
 
-BLAMED, HANGS = "proposal or ratio", "mend what hangs there, or raise sampling.pool.chunk_seconds"
+USER_CODE_FIELD, TIMEOUT_REMEDY = "proposal or ratio", "fix what hangs there, or raise sampling.pool.chunk_seconds"
 """What an error names, and what it advises, where a chunk takes too long."""
 
 
@@ -32,7 +32,7 @@ Record = Mapping[str, int | str | bytes]
 
 
 def map_chunks(
-    work: Callable[[int], Record], chunks: Sequence[int], pool: PoolConfig, chunks_per_task: int, brief: bool = False
+    work: Callable[[int], Record], chunks: Sequence[int], pool: PoolConfig, chunks_per_task: int, as_tasks: bool = False
 ) -> Generator[dict, None, None]:
     """Yield work(chunk) for each of `chunks`, in their order.
 
@@ -42,12 +42,12 @@ def map_chunks(
         pool: the actors.
         chunks_per_task: ids that travel together, but for an actor's first. More cost less of the driver and more
             latency; never a row.
-        brief: the work takes less time than actors take to start: let it run in tasks, in workers that are up already.
+        as_tasks: run in tasks, in workers that are up already; for work that takes less time than actors take to start.
 
     Closing the generator early ends the work.
     """
     tasks = grouped(chunks, chunks_per_task, max_actors(pool))
-    records = over_actors(work, _one_table, tasks, pool, brief=brief)
+    records = map_over_pool(work, _one_table, tasks, pool, as_tasks=as_tasks)
     # Without prefetching, which holds a task's records back until the next one's are there.
     for table in records.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from table.to_pylist()
@@ -65,13 +65,13 @@ def grouped(chunks: Sequence[int], size: int, actors: int) -> list[Sequence[int]
     return [chunks[start : start + 1] for start in range(alone)] + later
 
 
-def over_actors(
+def map_over_pool(
     work: Callable[[int], _T],
     tabled: Callable[[list[_T]], pa.Table],
     tasks: Sequence[Sequence[int]],
     pool: PoolConfig,
     memory: float | None = None,
-    brief: bool = False,
+    as_tasks: bool = False,
 ) -> Dataset:
     """A lazy Dataset of the rows of work(chunk), for the chunks of all tasks, in their order.
 
@@ -82,7 +82,7 @@ def over_actors(
         pool: the actors.
         memory: bytes of the object store that results may take before they are read; None: half of it. One result of
             each actor finds room whatever it says.
-        brief: run tasks rather than actors, as many at once.
+        as_tasks: run tasks rather than actors, as many at once.
     """
     size = max(pool.min_actors, min(max_actors(pool), len(tasks)))
     arguments = (
@@ -94,7 +94,7 @@ def over_actors(
     )
     how: dict[str, Any] = (
         {"fn": _as_task, "fn_args": arguments, "compute": TaskPoolStrategy(size)}
-        if brief
+        if as_tasks
         else {"fn": _Actor, "fn_constructor_args": arguments, "compute": actors}
     )
     rows = ray.data.from_arrow([pa.table({"chunks": [list(chunks)]}) for chunks in tasks]).map_batches(
@@ -121,7 +121,7 @@ class _Actor:
     """Runs chunks on one thread, so that sums of floats do not depend on the machine's cores."""
 
     def __init__(self, work: ray.ObjectRef, seconds: float):
-        confine()
+        limit_to_allocation()
         self._work, self._tabled = ray.get(work)
         self._seconds = seconds
 
@@ -129,6 +129,6 @@ class _Actor:
         (chunks,) = table["chunks"].to_pylist()
         work = [(f"chunk {chunk}", partial(self._work, chunk)) for chunk in chunks]
         try:
-            return self._tabled(list(each_in_time(work, self._seconds, BLAMED, HANGS)))
+            return self._tabled(list(map_with_timeout(work, self._seconds, USER_CODE_FIELD, TIMEOUT_REMEDY)))
         finally:
-            give_back()  # once a task: between its chunks memory is kept, between tasks it is others' too
+            release_freed_memory()  # once a task: between its chunks memory is kept, between tasks it is others' too

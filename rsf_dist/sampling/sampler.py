@@ -22,20 +22,20 @@ from rsf_dist.config.sampling import Budget, PoolConfig
 from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal, unwrapped
 from rsf_dist.proposals.base import FiniteProposal, Proposal
 from rsf_dist.ratios.base import Ratio
-from rsf_dist.runtime.allocator import gives_back
+from rsf_dist.runtime.allocator import releasing_memory
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.sampling.accept import key_quantile
-from rsf_dist.sampling.accepted import AcceptedSet, fingerprint, handed_over, num_duplicates
-from rsf_dist.sampling.checkpoint import Journal
+from rsf_dist.sampling.accepted import AcceptedSet, fingerprint, num_duplicates, result_rows
+from rsf_dist.sampling.checkpoint import RoundCheckpoint
 from rsf_dist.sampling.chunk import ChunkWork, refuse_nonfinite
-from rsf_dist.sampling.collector import ChunkRecorder, Harvest
+from rsf_dist.sampling.collector import ChunkTask, RowCollector
 from rsf_dist.sampling.envelope import Choice, Envelope, PilotEnvelope, choose
 from rsf_dist.sampling.pilot import PilotRun, Probe, draw_pilot
-from rsf_dist.sampling.plan import Plan
+from rsf_dist.sampling.plan import SamplingPlan
 from rsf_dist.sampling.pool import map_chunks
 from rsf_dist.sampling.report import SamplingReport, summarise
-from rsf_dist.sampling.stream import Cursor, RowStream, forecast_mean_weight, measured
+from rsf_dist.sampling.stream import Cursor, RowStream, forecast_mean_weight, with_measured_rows
 from rsf_dist.storage.run_store import RunStore
 from rsf_dist.types import Floats
 
@@ -79,7 +79,7 @@ class RejectionSampler:
         self.seed, self.chunk_size, self.stage = seed, chunk_size, stage
         self.pool, self.store, self.budget = pool or PoolConfig(), store, budget or Budget()
 
-    @gives_back  # half of what long waves take of the driver's memory is free by then
+    @releasing_memory  # half of what long waves take of the driver's memory is free by then
     def sample(self, num_accepted: int, round: int = 0, progress: Progress | None = None) -> AcceptedSet:
         """Sample until `num_accepted` rows are accepted.
 
@@ -94,13 +94,13 @@ class RejectionSampler:
         self._check(num_accepted)
         started = time.monotonic()
         plan = self.plan(round)
-        journal = Journal(self.store, plan.work, started)
-        harvest = Harvest(num_accepted, plan.choice.log_m, plan.choice.margin)
-        self._gather(plan, harvest, limit // self.chunk_size, journal, progress or Progress())
-        self._check_shortfall(plan, harvest)
-        return self._hand_over(plan, harvest, journal)
+        checkpoint = RoundCheckpoint(self.store, plan.work, started)
+        collector = RowCollector(num_accepted, plan.choice.log_m, plan.choice.margin)
+        self._gather(plan, collector, limit // self.chunk_size, checkpoint, progress or Progress())
+        self._check_shortfall(plan, collector)
+        return self._hand_over(plan, collector, checkpoint)
 
-    @gives_back
+    @releasing_memory
     def top_k(
         self, k: int, num_proposals: int | None = None, round: int = 0, progress: Progress | None = None
     ) -> AcceptedSet:
@@ -128,17 +128,17 @@ class RejectionSampler:
         end = math.ceil(num_proposals / self.chunk_size)
         for log_m in self._thresholds(pilot, k / num_proposals, round):
             plan = self._plan(pilot, Choice(log_m, f"key {k + 1:,} of {num_proposals:,}"), round, num_proposals)
-            journal, harvest = Journal(self.store, plan.work), Harvest(k, log_m, exhaustive=True)
-            self._gather(plan, harvest, end, journal, progress or Progress())
-            if harvest.scored.num_scored < num_proposals:
-                finding = f"time was up after {harvest.scored.num_scored:,} of {num_proposals:,} proposals"
+            checkpoint, collector = RoundCheckpoint(self.store, plan.work), RowCollector(k, log_m, exhaustive=True)
+            self._gather(plan, collector, end, checkpoint, progress or Progress())
+            if collector.scored.num_scored < num_proposals:
+                finding = f"time was up after {collector.scored.num_scored:,} of {num_proposals:,} proposals"
                 raise StatisticalRefusal(finding, "raise budget.max_seconds: the top k are known when all were seen")
-            if len(harvest) > k:
-                harvest.keep_top()
-                return self._hand_over(plan, harvest, journal)
-            journal.forget()
+            if len(collector) > k:
+                collector.keep_top()
+                return self._hand_over(plan, collector, checkpoint)
+            checkpoint.forget()
         raise StatisticalRefusal(
-            f"{len(harvest):,} of {num_proposals:,} proposals have a ratio above 0, not more than k={k:,}",
+            f"{len(collector):,} of {num_proposals:,} proposals have a ratio above 0, not more than k={k:,}",
             "lower k, or add proposals",
         )
 
@@ -176,7 +176,7 @@ class RejectionSampler:
             mean_weight=forecast_mean_weight(plan.pilot.rows.log_ratio, plan.choice.log_m),
             acceptance=plan.acceptance,
         )
-        return measured(stream)
+        return with_measured_rows(stream)
 
     def _check(self, num_accepted: int) -> None:
         if num_accepted < 1:
@@ -186,7 +186,7 @@ class RejectionSampler:
         if self.store is not None:
             require_shared(self.store.uri, "output")
 
-    def plan(self, round: int = 0, num_pilot: int | None = None) -> Plan:
+    def plan(self, round: int = 0, num_pilot: int | None = None) -> SamplingPlan:
         """The pilot and what follows from it; a stored pilot of the same proposal and ratio is not drawn again.
 
         Args:
@@ -204,7 +204,7 @@ class RejectionSampler:
         streams = Streams(self.seed, _pilot_stage(self.stage), round)
         probe = Probe.of(self.proposal, self.ratio, streams)
         folder, num_pilot = f"rounds/{round:03d}/pilot", num_pilot or self.num_pilot
-        kept = None if self.store is None else self.store.find(folder, PilotRun.load)
+        kept = None if self.store is None else self.store.find_folder(folder, PilotRun.load)
         if self.store is not None and kept is not None:
             if not probe.agrees_with(kept.probe):
                 rule = f"draws and scores other rows than when the run in {self.store.uri} began"
@@ -214,7 +214,7 @@ class RejectionSampler:
                 return kept
         pilot = draw_pilot(self.proposal, self.ratio, streams, num_pilot, self.chunk_size, self.pool, probe)
         if self.store is not None:
-            self.store.keep(folder, pilot.save)
+            self.store.commit_folder(folder, pilot.save)
         return pilot
 
     @property
@@ -223,93 +223,95 @@ class RejectionSampler:
         certified = isinstance(self.envelope, PilotEnvelope) and self.ratio.log_bound is not None
         return min(self.envelope.num_pilot, 2_000) if certified else self.envelope.num_pilot
 
-    def _plan(self, pilot: PilotRun, choice: Choice, round: int, pool_size: int | None = None) -> Plan:
+    def _plan(self, pilot: PilotRun, choice: Choice, round: int, pool_size: int | None = None) -> SamplingPlan:
         work = ChunkWork(
             self.proposal, self.ratio, choice.log_m, self.chunk_size, self.seed, self.stage, round, pool_size
         )
-        return Plan(choice, work, pilot, on_gpus=self.pool.gpus_per_actor > 0)
+        return SamplingPlan(choice, work, pilot, on_gpus=self.pool.gpus_per_actor > 0)
 
     def _thresholds(self, pilot: PilotRun, acceptance: float, round: int) -> Iterator[float]:
-        """What `_below` names, from the one on that the store's chunks were drawn at."""
-        named = list(_below(pilot.rows.accept_key, acceptance))
-        drawn_at = Journal(self.store, self._plan(pilot, Choice(named[0], ""), round).work).drawn_at()
+        """What `_threshold_candidates` names, from the one on that the store's chunks were drawn at."""
+        named = list(_threshold_candidates(pilot.rows.accept_key, acceptance))
+        drawn_at = RoundCheckpoint(self.store, self._plan(pilot, Choice(named[0], ""), round).work).drawn_at()
         yield from named[named.index(drawn_at) :] if drawn_at in named else named
 
-    def _gather(self, plan: Plan, harvest: Harvest, end: int, journal: Journal, progress: Progress) -> None:
+    def _gather(
+        self, plan: SamplingPlan, collector: RowCollector, end: int, checkpoint: RoundCheckpoint, progress: Progress
+    ) -> None:
         """What is stored, then waves of chunks, into the harvest until it is full, at its end, or time is up."""
-        recorder = ChunkRecorder(plan.work, self.store)
-        journal.restore(harvest, lambda chunks: self._records(recorder, chunks, plan))
-        if journal.is_complete(harvest.wanted, self.budget):
+        recorder = ChunkTask(plan.work, self.store)
+        checkpoint.restore(collector, lambda chunks: self._records(recorder, chunks, plan))
+        if checkpoint.is_complete(collector.wanted, self.budget):
             return
-        with journal.keeping(harvest):
-            while harvest.num_chunks < end and not harvest.full:
-                first = harvest.num_chunks
-                wave = range(first, min(end, first + plan.wave_size(harvest)))
+        with checkpoint.keeping(collector):
+            while collector.num_chunks < end and not collector.full:
+                first = collector.num_chunks
+                wave = range(first, min(end, first + plan.wave_size(collector)))
                 with closing(self._records(recorder, wave, plan)) as records:
                     for record in records:
-                        scored = harvest.scored.num_scored + self.chunk_size
+                        scored = collector.scored.num_scored + self.chunk_size
                         refuse_nonfinite(record["num_nonfinite"], scored)  # such a chunk is not kept
-                        harvest.add(record)
-                        journal.note(harvest)
-                        progress.count("accepted rows", min(len(harvest), harvest.wanted), harvest.wanted)
-                        if harvest.full:
+                        collector.add(record)
+                        checkpoint.note(collector)
+                        progress.count("accepted rows", min(len(collector), collector.wanted), collector.wanted)
+                        if collector.full:
                             break
-                        if self._out_of_time(journal):
+                        if self._out_of_time(checkpoint):
                             return
 
-    def _records(self, recorder: ChunkRecorder, chunks: Sequence[int], plan: Plan) -> Generator[dict, None, None]:
+    def _records(self, recorder: ChunkTask, chunks: Sequence[int], plan: SamplingPlan) -> Generator[dict, None, None]:
         """The records of chunks, in their order."""
         with unwrapped():
             actors = max_actors(self.pool)
-            per_task, brief = plan.chunks_per_task(len(chunks), actors), plan.is_brief(len(chunks), actors)
-            yield from map_chunks(recorder, chunks, self.pool, per_task, brief)
+            per_task, as_tasks = plan.chunks_per_task(len(chunks), actors), plan.is_brief(len(chunks), actors)
+            yield from map_chunks(recorder, chunks, self.pool, per_task, as_tasks)
 
-    def _out_of_time(self, journal: Journal) -> bool:
-        return self.budget.max_seconds is not None and journal.seconds > self.budget.max_seconds
+    def _out_of_time(self, checkpoint: RoundCheckpoint) -> bool:
+        return self.budget.max_seconds is not None and checkpoint.seconds > self.budget.max_seconds
 
-    def _check_shortfall(self, plan: Plan, harvest: Harvest) -> None:
-        if harvest.full or (len(harvest) and self.budget.on_shortfall == "partial"):
+    def _check_shortfall(self, plan: SamplingPlan, collector: RowCollector) -> None:
+        if collector.full or (len(collector) and self.budget.on_shortfall == "partial"):
             return
-        found, scored = len(harvest), harvest.scored.num_scored
-        largest = harvest.scored.max_log_ratio
-        finding = f"{found:,} of {harvest.wanted:,} rows accepted after {scored:,} proposals, where the budget ends"
+        found, scored = len(collector), collector.scored.num_scored
+        largest = collector.scored.max_log_ratio
+        finding = f"{found:,} of {collector.wanted:,} rows accepted after {scored:,} proposals, where the budget ends"
         if found:
-            needed = math.ceil(1.2 * harvest.wanted * scored / found)
+            needed = math.ceil(1.2 * collector.wanted * scored / found)
             remedy = (
                 f"raise budget.max_proposals to about {needed:,}, lower the envelope's log M, or keep what there is "
             )
             raise Shortfall(finding, remedy + "with budget.on_shortfall=partial")
-        remedy = f"log M is {harvest.log_m:.4g} and the largest log ratio seen {largest:.4g}: lower log M to that "
+        remedy = f"log M is {collector.log_m:.4g} and the largest log ratio seen {largest:.4g}: lower log M to that "
         raise Shortfall(finding, remedy + "(envelope kind pilot or budget), or move the proposal to the target")
 
-    def _report(self, plan: Plan, harvest: Harvest, seconds: float) -> SamplingReport:
-        accepted, ledger = harvest.accepted(), harvest.ledger()
+    def _report(self, plan: SamplingPlan, collector: RowCollector, seconds: float) -> SamplingReport:
+        accepted, ledger = collector.accepted(), collector.ledger()
         return summarise(
-            plan.setting(harvest.log_m),
-            harvest.statistics(),
+            plan.setting(collector.log_m),
+            collector.statistics(),
             accepted["log_ratio"],
             accepted["accept_key"],
-            num_proposed=harvest.num_proposed(self.chunk_size),
+            num_proposed=collector.num_proposed(self.chunk_size),
             num_accepted=len(ledger),
             num_duplicates=num_duplicates(ledger),
-            stopped=harvest.full,
-            shortfall=harvest.wanted - len(ledger),
+            stopped=collector.full,
+            shortfall=collector.wanted - len(ledger),
             seconds=seconds,
         )
 
-    def _hand_over(self, plan: Plan, harvest: Harvest, journal: Journal) -> AcceptedSet:
-        if self.store is not None and journal.is_complete(harvest.wanted, self.budget):
+    def _hand_over(self, plan: SamplingPlan, collector: RowCollector, checkpoint: RoundCheckpoint) -> AcceptedSet:
+        if self.store is not None and checkpoint.is_complete(collector.wanted, self.budget):
             return AcceptedSet.load(self.store, plan.work.round)
-        report = self._report(plan, harvest, journal.seconds)
-        ledger, drawn_at = harvest.ledger(), plan.choice.log_m
-        mark = fingerprint(ledger, harvest.columns, harvest.log_m)
-        asked = {"wanted": harvest.wanted, "budget": self.budget.model_dump()}
-        journal.commit(harvest, fingerprint=mark, report=report.to_dict(), **asked)
-        rows = handed_over(harvest.dataset(self.store), harvest.found(), ledger, drawn_at, harvest.log_m)
-        return AcceptedSet(rows, report, mark, ledger, harvest.columns)
+        report = self._report(plan, collector, checkpoint.seconds)
+        ledger, drawn_at = collector.ledger(), plan.choice.log_m
+        mark = fingerprint(ledger, collector.columns, collector.log_m)
+        asked = {"wanted": collector.wanted, "budget": self.budget.model_dump()}
+        checkpoint.commit(collector, fingerprint=mark, report=report.to_dict(), **asked)
+        rows = result_rows(collector.dataset(self.store), collector.found(), ledger, drawn_at, collector.log_m)
+        return AcceptedSet(rows, report, mark, ledger, collector.columns)
 
 
-def _below(keys: Floats, acceptance: float) -> Iterator[float]:
+def _threshold_candidates(keys: Floats, acceptance: float) -> Iterator[float]:
     """Values of log M that should keep somewhat more than `acceptance`; then one that keeps whatever can be kept."""
     room = acceptance + 4 * math.sqrt(acceptance / len(keys)) + 4 / len(keys)
     likely = key_quantile(keys, min(room, 1.0))

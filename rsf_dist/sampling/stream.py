@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ray.data import Dataset
 
 from rsf_dist.cluster.capacity import max_actors
-from rsf_dist.cluster.workers import confine, in_task
+from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
 from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.data.arrow import to_table
 from rsf_dist.runtime.rng import Streams
@@ -27,7 +27,7 @@ from rsf_dist.sampling.accept import capped_weight
 from rsf_dist.sampling.accepted import LEDGER_ROW, AcceptedSet, ledger_of
 from rsf_dist.sampling.chunk import BOOKKEEPING, ChunkWork, propose, refuse_nonfinite
 from rsf_dist.sampling.diagnostics import ROUNDING
-from rsf_dist.sampling.pool import BLAMED, HANGS, over_actors
+from rsf_dist.sampling.pool import TIMEOUT_REMEDY, USER_CODE_FIELD, map_over_pool
 from rsf_dist.types import Floats
 
 LEDGER = "ledger"
@@ -114,7 +114,7 @@ class RowStream:
         """
         after = after or self.start
         work = _Rows(self.work, after, with_ledger)
-        rows = over_actors(work, pa.concat_tables, self.tasks(after.chunk), self.pool, self.memory)
+        rows = map_over_pool(work, pa.concat_tables, self.tasks(after.chunk), self.pool, self.memory)
         return rows if num_rows is None else rows.limit(num_rows)
 
     def tasks(self, first: int) -> Sequence[range]:
@@ -139,11 +139,11 @@ class RowStream:
         return _TASKS_AHEAD * max_actors(self.pool) * self.chunks_per_task * chunk_bytes
 
 
-def measured(stream: RowStream) -> RowStream:
+def with_measured_rows(stream: RowStream) -> RowStream:
     """The stream with `columns` and `row_bytes` filled in, from one proposal drawn as actors do. Raises InputError."""
     pool = stream.pool
     share = {"cpus": pool.cpus_per_actor, "gpus": pool.gpus_per_actor}
-    columns, row_bytes = in_task(_one_proposal, stream.work, pool.chunk_seconds, **share)
+    columns, row_bytes = run_in_task(_one_proposal, stream.work, pool.chunk_seconds, **share)
     return replace(stream, columns=columns, row_bytes=row_bytes)
 
 
@@ -185,7 +185,7 @@ _BOOKKEEPING_BYTES = 8 * len(BOOKKEEPING) + LEDGER_ROW.itemsize
 
 def _one_proposal(work: ChunkWork, seconds: float) -> tuple[tuple[str, ...], int]:
     """The proposal's columns, and the bytes of a row."""
-    confine()
-    with time_limit(seconds, BLAMED, "one proposal", HANGS):
+    limit_to_allocation()
+    with time_limit(seconds, USER_CODE_FIELD, "one proposal", TIMEOUT_REMEDY):
         row = to_table(propose(work.proposal, Streams(work.seed, work.stage, work.round), 1))
     return tuple(row.column_names), row.nbytes

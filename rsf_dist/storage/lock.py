@@ -41,7 +41,7 @@ _SETTLE_SECONDS = 0.5  # for two writers that claim at once to see whose claim s
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockOwner:
     """Who holds a run.
 
     Args:
@@ -63,11 +63,11 @@ class Holder:
     beat: int = 0
 
     @staticmethod
-    def this_process() -> Holder:
+    def this_process() -> LockOwner:
         """A fresh claim."""
         me = psutil.Process()
         began = me.create_time()
-        return Holder(uuid.uuid4().hex, socket.gethostname(), me.pid, began, _user(), _space(), _start_tick(me.pid))
+        return LockOwner(uuid.uuid4().hex, socket.gethostname(), me.pid, began, _user(), _space(), _start_tick(me.pid))
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
@@ -95,13 +95,13 @@ class Holder:
 
 
 @contextmanager
-def held(store: RunStore, progress: Progress | None = None) -> Iterator[None]:
+def run_lock(store: RunStore, progress: Progress | None = None) -> Iterator[None]:
     """Hold the run for the length of the block, in which the store writes only as long as the lock is ours.
 
     Raises:
         InputError: another process holds it; the directory cannot be written.
     """
-    mine = Holder.this_process()
+    mine = LockOwner.this_process()
     _claim(store, mine, progress or Progress())
     store.guard = partial(_require_ours, store, mine)
     beating = threading.Event()
@@ -117,15 +117,15 @@ def held(store: RunStore, progress: Progress | None = None) -> Iterator[None]:
             _release(store, mine)
 
 
-def _require_ours(store: RunStore, mine: Holder) -> None:
+def _require_ours(store: RunStore, mine: LockOwner) -> None:
     """InputError where this process slept for so long that another took the run over, and may be done with it."""
-    now = holder(store)
+    now = lock_owner(store)
     if now is None or now.token != mine.token:
         rule = "was taken from this process, which stood still for too long" + (f", by {now}" if now else "")
         raise InputError("output", store.uri, rule, "let that run finish, then run this again: it goes on")
 
 
-def holder(store: RunStore) -> Holder | None:
+def lock_owner(store: RunStore) -> LockOwner | None:
     """Who holds the run, living or not; None: nobody. Raises InputError where that cannot be told."""
     if not store.exists(LOCK):
         return None
@@ -137,19 +137,19 @@ def holder(store: RunStore) -> Holder | None:
         return None  # released while we looked
 
 
-def _parsed(data: bytes) -> Holder | None:
+def _parsed(data: bytes) -> LockOwner | None:
     """Whoever a lock names; None where it is half-written."""
     try:
         raw: dict[str, Any] = json.loads(data)
-        return Holder(**raw)
+        return LockOwner(**raw)
     except (ValueError, TypeError):
         return None
 
 
-def _claim(store: RunStore, mine: Holder, progress: Progress) -> None:
+def _claim(store: RunStore, mine: LockOwner, progress: Progress) -> None:
     if store.is_local and _created(store, mine):
         return
-    theirs = holder(store)
+    theirs = lock_owner(store)
     if theirs is not None and not theirs.has_ended:
         _refuse_if_alive(store, theirs, progress)
     if store.is_local:
@@ -159,12 +159,12 @@ def _claim(store: RunStore, mine: Holder, progress: Progress) -> None:
     else:
         store.write(LOCK, _to_json(mine))
         time.sleep(_SETTLE_SECONDS)
-    winner = holder(store)
+    winner = lock_owner(store)
     if winner is None or winner.token != mine.token:
         raise _held_by(store, winner or theirs or mine)
 
 
-def _set_aside(store: RunStore, stale: Holder | None, mine: Holder) -> None:
+def _set_aside(store: RunStore, stale: LockOwner | None, mine: LockOwner) -> None:
     """Remove the lock that was found stale; one that another process put there meanwhile goes back to its place."""
     lock = Path(store.path(LOCK))
     aside = lock.with_name(f"{LOCK}.{mine.token}.tmp")
@@ -176,7 +176,7 @@ def _set_aside(store: RunStore, stale: Holder | None, mine: Holder) -> None:
         aside.unlink()
 
 
-def _refuse_if_alive(store: RunStore, theirs: Holder, progress: Progress) -> None:
+def _refuse_if_alive(store: RunStore, theirs: LockOwner, progress: Progress) -> None:
     """InputError unless the holder's heart stands still, or it lets go, while we watch."""
     if theirs.is_here:
         raise _held_by(store, theirs)
@@ -184,18 +184,18 @@ def _refuse_if_alive(store: RunStore, theirs: Holder, progress: Progress) -> Non
     end = time.monotonic() + STALE_SECONDS
     while time.monotonic() < end:
         time.sleep(1.0)
-        now = holder(store)
+        now = lock_owner(store)
         if now is None:
             return
         if now != theirs:
             raise _held_by(store, now)
 
 
-def _held_by(store: RunStore, theirs: Holder) -> InputError:
+def _held_by(store: RunStore, theirs: LockOwner) -> InputError:
     return InputError("output", store.uri, f"is held by {theirs}", "wait until it ends, or name another directory")
 
 
-def _created(store: RunStore, mine: Holder) -> bool:
+def _created(store: RunStore, mine: LockOwner) -> bool:
     """Create the lock where there is none: the one step that two processes of a shared folder cannot both take."""
     path = Path(store.path(LOCK))
     draft = path.with_name(f"{LOCK}.{mine.token}.tmp")
@@ -215,19 +215,19 @@ def _created(store: RunStore, mine: Holder) -> bool:
     return True
 
 
-def _beat(store: RunStore, mine: Holder, stop: threading.Event) -> None:
+def _beat(store: RunStore, mine: LockOwner, stop: threading.Event) -> None:
     beat = 0
     while not stop.wait(BEAT_SECONDS):
         beat += 1
         with contextlib.suppress(InputError):  # a full disk: the next beat may find room
-            now = holder(store)
+            now = lock_owner(store)
             if now is None or now.token != mine.token:
                 return  # this process slept for so long that another took the run over
             store.write(LOCK, _to_json(replace(mine, beat=beat)))
 
 
-def _release(store: RunStore, mine: Holder) -> None:
-    now = holder(store)
+def _release(store: RunStore, mine: LockOwner) -> None:
+    now = lock_owner(store)
     if now is None or now.token != mine.token:
         return
     store.delete(LOCK)
@@ -236,7 +236,7 @@ def _release(store: RunStore, mine: Holder) -> None:
             os.rmdir(store.root)
 
 
-def _to_json(mine: Holder) -> str:
+def _to_json(mine: LockOwner) -> str:
     return json.dumps(asdict(mine), indent=1) + "\n"
 
 

@@ -242,7 +242,7 @@ class RunStore:
         entry = {**described, "shards": [asdict(shard) for shard in shards]}
         self.commit(lambda manifest: manifest["rounds"].update({str(round): entry}))
 
-    def put(self, folder: str, write: Callable[[Path], object]) -> dict[str, str]:
+    def write_folder(self, folder: str, write: Callable[[Path], object]) -> dict[str, str]:
         """Let `write` fill a temporary folder, and copy its files into the run's `folder`: name -> SHA-256."""
         written = {}
         with _scratch() as scratch:
@@ -253,12 +253,12 @@ class RunStore:
                 written[name] = _sha256(data)
         return written
 
-    def keep(self, folder: str, write: Callable[[Path], object]) -> None:
+    def commit_folder(self, folder: str, write: Callable[[Path], object]) -> None:
         """As `put`, and list the folder in the manifest."""
-        written = self.put(folder, write)
+        written = self.write_folder(folder, write)
         self.commit(lambda manifest: manifest["folders"].update({folder: written}))
 
-    def damage(self, folder: str) -> str | None:
+    def damage_of(self, folder: str) -> str | None:
         """What is wrong with a folder that was kept, in words; None: nothing."""
         try:
             for _ in self._files(folder):
@@ -267,15 +267,15 @@ class RunStore:
             return str(damage)
         return None
 
-    def lists(self, folder: str) -> bool:
+    def is_listed(self, folder: str) -> bool:
         """Whether the folder was kept, damaged or not."""
         return folder in self.manifest()["folders"]
 
-    def holds(self, folder: str) -> bool:
+    def is_intact(self, folder: str) -> bool:
         """Whether the folder was kept and is undamaged."""
-        return self.damage(folder) is None
+        return self.damage_of(folder) is None
 
-    def find(self, folder: str, read: Callable[[Path], _T]) -> _T | None:
+    def find_folder(self, folder: str, read: Callable[[Path], _T]) -> _T | None:
         """What `read` makes of a local copy of a kept folder; None where it was not kept, or is damaged."""
         with _scratch() as scratch:
             try:
@@ -284,7 +284,7 @@ class RunStore:
                 return None
             return read(scratch)
 
-    def fetch(self, folder: str, read: Callable[[Path], _T]) -> _T:
+    def load_folder(self, folder: str, read: Callable[[Path], _T]) -> _T:
         """As `find`. Raises InputError where there is nothing to find."""
         with _scratch() as scratch:
             try:
@@ -294,9 +294,11 @@ class RunStore:
                 raise InputError(folder or "run", self.uri, str(damage), remedy) from damage
             return read(scratch)
 
-    def take(self, folder: str, other: RunStore) -> None:
+    def copy_from(self, folder: str, other: RunStore) -> None:
         """Keep a copy of what another store keeps as `folder`, where it does."""
-        other.find(folder, lambda copy: self.keep(folder, lambda to: shutil.copytree(copy, to, dirs_exist_ok=True)))
+        other.find_folder(
+            folder, lambda copy: self.commit_folder(folder, lambda to: shutil.copytree(copy, to, dirs_exist_ok=True))
+        )
 
     def _copy(self, folder: str, to: Path) -> None:
         for name, data in self._files(folder):
@@ -318,7 +320,7 @@ class RunStore:
                 raise _Damaged(f"{path} differs from its SHA-256 in the manifest")
             yield name, data
 
-    def sweep(self) -> None:
+    def remove_drafts(self) -> None:
         """Remove what killed writers left half-written."""
         if self.is_local:
             for draft in Path(self.root).rglob("*.tmp"):

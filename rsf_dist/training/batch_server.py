@@ -36,7 +36,7 @@ _CLOSING_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Intake:
+class StreamProgress:
     """What training has taken from a stream.
 
     Args:
@@ -51,7 +51,7 @@ class Intake:
 
 
 @dataclass(frozen=True)
-class Delivery:
+class ServedBatch:
     """A rank's share of a batch, the cursor after the batch, and the seconds that the feed waited until then."""
 
     rows: pa.Table
@@ -59,7 +59,7 @@ class Delivery:
     waited: float
 
 
-def start_feed(
+def start_batch_server(
     name: str,
     stream: ray.ObjectRef,
     after: Cursor,
@@ -70,22 +70,22 @@ def start_feed(
     columns: list[str],
 ) -> ActorHandle:
     """Start an actor `name` that deals out batches first, …, steps - 1 of a RowStream, from a cursor on."""
-    actor = ray.remote(num_cpus=0, max_concurrency=ranks * (_PREFETCH + 1) + 1)(_Feed)
+    actor = ray.remote(num_cpus=0, max_concurrency=ranks * (_PREFETCH + 1) + 1)(BatchServer)
     # Outside of the placement group of the worker that starts it, where its own actors would not fit.
     options = actor.options(name=name, scheduling_strategy="DEFAULT")
     return options.remote(stream, after, batch_size, first, steps, ranks, columns)
 
 
-def stop_feed(feed: ActorHandle) -> None:
+def stop_batch_server(feed: ActorHandle) -> None:
     """Let the sampler's actors go, then the feed."""
     with suppress(ray.exceptions.RayError):
         ray.get(feed.close.remote(), timeout=2 * _CLOSING_SECONDS)
     ray.kill(feed)
 
 
-def deliveries(
-    feed: ActorHandle, rank: int, first: int, steps: int, before: Intake
-) -> Iterator[tuple[pa.Table, Intake]]:
+def iter_served_batches(
+    feed: ActorHandle, rank: int, first: int, steps: int, before: StreamProgress
+) -> Iterator[tuple[pa.Table, StreamProgress]]:
     """This rank's share of batches first, …, steps - 1, and the intake with each; some are fetched ahead.
 
     Raises:
@@ -101,18 +101,18 @@ def deliveries(
             delivery = ray.get(ahead.popleft())
         waited += time.monotonic() - started
         ahead.extend(islice(coming, 1))
-        yield delivery.rows, Intake(delivery.cursor, waited, before.sampler_waited_seconds + delivery.waited)
+        yield delivery.rows, StreamProgress(delivery.cursor, waited, before.sampler_waited_seconds + delivery.waited)
 
 
 @dataclass
-class _Batch:
+class _HeldBatch:
     rows: pa.Table
     cursor: Cursor
     waited: float
     wanted_by: set[int]
 
 
-class _Feed:
+class BatchServer:
     """The actor: a thread reads, `take` hands out, and a batch stays until every rank has fetched its share."""
 
     def __init__(
@@ -120,7 +120,7 @@ class _Feed:
     ):
         self._stream, self._cursor, self._columns = stream, after, columns
         self._batch_size, self._steps, self._ranks = batch_size, steps, ranks
-        self._held: dict[int, _Batch] = {}
+        self._held: dict[int, _HeldBatch] = {}
         self._next, self._waited = first, 0.0
         self._end: Exception | None = None
         self._closed = False
@@ -128,7 +128,7 @@ class _Feed:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def take(self, number: int, rank: int) -> Delivery:
+    def take(self, number: int, rank: int) -> ServedBatch:
         """Rank `rank`'s share of batch `number`; waits for it. Raises what ended the stream."""
         with self._changed:
             self._changed.wait_for(lambda: number in self._held or self._end or self._closed)
@@ -140,7 +140,7 @@ class _Feed:
                 del self._held[number]
                 self._changed.notify_all()
         share = self._batch_size // self._ranks
-        return Delivery(batch.rows.slice(rank * share, share), batch.cursor, batch.waited)
+        return ServedBatch(batch.rows.slice(rank * share, share), batch.cursor, batch.waited)
 
     def close(self) -> None:
         """Stop reading."""
@@ -175,7 +175,7 @@ class _Feed:
             self._changed.wait_for(lambda: len(self._held) < _BATCHES_AHEAD or self._closed)
             self._waited += time.monotonic() - started
             kept = rows.select(self._columns)
-            self._held[self._next] = _Batch(kept, self._cursor, self._waited, set(range(self._ranks)))
+            self._held[self._next] = _HeldBatch(kept, self._cursor, self._waited, set(range(self._ranks)))
             self._next += 1
             self._changed.notify_all()
             return not self._closed

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rsf_dist.config.model import OptimizerConfig
-from rsf_dist.data.batch import rows_at
+from rsf_dist.data.batch import take_rows
 from rsf_dist.data.images import ImageSet
 from rsf_dist.models.optimization import descend
 from rsf_dist.runtime.device import device, seeded
@@ -16,7 +16,7 @@ from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.tasks import Task
 
 
-def pretrain(
+def fit_in_process(
     task: Task,
     source: ImageSet,
     config: OptimizerConfig,
@@ -38,7 +38,7 @@ def pretrain(
 
     def next_loss() -> Tensor:
         rows = torch.randint(len(source), (config.batch_size,), generator=generator)
-        batch = {"image": rows_at(source.images, rows).to(device()), "label": labels[rows].to(device())}
+        batch = {"image": take_rows(source.images, rows).to(device()), "label": labels[rows].to(device())}
         return task.loss(model, batch).mean()
 
     with seeded(streams):  # dropout

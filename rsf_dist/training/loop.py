@@ -29,14 +29,14 @@ from rsf_dist.data.arrow import from_table
 from rsf_dist.data.batch import Batch
 from rsf_dist.errors import StatisticalRefusal
 from rsf_dist.models.optimization import optimizer_and_schedule
-from rsf_dist.runtime.allocator import keep_freed
-from rsf_dist.runtime.device import compute_on
+from rsf_dist.runtime.allocator import retain_freed_memory
+from rsf_dist.runtime.device import set_device
 from rsf_dist.sampling.stream import Cursor
 from rsf_dist.storage.run_store import room_required
 from rsf_dist.tasks.base import Task
-from rsf_dist.training.batch_server import Intake, deliveries, start_feed, stop_feed
+from rsf_dist.training.batch_server import StreamProgress, iter_served_batches, start_batch_server, stop_batch_server
 from rsf_dist.training.checkpoints import RunFolder, seal
-from rsf_dist.training.state import StreamReport, TrainingState, Window
+from rsf_dist.training.state import RunningLoss, StreamReport, TrainingState
 
 _SHUFFLE_ROWS = 10_000
 
@@ -45,7 +45,7 @@ _CURVE_POINTS = 50
 
 
 @dataclass(frozen=True)
-class Loop:
+class WorkerContext:
     """What a worker needs.
 
     Args:
@@ -70,23 +70,27 @@ class Loop:
 def train(config: dict[str, Any]) -> StatisticalRefusal | None:
     """One worker's life. A refusal, which all ranks meet at the same step, is its result: no failure to be retried."""
     try:
-        _steps(config)
+        _train_worker(config)
     except StatisticalRefusal as refusal:
         return refusal
     return None
 
 
-def _steps(config: dict[str, Any]) -> None:
-    loop: Loop = ray.get(config["loop"])
+def _train_worker(config: dict[str, Any]) -> None:
+    loop: WorkerContext = ray.get(config["loop"])
     rank = ray.train.get_context().get_world_rank()
     torch.set_num_threads(max(1, int(loop.training.cpus_per_worker)))
-    keep_freed()
+    retain_freed_memory()
     device = get_device() if loop.training.use_gpu else torch.device("cpu")
-    compute_on(device)  # where convolutions then add up in a fixed order
+    set_device(device)  # where convolutions then add up in a fixed order
     model = ray.get(config["initial"]).to(device)  # before the optimizer, whose restored state follows its parameters
     optimizer, schedule = optimizer_and_schedule(model, loop.training)
     state = TrainingState(
-        model, optimizer, schedule, Window(device), intake=None if loop.start is None else Intake(loop.start)
+        model,
+        optimizer,
+        schedule,
+        RunningLoss(device),
+        intake=None if loop.start is None else StreamProgress(loop.start),
     )
     state.restore(loop.task, loop.folder)
     replica = prepare_model(model, move_to_device=device)
@@ -105,7 +109,7 @@ def _steps(config: dict[str, Any]) -> None:
                 _report(loop, state, device)
 
 
-def _step(loop: Loop, replica: nn.Module, batch: Batch, state: TrainingState) -> torch.Tensor:
+def _step(loop: WorkerContext, replica: nn.Module, batch: Batch, state: TrainingState) -> torch.Tensor:
     losses = loop.task.loss(replica, batch)
     if loop.training.use_row_weights:
         losses = losses * batch["weight"] / loop.mean_weight
@@ -120,7 +124,7 @@ def _step(loop: Loop, replica: nn.Module, batch: Batch, state: TrainingState) ->
 
 @contextmanager
 def _batches(
-    loop: Loop, state: TrainingState, stream: ray.ObjectRef | None, device: torch.device
+    loop: WorkerContext, state: TrainingState, stream: ray.ObjectRef | None, device: torch.device
 ) -> Iterator[Iterator[Batch]]:
     """This rank's share of each step's batch, from the state's step to the last."""
     left = loop.training.steps - state.step
@@ -132,9 +136,9 @@ def _batches(
         yield _streamed_batches(loop, state, feed, device)
 
 
-def _stored_batches(loop: Loop, first_step: int, ranks: int, device: torch.device) -> Iterator[Batch]:
+def _stored_batches(loop: WorkerContext, first_step: int, ranks: int, device: torch.device) -> Iterator[Batch]:
     """This rank's rows again and again, in another order each epoch; after a restart from the middle of its epoch."""
-    shard = ray.train.get_dataset_shard(share(ray.train.get_context().get_world_rank()))
+    shard = ray.train.get_dataset_shard(shard_name(ray.train.get_context().get_world_rank()))
     epoch, done = divmod(first_step, loop.epoch)
     for number in count(epoch):
         batches = shard.iter_torch_batches(
@@ -148,7 +152,7 @@ def _stored_batches(loop: Loop, first_step: int, ranks: int, device: torch.devic
 
 
 @contextmanager
-def _feed(loop: Loop, state: TrainingState, stream: ray.ObjectRef) -> Iterator[Any]:
+def _feed(loop: WorkerContext, state: TrainingState, stream: ray.ObjectRef) -> Iterator[Any]:
     """Rank 0's feed, on every rank, from where the state is."""
     assert state.intake is not None
     context = ray.train.get_context()
@@ -157,20 +161,20 @@ def _feed(loop: Loop, state: TrainingState, stream: ray.ObjectRef) -> Iterator[A
     if context.get_world_rank() == 0:
         size, steps, ranks = loop.training.batch_size, loop.training.steps, context.get_world_size()
         wanted = columns(loop.task, loop.training)
-        feed = start_feed(name, stream, state.intake.cursor, size, state.step, steps, ranks, wanted)
+        feed = start_batch_server(name, stream, state.intake.cursor, size, state.step, steps, ranks, wanted)
     try:
         barrier()
         yield feed or ray.get_actor(name)
     finally:
         if feed is not None:
-            stop_feed(feed)
+            stop_batch_server(feed)
 
 
-def _streamed_batches(loop: Loop, state: TrainingState, feed: Any, device: torch.device) -> Iterator[Batch]:
+def _streamed_batches(loop: WorkerContext, state: TrainingState, feed: Any, device: torch.device) -> Iterator[Batch]:
     """Fresh rows; the state's intake moves with them."""
     assert state.intake is not None
     rank = ray.train.get_context().get_world_rank()
-    for rows, intake in deliveries(feed, rank, state.step, loop.training.steps, state.intake):
+    for rows, intake in iter_served_batches(feed, rank, state.step, loop.training.steps, state.intake):
         state.intake = intake
         yield {name: column.to(device) for name, column in from_table(rows).items()}
 
@@ -182,7 +186,7 @@ def _finite(loss: float) -> float:
     return loss
 
 
-def _report(loop: Loop, state: TrainingState, device: torch.device) -> None:
+def _report(loop: WorkerContext, state: TrainingState, device: torch.device) -> None:
     """Evaluate on all ranks, checkpoint on rank 0, report on all: a barrier."""
     metrics = _evaluate(loop.task, state.model, device) | {"step": state.step}
     state.history.evaluations.append(metrics)
@@ -217,7 +221,7 @@ def _evaluate(task: Task, model: nn.Module, device: torch.device) -> dict[str, f
     return values
 
 
-def share(rank: int) -> str:
+def shard_name(rank: int) -> str:
     """The name of a rank's stored rows among the datasets."""
     return f"train-{rank}"
 

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from rsf_dist.sampling.stream import Cursor
 from rsf_dist.tasks.base import Task
-from rsf_dist.training.batch_server import Intake
+from rsf_dist.training.batch_server import StreamProgress
 from rsf_dist.training.checkpoints import RunFolder
 
 
@@ -54,7 +54,7 @@ class StreamReport:
     sampler_waited_seconds: float
 
     @staticmethod
-    def between(start: Cursor, intake: Intake, chunk_size: int) -> StreamReport:
+    def between(start: Cursor, intake: StreamProgress, chunk_size: int) -> StreamReport:
         """Of the stretch from the stream's start to where training has come."""
         end = intake.cursor
         return StreamReport(
@@ -67,7 +67,7 @@ class StreamReport:
         )
 
 
-class Window:
+class RunningLoss:
     """The losses of the steps since the curve's last point; they stay on the device, where nobody waits for them.
 
     Args:
@@ -106,10 +106,10 @@ class TrainingState:
     model: nn.Module
     optimizer: Optimizer
     schedule: LRScheduler
-    window: Window
+    window: RunningLoss
     step: int = 0
     history: History = field(default_factory=History)
-    intake: Intake | None = None
+    intake: StreamProgress | None = None
 
     def save(self, task: Task, folder: Path) -> None:
         """model.safetensors, model.json and training.pt."""
@@ -138,7 +138,7 @@ class TrainingState:
         self.schedule.load_state_dict(rest["schedule"])
         self.step, self.history = rest["step"], History(**rest["history"])
         if rank == 0:
-            self.window = Window(self.window.sums.device, rest["window"])
+            self.window = RunningLoss(self.window.sums.device, rest["window"])
         if rest["intake"]:
             taken = rest["intake"]
-            self.intake = Intake(**taken | {"cursor": Cursor(**taken["cursor"])})
+            self.intake = StreamProgress(**taken | {"cursor": Cursor(**taken["cursor"])})

@@ -32,11 +32,11 @@ from rsf_dist.cluster.connection import ensure_cluster
 from rsf_dist.cluster.shared_storage import require_shared
 from rsf_dist.config.training import TrainingConfig
 from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
-from rsf_dist.sampling.accepted import in_order
+from rsf_dist.sampling.accepted import preserve_order
 from rsf_dist.sampling.stream import RowStream
 from rsf_dist.tasks.base import Task
 from rsf_dist.training.checkpoints import RunFolder
-from rsf_dist.training.loop import Loop, columns, share, train
+from rsf_dist.training.loop import WorkerContext, columns, shard_name, train
 from rsf_dist.training.state import History, StreamReport
 
 _RESULTS = "~/ray_results"  # Ray's default
@@ -46,7 +46,15 @@ _POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
 """Ray Train hears of one report a poll, by default every 2 s: a training that evaluates often would wait for it."""
 
 
-_MAY_CHANGE = {"num_workers", "cpus_per_worker", "use_gpu", "keep", "evaluate_every", "max_failures", "wait_seconds"}
+_MAY_CHANGE = {
+    "num_workers",
+    "cpus_per_worker",
+    "use_gpu",
+    "checkpoint",
+    "evaluate_every",
+    "max_failures",
+    "wait_seconds",
+}
 
 
 class FineTuner:
@@ -104,14 +112,14 @@ class FineTuner:
             self._streamed(dataset, validation) if isinstance(dataset, RowStream) else self._stored(dataset, validation)
         )
         if not self._finished(feed):
-            with unwrapped(), _own_interrupts(), _told_to_ray_train():
+            with unwrapped(), _restored_sigint(), _ray_train_environment():
                 result = self._trainer(feed).fit()
             if isinstance(result.return_value, StatisticalRefusal):
                 raise result.return_value
-        return FineTuneResult.of(self._folder, self.task, self.training.keep)
+        return FineTuneResult.of(self._folder, self.task, self.training.checkpoint)
 
-    def _stored(self, dataset: Dataset, validation: Dataset | None) -> Rows:
-        rows = in_order(_checked(dataset, columns(self.task, self.training), "column")).materialize()
+    def _stored(self, dataset: Dataset, validation: Dataset | None) -> TrainingData:
+        rows = preserve_order(_checked(dataset, columns(self.task, self.training), "column")).materialize()
         if validation is None:
             rows, held_out = rows.train_test_split(self.training.validation_fraction)
         else:
@@ -121,21 +129,21 @@ class FineTuner:
             rule = f"the {count:,} training rows do not fill one batch"
             raise InputError("training.batch_size", batch, rule, "lower it, or accept more rows")
         mean_weight = rows.mean("weight") if self.training.use_row_weights else 1.0
-        return Rows(self._required(held_out), float(mean_weight or 1.0), stored=rows, epoch=count // batch)
+        return TrainingData(self._required(held_out), float(mean_weight or 1.0), stored=rows, epoch=count // batch)
 
-    def _streamed(self, stream: RowStream, validation: Dataset | None) -> Rows:
+    def _streamed(self, stream: RowStream, validation: Dataset | None) -> TrainingData:
         if validation is None:
             rule = "a stream leaves no rows to hold out"
             raise InputError("validation", None, rule, "give a Dataset of accepted rows that came before the stream")
         _require_columns(columns(self.task, self.training), [*stream.columns, "weight"], "column")
         room = max_actors(stream.pool, beside=workers(self.training))
         stream = dataclasses.replace(stream, pool=stream.pool.model_copy(update={"max_actors": room}))
-        return Rows(self._required(self._held_out(validation)), stream.mean_weight, stream=stream)
+        return TrainingData(self._required(self._held_out(validation)), stream.mean_weight, stream=stream)
 
     def _held_out(self, validation: Dataset) -> Dataset:
         if validation.schema() is None:  # of no rows, which is told by itself
             return validation
-        return in_order(_checked(validation, list(self.task.columns), "validation column")).materialize()
+        return preserve_order(_checked(validation, list(self.task.columns), "validation column")).materialize()
 
     def _required(self, held_out: Dataset) -> Dataset:
         if held_out.count() == 0:
@@ -151,11 +159,11 @@ class FineTuner:
         path = self.storage_path or _RESULTS
         return path if "://" in path else str(Path(path).expanduser().absolute())
 
-    def _identity(self, rows: Rows) -> dict[str, Any]:
+    def _identity(self, rows: TrainingData) -> dict[str, Any]:
         """What a run must have in common with the one that it resumes."""
         return {"seed": self.seed, **self.training.model_dump(mode="json", exclude=_MAY_CHANGE), **rows.identity()}
 
-    def _finished(self, rows: Rows) -> bool:
+    def _finished(self, rows: TrainingData) -> bool:
         """Whether the run to resume is done. Raises InputError where it is another training."""
         if not self.resume:
             return False
@@ -170,14 +178,14 @@ class FineTuner:
             raise InputError("name", self.name, rule, "name another run, or configure that one")
         return saved.step >= self.training.steps
 
-    def _trainer(self, rows: Rows) -> TorchTrainer:
+    def _trainer(self, rows: TrainingData) -> TorchTrainer:
         training = self.training
         resources = {"CPU": training.cpus_per_worker} | ({"GPU": 1} if training.use_gpu else {})
         start = None if rows.stream is None else rows.stream.start
-        loop = Loop(
+        loop = WorkerContext(
             self.task, training, self.seed, rows.mean_weight, rows.epoch, self._folder, self._identity(rows), start
         )
-        by = {"checkpoint_score_attribute": self.task.metric} if training.keep == "best" else {}
+        by = {"checkpoint_score_attribute": self.task.metric} if training.checkpoint == "best" else {}
         return TorchTrainer(
             train,
             train_loop_config={
@@ -201,7 +209,7 @@ class FineTuner:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingData:
     """What to train on, stored or streamed.
 
     Args:
@@ -222,7 +230,7 @@ class Rows:
         """Each rank's stored rows, equally many; always the same ones, which Ray Train's own split does not promise."""
         if self.stored is None:
             return {}
-        return {share(rank): part for rank, part in enumerate(self.stored.split(num_workers, equal=True))}
+        return {shard_name(rank): part for rank, part in enumerate(self.stored.split(num_workers, equal=True))}
 
     def identity(self) -> dict[str, Any]:
         """What tells these rows from others, as far as it is cheaply known."""
@@ -252,7 +260,7 @@ def _require_columns(wanted: list[str], there: list[str], field: str) -> None:
 
 
 @contextmanager
-def _told_to_ray_train() -> Iterator[None]:
+def _ray_train_environment() -> Iterator[None]:
     """Set what Ray Train reads from the environment for the length of the block; what is set there already stays."""
     ours = {name: value for name, value in _POLL.items() if name not in os.environ}
     os.environ.update(ours)
@@ -264,7 +272,7 @@ def _told_to_ray_train() -> Iterator[None]:
 
 
 @contextmanager
-def _own_interrupts() -> Iterator[None]:
+def _restored_sigint() -> Iterator[None]:
     """Ray Train takes SIGINT over, exits with 0 when it comes, and never gives it back."""
     before = signal.getsignal(signal.SIGINT)
     try:

@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rsf_dist.sampling.collector import ChunkRecorder
+from rsf_dist.sampling.collector import ChunkTask
 
 
 @dataclass(frozen=True)
 class Clocked:
     """A chunk's record, and when and where it was made."""
 
-    recorder: ChunkRecorder
+    recorder: ChunkTask
 
     def __call__(self, chunk: int) -> dict[str, Any]:
         began = time.monotonic()

@@ -10,7 +10,7 @@ import torch
 import workloads
 from measuring import Bench, Measured
 
-from rsf_dist.runtime.allocator import keep_freed
+from rsf_dist.runtime.allocator import retain_freed_memory
 
 for module in (clocks, workloads):  # workers cannot import them
     ray.cloudpickle.register_pickle_by_value(module)
@@ -43,6 +43,6 @@ def one_thread() -> Iterator[None]:
     """As an actor runs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    keep_freed()
+    retain_freed_memory()
     yield
     torch.set_num_threads(threads)

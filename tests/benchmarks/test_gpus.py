@@ -9,7 +9,7 @@ import torch
 from measuring import Bench
 from workloads import Scored, augmented
 
-from rsf_dist.runtime.device import compute_on
+from rsf_dist.runtime.device import set_device
 from rsf_dist.sampling.chunk import Chunk, ChunkWork
 
 pytestmark = [pytest.mark.bench, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -19,11 +19,11 @@ def drawing(work: ChunkWork, where: str) -> Callable[[], Chunk]:
     """The same chunk again and again; its rows are on the CPU when it is there."""
 
     def drawn() -> Chunk:
-        compute_on(torch.device(where))
+        set_device(torch.device(where))
         try:
             return work(0)
         finally:
-            compute_on(torch.device("cpu"))
+            set_device(torch.device("cpu"))
 
     return drawn
 

@@ -27,9 +27,9 @@ from workloads import Scored, augmented, mixture_work
 
 import rsf_dist as rsf
 from rsf_dist.config.sampling import PoolConfig
-from rsf_dist.runtime.allocator import keep_freed
+from rsf_dist.runtime.allocator import retain_freed_memory
 from rsf_dist.sampling.chunk import ChunkWork
-from rsf_dist.sampling.collector import ChunkRecorder
+from rsf_dist.sampling.collector import ChunkTask
 from rsf_dist.sampling.pool import map_chunks
 
 pytestmark = [pytest.mark.ray, pytest.mark.bench]
@@ -45,7 +45,7 @@ def on_pool(chunks: Sequence[int], actors: int, per_task: int) -> tuple[float, f
     """Chunks a second, and seconds until the first one ended."""
     started = time.monotonic()
     pool = PoolConfig(min_actors=actors, max_actors=actors)
-    records = list(map_chunks(Clocked(ChunkRecorder(mixture(), None)), chunks, pool, per_task))
+    records = list(map_chunks(Clocked(ChunkTask(mixture(), None)), chunks, pool, per_task))
     clocks = [(record["actor"], record["ended"]) for record in records]
     return chunks_per_second(clocks), min(ended for _, ended in clocks) - started
 
@@ -53,8 +53,8 @@ def on_pool(chunks: Sequence[int], actors: int, per_task: int) -> tuple[float, f
 def in_process(count: int) -> list[tuple[int, float]]:
     """Clocks of chunks drawn here, as an actor draws them."""
     torch.set_num_threads(1)
-    keep_freed()
-    recorder = Clocked(ChunkRecorder(mixture(), None))
+    retain_freed_memory()
+    recorder = Clocked(ChunkTask(mixture(), None))
     recorder(0)
     return [(record["actor"], record["ended"]) for record in map(recorder, range(count))]
 
@@ -97,7 +97,7 @@ class DrawAndScore:
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
-        keep_freed()  # as our actors do: it is not the pool that is compared by it
+        retain_freed_memory()  # as our actors do: it is not the pool that is compared by it
         self.work = mixture()
         self.p, self.q = self.work.ratio.target, self.work.proposal.distribution
 
@@ -146,8 +146,8 @@ class Drawer:
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
-        keep_freed()
-        self.recorder = Clocked(ChunkRecorder(mixture(), None))
+        retain_freed_memory()
+        self.recorder = Clocked(ChunkTask(mixture(), None))
 
     def draw(self, chunks: Sequence[int]) -> list[dict[str, Any]]:
         return [self.recorder(chunk) for chunk in chunks]
@@ -187,7 +187,7 @@ def test_against_ray_data_and_actor_pool(bench: Bench) -> None:
 
 def test_the_first_row_of_a_ready_pool(bench: Bench) -> None:
     """From when an actor is up and begins, though many chunks travel together."""
-    recorder = Clocked(ChunkRecorder(ChunkWork(augmented(), Scored(), 0.0, 4_096, seed=0), None))
+    recorder = Clocked(ChunkTask(ChunkWork(augmented(), Scored(), 0.0, 4_096, seed=0), None))
     pool = PoolConfig(min_actors=1, max_actors=1)
     waited, chunk = [], []
     for _ in range(3 if bench.full else 1):
@@ -253,7 +253,7 @@ def test_the_object_store_while_images_are_sampled(bench: Bench) -> None:
         watching.result()
     assert count == rows
     assert len(used) > 20
-    sent = len(ray.cloudpickle.dumps(ChunkRecorder(stream.work, None)))
+    sent = len(ray.cloudpickle.dumps(ChunkTask(stream.work, None)))
     output = actors * size * stream.acceptance * row_bytes
     assert max(used) > output / 2
     detail = {"at most, MiB": max(used) / 2**20, "sent once, MiB": sent / 2**20, "output, MiB": output / 2**20}

@@ -27,7 +27,7 @@ from rsf_dist.data.images import ImageSet
 from rsf_dist.models.optimization import optimizer_and_schedule
 from rsf_dist.ratios.constant import ConstantRatio
 from rsf_dist.sampling.accepted import LEDGER_ROW
-from rsf_dist.sampling.collector import ChunkRecorder
+from rsf_dist.sampling.collector import ChunkTask
 from rsf_dist.sampling.pool import map_chunks
 from rsf_dist.storage.run_store import RunStore
 
@@ -151,7 +151,7 @@ def test_sampling_and_training_at_once(bench: Bench, tmp_path: Path) -> None:
         folders = [tmp_path / f"{repetition}-{kind}" for kind in ("stored", "streamed")]
         for folder in folders:
             folder.mkdir()
-        records = list(map_chunks(Clocked(ChunkRecorder(stream.work, None)), range(64), pool, 1))
+        records = list(map_chunks(Clocked(ChunkTask(stream.work, None)), range(64), pool, 1))
         rows = sum(len(record["ledger"]) for record in records) / LEDGER_ROW.itemsize / len(records)
         rate = chunks_per_second((record["actor"], record["ended"]) for record in records)
         alone.append(size.batch / (rate * rows))

@@ -9,13 +9,13 @@ import psutil
 from torch.distributions import Normal
 
 import rsf_dist as rsf
-from rsf_dist.sampling.collector import ChunkRecorder
+from rsf_dist.sampling.collector import ChunkTask
 from rsf_dist.sampling.pool import map_chunks
 
 CHUNK, ACCEPTANCE, TASKS = 8, 1 / 16, 200
 
 
-def seconds_a_task(recorder: ChunkRecorder, pool: rsf.PoolConfig) -> float:
+def seconds_a_task(recorder: ChunkTask, pool: rsf.PoolConfig) -> float:
     """CPU time of the driver that a task costs, whatever chunks it takes."""
 
     def cpu(per_task: int) -> float:
@@ -48,7 +48,7 @@ def main(num_chunks: int) -> None:
             "driver_cpu_seconds": cpu_of_chunks,
             "seconds": time.monotonic() - started,
             "chunks": chunks,
-            "driver_cpu_seconds_a_task": seconds_a_task(ChunkRecorder(sampler.plan().work, None), pool),
+            "driver_cpu_seconds_a_task": seconds_a_task(ChunkTask(sampler.plan().work, None), pool),
         }
     print(json.dumps(told))
 

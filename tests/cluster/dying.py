@@ -38,10 +38,10 @@ if __name__ == "__main__":
         import ray
         from faults import sampler
 
-        from rsf_dist.sampling import checkpoint as journal
+        from rsf_dist.sampling import checkpoint
 
         address, uri, log, wanted = sys.argv[4:]
-        journal.COMMIT_SECONDS = 0.2
+        checkpoint.COMMIT_SECONDS = 0.2
         ray.init(address=address, log_to_driver=False)
         sampler(
             Path(log), rsf.RunStore(uri), pool=rsf.PoolConfig(min_actors=2, max_actors=2, max_tasks_in_flight=1)

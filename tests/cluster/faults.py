@@ -197,7 +197,7 @@ def stepping_run(folder: Path, log: Path, holds_at: int) -> dict[str, Any]:
     shutil.copy(__file__, folder / "code")
     shutil.copy(Path(__file__).with_name("processes.py"), folder / "code")
     task = {"kind": "custom", "factory": "faults:Stepping", "options": {"log": str(log), "holds_at": holds_at}}
-    return {"code": str(folder / "code"), "task": task}
+    return {"code_folder": str(folder / "code"), "task": task}
 
 
 def steps_taken(log: Path) -> list[tuple[int, int, int]]:

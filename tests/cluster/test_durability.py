@@ -29,7 +29,7 @@ from processes import own_processes
 
 import rsf_dist as rsf
 from rsf_dist.config.load import dump_config, parse_config
-from rsf_dist.storage.lock import held
+from rsf_dist.storage.lock import run_lock
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(faults)  # the actors cannot import a test module
@@ -97,7 +97,7 @@ def test_killed_actors_change_nothing(seed: int, undisturbed, tmp_path, record_p
 
 
 def test_killed_tasks_change_nothing(ray_address, tmp_path) -> None:
-    """The same for work so brief that it runs in tasks."""
+    """The same for work so as_tasks that it runs in tasks."""
     mark = fingerprint_in_process(5_000, tmp_path)
     with Killer(0, kills=1, log=tmp_path / "log", of="ray::MapBatches", seconds=0.3) as killer:
         disturbed = sampler(tmp_path / "log", None, pool=TWO).sample(5_000)
@@ -190,7 +190,7 @@ def config_file(small_run: dict, tmp_path: Path) -> Path:
 
 def test_a_second_writer_and_another_configuration_are_refused(config_file: Path, small_run: dict, tmp_path) -> None:
     store = rsf.RunStore(small_run["output"])
-    with held(store):
+    with run_lock(store):
         second = subprocess.run([*RSF, "run", str(config_file)], capture_output=True, text=True, timeout=100)
         assert second.returncode == 2
         assert f"is held by process {os.getpid()} of" in second.stderr

@@ -23,9 +23,9 @@ from faults import (
 
 import rsf_dist as rsf
 from rsf_dist.errors import _chain
-from rsf_dist.sampling import checkpoint as journal
-from rsf_dist.sampling.checkpoint import Journal
-from rsf_dist.storage.lock import held, holder
+from rsf_dist.sampling import checkpoint
+from rsf_dist.sampling.checkpoint import RoundCheckpoint
+from rsf_dist.storage.lock import lock_owner, run_lock
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(faults)  # the actors cannot import a test module
@@ -77,9 +77,9 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 def test_sampling_fills_the_disk_and_goes_on_where_there_is_room(disk, tmp_path, monkeypatch, record_property) -> None:
     """What finds no room is a shard; the manifest, on the way out, may find none either, and is then told of."""
-    monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.2)
-    note = Journal.note
-    monkeypatch.setattr(Journal, "note", lambda *given: note(*given) if disk.free() > MANIFEST_BLOCKS else None)
+    monkeypatch.setattr(checkpoint, "COMMIT_SECONDS", 0.2)
+    note = RoundCheckpoint.note
+    monkeypatch.setattr(RoundCheckpoint, "note", lambda *given: note(*given) if disk.free() > MANIFEST_BLOCKS else None)
     mark = fingerprint_in_process(WANTED, tmp_path)
     started = time.monotonic()
     sampler(tmp_path / "undisturbed.log", rsf.RunStore(tmp_path / "undisturbed"), 0.1).sample(WANTED)
@@ -131,15 +131,15 @@ def test_a_commit_to_a_full_disk_leaves_the_manifest_as_it_was(disk) -> None:
 def test_a_full_disk_can_be_neither_claimed_nor_sampled_into(disk, tmp_path) -> None:
     store = rsf.RunStore(disk.at / "run")
     filler = disk.fill()
-    with pytest.raises(rsf.InputError, match=r"No space left .* free some space"), held(store):
+    with pytest.raises(rsf.InputError, match=r"No space left .* free some space"), run_lock(store):
         pytest.fail("held without a lock")
     with pytest.raises(rsf.InputError, match=r"No space left .* free some space"):
         sampler(tmp_path / "log", store).sample(10)
     assert not drawn(tmp_path / "log")
     filler.unlink()
     assert not list(disk.at.rglob("*.tmp"))
-    with held(store):
+    with run_lock(store):
         disk.fill()
         time.sleep(0.1)
-        assert holder(store) is not None
-    assert holder(store) is None
+        assert lock_owner(store) is not None
+    assert lock_owner(store) is None

@@ -74,7 +74,7 @@ def test_user_classes_by_import_path(small_run: dict, tmp_path: Path) -> None:
         parse_config(
             small_run
             | {
-                "code": str(tmp_path / "code"),
+                "code_folder": str(tmp_path / "code"),
                 "proposal": {"kind": "custom", "factory": "mine_by_path:Turned"},
                 "ratio": {
                     "kind": "product",

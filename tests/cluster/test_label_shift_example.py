@@ -40,14 +40,14 @@ def test_label_shift_estimates_reweights_and_rejects(tmp_path: Path, ray_address
     ]
     done = example(*smaller, "--output", tmp_path, RAY_ADDRESS=ray_address)
     assert done.returncode == 0, done.stderr
-    [trial] = json.loads((tmp_path / "results.json").read_text())["trials"]
+    [seed_run] = json.loads((tmp_path / "results.json").read_text())["trials"]
 
-    estimates = trial["estimates"]
+    estimates = seed_run["estimates"]
     # No shift assumed: w is 1 in place of 9 and of nine times 1/9, (8^2 + 9 (8/9)^2)/10.
     assert estimates["no_shift"]["error"] == pytest.approx((64 + 64 / 9) / 10)
     assert all(estimates[name]["error"] < 0.1 * estimates["no_shift"]["error"] for name in ("bbse", "em"))
 
-    sampling = trial["sampling"]["em"]
+    sampling = seed_run["sampling"]["em"]
     one_over_m = 1 / (10 * max(estimates["em"]["prior"]))
     assert (sampling["num_accepted"], sampling["num_capped"]) == (ROWS, 0)
     assert sampling["one_over_m"] == pytest.approx(one_over_m)
@@ -56,7 +56,7 @@ def test_label_shift_estimates_reweights_and_rejects(tmp_path: Path, ray_address
     assert low <= one_over_m <= high
     assert not low <= 2 * one_over_m <= high
 
-    accuracy = trial["accuracy"]
+    accuracy = seed_run["accuracy"]
     assert accuracy["start_em"] > accuracy["start"] + 0.1
     assert accuracy["rejected_em"] > accuracy["random"] + 0.1
 

@@ -38,7 +38,7 @@ def no_records() -> Iterator[None]:
 
 
 DRAWING = ("ray::MapWorker", "ray::MapBatches")
-"""Titles of what draws chunks: an actor for as long as it lives, and a worker for as long as it runs a brief wave."""
+"""Titles of what draws chunks: an actor for as long as it lives, and a worker while it runs a wave of tasks."""
 
 
 def drawing() -> set[psutil.Process]:
@@ -69,8 +69,8 @@ def watched() -> Iterator[set[psutil.Process]]:
     [
         ("nan", r"64 of [\d,]+ log ratios are NaN or \+inf; mend the target or the ratio there"),
         ("one_too_few", r"ratio\.score=\[63\]: must be \[64\]; give one number a row"),
-        ("fails", r"ratio\.score=late_ratios:fails: fails \(RuntimeError: the server is gone\); mend it"),
-        ("exits", r"ratio\.score=late_ratios:exits: fails \(SystemExit: 0\); mend it"),
+        ("fails", r"ratio\.score=late_ratios:fails: fails \(RuntimeError: the server is gone\); fix it"),
+        ("exits", r"ratio\.score=late_ratios:exits: fails \(SystemExit: 0\); fix it"),
         ("hangs", r"proposal or ratio=chunk \d+: did not end within 2 s, and was in hangs\(\) of late_ratios\.py:\d+"),
     ],
 )
@@ -82,7 +82,7 @@ def test_a_ratio_that_goes_wrong_late(
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "late_ratios", raising=False)  # it counts its calls
     changes = {
-        "code": str(CODE),
+        "code_folder": str(CODE),
         "ratio": {"kind": "reward", "score": f"late_ratios:{name}", "max_score": 1.0},
         "envelope": {"kind": "pilot", "num_pilot": 128},
         "sampling": {

@@ -22,7 +22,7 @@ from processes import own_processes
 import rsf_dist as rsf
 from rsf_dist import cli
 from rsf_dist.config.load import parse_config
-from rsf_dist.report import report_json as record
+from rsf_dist.report import report_json
 from rsf_dist.runs import pipeline
 from rsf_dist.runs.rounds import stored_sampler
 from rsf_dist.runs.verification import verify
@@ -119,7 +119,7 @@ def test_two_seeds(small_run: dict, tmp_path: Path) -> None:
     # Either seed and what is said of both are verified; a better number, written where it is read, is found.
     assert verify(small_run["output"], num_chunks=1).wrong == ()
     result.report["evaluation"]["arms"]["one_shot"][1] = 0.99
-    record.write(result.store, result.report)
+    report_json.write(result.store, result.report)
     assert verify(small_run["output"], num_chunks=1).wrong == (
         "the run's report.json differs from its seeds' in evaluation",
     )
@@ -144,8 +144,8 @@ def test_training_while_sampling(small_run: dict, soak: bool) -> None:
     # The rows are those that storing would have given after the stored ones.
     store = rsf.RunStore(small_run["output"])
     config = parse_config(small_run)
-    trial = next(pipeline.trials(config, pipeline.prepare(config), store, Progress()))
-    sampler = stored_sampler(trial, 0)
+    seed_run = next(pipeline.seed_runs(config, pipeline.prepare(config), store, Progress()))
+    sampler = stored_sampler(seed_run, 0)
     sampler.store = None
     whole = sampler.sample(256 + 20 * 32)
     cursor = Cursor.after(rsf.AcceptedSet.load(store))
@@ -217,8 +217,8 @@ def test_a_stopped_run_loses_nothing_and_goes_on_with_other_resources(by, config
     small_run["sampling"]["pool"] = {"max_actors": 2}
     chunks, config = committed(store), parse_config(small_run)
     assert 0 < len(before["rounds/000/accepted"]) <= chunks
-    with pipeline.opened(config, Progress()) as (opened, inputs):  # as a run does: it holds the lock
-        sampler = stored_sampler(next(pipeline.trials(config, inputs, opened, Progress())), 0)
+    with pipeline.open_run(config, Progress()) as (opened, inputs):  # as a run does: it holds the lock
+        sampler = stored_sampler(next(pipeline.seed_runs(config, inputs, opened, Progress())), 0)
         wanted = sum(shard["rows"] for shard in store.manifest()["rounds"]["0"]["shards"]) + 1_000
         again = sampler.sample(wanted)
     assert committed(store) > chunks

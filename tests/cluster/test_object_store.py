@@ -32,9 +32,9 @@ import rsf_dist as rsf
 from rsf_dist.config.load import parse_config
 from rsf_dist.runs import pipeline
 from rsf_dist.runs.verification import verify
-from rsf_dist.sampling import checkpoint as journal
+from rsf_dist.sampling import checkpoint
 from rsf_dist.storage import lock
-from rsf_dist.storage.lock import LOCK, Holder, held, holder
+from rsf_dist.storage.lock import LOCK, LockOwner, lock_owner, run_lock
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(faults)  # the actors cannot import a test module
@@ -91,7 +91,7 @@ def s3(tmp_path_factory) -> Iterator[S3]:
 
 @pytest.fixture
 def frequent_commits(monkeypatch) -> None:
-    monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.2)
+    monkeypatch.setattr(checkpoint, "COMMIT_SECONDS", 0.2)
 
 
 def test_sampling_that_ends_twice_goes_on(s3, tmp_path, record_property, frequent_commits) -> None:
@@ -149,27 +149,27 @@ def test_a_store_that_does_not_answer_for_a_while_costs_only_that(s3, tmp_path, 
 
 def test_one_writer_a_run(s3, monkeypatch) -> None:
     store = s3.store("locked")
-    with held(store):
-        assert holder(store).pid == os.getpid()
-        with pytest.raises(rsf.InputError, match=f"is held by process {os.getpid()} of"), held(store):
+    with run_lock(store):
+        assert lock_owner(store).pid == os.getpid()
+        with pytest.raises(rsf.InputError, match=f"is held by process {os.getpid()} of"), run_lock(store):
             pytest.fail("both hold it")
-    assert holder(store) is None
-    elsewhere = replace(Holder.this_process(), token="theirs", host="another-host")
+    assert lock_owner(store) is None
+    elsewhere = replace(LockOwner.this_process(), token="theirs", host="another-host")
 
     monkeypatch.setattr(lock, "STALE_SECONDS", 8.0)
     store.write(LOCK, json.dumps(asdict(elsewhere)))
     beat = threading.Timer(0.5, store.write, (LOCK, json.dumps(asdict(replace(elsewhere, beat=1)))))
     beat.start()
-    with pytest.raises(rsf.InputError, match=r"is held by .* on another-host"), held(store):
+    with pytest.raises(rsf.InputError, match=r"is held by .* on another-host"), run_lock(store):
         pytest.fail("its heart beats")
 
     monkeypatch.setattr(lock, "STALE_SECONDS", 2.0)
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.1)
-    with held(store):  # its heart stands still
-        assert holder(store).pid == os.getpid()
+    with run_lock(store):  # its heart stands still
+        assert lock_owner(store).pid == os.getpid()
         time.sleep(0.5)
-        assert holder(store).beat > 0
-    assert holder(store) is None
+        assert lock_owner(store).beat > 0
+    assert lock_owner(store) is None
     assert s3.requests("PUT", "locked/lock.json") > 3
 
 
@@ -188,7 +188,7 @@ def test_the_main_job(s3, small_run, tmp_path) -> None:
     assert s3.requests("PUT", f"job/checkpoints/one_shot-{mark[:8]}/checkpoint_") > 0
     for name in ("config.yaml", "manifest.json", "model.safetensors", "report.json", "report.html"):
         assert result.store.exists(name)
-    assert holder(result.store) is None
+    assert lock_owner(result.store) is None
 
     found = verify(result.store.uri, num_chunks=2)
     assert found.wrong == ()

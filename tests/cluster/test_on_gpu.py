@@ -69,7 +69,7 @@ def test_the_main_job(gpu, small_run, precision: str) -> None:
     assert verify(config.output).wrong == ()
 
     store = rsf.RunStore(config.output)
-    trial = next(pipeline.trials(config, pipeline.prepare(config), store, Progress()))
-    sampler = stored_sampler(trial, 0)
+    seed_run = next(pipeline.seed_runs(config, pipeline.prepare(config), store, Progress()))
+    sampler = stored_sampler(seed_run, 0)
     sampler.store, sampler.pool = None, rsf.PoolConfig(max_actors=1, gpus_per_actor=1)
     assert sampler.sample(256).fingerprint == result.report["rounds"][0]["fingerprint"]

@@ -14,7 +14,7 @@ from processes import own_processes
 
 from rsf_dist.config.load import dump_config, parse_config
 from rsf_dist.config.run import RunConfig
-from rsf_dist.demo.digits_domain import make_place
+from rsf_dist.demo.digits_domain import make_domain
 from rsf_dist.forecast.plan_run import plan_run
 from rsf_dist.runs import pipeline
 
@@ -51,7 +51,7 @@ UNJUDGED = {"test": None, "source_test": None, "oracle": None, "arms": ["one_sho
 
 def digits_config(folder: Path) -> RunConfig:
     """The demo's, without rounds."""
-    make_place(folder / "place")
+    make_domain(folder / "place")
     raw = yaml.safe_load((ROOT / "rsf_dist" / "demo" / "digits.yaml").read_text())
     raw["target"]["root"] = str(folder / "place" / "unlabelled")
     raw["sampling"] |= {"pool": {"max_actors": 2}, "chunk_size": 8192}

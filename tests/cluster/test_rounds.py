@@ -14,8 +14,7 @@ from rsf_dist import AcceptedSet, cli
 from rsf_dist.config.evaluation import Arm
 from rsf_dist.config.load import parse_config
 from rsf_dist.data.arrow import from_table
-from rsf_dist.runs import class_prior as class_mix
-from rsf_dist.runs import pipeline, rounds
+from rsf_dist.runs import class_prior, pipeline, rounds
 from rsf_dist.runs.verification import verify
 from rsf_dist.storage.run_store import RunStore
 
@@ -26,8 +25,8 @@ ROUNDS = {
     "num_accepted": 300,
     "acceptance": 0.1,
     "num_pilot": 1_000,
-    "min_gain": 0.0,
-    "warm_steps": 20,
+    "min_auc_gain": 0.0,
+    "warm_start_steps": 20,
     "class_prior": {"num_proposals": 600, "optimizer": {"steps": 40}},
 }
 
@@ -79,7 +78,9 @@ def test_a_run_that_was_stopped_goes_on(at: str, sampled: Path, tmp_path: Path, 
         raise StoppedError
 
     def fail_in_round(number: int, inner):
-        return lambda trial, *rest, **named: fail() if trial_round(rest) == number else inner(trial, *rest, **named)
+        return lambda seed_run, *rest, **named: (
+            fail() if trial_round(rest) == number else inner(seed_run, *rest, **named)
+        )
 
     def trial_round(rest) -> int | None:
         return rest[0] if rest and isinstance(rest[0], int) else None
@@ -91,9 +92,9 @@ def test_a_run_that_was_stopped_goes_on(at: str, sampled: Path, tmp_path: Path, 
         elif at == "refit":
             patch.setattr(rounds, "moved_proposal", fail_in_round(2, rounds.moved_proposal))
         elif at == "classes":
-            patch.setattr(class_mix, "estimate_prior", fail)
+            patch.setattr(class_prior, "estimate_prior", fail)
         else:
-            patch.setattr(rounds, "judge_round", fail)
+            patch.setattr(rounds, "two_sample_tests", fail)
         with pytest.raises(StoppedError):
             pipeline.sample(config)
     shards = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").glob("rounds/*/accepted/*.parquet")}
@@ -172,7 +173,7 @@ def test_a_generator_under_a_verdict_and_a_reward_in_rounds(tmp_path: Path, ray_
         {"kind": "verifier", "passes": "shades_by_path:bright"},
         {"kind": "reward", "score": "shades_by_path:not_too_bright", "beta": 0.01, "max_score": 0.0},
     ]
-    raw = raw_in(tmp_path, code=str(tmp_path / "code"), ratio={"kind": "product", "factors": factors})
+    raw = raw_in(tmp_path, code_folder=str(tmp_path / "code"), ratio={"kind": "product", "factors": factors})
     raw["proposal"] = {"kind": "generator", "factory": "shades_by_path:Shades", "latent_dim": 1}
     raw["rounds"] = ROUNDS | {"acceptance": 0.005, "num_pilot": 4_000, "num_accepted": 100}
     raw["envelope"] = {"kind": "budget", "acceptance": 0.1, "num_pilot": 2_000}

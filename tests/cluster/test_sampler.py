@@ -18,13 +18,13 @@ from scipy import stats
 from torch.distributions import Categorical, Normal, Uniform
 
 import rsf_dist as rsf
-from rsf_dist.cluster.workers import in_task
+from rsf_dist.cluster.workers import run_in_task
 from rsf_dist.data.arrow import from_table
 from rsf_dist.runtime.rng import Stage
 from rsf_dist.sampling import pool
 from rsf_dist.sampling import sampler as sampling
 from rsf_dist.sampling.diagnostics import acceptance_interval
-from rsf_dist.sampling.plan import Plan
+from rsf_dist.sampling.plan import SamplingPlan
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(faults)
@@ -102,8 +102,8 @@ def test_fingerprint_does_not_depend_on_the_pool(actors, in_flight, nodes, mark,
 
     There are more chunks than all actors but one may have in hand, and so each of them gets a task.
     """
-    monkeypatch.setattr(Plan, "is_brief", lambda *_: False)
-    monkeypatch.setattr(Plan, "chunks_per_task", lambda *_: 1)
+    monkeypatch.setattr(SamplingPlan, "is_brief", lambda *_: False)
+    monkeypatch.setattr(SamplingPlan, "chunks_per_task", lambda *_: 1)
     share = {"min_actors": actors, "max_actors": actors, "cpus_per_actor": 0.5 if nodes == 1 else 4 / actors}
     config, log = rsf.PoolConfig(**share, max_tasks_in_flight=in_flight), tmp_path / "log"
     logged = faults.sampler(log, None, seconds=0.01, processes=actors, nodes=nodes, pool=config)
@@ -137,17 +137,17 @@ def gpu_in_name(ray_cluster):
 @pytest.mark.parametrize(("gpus", "seen"), [(0.5, "0"), (0.0, "")])
 def test_two_actors_share_a_gpu_and_others_see_none(gpus, seen, accepted, gpu_in_name, tmp_path, monkeypatch) -> None:
     if gpus == 0:  # such a pool takes actors for long waves only
-        monkeypatch.setattr(Plan, "is_brief", lambda *_: False)
-    monkeypatch.setattr(Plan, "chunks_per_task", lambda *_: 1)
-    brief = []
-    monkeypatch.setattr(sampling, "map_chunks", lambda *given: brief.append(given[-1]) or pool.map_chunks(*given))
+        monkeypatch.setattr(SamplingPlan, "is_brief", lambda *_: False)
+    monkeypatch.setattr(SamplingPlan, "chunks_per_task", lambda *_: 1)
+    as_tasks = []
+    monkeypatch.setattr(sampling, "map_chunks", lambda *given: as_tasks.append(given[-1]) or pool.map_chunks(*given))
     two = rsf.PoolConfig(min_actors=2, max_actors=2, cpus_per_actor=0.5, gpus_per_actor=gpus)
     proposal = Placed(tmp_path)
     ratio = rsf.DensityRatio(Normal(0.0, 1.0), proposal, log_bound=math.log(2))
     found = rsf.RejectionSampler(proposal, ratio, rsf.FixedEnvelope(math.log(2)), chunk_size=1000, pool=two)
     assert found.sample(20_000).fingerprint == accepted.fingerprint
     assert [note.read_text() for note in tmp_path.iterdir()] == [seen, seen]
-    assert brief == [False]
+    assert as_tasks == [False]
 
 
 def process() -> int:
@@ -156,14 +156,14 @@ def process() -> int:
 
 def test_a_task_that_had_a_gpu_ends_its_process(gpu_in_name) -> None:
     """Which torch would have bound to it."""
-    assert len({in_task(process, cpus=1, gpus=1) for _ in range(3)}) == 3
+    assert len({run_in_task(process, cpus=1, gpus=1) for _ in range(3)}) == 3
 
 
 def test_work_that_is_brief_runs_in_tasks_and_gives_the_same(mark, tmp_path, monkeypatch) -> None:
-    brief = []
-    monkeypatch.setattr(sampling, "map_chunks", lambda *given: brief.append(given[-1]) or pool.map_chunks(*given))
+    as_tasks = []
+    monkeypatch.setattr(sampling, "map_chunks", lambda *given: as_tasks.append(given[-1]) or pool.map_chunks(*given))
     assert faults.sampler(tmp_path / "log", None, seconds=0.01).sample(10_000).fingerprint == mark
-    assert brief == [True]
+    assert as_tasks == [True]
 
 
 def test_fingerprint_depends_on_seed_and_chunk_size(accepted) -> None:

@@ -24,7 +24,13 @@ from rsf_dist.data.images import load_images
 from rsf_dist.errors import unwrapped
 from rsf_dist.sampling.accepted import describe_columns, fingerprint
 from rsf_dist.sampling.stream import LEDGER, Cursor, RowStream, ledger_in
-from rsf_dist.training.batch_server import _BATCHES_AHEAD, Intake, deliveries, start_feed, stop_feed
+from rsf_dist.training.batch_server import (
+    _BATCHES_AHEAD,
+    StreamProgress,
+    iter_served_batches,
+    start_batch_server,
+    stop_batch_server,
+)
 from rsf_dist.training.state import StreamReport
 
 pytestmark = pytest.mark.ray
@@ -272,10 +278,10 @@ def test_a_slow_trainer_fills_nothing(soak: bool) -> None:
     wide = sampler(NoisyDigits(size=256), chunk_size=128, max_actors=actors)
     stream = replace(wide.row_stream(10**5), chunks_per_task=1)
     before = object_store_bytes()
-    feed = start_feed("slow-trainer", ray.put(stream), Cursor(), BATCH, 0, 10**4, 1, ["image", "label"])
+    feed = start_batch_server("slow-trainer", ray.put(stream), Cursor(), BATCH, 0, 10**4, 1, ["image", "label"])
     seconds, used = (60 if soak else 12), []
     try:
-        taken = deliveries(feed, 0, 0, 10**4, Intake(Cursor()))
+        taken = iter_served_batches(feed, 0, 0, 10**4, StreamProgress(Cursor()))
         begin = time.monotonic()
         while time.monotonic() - begin < seconds:
             rows, intake = next(taken)
@@ -284,7 +290,7 @@ def test_a_slow_trainer_fills_nothing(soak: bool) -> None:
             begin = begin if len(used) > 1 else time.monotonic()  # not what it takes to start
             time.sleep(0.25)
     finally:
-        stop_feed(feed)
+        stop_batch_server(feed)
     held = (_BATCHES_AHEAD + 3) * BATCH * 2**16
     print(f"object store: at most {max(used) / 2**20:.0f} MiB; {actors} actors, {chunk_bytes / 2**20:.0f} MiB a chunk")
     assert max(used) < 6 * actors * chunk_bytes + held

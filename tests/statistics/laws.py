@@ -15,7 +15,7 @@ from rsf_dist.data.batch import Batch, concat, select
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import Ratio
 from rsf_dist.runtime.rng import Stage, Streams
-from rsf_dist.sampling.chunk import ChunkWork, draw
+from rsf_dist.sampling.chunk import ChunkWork, propose_and_score
 from rsf_dist.sampling.diagnostics import Statistics
 from rsf_dist.sampling.envelope import Choice, Envelope, Pilot
 
@@ -40,7 +40,7 @@ def sample_chunks(
     """What the sampler does with n proposals, without Ray: pilot, envelope, chunks. A number is a fixed log M."""
     if isinstance(envelope, float):
         return sample_at(proposal, ratio, Choice(envelope, "fixed"), n, chunks, seed)
-    _, log_ratio, exponentials = draw(proposal, ratio, Streams(seed, Stage.PILOT), envelope.num_pilot)
+    _, log_ratio, exponentials = propose_and_score(proposal, ratio, Streams(seed, Stage.PILOT), envelope.num_pilot)
     choice = envelope.choose(Pilot(log_ratio, log_ratio + exponentials, ratio.log_bound))
     return sample_at(proposal, ratio, choice, n, chunks, seed)
 

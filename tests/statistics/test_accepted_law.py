@@ -18,7 +18,7 @@ from torch.distributions import Categorical, HalfNormal, Independent, Multivaria
 from rsf_dist.config.ratio import ClassifierRatioConfig, RatioNetworkConfig, RatioOptimizerConfig
 from rsf_dist.data.batch import num_rows
 from rsf_dist.models.networks import Network
-from rsf_dist.proposals import DistributionProposal, MixtureProposal, Proposal
+from rsf_dist.proposals import DistributionProposal, Proposal, TargetMixtureProposal
 from rsf_dist.ratios import (
     ClassifierRatio,
     ConstantRatio,
@@ -120,7 +120,7 @@ class Mixed:
 def relative():
     """N(1, 1) in N(0, 1): r = exp(x - 1/2) has no bound. With a = 1/4, on (p + 3 q)/4, r_a stays below 4."""
     rows = {"x": 1 + torch.randn(400_000, generator=torch.Generator().manual_seed(0))}
-    proposal = MixtureProposal(STANDARD, rows, alpha=0.25)
+    proposal = TargetMixtureProposal(STANDARD, rows, alpha=0.25)
     ratio, control = (RelativeRatio(DensityRatio(Normal(mean, 1.0), STANDARD), proposal) for mean in (1.0, 0.6))
     return Case(proposal, ratio, Law.line(Mixed(), stats.norm(1).logpdf, -7, 8), 2 * LOG_2, control)
 

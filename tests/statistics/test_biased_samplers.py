@@ -15,11 +15,11 @@ from scipy import stats
 from torch.distributions import Categorical, Normal, Uniform
 
 from rsf_dist.data.batch import num_rows
-from rsf_dist.proposals import DistributionProposal, MixtureProposal
+from rsf_dist.proposals import DistributionProposal, TargetMixtureProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, RelativeRatio, RewardRatio
 from rsf_dist.runtime.rng import Streams
 from rsf_dist.sampling.accept import top_k
-from rsf_dist.sampling.chunk import ChunkWork, draw
+from rsf_dist.sampling.chunk import ChunkWork, propose_and_score
 from rsf_dist.sampling.envelope import AdaptiveEnvelope
 
 LOG_2 = math.log(2.0)
@@ -177,7 +177,7 @@ def test_a_relative_ratio_needs_proposals_of_its_mixture():
     gap = largest_gap(law.p, target)
     assert gap == pytest.approx(0.1328, abs=1e-4)
     rows = {"x": 1 + torch.randn(400_000, generator=torch.Generator().manual_seed(0))}
-    mixture = MixtureProposal(STANDARD, rows, alpha=0.25)
+    mixture = TargetMixtureProposal(STANDARD, rows, alpha=0.25)
     ratio = RelativeRatio(DensityRatio(Normal(1.0, 1.0), STANDARD), mixture)
     wrong = sample_chunks(Unmixed(), ratio, 2 * LOG_2).rows["x"]
     assert abs(law.kolmogorov(wrong, target).statistic - gap) < 1.95 / math.sqrt(len(wrong))
@@ -209,7 +209,7 @@ def test_the_highest_keys_of_a_pool_are_the_target_and_gumbels_are_not():
 
     With Gumbel noise in place of E a row is in with probability 1 - exp(-r/c), c = e^2.1345 for 12,000: a gap of .0434.
     """
-    batch, log_ratio, exponentials = draw(UNIT, TILT, Streams(seed=0), 40_000)
+    batch, log_ratio, exponentials = propose_and_score(UNIT, TILT, Streams(seed=0), 40_000)
     x, keys = batch["x"].numpy(), log_ratio + exponentials
     rows, log_m = top_k(keys, 12_000)
     assert log_m > 2

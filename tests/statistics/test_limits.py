@@ -16,7 +16,7 @@ from torch.distributions import Categorical, Normal, Uniform
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import ConstantRatio, DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
 from rsf_dist.runtime.rng import Streams
-from rsf_dist.sampling.chunk import ChunkWork, draw
+from rsf_dist.sampling.chunk import ChunkWork, propose_and_score
 from rsf_dist.sampling.diagnostics import acceptance_interval, target_side_bound
 
 LOG_2 = math.log(2.0)
@@ -145,7 +145,7 @@ def test_screening_leaves_sums_without_bias():
     """
     ratio = ProductRatio([RewardRatio(lambda batch: torch.cos(batch["x"]), max_score=1.0), TO_STANDARD])
     law = Law.line(stats.norm(scale=2), lambda x: stats.norm.logpdf(x) + np.cos(x), -14, 14)
-    batch, _, exponentials = draw(WIDE, ConstantRatio(), Streams(seed=0), 200_000)
+    batch, _, exponentials = propose_and_score(WIDE, ConstantRatio(), Streams(seed=0), 200_000)
     found = ratio.screened(batch, torch.from_numpy(exponentials), ratio.log_bound)
     assert 0.2 < (~found.scored).double().mean() < 0.9
     r, inclusion = found.log_ratio.exp().numpy(), found.log_inclusion.exp().numpy()

@@ -17,7 +17,7 @@ from rsf_dist.data.batch import num_rows
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
 from rsf_dist.runtime.rng import Stage, Streams
-from rsf_dist.sampling.chunk import ChunkWork, draw
+from rsf_dist.sampling.chunk import ChunkWork, propose_and_score
 from rsf_dist.sampling.envelope import AdaptiveEnvelope, BudgetEnvelope, Pilot, PilotEnvelope
 
 LOG_2 = math.log(2.0)
@@ -103,7 +103,7 @@ def test_of_a_pilots_largest_ratio(seeds):
     """P_q(r > M) is that of the largest of 100, Beta(1, 100), of mean 1/101 (Caffo et al. 2002). Control: of 50."""
     envelope, shares = PilotEnvelope(100), []
     for seed in seeds:
-        _, log_ratio, exponentials = draw(UNIT, TILT, Streams(seed, Stage.PILOT), 100)
+        _, log_ratio, exponentials = propose_and_score(UNIT, TILT, Streams(seed, Stage.PILOT), 100)
         log_m = envelope.choose(Pilot(log_ratio, log_ratio + exponentials)).log_m
         shares.append(1 - log_m / 2)  # r = exp(2x) > M where x > log(M)/2
     assert stats.kstest(shares, stats.beta(1, 100).cdf).pvalue > 1e-3

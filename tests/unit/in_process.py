@@ -14,8 +14,8 @@ from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import DensityRatio
 from rsf_dist.runtime.rng import Streams
 from rsf_dist.sampling import accepted, sampler
-from rsf_dist.sampling.chunk import draw
-from rsf_dist.sampling.collector import Harvest
+from rsf_dist.sampling.chunk import propose_and_score
+from rsf_dist.sampling.collector import RowCollector
 from rsf_dist.sampling.envelope import FixedEnvelope, Pilot
 from rsf_dist.sampling.pilot import PilotRun, Probe
 from rsf_dist.storage.run_store import RunStore
@@ -37,7 +37,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def draw_pilot(
         proposal: Any, ratio: Any, streams: Streams, n: int, size: int, pool: PoolConfig, probe: Probe
     ) -> PilotRun:
-        _, log_ratio, exponentials = draw(proposal, ratio, streams, n)
+        _, log_ratio, exponentials = propose_and_score(proposal, ratio, streams, n)
         return PilotRun(Pilot(log_ratio, log_ratio + exponentials, ratio.log_bound), 1e-6, probe)
 
     for name in ("ensure_cluster", "check_pool", "require_shared"):
@@ -45,10 +45,10 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(sampler, "max_actors", lambda pool: 1)
     monkeypatch.setattr(sampler, "map_chunks", map_chunks)
     monkeypatch.setattr(sampler, "draw_pilot", draw_pilot)
-    monkeypatch.setattr(Harvest, "dataset", lambda self, store: None)
+    monkeypatch.setattr(RowCollector, "dataset", lambda self, store: None)
     monkeypatch.setattr(accepted, "stored_dataset", lambda store, shards: None)
     for module in (accepted, sampler):
-        monkeypatch.setattr(module, "handed_over", lambda *given: None)
+        monkeypatch.setattr(module, "result_rows", lambda *given: None)
     return drawn
 
 

@@ -21,7 +21,7 @@ from bad_input import keys, outputs, pictures, texts, users, weights
 from bad_input.case import CODE, Case, changed, sound_run, write_config
 
 from rsf_dist import cli
-from rsf_dist.builders import preflight as tryout
+from rsf_dist.builders import preflight
 from rsf_dist.config.images import ImagesConfig
 from rsf_dist.config.load import dump_config, parse_config
 from rsf_dist.data.images import load_images
@@ -118,7 +118,7 @@ def test_a_file_or_code(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tryout, "TRIAL_SECONDS", case.user_seconds)
+    monkeypatch.setattr(preflight, "STEP_SECONDS", case.user_seconds)
     sound = sound_run(tmp_path)
     changes = case.spoil(tmp_path)
     path = write_config(case, tmp_path, changed(sound, changes))
@@ -253,7 +253,7 @@ def test_the_command_tells_what_its_import_paths_led_to(
     model = {"name": "envelopes_and_tasks_of_mine:network"}
     sound = sound_run(tmp_path)
     own = sound | {"proposal": proposal, "model": model}
-    none = sound | {"code": None, "ratio": {}, "envelope": {"kind": "pilot"}}
+    none = sound | {"code_folder": None, "ratio": {}, "envelope": {"kind": "pilot"}}
     for raw, told in ((own, TOLD), (none | {"output": str(tmp_path / "other")}, [])):
         lines = said_of(command, raw, tmp_path, monkeypatch, capsys)
         using = [line.partition("] ")[2] for line in lines if "using " in line]
@@ -292,9 +292,9 @@ def test_a_disk_that_is_nearly_full_is_refused_before_anything_is_drawn_or_writt
     def draw(*given: object) -> None:
         raise Reached
 
-    monkeypatch.setattr(pipeline, "cluster", lambda *given: contextlib.nullcontext())
+    monkeypatch.setattr(pipeline, "connect", lambda *given: contextlib.nullcontext())
     monkeypatch.setattr(pipeline, "check_cluster", lambda *given, **options: None)
-    monkeypatch.setattr(pipeline, "trials", draw)
+    monkeypatch.setattr(pipeline, "seed_runs", draw)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**10))
     monkeypatch.chdir(tmp_path)
     err = complaint([argument], monkeypatch, capsys, command)

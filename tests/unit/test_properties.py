@@ -13,7 +13,7 @@ from torch.distributions import Normal
 from rsf_dist.data.arrow import from_table, to_table
 from rsf_dist.data.batch import num_rows, row_digests
 from rsf_dist.errors import InputError
-from rsf_dist.proposals import DistributionProposal, MixtureProposal
+from rsf_dist.proposals import DistributionProposal, TargetMixtureProposal
 from rsf_dist.ratios import (
     ConstantRatio,
     DensityRatio,
@@ -244,7 +244,7 @@ def test_statistics_of_screened_parts_merge(given_, cut):
 @given(arrays(LOG_RATIOS), st.floats(1e-12, 1 - 1e-12))
 def test_a_relative_ratio_is_bounded_and_rises_with_the_ratio(log_ratio, alpha):
     wide = DistributionProposal(Normal(0.0, 2.0))
-    ratio = RelativeRatio(Column("l"), MixtureProposal(wide, {"x": torch.zeros(1)}, alpha))
+    ratio = RelativeRatio(Column("l"), TargetMixtureProposal(wide, {"x": torch.zeros(1)}, alpha))
     given_ = torch.from_numpy(np.sort(log_ratio))
     found = ratio.log_ratio({"l": given_, "component": torch.zeros(len(given_))})
     assert torch.equal(found.isnan(), given_.isnan())
@@ -322,7 +322,7 @@ def test_a_curve_falls(rows):
 
 @given(st.integers(0, 40), st.floats(0.01, 0.99), st.integers(0, 2**32 - 1))
 def test_a_mixture_gives_as_many_rows_as_were_asked_for(n, alpha, seed):
-    mixture = MixtureProposal(DistributionProposal(Normal(0.0, 1.0)), {"x": torch.full((3,), 99.0)}, alpha)
+    mixture = TargetMixtureProposal(DistributionProposal(Normal(0.0, 1.0)), {"x": torch.full((3,), 99.0)}, alpha)
     rows = mixture.sample(n, Streams(seed))
     assert num_rows(rows) == n
     assert torch.equal(rows["component"] == 1, rows["x"] == 99)

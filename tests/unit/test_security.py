@@ -16,8 +16,7 @@ from bad_input.pictures import Trap
 
 import rsf_dist
 from rsf_dist.cluster import connection
-from rsf_dist.config import load, model
-from rsf_dist.config import safe_yaml as plain_yaml
+from rsf_dist.config import load, model, safe_yaml
 from rsf_dist.errors import InputError
 from rsf_dist.models.networks import load_network, save_network
 from rsf_dist.runtime import user_code
@@ -118,7 +117,7 @@ def test_a_models_own_file_that_is_a_program_does_not_run(tmp_path: Path) -> Non
 def test_a_tag_of_yaml_runs_nothing(tag: str, tmp_path: Path) -> None:
     text = f"output: !!python/{tag.format(path=tmp_path / 'trapped')}\n"
     with pytest.raises(ValueError, match="could not determine a constructor for the tag"):
-        plain_yaml.read(text)
+        safe_yaml.read(text)
     with pytest.raises(InputError, match="its value is not YAML"):
         load.parse_text("{}", [text.strip().replace(": ", "=", 1)])
     assert not (tmp_path / "trapped").exists()
@@ -128,10 +127,10 @@ def test_a_tag_of_yaml_runs_nothing(tag: str, tmp_path: Path) -> None:
 
 
 def test_what_is_small_as_text_stays_small() -> None:
-    assert plain_yaml.read("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}\n")["c"] == {"x": 1, "y": 2}
+    assert safe_yaml.read("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}\n")["c"] == {"x": 1, "y": 2}
     lines = ["a0: &a0 [1, 1]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
     with pytest.raises(ValueError, match="more than 100,000 values"):
-        plain_yaml.read("\n".join(lines))
+        safe_yaml.read("\n".join(lines))
 
 
 def test_modules_of_the_current_directory_cannot_be_named(tmp_path: Path) -> None:
@@ -163,7 +162,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_folder_takes_the_place_of_nothing_in_workers_either(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     joined = {}
     monkeypatch.setattr("ray.init", lambda **options: joined.update(options))
-    connection._join("local", verbose=True, code=str(code))
+    connection._join("local", verbose=True, code_folder=str(code))
     environment = joined["runtime_env"]
     assert environment["env_vars"] == {user_code.FOLDER_VARIABLE: str(code)}  # PYTHONPATH would be looked into first
     assert environment["worker_process_setup_hook"] == "rsf_dist.runtime.user_code.allow_named_folder"

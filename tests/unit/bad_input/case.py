@@ -56,7 +56,7 @@ def sound_run(folder: Path) -> dict[str, Any]:
     np.savez(folder / "target.npz", images=images)
     return {
         "output": str(folder / "run"),
-        "code": str(CODE),
+        "code_folder": str(CODE),
         "source": {"kind": "npz", "root": str(folder / "source.npz")},
         "target": {"kind": "npz", "root": str(folder / "target.npz")},
         "proposal": {"parameters": {"rotation": {"uniform": [-1.0, 1.0]}}},

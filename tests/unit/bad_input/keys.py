@@ -18,7 +18,7 @@ from rsf_dist.config.run import RunConfig
 
 BASE: dict[str, Any] = {
     "output": "runs/one",
-    "code": "code",
+    "code_folder": "code",
     "source": {"kind": "npz", "root": "source.npz", "size": [8, 8], "classes": ["a", "b"], "limit": 9},
     "target": {"kind": "digits"},
     "sampling": {"num_accepted": 100, "budget": {"max_seconds": 9.0, "max_proposals": 5000}},
@@ -26,7 +26,7 @@ BASE: dict[str, Any] = {
                  "class_prior": [0.5, 0.5], "transforms": [{"name": "RandomErasing", "options": {"p": 0.5}}]},
     "envelope": {"kind": "budget", "acceptance": 0.1},
     "pretrain": {},
-    "evaluation": {"test": {"kind": "digits"}, "judge": {"name": "resnet18"}},
+    "evaluation": {"test": {"kind": "digits"}, "feature_network": {"name": "resnet18"}},
 }  # fmt: skip
 SECTIONS: dict[str, list[dict[str, Any]]] = {
     "proposal": [

@@ -357,7 +357,7 @@ PLACES: dict[str, tuple[str, Changes]] = {
     "of three classes": ("target.shift.prior", {"target.shift.prior": [1, 1, 1]}),
     "of no class": ("target.shift.prior", {"target.shift.prior": []}),
     "of classes that all have probability 0": ("target.shift.prior", {"target.shift.prior": [0, 0]}),
-    "of too few images": ("target", {"target.num_unlabelled": 5}),
+    "of too few images": ("target", {"target.num_images": 5}),
     "from nowhere": ("target.base.root", {"target.base.root": "/no/such/place"}),
     "from a start beyond the end": ("target.base.start", {"target.base.start": 40}),
     "from photographs without labels": ("target.base", {"target.base.root": "target.npz"}),

@@ -58,7 +58,7 @@ TEXTS: dict[str, tuple[str, str | bytes]] = {
     "a python tuple": ("config", "output: !!python/tuple [a, b]\n"),
     "a tag of one's own": ("config", "output: !secret x\n"),
     "a binary value": ("seed", _SOUND + "sampling: {num_accepted: 1}\nseed: !!binary aGVsbG8=\n"),
-    "a date": ("code", _SOUND + "sampling: {num_accepted: 1}\ncode: 2020-01-02\n"),
+    "a date": ("code_folder", _SOUND + "sampling: {num_accepted: 1}\ncode_folder: 2020-01-02\n"),
     "a set": ("evaluation", _SOUND + "sampling: {num_accepted: 1}\nevaluation: !!set {test}\n"),
     "an unquoted yes": ("evaluation.arms", _SOUND + "sampling: {num_accepted: 1}\nevaluation: {arms: [yes, no]}\n"),
     "no section": ("sampling", _SOUND),

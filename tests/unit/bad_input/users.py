@@ -107,8 +107,8 @@ def _cases() -> Iterator[Case]:
     yield from _settings()
     yield from _rounds()
     for place in ("nowhere", "a\0b", "~no_such_user_at_all/x", "x" * 5000):
-        yield changing(f"code in {place:.20}", "code", code=place)
-    yield Case("code in a file", "code", _code_in_a_file)
+        yield changing(f"code in {place:.20}", "code_folder", code_folder=place)
+    yield Case("code in a file", "code_folder", _code_in_a_file)
     yield Case("code that is no Python", "ratio.score", _no_python)
 
 
@@ -175,9 +175,9 @@ def _rounds() -> Iterator[Case]:
 
 def _no_python(folder: Path) -> Changes:
     (folder / "is_no_python.py").write_text("def (:\n")
-    return {"code": str(folder), "ratio.score": "is_no_python:f"}
+    return {"code_folder": str(folder), "ratio.score": "is_no_python:f"}
 
 
 def _code_in_a_file(folder: Path) -> Changes:
     (folder / "mine.py").write_text("")
-    return {"code": str(folder / "mine.py")}
+    return {"code_folder": str(folder / "mine.py")}

@@ -93,7 +93,7 @@ def cases() -> Iterator[Case]:
             f"weights by the name {name:.20}", "model.weights", lambda folder, name=name: {"model.weights": name}
         )
     yield Case("weights of a torchvision model that has no such", "model.weights", _of_resnet)
-    for key in ("ratio.network.weights", "evaluation.judge.weights"):
+    for key in ("ratio.network.weights", "evaluation.feature_network.weights"):
         yield Case(f"weights of another model for {key}", key, _written(*WEIGHTS["of another model"], key))
 
 

@@ -10,7 +10,7 @@ from torch.distributions import Normal, Uniform
 
 from rsf_dist.builders.components import build_envelope, build_proposal, build_task
 from rsf_dist.builders.inputs import Inputs
-from rsf_dist.builders.preflight import try_out
+from rsf_dist.builders.preflight import preflight
 from rsf_dist.builders.prior_estimation import class_prior
 from rsf_dist.builders.ratio import build_ratio, make_ratio
 from rsf_dist.config.load import parse_config
@@ -226,7 +226,7 @@ def test_a_certified_envelope_needs_a_ratio_with_a_bound(ratio, bounded):
 
 
 def test_a_certified_envelope_without_a_bound_is_refused_before_anything_is_drawn():
-    error = complaint(try_out, having(envelope={"kind": "certified"}), inputs())
+    error = complaint(preflight, having(envelope={"kind": "certified"}), inputs())
     assert (error.field, error.value) == ("envelope.kind", "certified")
 
 
@@ -238,10 +238,10 @@ def test_exact_kinds_are_exact_by_default():
 
 
 def test_the_judge_is_built_early_and_is_not_the_ratios_network():
-    odd = having(evaluation={"judge": {"name": "no_such_net"}})
-    assert complaint(try_out, odd, inputs()).field == "evaluation.judge.name"
+    odd = having(evaluation={"feature_network": {"name": "no_such_net"}})
+    assert complaint(preflight, odd, inputs()).field == "evaluation.feature_network.name"
     network = {"name": "small_cnn", "width": 16, "dropout": 0.5}
-    error = complaint(having, ratio={"network": network}, evaluation={"judge": network})
+    error = complaint(having, ratio={"network": network}, evaluation={"feature_network": network})
     assert "another network" in error.rule
 
 
@@ -342,7 +342,7 @@ def test_tasks():
     ],
 )
 def test_what_can_work_passes(sections):
-    try_out(having(**sections), inputs())
+    preflight(having(**sections), inputs())
 
 
 def product(second):
@@ -429,7 +429,7 @@ def product(second):
     ],
 )
 def test_what_cannot_work_is_refused_early(sections, field, rule):
-    error = complaint(try_out, having(**sections), inputs())
+    error = complaint(preflight, having(**sections), inputs())
     assert error.field == field
     assert rule in error.rule
 
@@ -528,12 +528,12 @@ def test_a_key_of_another_kind(sections, known):
 
 def test_a_factory_that_gives_no_envelope():
     config = having(envelope={"kind": "custom", "factory": "my_kinds:nothing"})
-    assert complaint(try_out, config, inputs()).field == "envelope.factory"
+    assert complaint(preflight, config, inputs()).field == "envelope.factory"
 
 
 def test_a_factory_that_gives_no_task():
     config = having(task={"kind": "custom", "factory": "my_kinds:nothing"})
-    assert complaint(try_out, config, inputs()).field == "task.factory"
+    assert complaint(preflight, config, inputs()).field == "task.factory"
 
 
 @pytest.mark.parametrize(
@@ -545,7 +545,7 @@ def test_a_factory_that_gives_no_task():
     ],
 )
 def test_options_that_collide_are_refused(sections):
-    assert complaint(try_out, having(**sections), inputs()).field.endswith(".factory")
+    assert complaint(preflight, having(**sections), inputs()).field.endswith(".factory")
 
 
 @pytest.mark.parametrize(
@@ -557,7 +557,7 @@ def test_options_that_collide_are_refused(sections):
     ],
 )
 def test_a_factor_is_named_by_its_place(factor, field):
-    assert complaint(try_out, having(ratio=product(factor)), inputs()).field == field
+    assert complaint(preflight, having(ratio=product(factor)), inputs()).field == field
 
 
 def test_options_of_a_network_that_takes_none():

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from rsf_dist.builders.inputs import load_inputs
-from rsf_dist.builders.shifted_target import blurred, laws, make_images, with_gamma
+from rsf_dist.builders.shifted_target import blurred, make_shifted_images, shift_distributions, with_gamma
 from rsf_dist.config.images import ImagesConfig, ShiftConfig
 from rsf_dist.config.load import parse_config
 from rsf_dist.data.images import ImageSet, load_images
@@ -24,7 +24,7 @@ RAW = {
     "output": "runs/one",
     "data": {"kind": "digits"},
     "source": {"limit": 1000},
-    "target": {"kind": "shifted", "base": {"start": 1000}, "num_unlabelled": 300, "shift": SHIFT},
+    "target": {"kind": "shifted", "base": {"start": 1000}, "num_images": 300, "shift": SHIFT},
     "sampling": {"num_accepted": 100},
     "evaluation": {
         "test": {"kind": "shifted", "base": {"start": 1000}, "num_images": 300},
@@ -40,12 +40,12 @@ def inputs_of(**changes):
 
 def drawn(count, **law):
     """Draws of one parameter, as a proposal makes them."""
-    proposal = AugmentProposal(DIGITS, laws(ShiftConfig(rotation=law)))
-    return proposal.sample(count, Streams(0, Stage.PLACE))["rotation"].double().numpy()
+    proposal = AugmentProposal(DIGITS, shift_distributions(ShiftConfig(rotation=law)))
+    return proposal.sample(count, Streams(0, Stage.TARGET))["rotation"].double().numpy()
 
 
 def made(count=50, seed=0, **shift):
-    return make_images(DIGITS, ShiftConfig(**shift), count, Streams(seed, Stage.PLACE))
+    return make_shifted_images(DIGITS, ShiftConfig(**shift), count, Streams(seed, Stage.TARGET))
 
 
 def test_one_mean_is_a_normal_law():
@@ -73,10 +73,10 @@ def test_no_standard_deviation_is_a_constant():
 
 
 def test_what_is_not_named_stays_neutral():
-    assert laws(ShiftConfig()) == {}
-    assert list(laws(ShiftConfig(noise={"mean": 0.1}, rotation={"mean": 0.1}))) == ["rotation", "noise"]
+    assert shift_distributions(ShiftConfig()) == {}
+    assert list(shift_distributions(ShiftConfig(noise={"mean": 0.1}, rotation={"mean": 0.1}))) == ["rotation", "noise"]
     place = made()
-    rows = AugmentProposal(DIGITS, {}).sample(50, Streams(0, Stage.PLACE))
+    rows = AugmentProposal(DIGITS, {}).sample(50, Streams(0, Stage.TARGET))
     assert torch.equal(place.images, DIGITS.images[rows["base_index"]])
     assert torch.equal(place.labels, DIGITS.labels[rows["base_index"]])
     assert place.classes == DIGITS.classes
@@ -111,8 +111,8 @@ def test_each_set_has_a_stream_of_its_own():
     """That of its number, so that an old run's images can be made again."""
     inputs = inputs_of(seed=5)
     for chunk, images in enumerate([inputs.target, inputs.oracle, inputs.test]):
-        wanted = make_images(
-            DIGITS.subset(slice(1000, None)), ShiftConfig(**SHIFT), 300, Streams(5, Stage.PLACE, chunk=chunk)
+        wanted = make_shifted_images(
+            DIGITS.subset(slice(1000, None)), ShiftConfig(**SHIFT), 300, Streams(5, Stage.TARGET, chunk=chunk)
         )
         assert torch.equal(images.images, wanted.images)
         assert chunk == 0 or torch.equal(images.labels, wanted.labels)
@@ -174,4 +174,4 @@ def test_photographs_of_colour_keep_their_size():
     images = torch.randint(256, (6, 3, 5, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     base = ImageSet(images, torch.arange(6) % 2, ("a", "b"))
     shift = ShiftConfig(scale={"mean": 0.8, "sd": 0.1}, contrast={"mean": 0.5}, blur=2.0, gamma=1.5)
-    assert make_images(base, shift, 11, Streams(0)).images.shape == (11, 3, 5, 9)
+    assert make_shifted_images(base, shift, 11, Streams(0)).images.shape == (11, 3, 5, 9)

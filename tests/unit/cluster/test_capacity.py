@@ -7,15 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rsf_dist.cluster import capacity as resources
-from rsf_dist.cluster import connection, workers
+from rsf_dist.cluster import capacity, connection, workers
 from rsf_dist.cluster.capacity import Bundle, fits
 from rsf_dist.cluster.shared_storage import check_disk
 from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.config.training import TrainingConfig
 from rsf_dist.errors import InputError
-from rsf_dist.runtime.device import compute_on, device
+from rsf_dist.runtime.device import device, set_device
 
 TWO_BY_TWO = [Bundle(2), Bundle(2)]
 
@@ -47,57 +46,57 @@ def cluster(monkeypatch):
         if bundles:
             nodes.append(Bundle(8, 1))
 
-    monkeypatch.setattr(resources, "nodes_up", lambda: nodes)
-    monkeypatch.setattr(resources, "request_resources", request)
+    monkeypatch.setattr(capacity, "nodes_up", lambda: nodes)
+    monkeypatch.setattr(capacity, "request_resources", request)
     return asked
 
 
 def test_what_is_missing_is_refused_at_once_unless_one_may_wait(cluster):
     with pytest.raises(InputError, match=r"needs 4 × 1 CPU; the cluster has 1 × 2 CPU on 1 node"):
-        resources.check_pool(PoolConfig(min_actors=4))
+        capacity.check_pool(PoolConfig(min_actors=4))
     assert cluster == []
-    resources.check_pool(PoolConfig(min_actors=4, wait_seconds=60))
+    capacity.check_pool(PoolConfig(min_actors=4, wait_seconds=60))
     assert cluster == [[{"CPU": 1.0, "GPU": 0.0}] * 4, []]  # asked for, and given back to the work's own demand
 
 
 def test_waiting_ends(cluster, monkeypatch):
-    monkeypatch.setattr(resources, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(capacity, "_POLL_SECONDS", 0.01)
     with pytest.raises(InputError, match=r"ratio.gpus=9"):
-        resources.check_ratio(ClassifierRatioConfig(gpus=9, wait_seconds=0.05))
+        capacity.check_ratio(ClassifierRatioConfig(gpus=9, wait_seconds=0.05))
 
 
 def test_workers_must_leave_ray_data_a_cpu(cluster):
     with pytest.raises(InputError, match="Ray Data needs a whole CPU"):
-        resources.check_training(TrainingConfig(num_workers=2))
-    resources.check_training(TrainingConfig(num_workers=2, cpus_per_worker=0.5))
+        capacity.check_training(TrainingConfig(num_workers=2))
+    capacity.check_training(TrainingConfig(num_workers=2, cpus_per_worker=0.5))
 
 
 def test_as_many_actors_as_the_nodes_have_room_for(monkeypatch):
-    monkeypatch.setattr(resources, "nodes_up", lambda: [Bundle(0), Bundle(8, 1), Bundle(3)])
-    assert resources.max_actors(PoolConfig()) == 11
-    assert resources.max_actors(PoolConfig(cpus_per_actor=2)) == 5  # 4 and 1
-    assert resources.max_actors(PoolConfig(cpus_per_actor=4)) == 2
-    assert resources.max_actors(PoolConfig(gpus_per_actor=0.25)) == 4
-    assert resources.max_actors(PoolConfig(max_actors=3)) == 3
+    monkeypatch.setattr(capacity, "nodes_up", lambda: [Bundle(0), Bundle(8, 1), Bundle(3)])
+    assert capacity.max_actors(PoolConfig()) == 11
+    assert capacity.max_actors(PoolConfig(cpus_per_actor=2)) == 5  # 4 and 1
+    assert capacity.max_actors(PoolConfig(cpus_per_actor=4)) == 2
+    assert capacity.max_actors(PoolConfig(gpus_per_actor=0.25)) == 4
+    assert capacity.max_actors(PoolConfig(max_actors=3)) == 3
 
 
 def test_training_on_a_stream_needs_workers_and_actors_at_once(monkeypatch):
-    monkeypatch.setattr(resources, "nodes_up", lambda: [Bundle(2)])
+    monkeypatch.setattr(capacity, "nodes_up", lambda: [Bundle(2)])
     workers = TrainingConfig(num_workers=2, cpus_per_worker=0.5)
-    resources.check_training(workers, PoolConfig())
-    resources.check_training(TrainingConfig(num_workers=2, cpus_per_worker=0.75), PoolConfig(cpus_per_actor=0.5))
+    capacity.check_training(workers, PoolConfig())
+    capacity.check_training(TrainingConfig(num_workers=2, cpus_per_worker=0.75), PoolConfig(cpus_per_actor=0.5))
     with pytest.raises(
         InputError, match=r"needs 2 × 0.5 CPU \+ 2 × 1 CPU; .*2 sampling actor\(s\) work at the same time"
     ):
-        resources.check_training(workers, PoolConfig(min_actors=2))
+        capacity.check_training(workers, PoolConfig(min_actors=2))
 
 
 def test_actors_take_what_other_work_leaves(monkeypatch):
-    monkeypatch.setattr(resources, "nodes_up", lambda: [Bundle(4), Bundle(2)])
-    workers = resources.workers(TrainingConfig(num_workers=2, cpus_per_worker=1.5))
-    assert resources.max_actors(PoolConfig(), workers) == 3  # 1 CPU on the first node, 2 on the second
-    assert resources.max_actors(PoolConfig(max_actors=2), workers) == 2
-    assert resources.max_actors(PoolConfig(max_actors=9), workers) == 3
+    monkeypatch.setattr(capacity, "nodes_up", lambda: [Bundle(4), Bundle(2)])
+    workers = capacity.workers(TrainingConfig(num_workers=2, cpus_per_worker=1.5))
+    assert capacity.max_actors(PoolConfig(), workers) == 3  # 1 CPU on the first node, 2 on the second
+    assert capacity.max_actors(PoolConfig(max_actors=2), workers) == 2
+    assert capacity.max_actors(PoolConfig(max_actors=9), workers) == 3
 
 
 def test_a_disk_with_too_little_room_is_refused(tmp_path, monkeypatch):
@@ -119,24 +118,24 @@ def test_a_disk_with_too_little_room_is_refused(tmp_path, monkeypatch):
 def test_a_worker_computes_on_the_gpu_that_it_was_lent(lent, works, where, seen, monkeypatch):
     """And not on one that it merely sees, nor where torch has no use for it."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setattr(resources.ray, "get_gpu_ids", lambda: lent)
+    monkeypatch.setattr(capacity.ray, "get_gpu_ids", lambda: lent)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: works)
-    monkeypatch.setattr(workers, "keep_freed", lambda: None)
+    monkeypatch.setattr(workers, "retain_freed_memory", lambda: None)
     threads = torch.get_num_threads()
     try:
-        workers.confine(1.5)
+        workers.limit_to_allocation(1.5)
         assert torch.get_num_threads() == 1
         assert (device(), os.environ["CUDA_VISIBLE_DEVICES"]) == (torch.device(where), seen)
     finally:
         torch.set_num_threads(threads)
-        compute_on(torch.device("cpu"))
+        set_device(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("verbose", [False, True])
 def test_ray_datas_progress_bars_are_off_meanwhile(verbose, monkeypatch):
-    monkeypatch.setattr(resources.ray, "is_initialized", lambda: True)
-    context = resources.ray.data.DataContext.get_current()
+    monkeypatch.setattr(capacity.ray, "is_initialized", lambda: True)
+    context = capacity.ray.data.DataContext.get_current()
     monkeypatch.setattr(context, "enable_progress_bars", True)
-    with connection.cluster(verbose=verbose):
+    with connection.connect(verbose=verbose):
         assert context.enable_progress_bars == verbose
     assert context.enable_progress_bars

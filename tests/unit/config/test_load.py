@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from rsf_dist.config.images import ImagesConfig
 from rsf_dist.config.load import dump_config, load_config, parse_config
+from rsf_dist.config.messages import RENAMED
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.sampling import Budget, PoolConfig
@@ -80,6 +81,16 @@ def test_unknown_key_is_named_with_a_suggestion(key, value, suggestion):
     assert error.rule == "unknown key"
     assert error.remedy == f"did you mean {suggestion}?"
     assert error.field.startswith(key)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_key_is_refused_with_its_new_name(old, new):
+    error = complaint(
+        having(old, 1)
+        if old != "target.num_unlabelled"
+        else having("target", {"kind": "shifted", "base": {"kind": "digits"}, "num_unlabelled": 5})
+    )
+    assert (error.field, error.rule, error.remedy) == (old, "this key has a new name", f"write {new}")
 
 
 def test_unknown_key_like_no_other_lists_the_known_ones():

@@ -21,8 +21,7 @@ from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import comparable_arms
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
-from rsf_dist.report import figures
-from rsf_dist.report import report_json as record
+from rsf_dist.report import figures, report_json
 from rsf_dist.runs import pipeline
 from rsf_dist.runs.arms import training_bytes
 from rsf_dist.storage.run_store import RunStore
@@ -78,15 +77,15 @@ def test_a_number_given_on_the_command_line_leaves_the_rest_of_the_section():
 
 
 def test_by_default_all_rounds_are_run_and_mixes_of_nearly_one_class_are_not_believed():
-    assert RoundsConfig().min_gain is None
+    assert RoundsConfig().min_auc_gain is None
     assert ClassPriorConfig().min_effective_classes == 1.2
-    assert having(rounds={"min_gain": None}).rounds.min_gain is None
+    assert having(rounds={"min_auc_gain": None}).rounds.min_auc_gain is None
 
 
 def test_the_section():
     given = {
-        "num_rounds": 5, "num_accepted": 99, "acceptance": 0.1, "num_pilot": 200, "min_gain": 0, "warm_steps": None,
-        "max_components": 7, "broad_share": 0.3,
+        "num_rounds": 5, "num_accepted": 99, "acceptance": 0.1, "num_pilot": 200, "min_auc_gain": 0,
+        "warm_start_steps": None, "max_components": 7, "defensive_share": 0.3,
         "class_prior": {"method": "bbse", "network": {"width": 4}, "smoothing": 0.2, "min_effective_classes": 1},
     }  # fmt: skip
     rounds = having(rounds=given).rounds
@@ -108,10 +107,10 @@ def test_the_section():
         (2.0, "rounds"),
         ("3", "rounds"),
         ({"num_round": 3}, "rounds.num_round"),
-        ({"warm_steps": 0}, "rounds.warm_steps"),
-        ({"min_gain": 0.5}, "rounds.min_gain"),
-        ({"broad_share": 0}, "rounds.broad_share"),
-        ({"broad_share": 1}, "rounds.broad_share"),
+        ({"warm_start_steps": 0}, "rounds.warm_start_steps"),
+        ({"min_auc_gain": 0.5}, "rounds.min_auc_gain"),
+        ({"defensive_share": 0}, "rounds.defensive_share"),
+        ({"defensive_share": 1}, "rounds.defensive_share"),
         ({"class_prior": {"smoothing": 0}}, "rounds.class_prior.smoothing"),
         ({"class_prior": {"min_effective_classes": 0.9}}, "rounds.class_prior.min_effective_classes"),
         ({"class_prior": {"num_proposals": 49}}, "rounds.class_prior.num_proposals"),
@@ -145,10 +144,10 @@ def test_a_resolved_configuration_reads_back(rounds):
     ("rounds", "told"),
     [
         (3, "rounds.num_rounds=3 (was 1)"),
-        ({"min_gain": 0.01}, "rounds.min_gain=0.01 (was None)"),
+        ({"min_auc_gain": 0.01}, "rounds.min_auc_gain=0.01 (was None)"),
         ({"num_accepted": 9}, "rounds.num_accepted=9 (was "),
-        ({"broad_share": 0.2}, "rounds.broad_share=0.2 (was 0.1)"),
-        ({"warm_steps": None}, "rounds.warm_steps=None (was "),
+        ({"defensive_share": 0.2}, "rounds.defensive_share=0.2 (was 0.1)"),
+        ({"warm_start_steps": None}, "rounds.warm_start_steps=None (was "),
         ({"class_prior": {"smoothing": 0.2}}, "rounds.class_prior.smoothing=0.2 (was 0.05)"),
         ({"class_prior": None}, "rounds.class_prior.method=(absent) (was em)"),
     ],
@@ -253,7 +252,7 @@ def test_the_runs_own_arm_needs_no_mention():
 
 def test_every_arm_has_a_name_and_a_colour():
     arms = list(get_args(Arm))
-    assert list(record.ARMS) == arms  # in the order in which they are shown
+    assert list(report_json.ARMS) == arms  # in the order in which they are shown
     assert set(figures._COLOURS) == set(arms)
 
 

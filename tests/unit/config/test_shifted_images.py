@@ -75,7 +75,7 @@ def test_a_made_set_may_have_all_of_the_data_for_its_base():
     assert (
         config.target.base == config.evaluation.test.base == ImagesConfig(kind="idx", root="here", classes=("a", "b"))
     )
-    assert (config.target.num_unlabelled, config.evaluation.test.num_images) == (2000, 5000)
+    assert (config.target.num_images, config.evaluation.test.num_images) == (2000, 5000)
 
 
 def test_what_was_given_is_not_changed():
@@ -126,7 +126,7 @@ def test_overrides_reach_every_number_of_the_shift():
         "target.shift.scale={mean: [0.5, 2], sd: 0.1}",
         "target.shift.noise=null",
         "target.shift.prior=[0.5, 0.5]",
-        "target.num_unlabelled=500",
+        "target.num_images=500",
     )
     shift = config.target.shift
     assert shift.rotation == ParameterShiftConfig(mean=0.3, sd=0.2)
@@ -134,7 +134,7 @@ def test_overrides_reach_every_number_of_the_shift():
     assert shift.noise is None
     assert shift.prior == (0.5, 0.5)
     assert (shift.blur, shift.gamma) == (0.0, 1.0)
-    assert config.target.num_unlabelled == 500
+    assert config.target.num_images == 500
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_overrides_reach_every_number_of_the_shift():
         ("target.shift.blur=-1", "target.shift.blur", "greater than or equal to 0"),
         ("target.shift.gamma=0", "target.shift.gamma", "greater than 0"),
         ("target.shift.gamma=.inf", "target.shift.gamma", "finite"),
-        ("target.num_unlabelled=0", "target.num_unlabelled", "greater than 0"),
+        ("target.num_images=0", "target.num_images", "greater than 0"),
         ("evaluation.test.num_images=0", "evaluation.test.num_images", "greater than 0"),
         ("target.limit=3", "target.limit", "unknown key"),
         ("target.base.kind=shifted", "target.base.kind", "'digits', 'idx', 'image_folder' or 'npz'"),

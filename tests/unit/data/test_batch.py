@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rsf_dist.data.arrow import from_table, to_table
-from rsf_dist.data.batch import concat, num_rows, row_digests, rows_at, select
+from rsf_dist.data.batch import concat, num_rows, row_digests, select, take_rows
 
 COLUMNS = {
     "floats": torch.tensor([0.1, -torch.inf, 3.0]),
@@ -125,11 +125,11 @@ def test_digests_of_no_rows():
 def test_rows_are_those_of_indexing_strides_included(index, strided):
     column = torch.arange(5 * 2 * 3 * 3).reshape(5, 2, 3, 3)
     column = column.to(memory_format=torch.channels_last) if strided else column
-    found = rows_at(column, index)
+    found = take_rows(column, index)
     assert torch.equal(found, column[index])
     assert found.stride() == column[index].stride()
 
 
 def test_a_mask_of_other_rows_is_refused():
     with pytest.raises(IndexError, match="mask of 3 for 5"):
-        rows_at(torch.arange(5), torch.tensor([True, False, True]))
+        take_rows(torch.arange(5), torch.tensor([True, False, True]))

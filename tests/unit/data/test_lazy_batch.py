@@ -10,7 +10,7 @@ import torch
 from torch.distributions import Normal, Uniform
 
 from rsf_dist.data.arrow import to_table
-from rsf_dist.data.batch import Outline, num_rows, row_digests, select
+from rsf_dist.data.batch import LazyBatch, num_rows, row_digests, select
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal, DistributionProposal
@@ -23,7 +23,7 @@ from rsf_dist.sampling import pilot
 from rsf_dist.sampling.chunk import ChunkWork, propose
 from rsf_dist.sampling.envelope import Choice, Pilot
 from rsf_dist.sampling.pilot import PilotRun, Probe
-from rsf_dist.sampling.plan import Plan
+from rsf_dist.sampling.plan import SamplingPlan
 
 LAWS = {
     "rotation": Uniform(-1.0, 1.0),
@@ -102,7 +102,7 @@ def test_rows_of_an_outline_are_those_of_sample_to_the_last_bit(index, without):
 def test_an_outline_is_read_as_any_batch():
     proposal = AugmentProposal(photographs(), LAWS)
     whole, outline = proposal.sample(20, Streams(1)), proposal.outline(20, Streams(1))
-    assert isinstance(outline, Outline)
+    assert isinstance(outline, LazyBatch)
     assert (num_rows(outline), len(outline), "image" in outline, "pixels" in outline) == (20, len(whole), True, False)
     assert row_digests(outline) == row_digests(whole)
     assert to_table(outline).equals(to_table(whole))
@@ -261,7 +261,7 @@ class Faulty:
         return dict(self.outline(n, rng))
 
     def outline(self, n, rng):
-        return Outline({"label": torch.zeros(n, dtype=torch.int64)}, {"image": self.make})
+        return LazyBatch({"label": torch.zeros(n, dtype=torch.int64)}, {"image": self.make})
 
 
 def broken(rows):
@@ -329,18 +329,18 @@ def test_a_pilot_prices_what_is_made_late(monkeypatch):
         return torch.zeros(len(rows), 1)
 
     monkeypatch.setattr(pilot.time, "monotonic", lambda: clock[0])
-    drawn = Outline({"label": torch.zeros(100, dtype=torch.int64)}, {"image": make})
-    a_chunk, a_row = pilot._seconds_to_make(drawn, chunk_size=400)
+    drawn = LazyBatch({"label": torch.zeros(100, dtype=torch.int64)}, {"image": make})
+    a_chunk, a_row = pilot._production_seconds(drawn, chunk_size=400)
     assert asked == [1, 1, 100]
     assert (a_chunk, a_row) == (4 * 5.25, 0.25)  # the chunk has four times the rows of this piece
-    assert pilot._seconds_to_make({"label": torch.zeros(3)}, 400) == (0.0, 0.0)
+    assert pilot._production_seconds({"label": torch.zeros(3)}, 400) == (0.0, 0.0)
 
 
 def test_a_chunk_takes_what_its_accepted_rows_take_to_make():
     # 1,000 rows at 1 ms, a quarter of them accepted and made at 4 ms, and half a second a chunk: 1 + 1 + 0.5 s
     work = ChunkWork(AugmentProposal(photographs(), LAWS), ConstantRatio(), math.log(4), 1_000, seed=0)
     run = PilotRun(Pilot(np.zeros(3), np.ones(3)), 0.001, Probe("", ()), making=(0.5, 0.004))
-    assert Plan(Choice(math.log(4), "fixed"), work, run).seconds_per_chunk == pytest.approx(2.5)
+    assert SamplingPlan(Choice(math.log(4), "fixed"), work, run).seconds_per_chunk == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize("share", [1e-6, 0.3, 1 - 1e-6])
@@ -365,7 +365,7 @@ def test_a_mixture_makes_of_either_part_what_is_asked_for(augment, share):
 def test_a_row_has_its_own_noise_where_it_is_drawn_in_blocks(block, monkeypatch):
     """As on a GPU."""
     monkeypatch.setattr(augments, "device", lambda: SimpleNamespace(type="cuda"))
-    monkeypatch.setattr(augments, "at_once", lambda number: block if number == augments._PIECE_ROWS else 1)
+    monkeypatch.setattr(augments, "scaled_for_gpu", lambda number: block if number == augments._PIECE_ROWS else 1)
     drawn = AugmentProposal(photographs(), LAWS).outline(N, Streams(1))
     whole, some = drawn["image"], torch.tensor([199, 3, 31, 32, 150])
     assert torch.equal(AugmentProposal(photographs(), LAWS).outline(N, Streams(1)).select(some)["image"], whole[some])

@@ -10,15 +10,15 @@ import pytest
 import rsf_dist as rsf
 from rsf_dist.config.load import parse_config
 from rsf_dist.config.sampling import Budget
-from rsf_dist.forecast import plan_run as planning
+from rsf_dist.forecast import plan_run
 from rsf_dist.forecast.estimate import (
     BIAS_LIMIT,
-    Clock,
+    CostModel,
     Costs,
-    Following,
-    Job,
+    EnvelopeOption,
     LaterRound,
-    Option,
+    LaterRounds,
+    Request,
     acceptance_limits,
     bias_at,
     forecast,
@@ -26,16 +26,16 @@ from rsf_dist.forecast.estimate import (
     recommend,
     warn_of_rounds,
 )
-from rsf_dist.forecast.measure import Glance, _costs
-from rsf_dist.forecast.plan_run import LEAST_PILOT, PILOT_SECONDS, size_of_pilot
-from rsf_dist.forecast.text import outlook_in_words
-from rsf_dist.runs.seed_run import Trial
+from rsf_dist.forecast.measure import RowCost, _costs
+from rsf_dist.forecast.plan_run import LEAST_PILOT, PILOT_SECONDS, pilot_size
+from rsf_dist.forecast.text import format_forecast
+from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.diagnostics import mean_interval
 from rsf_dist.sampling.envelope import Choice, Pilot
 from rsf_dist.sampling.pilot import PilotRun, Probe
-from rsf_dist.sampling.plan import Plan
+from rsf_dist.sampling.plan import SamplingPlan
 from rsf_dist.storage.run_store import RunStore
 
 CHUNK = 100
@@ -43,21 +43,21 @@ COSTS = Costs(startup_seconds=7.0, seconds_per_row=0.01)  # a second a chunk
 LN2 = math.log(2)
 
 
-def planned(log_ratio, log_m: float, log_bound: float | None = None, ratio=None, seed: int = 0) -> Plan:
+def planned(log_ratio, log_m: float, log_bound: float | None = None, ratio=None, seed: int = 0) -> SamplingPlan:
     log_ratio = np.asarray(log_ratio, float)
     keys = log_ratio + np.random.default_rng(seed).exponential(size=len(log_ratio))
     pilot = PilotRun(Pilot(log_ratio, keys, log_bound), 0.01, Probe("", ()))
     work = ChunkWork(None, ratio or rsf.ConstantRatio(), log_m, CHUNK, seed=0)
-    return Plan(Choice(log_m, "given"), work, pilot)
+    return SamplingPlan(Choice(log_m, "given"), work, pilot)
 
 
-def even(log_m: float = LN2, n: int = 2_000, **more) -> Plan:
+def even(log_m: float = LN2, n: int = 2_000, **more) -> SamplingPlan:
     """Every log ratio is 0."""
     return planned(np.zeros(n), log_m, **more)
 
 
 def test_a_ratio_of_one_at_m_of_two_accepts_half() -> None:
-    found = forecast(even(), Job(1_000, actors=1), COSTS)
+    found = forecast(even(), Request(1_000, actors=1), COSTS)
     assert found.acceptance == 0.5  # min(1, 1/2)
     assert found.proposals == 2_000  # 1,000 rows / (1/2)
     low, high = found.acceptance_interval
@@ -68,43 +68,43 @@ def test_a_ratio_of_one_at_m_of_two_accepts_half() -> None:
 
 def test_wall_time_is_start_up_and_chunks_over_actors() -> None:
     # 5,000 rows at 1/2: 10,000 proposals, 100 chunks of 1 s; on 4 actors 25 s, and 7 s until they are up
-    assert forecast(even(), Job(5_000, actors=4), COSTS).seconds == pytest.approx(25 + 7)
+    assert forecast(even(), Request(5_000, actors=4), COSTS).seconds == pytest.approx(25 + 7)
     # on 3 actors one of them has 34
-    assert forecast(even(), Job(5_000, actors=3), COSTS).seconds == pytest.approx(34 + 7)
+    assert forecast(even(), Request(5_000, actors=3), COSTS).seconds == pytest.approx(34 + 7)
     # and the pilot comes before
     with_pilot = replace(COSTS, pilot_seconds=20.0)
-    assert forecast(even(), Job(5_000, actors=4), with_pilot).seconds == pytest.approx(20 + 25 + 7)
+    assert forecast(even(), Request(5_000, actors=4), with_pilot).seconds == pytest.approx(20 + 25 + 7)
 
 
 def test_cpu_time_counts_the_pilot_every_start_and_whole_chunks() -> None:
     costs = replace(COSTS, num_pilot=2_500, cpu_startup_seconds=3.0, cpu_seconds_per_row=0.008)
     # 4,999 rows: 9,998 proposals in 100 chunks: (2,500 + 10,000) x 0.008 + 4 x 3 = 112 s
-    found = forecast(even(), Job(4_999, actors=4), costs)
+    found = forecast(even(), Request(4_999, actors=4), costs)
     assert found.proposals == 9_998
     assert found.cpu_hours == pytest.approx(112 / 3600)
 
 
 def test_disk_is_rows_and_a_file_for_each_chunk_that_has_any() -> None:
     costs = replace(COSTS, bytes_per_shard=1_000.0, bytes_per_row=10.0)
-    assert forecast(even(), Job(5_000, actors=1), costs).disk_bytes == 100 * 1_000 + 5_000 * 10
+    assert forecast(even(), Request(5_000, actors=1), costs).disk_bytes == 100 * 1_000 + 5_000 * 10
     # log M = ln 1000: 10 rows are expected of 10,000 proposals, in 10 of their 100 chunks
-    assert forecast(even(math.log(1_000)), Job(10, actors=1), costs).disk_bytes == 10 * 1_000 + 10 * 10
+    assert forecast(even(math.log(1_000)), Request(10, actors=1), costs).disk_bytes == 10 * 1_000 + 10 * 10
 
 
 def test_a_budget_that_ends_short_says_how_many_rows_there_will_be() -> None:
     # 3,000 proposals at 1/2 are 1,500 rows
-    found = forecast(even(), Job(5_000, actors=1, budget=Budget(max_proposals=3_050)), COSTS)
+    found = forecast(even(), Request(5_000, actors=1, budget=Budget(max_proposals=3_050)), COSTS)
     assert (found.proposals, found.num_accepted) == (3_000, 1_500)
     assert found.seconds == pytest.approx(30 + 7)
     assert any("1,500 of 5,000 rows" in warning for warning in found.warnings)
     assert found.options[0].proposals == 10_000  # what all rows would take
     # 27 s, 7 of them until the actors are up, are 20 chunks on one actor: 1,000 rows
-    found = forecast(even(), Job(5_000, actors=1, budget=Budget(max_seconds=27.5)), COSTS)
+    found = forecast(even(), Request(5_000, actors=1, budget=Budget(max_seconds=27.5)), COSTS)
     assert (found.proposals, found.num_accepted) == (2_000, 1_000)
 
 
 def test_an_ample_budget_gives_no_warning() -> None:
-    assert forecast(even(), Job(5_000, actors=1), COSTS).warnings == ()
+    assert forecast(even(), Request(5_000, actors=1), COSTS).warnings == ()
 
 
 def test_the_bias_is_the_excess_over_m() -> None:
@@ -141,11 +141,11 @@ def test_a_mean_has_its_limits_even_where_nothing_was_seen() -> None:
     assert mean_interval(np.ones(100)) == (pytest.approx(0.025 ** (1 / 100)), 1.0)
 
 
-def option(name: str, bias: float | None, seconds: float, acceptance: float = 0.1) -> Option:
-    return Option(name, f"{{of: {name}}}", 0.0, acceptance, bias, None, 1_000, seconds)
+def option(name: str, bias: float | None, seconds: float, acceptance: float = 0.1) -> EnvelopeOption:
+    return EnvelopeOption(name, f"{{of: {name}}}", 0.0, acceptance, bias, None, 1_000, seconds)
 
 
-JOB = Job(100, actors=2)
+JOB = Request(100, actors=2)
 CONFIGURED = option("configured", 0.0, 1.0)
 
 
@@ -186,14 +186,14 @@ def test_recommended_lines_are_valid_configuration(small_run: dict) -> None:
 
     rng = np.random.default_rng(0)
     for bound in (None, 9.0):
-        for one in Clock(planned(rng.normal(size=5_000), 1.0, bound), JOB, COSTS).options():
+        for one in CostModel(planned(rng.normal(size=5_000), 1.0, bound), JOB, COSTS).options():
             if one.envelope:
                 parse_config(small_run | {"envelope": yaml.safe_load(one.envelope)})
 
 
 def test_options_rise_in_m_and_cost_more() -> None:
     plan = planned(np.random.default_rng(0).normal(size=5_000), 1.0)
-    options = list(Clock(plan, JOB, COSTS).options())[1:]
+    options = list(CostModel(plan, JOB, COSTS).options())[1:]
     assert [one.name for one in options][:2] == ["budget 0.5", "budget 0.2"]
     for before, after in itertools.pairwise(options):
         assert before.log_m < after.log_m
@@ -211,9 +211,9 @@ def test_warnings_for_few_accepted_and_few_effective_rows() -> None:
 
 
 def test_where_nothing_can_be_accepted_no_envelope_helps() -> None:
-    found = forecast(planned([-math.inf] * 100, 0.0), Job(100, actors=1, budget=Budget(max_proposals=1_000)), COSTS)
+    found = forecast(planned([-math.inf] * 100, 0.0), Request(100, actors=1, budget=Budget(max_proposals=1_000)), COSTS)
     assert (found.num_accepted, found.proposals, found.recommendation.yaml) == (0, 1_000, "")
-    assert "broaden" in outlook_in_words(found.to_dict())
+    assert "broaden" in format_forecast(found.to_dict())
 
 
 def test_a_growing_m_is_warned_of() -> None:
@@ -256,20 +256,20 @@ def test_with_rounds_it_is_of_the_first_and_advises_nothing(
         return forecast(plan, job, *rest, **more)
 
     for name, stand_in in {
-        "round_sampler": lambda trial, proposal, ratio, exploring: Planned(),
-        "glance": lambda *_: Glance(1e-4, 0.0, 0.0),
-        "rehearse": rehearsed,
+        "round_sampler": lambda seed_run, proposal, ratio, exploring: Planned(),
+        "measure_row": lambda *_: RowCost(1e-4, 0.0, 0.0),
+        "measure_pool": rehearsed,
         "forecast": foretell,
     }.items():
-        monkeypatch.setattr(planning, name, stand_in)
-    monkeypatch.setattr(Trial, "proposal", lambda trial: None)
-    monkeypatch.setattr(Trial, "ratio", lambda trial, proposal: None)
+        monkeypatch.setattr(plan_run, name, stand_in)
+    monkeypatch.setattr(SeedRun, "proposal", lambda seed_run: None)
+    monkeypatch.setattr(SeedRun, "ratio", lambda seed_run, proposal: None)
     warnings: list[str] = []
-    found = planning._forecast_trial(Trial(config, None, RunStore(tmp_path), 0, Progress()), 2, warnings)
+    found = plan_run._forecast_trial(SeedRun(config, None, RunStore(tmp_path), 0, Progress()), 2, warnings)
     (job,) = jobs
     assert job.num_accepted == (500 if num_rounds > 1 else 700)
     assert job.budget.max_proposals == 50_000  # what the sampler of that round has
-    told = outlook_in_words(found.to_dict())
+    told = format_forecast(found.to_dict())
     if num_rounds > 1:
         assert found.recommendation.yaml == ""
         assert "# none: the envelope is the last round's" in told
@@ -283,13 +283,13 @@ def test_with_rounds_it_is_of_the_first_and_advises_nothing(
         assert found.warnings == ()
 
 
-FOLLOWING = Following(exploring=2, num_pilot=1_000, last=LaterRound(800, Budget(), 0.25, 300), fit_share=0.5)
+FOLLOWING = LaterRounds(exploring=2, num_pilot=1_000, last=LaterRound(800, Budget(), 0.25, 300), fit_share=0.5)
 
 
 def first_round(**costs):
     """500 rows at 1/2: 1,000 proposals in 10 chunks of 1 s, 5 on each of two actors, 7 s until they are up."""
     costs = replace(COSTS, num_pilot=2_000, pilot_seconds=20.0, cpu_seconds_per_row=0.008, **costs)
-    plan, job = even(), Job(500, actors=2, budget=Budget(max_proposals=5_000))
+    plan, job = even(), Request(500, actors=2, budget=Budget(max_proposals=5_000))
     plan = replace(plan, pilot=replace(plan.pilot, seconds_per_row=0.02))  # beside others; alone twice as slow
     return plan, forecast(plan, job, costs), job
 
@@ -305,7 +305,7 @@ def test_all_rounds_add_up() -> None:
     assert found.ratio_seconds == pytest.approx(40 * (1 + 3 * 0.5))
     assert found.cpu_hours == pytest.approx((3_000 + 2 * 2_000 + 300 + 3_200) * 0.008 / 3600)
     assert found.disk_bytes == 3 * (10 * 100 + 500 * 10) + 32 * 100 + 800 * 10
-    assert " 4 rounds      6,200 proposals" in outlook_in_words(replace(first, rounds=found).to_dict())
+    assert " 4 rounds      6,200 proposals" in format_forecast(replace(first, rounds=found).to_dict())
 
 
 def test_a_last_round_that_does_not_tell_is_left_out() -> None:
@@ -313,7 +313,7 @@ def test_a_last_round_that_does_not_tell_is_left_out() -> None:
     found = forecast_rounds(plan, first, job, replace(FOLLOWING, last=None))
     assert (found.num_rounds, found.proposals) == (3, 3_000)
     assert found.ratio_seconds is None  # that of the first was not measured
-    assert "ratios not measured" in outlook_in_words(replace(first, rounds=found).to_dict())
+    assert "ratios not measured" in format_forecast(replace(first, rounds=found).to_dict())
 
 
 def test_each_round_ends_by_its_own_budget() -> None:
@@ -330,22 +330,22 @@ def test_each_round_ends_by_its_own_budget() -> None:
 
 
 def test_what_is_known_of_later_rounds(small_run: dict) -> None:
-    rounds = {"num_rounds": 5, "warm_steps": 15, "num_pilot": 1_500}
+    rounds = {"num_rounds": 5, "warm_start_steps": 15, "num_pilot": 1_500}
     budget = {"kind": "budget", "acceptance": 0.2, "num_pilot": 3_000}
     raw = small_run | {"rounds": rounds, "envelope": budget}
     raw["ratio"] = raw["ratio"] | {"optimizer": raw["ratio"]["optimizer"] | {"steps": 60}}
     raw["sampling"] = raw["sampling"] | {"budget": {"max_proposals": 70_000}}
 
     def known(**change):
-        return planning.following_rounds(parse_config(raw | change))
+        return plan_run.later_rounds(parse_config(raw | change))
 
     wanted = raw["sampling"]["num_accepted"]
     found, (warning,) = known()
-    assert found == Following(3, 1_500, LaterRound(wanted, Budget(max_proposals=70_000), 0.2, 3_000), 0.25)
+    assert found == LaterRounds(3, 1_500, LaterRound(wanted, Budget(max_proposals=70_000), 0.2, 3_000), 0.25)
     assert "of the first round" in warning
     fresh = known(sampling=raw["sampling"] | {"mode": "stream"})[0].last.num_accepted - wanted
     assert fresh == raw["training"]["steps"] * raw["training"]["batch_size"]
-    assert known(rounds=rounds | {"warm_steps": None})[0].fit_share == 1.0
+    assert known(rounds=rounds | {"warm_start_steps": None})[0].fit_share == 1.0
     laws = {"kind": "density", "parameters": {"rotation": {"normal": [0.8, 0.1]}}}
     assert known(ratio=laws)[0].fit_share == 0.0
     assert known(ratio={"kind": "product", "factors": [laws, raw["ratio"]]})[0].fit_share == 0.25
@@ -363,14 +363,14 @@ class _Sampler:
 @pytest.mark.parametrize(("seconds", "size"), [(1e-4, 20_000), (PILOT_SECONDS / 5_000, 5_000), (1e3, 64)])
 def test_a_costly_pilot_is_shrunk_and_says_so(seconds: float, size: int) -> None:
     warnings: list[str] = []
-    assert size_of_pilot(_Sampler(), Glance(seconds, 0.0, 0.0), warnings) == size
+    assert pilot_size(_Sampler(), RowCost(seconds, 0.0, 0.0), warnings) == size
     assert len(warnings) == (size < 20_000)
 
 
 def test_a_small_pilot_is_enlarged() -> None:
     sampler = _Sampler()
     sampler.num_pilot = 10
-    assert size_of_pilot(sampler, Glance(1e-4, 0.0, 0.0), []) == LEAST_PILOT
+    assert pilot_size(sampler, RowCost(1e-4, 0.0, 0.0), []) == LEAST_PILOT
 
 
 def test_start_up_is_what_the_busiest_actor_leaves() -> None:
@@ -386,7 +386,7 @@ def test_start_up_is_what_the_busiest_actor_leaves() -> None:
 
 def test_the_outlook_fits_a_screen() -> None:
     plan = planned(np.random.default_rng(0).normal(size=20_000), 1.0)
-    text = outlook_in_words(forecast(plan, Job(5_000, 4, num_seeds=3), COSTS, by_quantile=True).to_dict())
+    text = format_forecast(forecast(plan, Request(5_000, 4, num_seeds=3), COSTS, by_quantile=True).to_dict())
     assert "envelope: {kind:" in text
     assert "3 times over" in text
     lines = text.split("\n")

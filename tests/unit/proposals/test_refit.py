@@ -28,16 +28,16 @@ from rsf_dist.proposals import (
     DefensiveProposal,
     DensityProposal,
     DistributionProposal,
-    MixtureProposal,
     Refittable,
+    TargetMixtureProposal,
 )
 from rsf_dist.proposals.distribution import log_density
-from rsf_dist.proposals.refit import fit_law, support_ends
+from rsf_dist.proposals.refit import fit_distribution, support_bounds
 from rsf_dist.proposals.rendering import render
 from rsf_dist.ratios import ConstantRatio
 from rsf_dist.runtime.rng import Streams
 from rsf_dist.sampling.accept import key_quantile
-from rsf_dist.sampling.chunk import ChunkWork, draw
+from rsf_dist.sampling.chunk import ChunkWork, propose_and_score
 
 INF = torch.inf
 
@@ -78,7 +78,7 @@ def test_one_gaussian_is_recovered():
     mean, covariance = torch.tensor([1.0, -2.0]), torch.tensor([[0.5, -0.3], [-0.3, 0.4]])
     torch.manual_seed(1)
     x = MultivariateNormal(mean, covariance).sample((20_000,))
-    weights, means, covariances = gaussians(fit_law(x, *ends(-INF, INF, 2), seed=0))
+    weights, means, covariances = gaussians(fit_distribution(x, *ends(-INF, INF, 2), seed=0))
     assert weights.tolist() == [1.0]
     variances = covariance.diagonal()
     assert ((means[0] - mean).abs() < 4 * (variances / 20_000).sqrt()).all()
@@ -88,7 +88,7 @@ def test_one_gaussian_is_recovered():
 
 def test_one_gaussians_density_is_scipys():
     x = 3 + normals(500, 2) @ torch.tensor([[2.0, 0.0], [0.7, 0.1]], dtype=torch.float64)
-    law = fit_law(x, *ends(-INF, INF, 2), seed=0, max_components=1)
+    law = fit_distribution(x, *ends(-INF, INF, 2), seed=0, max_components=1)
     # the ridge is 1e-3 where each number has variance 9
     covariance = np.cov(x.T, bias=True) + np.diag(np.var(x.numpy(), axis=0)) / 9_000
     expected = stats.multivariate_normal(x.mean(0), covariance).logpdf(x)
@@ -99,7 +99,7 @@ def test_two_separated_modes_are_two_components():
     """Means within four standard errors of 0.1/sqrt(1,000), the component's own spread included."""
     centres = torch.tensor([[-5.0, 0.0], [5.0, 1.0]], dtype=torch.float64)
     x = torch.cat([centre + 0.1 * normals(1_000, 2, seed) for seed, centre in enumerate(centres)])
-    weights, means, covariances = gaussians(fit_law(x, *ends(-INF, INF, 2), seed=0))
+    weights, means, covariances = gaussians(fit_distribution(x, *ends(-INF, INF, 2), seed=0))
     order = means[:, 0].argsort()
     assert weights.tolist() == pytest.approx([0.5, 0.5], abs=1e-6)
     assert ((means[order] - centres).abs() < 4 * 0.1 / math.sqrt(1_000)).all()
@@ -111,7 +111,7 @@ def test_two_separated_modes_are_two_components():
 
 def test_modes_of_a_number_with_ends():
     x = torch.cat([centre + 0.02 * normals(500, 1, seed)[:, 0] for seed, centre in enumerate((-0.7, 0.4))])
-    law = fit_law(x, *ends(-1.0, 1.0), seed=0)
+    law = fit_distribution(x, *ends(-1.0, 1.0), seed=0)
     assert law.base_dist.mixture_distribution.probs.tolist() == pytest.approx([0.5, 0.5], abs=0.01)
     torch.manual_seed(0)
     drawn = law.sample((2_000,))
@@ -125,7 +125,7 @@ def test_no_draw_leaves_the_range():
     x = 0.1 + 0.2 * Beta(0.2, 0.2).sample((1_000, 2))
     x[:10], x[10:20] = 0.1, 0.3
     low, high = ends(0.1, 0.3, 2)
-    drawn = fit_law(x, low, high, seed=0).sample((100_000,))
+    drawn = fit_distribution(x, low, high, seed=0).sample((100_000,))
     assert (drawn >= low.double()).all()
     assert (drawn <= high.double()).all()
     assert drawn.std() > 0.05
@@ -135,7 +135,7 @@ def test_no_draw_leaves_the_range():
 def test_a_density_of_one_number_integrates_to_one(ends_of):
     """By the midpoint rule, on 200,000 cells of [-1, 2], or of 20 standard deviations where there are no two ends."""
     x = torch.cat([0.15 * normals(300, 1)[:, 0] - 0.2, 0.1 * normals(300, 1, 1)[:, 0] + 1.2])
-    law = fit_law(x, *ends(*ends_of), seed=0)
+    law = fit_distribution(x, *ends(*ends_of), seed=0)
     assert len(law.base_dist.mixture_distribution.probs) == 2
     low, high = ends_of if math.isfinite(ends_of[1]) else (-10.0, 10.0)
     cell = (high - low) / 200_000
@@ -150,7 +150,7 @@ def test_a_density_of_two_numbers_integrates_to_one():
     """
     x = torch.tensor([0.8, 0.1]) + 0.2 * normals(500, 2) @ torch.tensor([[1.0, 0.8], [0, 0.6]], dtype=torch.float64)
     low, high = torch.tensor([0.0, -1.0]), torch.tensor([2.0, 1.0])
-    law = fit_law(x, low, high, seed=0)
+    law = fit_distribution(x, low, high, seed=0)
     points = low + (high - low) * torch.rand(200_000, 2, generator=random(), dtype=torch.float64)
     (to_x,) = law.transforms
     for log_prob, sound in ((law.log_prob(points), True), (law.base_dist.log_prob(to_x.inv(points)), False)):
@@ -161,7 +161,7 @@ def test_a_density_of_two_numbers_integrates_to_one():
 def test_the_density_is_that_of_the_draws():
     """KS of draws against the density's own integral; false-alarm rate 1e-3, and near misses that must fail."""
     x = torch.cat([0.05 * normals(300, 1)[:, 0] + 0.2, 0.1 * normals(300, 1, 1)[:, 0] + 0.6]).clamp(0, 1)
-    law = fit_law(x, *ends(0.0, 1.0), seed=0)
+    law = fit_distribution(x, *ends(0.0, 1.0), seed=0)
     grid = torch.linspace(0, 1, 20_001, dtype=torch.float64)[1:-1]
     below = law.log_prob(grid).exp().cumsum(0) / 20_000
     torch.manual_seed(0)
@@ -171,7 +171,7 @@ def test_the_density_is_that_of_the_draws():
 
 
 def test_the_density_outside_of_the_range_is_zero():
-    law = fit_law(torch.rand(100, 2, generator=random()), *ends(0.0, 1.0, 2), seed=0)
+    law = fit_distribution(torch.rand(100, 2, generator=random()), *ends(0.0, 1.0, 2), seed=0)
     points = torch.tensor([[0.5, 0.5], [0.5, 1.5], [-0.1, 0.5], [math.nan, 0.5]])
     inside, beyond, before, missing = log_density(law, points).tolist()
     assert math.isfinite(inside)
@@ -183,14 +183,14 @@ def test_the_density_outside_of_the_range_is_zero():
 def test_the_unit_of_a_number_without_ends_decides_nothing():
     """x -> 1e-3 x + 7 changes the log density by -2 log 1e-3 alone, also of a law much narrower than 1."""
     x = torch.cat([normals(300, 2), 6 + normals(300, 2, 1)])
-    laws = [fit_law(values, *ends(-INF, INF, 2), seed=0) for values in (x, 1e-3 * x + 7)]
+    laws = [fit_distribution(values, *ends(-INF, INF, 2), seed=0) for values in (x, 1e-3 * x + 7)]
     shift = laws[1].log_prob(1e-3 * x + 7) - laws[0].log_prob(x)
     assert torch.allclose(shift, torch.full_like(shift, -2 * math.log(1e-3)), atol=1e-6)
 
 
 def test_a_single_end_counts_as_none_and_mixed_ends_are_minded():
     x = torch.rand(200, 3, generator=random(), dtype=torch.float64)
-    law = fit_law(x, torch.tensor([0.0, 0.0, -INF]), torch.tensor([1.0, INF, INF]), seed=0, max_components=1)
+    law = fit_distribution(x, torch.tensor([0.0, 0.0, -INF]), torch.tensor([1.0, INF, INF]), seed=0, max_components=1)
     torch.manual_seed(0)
     first, second, third = law.sample((10_000,)).T
     assert 0 <= first.min() < first.max() <= 1
@@ -200,7 +200,7 @@ def test_a_single_end_counts_as_none_and_mixed_ends_are_minded():
 
 def test_equal_rows_give_bitwise_equal_laws_of_float64():
     x = torch.rand(400, 2, generator=random())
-    laws = [fit_law(x.clone(), *ends(0.0, 1.0, 2), seed=2**40 + 5) for _ in range(2)]
+    laws = [fit_distribution(x.clone(), *ends(0.0, 1.0, 2), seed=2**40 + 5) for _ in range(2)]
     assert torch.equal(*(law.log_prob(x.double()) for law in laws))
     torch.manual_seed(0)
     first = laws[0].sample((10,))
@@ -212,7 +212,7 @@ def test_equal_rows_give_bitwise_equal_laws_of_float64():
 
 
 def test_values_that_are_all_the_same_give_a_narrow_law():
-    law = fit_law(torch.full((100,), 3.0), *ends(-INF, INF), seed=0)
+    law = fit_distribution(torch.full((100,), 3.0), *ends(-INF, INF), seed=0)
     torch.manual_seed(0)
     drawn = law.sample((100,))
     assert drawn.mean().item() == pytest.approx(3.0, abs=0.01)
@@ -222,21 +222,21 @@ def test_values_that_are_all_the_same_give_a_narrow_law():
 def test_few_rows_give_few_components():
     # a Gaussian of one number has three numbers with its weight; 15 rows are enough for one, 30 for two
     x = torch.cat([torch.linspace(-5, -4, 15), torch.linspace(4, 5, 14)])
-    assert len(fit_law(x, *ends(-INF, INF), seed=0).base_dist.mixture_distribution.probs) == 1
+    assert len(fit_distribution(x, *ends(-INF, INF), seed=0).base_dist.mixture_distribution.probs) == 1
     x = torch.cat([x, torch.tensor([4.5])])
-    assert len(fit_law(x, *ends(-INF, INF), seed=0).base_dist.mixture_distribution.probs) == 2
+    assert len(fit_distribution(x, *ends(-INF, INF), seed=0).base_dist.mixture_distribution.probs) == 2
 
 
 def test_what_cannot_be_fitted():
     # two numbers: (3 * 4)/2 = 6 a Gaussian, five rows for each of them
     x = torch.rand(30, 2, generator=random())
-    fit_law(x, *ends(0.0, 1.0, 2), seed=0)
+    fit_distribution(x, *ends(0.0, 1.0, 2), seed=0)
     with pytest.raises(InputError, match="29 accepted rows are too few to refit a Gaussian of 2 dimensions: 30"):
-        fit_law(x[:29], *ends(0.0, 1.0, 2), seed=0)
+        fit_distribution(x[:29], *ends(0.0, 1.0, 2), seed=0)
     for wrong in (math.nan, math.inf):
         x[3, 1] = wrong
         with pytest.raises(InputError, match="not finite"):
-            fit_law(x, *ends(0.0, 1.0, 2), seed=0)
+            fit_distribution(x, *ends(0.0, 1.0, 2), seed=0)
 
 
 # support_ends
@@ -264,15 +264,15 @@ def test_what_cannot_be_fitted():
     ],
 )
 def test_the_ends_of_a_law(law, low, high):
-    found = support_ends(law)
+    found = support_bounds(law)
     assert [end.tolist() for end in found] == [low, high]
     assert {end.dtype for end in found} == {torch.float64}
 
 
 def test_the_ends_of_a_refitted_law_are_those_before():
     low, high = torch.tensor([0.0, -INF]), torch.tensor([0.25, INF])
-    law = fit_law(torch.rand(100, 2, generator=random()) / 4, low, high, seed=0)
-    assert [end.tolist() for end in support_ends(law)] == [low.tolist(), high.tolist()]
+    law = fit_distribution(torch.rand(100, 2, generator=random()) / 4, low, high, seed=0)
+    assert [end.tolist() for end in support_bounds(law)] == [low.tolist(), high.tolist()]
 
 
 class NamesNoSupport(torch.distributions.Distribution):
@@ -484,7 +484,7 @@ def test_a_mixture_within_a_mixture_chooses_by_itself(outer):
     """Among single rows of the inner mixture half are its broad ones; binomial at a false-alarm rate of 1e-3."""
     inner = DefensiveProposal(Constant(1.0), Constant(0.0), 0.5)
     made = {
-        "target": MixtureProposal(inner, {"x": torch.tensor([-1.0])}, 0.5),
+        "target": TargetMixtureProposal(inner, {"x": torch.tensor([-1.0])}, 0.5),
         "defensive": DefensiveProposal(Constant(-1.0), inner, 0.5),
     }[outer]
     x = torch.cat([made.sample(1, Streams(0, chunk=chunk))["x"] for chunk in range(600)])
@@ -613,7 +613,7 @@ def test_four_rounds_find_a_rare_event():
     for number in range(5):
         ratio = ExactRatio(target, q)
         rates.append(math.exp(-largest(ratio, of_target)))
-        batch, log_ratio, exponentials = draw(q, ratio, Streams(0, round=number), 4_000)
+        batch, log_ratio, exponentials = propose_and_score(q, ratio, Streams(0, round=number), 4_000)
         keys = log_ratio + exponentials
         elite = select(batch, torch.from_numpy(keys > key_quantile(keys, 0.05)))
         q = DefensiveProposal(broad, broad.refit(elite, seed=number), 0.1)

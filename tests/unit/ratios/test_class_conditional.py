@@ -13,13 +13,13 @@ from scipy import stats
 
 from rsf_dist.builders import prior_estimation
 from rsf_dist.builders import prior_estimation as fitting
-from rsf_dist.ratios import ConstantRatio, GivenClassRatio, LabelShiftRatio, ProductRatio, Ratio, VerifierRatio
+from rsf_dist.ratios import ClassConditionalRatio, ConstantRatio, LabelShiftRatio, ProductRatio, Ratio, VerifierRatio
 from rsf_dist.ratios.class_conditional import class_log_means
 from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.runtime.rng import Streams
 from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.envelope import Choice
-from rsf_dist.sampling.plan import Plan
+from rsf_dist.sampling.plan import SamplingPlan
 
 Q, P = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])
 LOOKS = np.array([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.9, 0.1, 0.0]])
@@ -49,7 +49,7 @@ class OfLooks:
 
 
 CLASSES = LabelShiftRatio(P, Q)
-JOINT = GivenClassRatio(OfLooks(), CLASSES, LOG_MEANS)
+JOINT = ClassConditionalRatio(OfLooks(), CLASSES, LOG_MEANS)
 
 
 def accepted(ratio, n=20_000):
@@ -61,7 +61,7 @@ def mix_pvalue(rows, expected):
     return stats.chisquare(counts, counts.sum() * expected).pvalue
 
 
-# GivenClassRatio
+# ClassConditionalRatio
 
 
 def test_a_row_by_hand():
@@ -109,7 +109,7 @@ def test_estimated_means_are_as_good():
     rows = Looks().sample(200_000, Streams(1))
     means = class_log_means(OfLooks().log_ratio(rows).numpy(), rows["label"].numpy(), 3)
     assert np.exp(means) == pytest.approx(np.exp(LOG_MEANS), abs=0.034)
-    assert mix_pvalue(accepted(GivenClassRatio(OfLooks(), CLASSES, means)).rows, P) > 1e-4
+    assert mix_pvalue(accepted(ClassConditionalRatio(OfLooks(), CLASSES, means)).rows, P) > 1e-4
 
 
 def test_the_bound_holds_for_every_row():
@@ -118,12 +118,12 @@ def test_the_bound_holds_for_every_row():
     everything = {"look": torch.arange(9) % 3, "label": torch.arange(9) // 3}
     assert JOINT.log_ratio(everything).max().item() == pytest.approx(JOINT.log_bound)
     assert JOINT.log_ratio(Looks().sample(20_000, Streams(0))).max() <= JOINT.log_bound
-    endless = GivenClassRatio(SimpleNamespace(log_bound=None), CLASSES, LOG_MEANS)
+    endless = ClassConditionalRatio(SimpleNamespace(log_bound=None), CLASSES, LOG_MEANS)
     assert endless.log_bound is None
 
 
 def test_where_only_the_mix_differs_it_is_that_of_the_classes():
-    joint = GivenClassRatio(ConstantRatio(), CLASSES, np.zeros(3))
+    joint = ClassConditionalRatio(ConstantRatio(), CLASSES, np.zeros(3))
     rows = Looks().sample(100, Streams(0))
     assert torch.equal(joint.log_ratio(rows), CLASSES.log_ratio(rows))
     assert joint.log_bound == pytest.approx(CLASSES.log_bound)
@@ -131,10 +131,10 @@ def test_where_only_the_mix_differs_it_is_that_of_the_classes():
 
 def test_a_class_that_the_target_lacks_and_a_row_that_g_rejects_are_rejected():
     gone = LabelShiftRatio([0.0, 0.4, 0.6], Q)
-    joint = GivenClassRatio(OfLooks(), gone, LOG_MEANS)
+    joint = ClassConditionalRatio(OfLooks(), gone, LOG_MEANS)
     assert joint.log_ratio({"look": torch.tensor([2]), "label": torch.tensor([0])}).tolist() == [-math.inf]
     assert math.isfinite(joint.log_bound)
-    checked = GivenClassRatio(VerifierRatio(lambda batch: batch["look"] == 1), CLASSES, LOG_MEANS)
+    checked = ClassConditionalRatio(VerifierRatio(lambda batch: batch["look"] == 1), CLASSES, LOG_MEANS)
     found = checked.log_ratio({"look": torch.tensor([1, 2]), "label": torch.tensor([0, 0])})
     assert found.tolist() == pytest.approx([math.log(0.4), -math.inf])
 
@@ -142,7 +142,7 @@ def test_a_class_that_the_target_lacks_and_a_row_that_g_rejects_are_rejected():
 def test_what_is_known_of_g_is_known_of_it():
     quality, held_out = object(), np.array([3, 1])
     learned = SimpleNamespace(log_bound=None, quality=quality, test_index=held_out)
-    joint = GivenClassRatio(learned, CLASSES, LOG_MEANS)
+    joint = ClassConditionalRatio(learned, CLASSES, LOG_MEANS)
     assert (joint.quality, joint.test_index) == (quality, held_out)
     for name in ("quality", "test_index", "target_log_ratio"):
         assert not hasattr(JOINT, name)
@@ -153,25 +153,25 @@ def test_what_is_known_of_g_is_known_of_it():
 
 def test_a_report_takes_what_target_rows_tell_as_upper_bounds():
     learned = SimpleNamespace(log_bound=None, target_log_ratio=np.log([1.0, 2.0]))
-    work = ChunkWork(None, GivenClassRatio(learned, CLASSES, LOG_MEANS), 0.0, chunk_size=10, seed=0)
+    work = ChunkWork(None, ClassConditionalRatio(learned, CLASSES, LOG_MEANS), 0.0, chunk_size=10, seed=0)
     pilot = SimpleNamespace(rows=SimpleNamespace(log_ratio=np.zeros(4)))
-    assert Plan(Choice(0.0, "given"), work, pilot).setting(0.0).target_at_most
-    assert not Plan(Choice(0.0, "given"), replace(work, ratio=learned), pilot).setting(0.0).target_at_most
+    assert SamplingPlan(Choice(0.0, "given"), work, pilot).setting(0.0).target_at_most
+    assert not SamplingPlan(Choice(0.0, "given"), replace(work, ratio=learned), pilot).setting(0.0).target_at_most
 
 
 def test_target_rows_are_of_the_class_that_capping_costs_most():
     # .4, .667/2.4 = .278 and 3/.55: of a target row's g, none of its classes makes more than 3/.55 times as much
     learned = SimpleNamespace(log_bound=None, target_log_ratio=np.log([1.0, 2.0]))
-    joint = GivenClassRatio(learned, CLASSES, LOG_MEANS)
+    joint = ClassConditionalRatio(learned, CLASSES, LOG_MEANS)
     assert np.exp(joint.target_log_ratio) == pytest.approx([3 / 0.55, 6 / 0.55])
     assert np.exp(learned.target_log_ratio) == pytest.approx([1.0, 2.0])
-    gone = GivenClassRatio(learned, LabelShiftRatio([0.0, 0.4, 0.6], Q), LOG_MEANS)
+    gone = ClassConditionalRatio(learned, LabelShiftRatio([0.0, 0.4, 0.6], Q), LOG_MEANS)
     assert np.isfinite(gone.target_log_ratio).all()
 
 
 def test_the_estimate_of_the_mix_goes_with_it():
     found = estimate(0.2, 0.2, 0.6)
-    assert GivenClassRatio(OfLooks(), LabelShiftRatio(P, Q, estimate=found), LOG_MEANS).estimate is found
+    assert ClassConditionalRatio(OfLooks(), LabelShiftRatio(P, Q, estimate=found), LOG_MEANS).estimate is found
     assert JOINT.estimate is None
 
 
@@ -217,7 +217,7 @@ def test_a_class_that_is_always_rejected_stays_rejected():
     label = np.repeat([0, 1], 100)
     means = class_log_means(np.where(label == 0, 0.0, -np.inf), label, 2)
     assert np.exp(means) == pytest.approx([1.0, 0.5])
-    joint = GivenClassRatio(
+    joint = ClassConditionalRatio(
         VerifierRatio(lambda batch: batch["label"] == 0), LabelShiftRatio([0.5, 0.5], [0.5, 0.5]), means
     )
     assert joint.log_ratio({"label": torch.tensor([0, 1])}).tolist() == [0.0, -math.inf]
@@ -233,8 +233,8 @@ def test_means_are_of_fresh_proposals_in_chunks(monkeypatch):
             drawn_from.append(rng.chunk)
             return super().sample(n, rng)
 
-    monkeypatch.setattr(fitting, "confine", lambda *_: None)
-    means = prior_estimation._mean_given_class(OfLooks(), Counted(), 3, seed=0, chunk_size=5_000)
+    monkeypatch.setattr(fitting, "limit_to_allocation", lambda *_: None)
+    means = prior_estimation._class_log_mean_ratios(OfLooks(), Counted(), 3, seed=0, chunk_size=5_000)
     assert sizes == [5_000, 3_192]
     assert drawn_from == [2, 3]  # 0 is the fit's, 1 the estimate's of the mix
     assert np.exp(means) == pytest.approx(np.exp(LOG_MEANS), abs=0.16)

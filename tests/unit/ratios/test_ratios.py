@@ -18,11 +18,11 @@ from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.ratios.classifier import (
     Split,
     build_network,
+    evaluate_ratio,
     fit_network,
-    judge,
     member_seed,
     network_spec,
-    split_evidence,
+    split_samples,
 )
 from rsf_dist.sampling.diagnostics import target_side_bound
 
@@ -194,7 +194,7 @@ def numbered_images(start, n):
 
 def test_splits_are_disjoint_shuffled_and_whole():
     config = ClassifierRatioConfig(calibration_fraction=0.25, test_fraction=0.1)
-    splits = split_evidence(numbered_images(0, 100), numbered_images(1000, 400), config, seed=1)
+    splits = split_samples(numbered_images(0, 100), numbered_images(1000, 400), config, seed=1)
     parts = [splits.fit, splits.calibration, splits.test]
     assert [len(part.target) for part in parts] == [65, 25, 10]
     assert [len(part.proposals) for part in parts] == [260, 100, 40]
@@ -208,18 +208,18 @@ def test_splits_are_disjoint_shuffled_and_whole():
 def test_splits_follow_from_the_seed():
     target, proposals = numbered_images(0, 100), numbered_images(1000, 400)
     config = ClassifierRatioConfig()
-    first, second, other = (split_evidence(target, proposals, config, seed) for seed in (1, 1, 2))
+    first, second, other = (split_samples(target, proposals, config, seed) for seed in (1, 1, 2))
     assert torch.equal(first.test.target, second.test.target)
     assert not torch.equal(first.test.target, other.test.target)
 
 
 def test_too_few_or_other_target_images_are_refused():
     proposals = numbered_images(0, 60)
-    split_evidence(proposals[:30], proposals, ClassifierRatioConfig(), 0)
+    split_samples(proposals[:30], proposals, ClassifierRatioConfig(), 0)
     with pytest.raises(InputError, match="target=29 images: a ratio needs 30 or more"):
-        split_evidence(proposals[:29], proposals, ClassifierRatioConfig(), 0)
+        split_samples(proposals[:29], proposals, ClassifierRatioConfig(), 0)
     with pytest.raises(InputError, match=r"target=\[1, 6, 6\]: images must be like the proposals \[2, 1, 1\]"):
-        split_evidence(grey_images(100, 40, 0), proposals, ClassifierRatioConfig(), 0)
+        split_samples(grey_images(100, 40, 0), proposals, ClassifierRatioConfig(), 0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.01, 50.0])
@@ -246,7 +246,7 @@ def test_quality_by_hand():
     # Balanced log loss: (-log .8 + (-log .8 - log .2)/2)/2; Brier: (.04 + (.04 + .64)/2)/2 = .19;
     # AUC: half of the proposals lie below, half tie = .75. Mean r over proposals 2.125, mean 1/r over target .25.
     odds = math.log(4)
-    quality = judge(np.array([odds]), np.array([-odds, -odds, odds, odds]), "none", bins=2)
+    quality = evaluate_ratio(np.array([odds]), np.array([-odds, -odds, odds, odds]), "none", bins=2)
     assert quality.log_loss == pytest.approx((-math.log(0.8) + (-math.log(0.8) - math.log(0.2)) / 2) / 2)
     assert quality.brier == pytest.approx(0.19)
     assert quality.auc == pytest.approx(0.75)
@@ -258,7 +258,7 @@ def test_quality_by_hand():
 def test_calibration_error_by_hand():
     # Two bins: at D = .2 no target row (error .2), at D = .8 all (error .2)
     odds = math.log(4)
-    quality = judge(np.array([odds, odds]), np.array([-odds, -odds]), "none", bins=2)
+    quality = evaluate_ratio(np.array([odds, odds]), np.array([-odds, -odds]), "none", bins=2)
     assert quality.calibration_error == pytest.approx(0.2)
     assert [share for _, share in quality.reliability] == [0.0, 1.0]
     assert [mean for mean, _ in quality.reliability] == pytest.approx([0.2, 0.8])
@@ -366,7 +366,7 @@ def test_an_ensemble_save_and_load(calibration, tmp_path):
 @pytest.fixture(scope="module")
 def recalibrated():
     """One fitted network, calibrated as asked for."""
-    splits = split_evidence(TARGET, PROPOSALS, QUICK, seed=4)
+    splits = split_samples(TARGET, PROPOSALS, QUICK, seed=4)
     network = build_network(network_spec(QUICK, 1), QUICK, seed=4)
     fit_network(network, splits.fit, quick(steps=40).optimizer, seed=4)
     return lambda **changes: ClassifierRatio.calibrated([network], network_spec(QUICK, 1), splits, quick(**changes))

@@ -11,7 +11,7 @@ from torch.distributions import Categorical, Normal, Uniform
 
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
-from rsf_dist.proposals import AugmentProposal, DatasetProposal, DistributionProposal, MixtureProposal, Proposal
+from rsf_dist.proposals import AugmentProposal, DatasetProposal, DistributionProposal, Proposal, TargetMixtureProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, Ratio, RelativeRatio
 from rsf_dist.runtime.rng import Streams
 from rsf_dist.sampling.chunk import ChunkWork
@@ -29,11 +29,11 @@ class Column:
 
 def relative(alpha, *log_ratio):
     batch = {"l": torch.tensor(log_ratio, dtype=torch.float64), "component": torch.zeros(len(log_ratio))}
-    return RelativeRatio(Column(), MixtureProposal(WIDE, MARKED, alpha)).log_ratio(batch)
+    return RelativeRatio(Column(), TargetMixtureProposal(WIDE, MARKED, alpha)).log_ratio(batch)
 
 
 def mixture_of(proposal, target, alpha=0.5):
-    return MixtureProposal(proposal, target, alpha)
+    return TargetMixtureProposal(proposal, target, alpha)
 
 
 def test_by_hand():
@@ -93,7 +93,7 @@ def test_a_share_alpha_of_the_mixture_is_accepted():
 
 def test_rows_of_no_mixture_are_refused():
     ratio = RelativeRatio(DensityRatio(Normal(0.0, 1.0), WIDE), mixture_of(WIDE, MARKED))
-    with pytest.raises(InputError, match=r"column=component: is missing: .*its share; propose from the Mixture"):
+    with pytest.raises(InputError, match=r"column=component: is missing: .*its share; propose from the TargetMixture"):
         ratio.log_ratio(WIDE.sample(5, Streams(0)))
 
 
@@ -193,13 +193,13 @@ def test_rows_of_another_shape_are_refused():
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, math.nan])
 def test_a_share_that_is_none_is_refused(alpha):
     with pytest.raises(InputError, match=r"alpha=.*must be in \(0, 1\)"):
-        MixtureProposal(WIDE, MARKED, alpha)
+        TargetMixtureProposal(WIDE, MARKED, alpha)
 
 
 @pytest.mark.parametrize("target", [{}, {"x": torch.zeros(0)}])
 def test_a_target_without_rows_is_refused(target):
     with pytest.raises(InputError, match="target=no rows"):
-        MixtureProposal(WIDE, target, 0.5)
+        TargetMixtureProposal(WIDE, target, 0.5)
 
 
 def test_a_chunk_of_target_rows_alone():
@@ -211,7 +211,7 @@ def test_a_chunk_of_target_rows_alone():
 
 def test_a_target_of_ragged_columns_is_refused():
     with pytest.raises(InputError):
-        MixtureProposal(WIDE, {"x": torch.zeros(3), "label": torch.zeros(2)}, 0.5)
+        TargetMixtureProposal(WIDE, {"x": torch.zeros(3), "label": torch.zeros(2)}, 0.5)
 
 
 def test_rows_of_another_type_are_refused():

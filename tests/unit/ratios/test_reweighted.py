@@ -12,9 +12,9 @@ from torch.distributions import Normal, Uniform
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal, DistributionProposal
-from rsf_dist.ratios import DensityRatio, LabelShiftRatio, MovedRatio, Ratio, RewardRatio
+from rsf_dist.ratios import DensityRatio, LabelShiftRatio, Ratio, RewardRatio, ReweightedRatio
 from rsf_dist.ratios.class_prior import ClassPrior
-from rsf_dist.report import report_json as record
+from rsf_dist.report import report_json
 from rsf_dist.runtime.rng import Streams
 from rsf_dist.sampling.chunk import ChunkWork
 
@@ -43,7 +43,7 @@ def at(*x):
 def test_a_row_by_hand():
     # At 1: p = N(1; 1.5, .4); of q .2/8 from the broad part and .8 N(1; 1, .3) from the other. q0 = 1/8 cancels.
     moved = DistributionProposal(Normal(1.0, 0.3))
-    ratio = MovedRatio(DensityRatio(TARGET, BROAD), mixture(moved))
+    ratio = ReweightedRatio(DensityRatio(TARGET, BROAD), mixture(moved))
     found = ratio.log_ratio(at(1.0, 2.0))
     for x, one in zip((1.0, 2.0), found.tolist(), strict=True):
         q = 0.2 / 8 + 0.8 * stats.norm(1.0, 0.3).pdf(x)
@@ -54,14 +54,14 @@ def test_a_row_by_hand():
 
 def test_a_step_by_hand():
     # p = U(0, 2), q0 = U(-4, 4): p/q0 = 4. Where the other part has nothing, q0/q = 1/.2, and p/q = 20.
-    ratio = MovedRatio(DensityRatio(Uniform(0.0, 2.0), BROAD, log_bound=math.log(4)), mixture())
+    ratio = ReweightedRatio(DensityRatio(Uniform(0.0, 2.0), BROAD, log_bound=math.log(4)), mixture())
     assert ratio.log_ratio(at(0.5, 1.5)).tolist() == pytest.approx([math.log(20)] * 2, abs=1e-6)
     assert ratio.log_bound == pytest.approx(math.log(20))
 
 
 def test_where_the_target_has_nothing_a_row_stays_rejected():
     """Also where neither part has any density, which alone would be 0/0; and a NaN stays one, to be refused."""
-    ratio = MovedRatio(
+    ratio = ReweightedRatio(
         DensityRatio(Uniform(0.0, 2.0), BROAD), mixture(DistributionProposal(Uniform(-3.0, -1.0)), share=0.5)
     )
     assert ratio.log_ratio(at(-2.0, 3.0, 7.0)).tolist() == [-math.inf] * 3
@@ -70,7 +70,7 @@ def test_where_the_target_has_nothing_a_row_stays_rejected():
 
 def test_a_row_that_only_the_other_part_gives_is_no_row_of_a_tilted_broad_one():
     # p = q0 exp(x) has nothing where q0 has nothing
-    ratio = MovedRatio(RewardRatio(lambda batch: batch["x"]), mixture(DistributionProposal(Uniform(5.0, 6.0))))
+    ratio = ReweightedRatio(RewardRatio(lambda batch: batch["x"]), mixture(DistributionProposal(Uniform(5.0, 6.0))))
     assert ratio.log_ratio(at(5.5)).tolist() == [-math.inf]
     assert ratio.log_ratio(at(9.0)).isnan().all()  # a row that neither gives is refused
     assert ratio.log_ratio(at(1.0)).tolist() == pytest.approx([1.0 - math.log(0.2)], abs=1e-6)
@@ -80,7 +80,7 @@ def test_a_row_that_only_the_other_part_gives_is_no_row_of_a_tilted_broad_one():
 def test_the_bound_is_that_of_the_share_and_no_row_exceeds_it(share):
     # q0/q <= 1/share; of rows of the mixture itself, and of a grid that holds the target's peak
     q = mixture(DistributionProposal(Normal(-1.0, 0.5)), share)
-    ratio = MovedRatio(DensityRatio(TARGET, BROAD, log_bound=LOG_SUP), q)
+    ratio = ReweightedRatio(DensityRatio(TARGET, BROAD, log_bound=LOG_SUP), q)
     assert ratio.log_bound == pytest.approx(LOG_SUP - math.log(share))
     for rows in (q.sample(5_000, Streams(0)), {"x": torch.linspace(-3.99, 3.99, 4_001)}):
         assert ratio.log_ratio(rows).max() <= ratio.log_bound + 1e-6
@@ -91,30 +91,30 @@ def test_the_bound_is_that_of_the_share_and_no_row_exceeds_it(share):
 def test_a_ratio_without_a_bound_has_none_and_the_constant_is_minded():
     known = DensityRatio(TARGET, BROAD)
     assert known.log_bound is None
-    assert MovedRatio(known, mixture()).log_bound is None
-    assert MovedRatio(known, mixture()).normalised is True
+    assert ReweightedRatio(known, mixture()).log_bound is None
+    assert ReweightedRatio(known, mixture()).normalised is True
     tilted = RewardRatio(lambda batch: -batch["x"].abs(), max_score=0.0)
-    assert MovedRatio(tilted, mixture()).normalised is False
-    assert MovedRatio(tilted, mixture()).log_bound == pytest.approx(-math.log(0.2))
+    assert ReweightedRatio(tilted, mixture()).normalised is False
+    assert ReweightedRatio(tilted, mixture()).log_bound == pytest.approx(-math.log(0.2))
 
 
 @pytest.mark.parametrize(("broad", "moved"), [(NoDensity(), BROAD), (BROAD, NoDensity()), (NoDensity(), NoDensity())])
 def test_a_proposal_without_a_density_is_refused(broad, moved):
     with pytest.raises(InputError, match=r"proposal=NoDensity: has no log_prob, by which .*set rounds=1"):
-        MovedRatio(DensityRatio(TARGET, BROAD), DefensiveProposal(broad, moved, 0.5))
+        ReweightedRatio(DensityRatio(TARGET, BROAD), DefensiveProposal(broad, moved, 0.5))
 
 
 def test_an_estimated_mix_of_classes_is_told_as_before():
     found = ClassPrior(np.array([0.8, 0.2]), np.array([0.7, 0.1]), np.array([0.9, 0.3]), "em")
     known = LabelShiftRatio(found.prior, [0.5, 0.5], estimate=found)
-    told = record.describe_ratio(MovedRatio(known, mixture()))
+    told = report_json.describe_ratio(ReweightedRatio(known, mixture()))
     assert told["estimate"] == found.to_json()
     assert told["log_bound"] == pytest.approx(math.log(1.6) - math.log(0.2))
-    assert "estimate" not in record.describe_ratio(MovedRatio(DensityRatio(TARGET, BROAD), mixture()))
+    assert "estimate" not in report_json.describe_ratio(ReweightedRatio(DensityRatio(TARGET, BROAD), mixture()))
 
 
 def test_it_travels():
-    ratio = MovedRatio(DensityRatio(TARGET, BROAD, log_bound=LOG_SUP), mixture())
+    ratio = ReweightedRatio(DensityRatio(TARGET, BROAD, log_bound=LOG_SUP), mixture())
     again = pickle.loads(pickle.dumps(ratio))
     rows = ratio.moved.sample(100, Streams(0))
     assert torch.equal(again.log_ratio(rows), ratio.log_ratio(rows))
@@ -136,7 +136,7 @@ def test_accepted_rows_follow_the_target_after_the_proposal_moved():
     def pvalue(chunk):
         return stats.kstest(chunk.rows["x"].numpy(), stats.norm(1.5, 0.4).cdf).pvalue
 
-    chunk = accepted(MovedRatio(known, q))
+    chunk = accepted(ReweightedRatio(known, q))
     assert chunk.statistics.num_capped == chunk.statistics.num_nonfinite == 0
     assert stats.binomtest(chunk.statistics.num_accepted, 40_000, 0.2 / math.exp(LOG_SUP)).pvalue > 1e-3
     assert pvalue(chunk) > 1e-3
@@ -165,7 +165,7 @@ def test_a_known_mix_of_classes_is_kept_and_the_poses_are_those_of_the_broad_pro
     def turns(rows):
         return stats.kstest(rows["rotation"].numpy(), stats.uniform(-1.5, 3).cdf).pvalue
 
-    rows = accepted(MovedRatio(known, q))
+    rows = accepted(ReweightedRatio(known, q))
     counts = rows["label"].bincount(minlength=2).numpy()
     assert stats.chisquare(counts, counts.sum() * torch.tensor([0.8, 0.2]).numpy()).pvalue > 1e-3
     assert turns(rows) > 1e-3

@@ -11,11 +11,10 @@ import pytest
 
 from rsf_dist.ratios import ConstantRatio, LabelShiftRatio, ProductRatio
 from rsf_dist.ratios.class_prior import ClassPrior
-from rsf_dist.ratios.classifier import judge
-from rsf_dist.report import report_json as record
-from rsf_dist.report import trust_card as trust
+from rsf_dist.ratios.classifier import evaluate_ratio
+from rsf_dist.report import report_json, trust_card
 from rsf_dist.report.html import write_html
-from rsf_dist.report.text import in_words
+from rsf_dist.report.text import format_report
 from rsf_dist.sampling.diagnostics import Statistics, tail_threshold
 from rsf_dist.sampling.report import CurvePoint, SamplingReport
 from rsf_dist.storage.run_store import RunStore
@@ -87,7 +86,7 @@ LITTLE = {1: 9_000, 2: 9_000}
 
 def card(sampling=None, ratio=None, two_sample=None):
     """The lights of a good run with these changes, by name."""
-    checks = trust.trust_card(SAMPLING | (sampling or {}), ratio or RATIO, two_sample or TWO_SAMPLE)
+    checks = trust_card.trust_card(SAMPLING | (sampling or {}), ratio or RATIO, two_sample or TWO_SAMPLE)
     return {check.name: check.light for check in checks}
 
 
@@ -101,8 +100,11 @@ def changed(**change):
 
 def test_a_good_run_is_green():
     assert {name for name, light in GOOD.items() if light != "green"} == {"screened out", "mix of classes"}
-    assert trust.overall(GOOD.values()) == "green"
-    assert trust.card_in_words([{"name": name, "light": light} for name, light in GOOD.items()]) == "trust: 15 green"
+    assert trust_card.overall(GOOD.values()) == "green"
+    assert (
+        trust_card.format_trust_card([{"name": name, "light": light} for name, light in GOOD.items()])
+        == "trust: 15 green"
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_a_learned_ratios_faults(name, light, change):
 
 
 def test_calibration_is_judged_above_what_a_perfect_ratio_has():
-    chance = trust.chance_calibration_error(RATIO)
+    chance = trust_card.chance_calibration_error(RATIO)
     for excess, light in [(0.029, "green"), (0.031, "amber"), (0.099, "amber"), (0.101, "red")]:
         assert card(ratio=RATIO | {"calibration_error": chance + excess})["calibration"] == light
 
@@ -240,10 +242,10 @@ def test_the_calibration_error_of_perfect_ratios(num_target):
     errors, computed, wrong = [], [], []
     for _ in range(20):
         target, proposals = rng.normal(1.62, 1.8, num_target), rng.normal(-1.62, 1.8, 3_200)
-        quality = asdict(judge(target, proposals, "none"))
+        quality = asdict(evaluate_ratio(target, proposals, "none"))
         errors.append(quality["calibration_error"])
-        computed.append(trust.chance_calibration_error(quality))
-        wrong.append(judge(target + 2, proposals + 2, "none").calibration_error)
+        computed.append(trust_card.chance_calibration_error(quality))
+        wrong.append(evaluate_ratio(target + 2, proposals + 2, "none").calibration_error)
     spread = 3.29 * np.std(errors) / math.sqrt(20) + 0.05 * np.mean(computed)
     assert abs(np.mean(errors) - np.mean(computed)) < spread
     assert np.mean(wrong) > np.mean(computed) + spread
@@ -272,14 +274,14 @@ def test_two_sample_tests(after, lights):
 
 def test_accepted_rows_no_closer_than_the_proposals_are_red():
     near = against_target(auc=0.7, mmd2=0.01, pvalue=0.002)
-    checks = {check.name: check for check in trust.trust_card(SAMPLING, RATIO, {"before": near, "after": near})}
+    checks = {check.name: check for check in trust_card.trust_card(SAMPLING, RATIO, {"before": near, "after": near})}
     for name in ("two-sample AUC", "two-sample MMD"):
         assert checks[name].light == "red"
         assert "no closer" in checks[name].meaning
 
 
 def test_proposals_that_are_the_target_already():
-    found = trust.two_sample_auc({"before": against_target(), "after": against_target()})
+    found = trust_card.two_sample_auc({"before": against_target(), "after": against_target()})
     assert found.light == "green"
     assert "nothing to gain" in found.meaning
 
@@ -311,39 +313,39 @@ def test_a_broken_bound_certifies_nothing():
 def test_a_ratio_that_was_cut_off_is_not_exact():
     """The true ratio's mean above a cut at M is eps less than 1, as is the share of the target that M can give."""
     costly = SAMPLING | {"tv_bound": 0.6, "tv_bound_lower": 0.5, "tv_bound_upper": 0.7, "mean_ratio": 0.4}
-    found = {check.name: check for check in trust.trust_card(costly, CUT, None)}
+    found = {check.name: check for check in trust_card.trust_card(costly, CUT, None)}
     assert found["bias of capping"].light == "red"
     assert "cutting the ratio off at M" in found["bias of capping"].meaning
     assert "no bias" not in found["bias of capping"].meaning
     assert "itself was cut off at M. What that costs, eps from the target's side says" in found["constant M"].meaning
     assert found["mean ratio"].light == "red"
     assert "cut off at M" in found["mean ratio"].meaning
-    assert "cut off" not in trust.mean_ratio(costly, RATIO).meaning
+    assert "cut off" not in trust_card.mean_ratio(costly, RATIO).meaning
 
 
 def test_what_cutting_off_costs_is_not_said_to_be_known_where_it_is_not():
     alone = SAMPLING | {"tv_bound_source": "proposals", "tv_bound_upper": None}
-    assert trust.bias(alone, CUT | {"kind": "ProductRatio"}).light == "amber"
-    assert "not known without target rows" in trust.constant(alone, CUT | {"kind": "ProductRatio"}).meaning
+    assert trust_card.bias(alone, CUT | {"kind": "ProductRatio"}).light == "amber"
+    assert "not known without target rows" in trust_card.constant(alone, CUT | {"kind": "ProductRatio"}).meaning
     isotonic = CUT | {"calibration": "isotonic: 9 knots, log ratio -2 to 2.3"}
-    assert "not all seen" in trust.constant(SAMPLING, isotonic).meaning
-    assert "not all seen" in trust.bias(SAMPLING, isotonic).meaning
+    assert "not all seen" in trust_card.constant(SAMPLING, isotonic).meaning
+    assert "not all seen" in trust_card.bias(SAMPLING, isotonic).meaning
 
 
 def test_a_bound_that_target_rows_exceed_certifies_no_lack_of_bias():
     broken = SAMPLING | {"tv_bound": 0.3, "tv_bound_upper": 0.4}
-    found = trust.bias(broken, GIVEN)
+    found = trust_card.bias(broken, GIVEN)
     assert found.light == "amber"
     assert "no bias" not in found.meaning
 
 
 def test_a_relative_ratio_is_exact():
     few, relative = SAMPLING | {"tv_bound_upper": 0.2}, CUT | {"kind": "RelativeRatio"}
-    assert trust.bias(few, relative).light == "green"
-    assert "capping causes no bias" in trust.bias(few, relative).meaning
-    assert "rejection is exact" in trust.constant(few, relative).meaning
-    assert "cut off" not in trust.mean_ratio(few | {"mean_ratio": 0.4}, relative).meaning
-    assert trust.bias(few, CUT).light == "amber"
+    assert trust_card.bias(few, relative).light == "green"
+    assert "capping causes no bias" in trust_card.bias(few, relative).meaning
+    assert "rejection is exact" in trust_card.constant(few, relative).meaning
+    assert "cut off" not in trust_card.mean_ratio(few | {"mean_ratio": 0.4}, relative).meaning
+    assert trust_card.bias(few, CUT).light == "amber"
 
 
 def test_the_tail_of_log_normal_ratios_has_no_end_point():
@@ -356,7 +358,7 @@ def test_the_tail_of_log_normal_ratios_has_no_end_point():
 
     def judged(log_ratio):
         index = Statistics.of(log_ratio, np.ones(20_000, bool), log_m=9.0).tail_index
-        return index, trust.tail(SAMPLING | {"tail_index": index}, RATIO).light
+        return index, trust_card.tail(SAMPLING | {"tail_index": index}, RATIO).light
 
     endless = [judged(rng.normal(0, 0.3, 20_000)) for _ in range(40)]
     assert sum(index < 0 for index, _ in endless) >= 15
@@ -368,9 +370,9 @@ def test_the_tail_of_log_normal_ratios_has_no_end_point():
 def test_the_tails_error_is_of_as_many_ratios_as_were_fitted():
     """Index -.2: .8/16 of 256, .8/sqrt(50) of 50 and .8/5 of 25; with screening the pilot's, here of 500 rows: 50."""
     for num_scored, error in [(20_000, "0.05"), (500, "0.11"), (100, "0.16")]:
-        assert f"± {error} " in trust.tail(SAMPLING | {"num_scored": num_scored}, RATIO).value
+        assert f"± {error} " in trust_card.tail(SAMPLING | {"num_scored": num_scored}, RATIO).value
     screened = {"num_screened_out": 5_000, "tail_threshold": tail_threshold(500)}
-    assert "± 0.11 " in trust.tail(SAMPLING | screened, RATIO).value
+    assert "± 0.11 " in trust_card.tail(SAMPLING | screened, RATIO).value
 
 
 def test_the_bound_from_proposals():
@@ -381,8 +383,8 @@ def test_the_bound_from_proposals():
 
 def test_a_target_that_proposals_hardly_meet_is_said():
     unmet = SAMPLING | {"tv_bound": 0.3, "tv_bound_upper": 0.4}
-    assert "hardly meet" in trust.bias(unmet, RATIO).meaning
-    assert "hardly meet" not in trust.bias(unmet | {"tv_bound_proposals": 0.2}, RATIO).meaning
+    assert "hardly meet" in trust_card.bias(unmet, RATIO).meaning
+    assert "hardly meet" not in trust_card.bias(unmet | {"tv_bound_proposals": 0.2}, RATIO).meaning
 
 
 def test_a_ratio_with_a_constant_factor_has_no_means():
@@ -393,7 +395,7 @@ def test_a_ratio_with_a_constant_factor_has_no_means():
 
 
 def test_a_ratio_that_is_not_learned_and_no_two_sample_test():
-    checks = trust.trust_card(SAMPLING, GIVEN, None)
+    checks = trust_card.trust_card(SAMPLING, GIVEN, None)
     grey = {check.name for check in checks if check.light == "grey"}
     assert grey - {"screened out", "mix of classes"} == {
         "calibration",
@@ -401,9 +403,9 @@ def test_a_ratio_that_is_not_learned_and_no_two_sample_test():
         "two-sample AUC",
         "two-sample MMD",
     }
-    assert trust.overall(check.light for check in checks) == "green"
-    assert "no figures on held-out target rows" in trust.calibration(GIVEN).meaning
-    assert "no figures on held-out target rows" in trust.distance(GIVEN).meaning
+    assert trust_card.overall(check.light for check in checks) == "green"
+    assert "no figures on held-out target rows" in trust_card.calibration(GIVEN).meaning
+    assert "no figures on held-out target rows" in trust_card.distance(GIVEN).meaning
 
 
 @pytest.mark.parametrize(
@@ -419,7 +421,7 @@ def test_a_ratio_that_is_not_learned_and_no_two_sample_test():
 )
 def test_the_mix_of_classes(prior, kept, tried, light):
     estimate = prior and {"prior": prior, "effective_classes": 1.4, "method": "em"}
-    found = trust.mix_of_classes({"class_prior": estimate, "class_mix_kept": kept, "tried": tried})
+    found = trust_card.estimated_class_prior({"class_prior": estimate, "class_mix_kept": kept, "tried": tried})
     assert found.light == light
     assert (kept is None or not tried) or kept in found.meaning
     assert ("class 1:" in found.meaning) == (light == "amber" and kept is None)
@@ -428,44 +430,44 @@ def test_the_mix_of_classes(prior, kept, tried, light):
 def test_proposals_that_moved_are_told_beside_those_that_did_not():
     near = against_target(auc=0.55, mmd2=0.01)
     two_sample = TWO_SAMPLE | {"moved": near}
-    assert "proposals 0.900, moved 0.550, accepted" in trust.two_sample_auc(two_sample).value
-    assert "proposals 0.08, moved 0.01, accepted" in trust.two_sample_mmd(two_sample).value
+    assert "proposals 0.900, moved 0.550, accepted" in trust_card.two_sample_auc(two_sample).value
+    assert "proposals 0.08, moved 0.01, accepted" in trust_card.two_sample_mmd(two_sample).value
     worse = {"before": FAR, "moved": near, "after": against_target(auc=0.65, mmd2=0.02, pvalue=0.01)}
-    for found in (trust.two_sample_auc(worse), trust.two_sample_mmd(worse)):
+    for found in (trust_card.two_sample_auc(worse), trust_card.two_sample_mmd(worse)):
         assert found.light == "amber"
         assert "The last round's proposals had gone as far" in found.meaning
     assert card(two_sample=two_sample) == GOOD  # accepted rows are held against where the proposals began
 
 
 def test_no_more_is_said_than_was_found():
-    assert "Only with training.use_row_weights" in trust.constant(SAMPLING | {"num_capped": 20}, RATIO).meaning
-    assert "at most about 0.015" in trust.constant(SAMPLING, RATIO).meaning  # ln 20 of 20,000: 0.015 %
-    above = trust.largest_ratio(SAMPLING | {"max_log_ratio": 2.3 + math.log(73)})
+    assert "Only with training.use_row_weights" in trust_card.constant(SAMPLING | {"num_capped": 20}, RATIO).meaning
+    assert "at most about 0.015" in trust_card.constant(SAMPLING, RATIO).meaning  # ln 20 of 20,000: 0.015 %
+    above = trust_card.largest_ratio(SAMPLING | {"max_log_ratio": 2.3 + math.log(73)})
     assert "count for 73, and counts for one unless training.use_row_weights is set" in above.meaning
-    assert "Nothing was found" in trust.mean_inverse_ratio(SAMPLING).meaning
-    few = trust.two_sample_auc({"before": FAR, "after": against_target(null_sd=0.06)})
+    assert "Nothing was found" in trust_card.mean_inverse_ratio(SAMPLING).meaning
+    few = trust_card.two_sample_auc({"before": FAR, "after": against_target(null_sd=0.06)})
     assert "too few to tell: an AUC of 0.62 would pass" in few.meaning
 
 
 def test_where_target_rows_have_no_class_the_bias_says_so():
     wide = SAMPLING | {"tv_bound": 0.4, "tv_bound_upper": 0.45, "tv_bound_proposals": 0.01}
-    assert "hardly meet part of the target" in trust.bias(wide, RATIO).meaning
-    told = trust.bias(wide, RATIO | {"kind": "GivenClassRatio"}).meaning
+    assert "hardly meet part of the target" in trust_card.bias(wide, RATIO).meaning
+    told = trust_card.bias(wide, RATIO | {"kind": "ClassConditionalRatio"}).meaning
     assert "hardly meet" not in told
     assert "Target rows have no class" in told
 
 
 def test_the_demos_auc_is_far():
     """Phi^-1(.994) = 2.512: a KL of 6.3 nats between normal laws, and e^6.3 = 551 (Phi^-1(.994)^2 = 6.311)."""
-    found = trust.distance(RATIO | {"auc": 0.994})
+    found = trust_card.distance(RATIO | {"auc": 0.994})
     assert found.light == "amber"
     assert "far from the target" in found.meaning
     assert "6.3 nats, so M above 551" in found.meaning
 
 
 def test_the_ends_of_the_auc():
-    assert "bring the proposals closer" in trust.distance(RATIO | {"auc": 1.0}).meaning
-    assert "0.0 nats, so M above 1" in trust.distance(RATIO | {"auc": 0.3}).meaning
+    assert "bring the proposals closer" in trust_card.distance(RATIO | {"auc": 1.0}).meaning
+    assert "0.0 nats, so M above 1" in trust_card.distance(RATIO | {"auc": 0.3}).meaning
 
 
 @pytest.mark.parametrize(
@@ -479,12 +481,12 @@ def test_the_ends_of_the_auc():
     ],
 )
 def test_overall_is_the_worst_that_counts(lights, worst):
-    assert trust.overall(lights) == worst
+    assert trust_card.overall(lights) == worst
 
 
 def test_the_card_in_a_line():
     def line(*lights):
-        return trust.card_in_words([{"name": f"check {n}", "light": light} for n, light in enumerate(lights)])
+        return trust_card.format_trust_card([{"name": f"check {n}", "light": light} for n, light in enumerate(lights)])
 
     assert line("green", "amber", "red", "grey", "green") == "trust: 2 green, 1 amber, 1 red (red: check 2)"
     assert line("amber", "green") == "trust: 1 green, 1 amber (amber: check 0)"
@@ -502,20 +504,20 @@ def test_whatever_is_not_finite_never_crashes():
     for sampling in [absent, *({name: None} for name in absent)]:
         for ratio in (RATIO, GIVEN, CUT, RATIO | {"log_loss": None, "brier": None, "calibration_error": None}):
             for two_sample in (TWO_SAMPLE, None):
-                for check in trust.trust_card(SAMPLING | sampling, ratio, two_sample):
-                    assert check.light in trust.SEVERITY
+                for check in trust_card.trust_card(SAMPLING | sampling, ratio, two_sample):
+                    assert check.light in trust_card.SEVERITY
                     assert "None" not in check.value + check.meaning
 
 
 def describe(ratio, two_sample=None, **change):
     accepted = SimpleNamespace(report=SamplingReport(**vars(GOOD_REPORT) | change), fingerprint="ab" * 32)
-    return record.describe_round(0, accepted, ratio, two_sample)
+    return report_json.describe_round(0, accepted, ratio, two_sample)
 
 
 @pytest.fixture
 def learned():
     with np.errstate(over="ignore"):
-        quality = judge(np.array([2.0, 1.0, -800.0]), np.array([-2.0, 0.0, -1.0]), "none")
+        quality = evaluate_ratio(np.array([2.0, 1.0, -800.0]), np.array([-2.0, 0.0, -1.0]), "none")
     assert quality.mean_inverse_ratio_target == math.inf
     return SimpleNamespace(quality=quality, log_bound=None)
 
@@ -532,18 +534,18 @@ def test_a_round_is_strict_json_and_reads_the_same(learned):
     text = json.dumps(described, allow_nan=False)
     again = json.loads(text)
     assert (again["sampling"]["max_log_ratio"], again["ratio"]["mean_inverse_ratio_target"]) == (None, None)
-    card = [asdict(check) for check in trust.trust_card(again["sampling"], again["ratio"], again["two_sample"])]
+    card = [asdict(check) for check in trust_card.trust_card(again["sampling"], again["ratio"], again["two_sample"])]
     assert card == again["trust"] == described["trust"]
 
 
 def test_records_are_strict_json(tmp_path):
     store = RunStore(tmp_path)
-    record.write(store, {"curve": [{"loss": math.nan}, {"loss": 1.0}], "pair": (math.inf, 2)})
+    report_json.write(store, {"curve": [{"loss": math.nan}, {"loss": 1.0}], "pair": (math.inf, 2)})
 
     def refuse(name):
         raise AssertionError(name)
 
-    read = json.loads(store.read(record.RECORD), parse_constant=refuse)
+    read = json.loads(store.read(report_json.RECORD), parse_constant=refuse)
     assert read == {"curve": [{"loss": None}, {"loss": 1.0}], "pair": [None, 2]}
 
 
@@ -551,7 +553,7 @@ def test_a_ratio_is_described_by_what_it_has(learned, estimated):
     assert describe(learned)["ratio"]["auc"] == pytest.approx(6 / 9)  # 2 and 1 above all three, -800 above none
     product = describe(ProductRatio([ConstantRatio(), learned]))["ratio"]
     assert product["kind"] == "ProductRatio"
-    assert "AUC 0.667" in trust.distance(product).value
+    assert "AUC 0.667" in trust_card.distance(product).value
     found = describe(estimated)["ratio"]
     assert found["kind"] == "LabelShiftRatio"
     assert found["log_bound"] == pytest.approx(math.log(1.4))
@@ -561,10 +563,10 @@ def test_a_ratio_is_described_by_what_it_has(learned, estimated):
 @pytest.mark.parametrize("kind", ["learned", "estimated"])
 def test_the_page_and_the_line(kind, request, tmp_path):
     store = RunStore(tmp_path)
-    record.begin(store, seed=0)
+    report_json.begin(store, seed=0)
     described = describe(request.getfixturevalue(kind), TWO_SAMPLE, num_duplicates=500)
-    record.add(store, rounds=[described])
-    report = record.merge([store], ["."])
+    report_json.add(store, rounds=[described])
+    report = report_json.merge([store], ["."])
     write_html(store, store, report)
     page = (tmp_path / "report.html").read_text()
     for check in described["trust"]:
@@ -576,7 +578,7 @@ def test_the_page_and_the_line(kind, request, tmp_path):
     assert '<section class="card red"' in page
     assert ("calibration</td>" in page) == ("figures/reliability.png" in figures(tmp_path)) == (kind == "learned")
     assert ("share of the target, by em" in page) == (kind == "estimated")
-    first, second = in_words(report).splitlines()[:2]
+    first, second = format_report(report).splitlines()[:2]
     assert first.startswith("accepted 2,000 of 20,000 proposals (10.000%)")
     assert ("AUC" in first) == (kind == "learned")
     assert second.startswith("trust: ")
@@ -586,12 +588,12 @@ def test_the_page_and_the_line(kind, request, tmp_path):
 @pytest.mark.parametrize("streamed", [True, False])
 def test_the_page_says_who_waited_for_whom(streamed, learned, tmp_path):
     store = RunStore(tmp_path)
-    record.begin(store, seed=0)
+    report_json.begin(store, seed=0)
     stream = StreamReport(640, 6400, 0, "d", trainer_waited_seconds=2.25, sampler_waited_seconds=0.5)
     curve, evaluations = [{"step": 1, "train_loss": 1.0, "learning_rate": 0.1}], [{"step": 1, "accuracy": 0.5}]
     training = {"curve": curve, "evaluations": evaluations} | ({"stream": asdict(stream)} if streamed else {})
-    record.add(store, rounds=[describe(learned)], training={"one_shot": training})
-    write_html(store, store, record.merge([store], ["."]))
+    report_json.add(store, rounds=[describe(learned)], training={"one_shot": training})
+    write_html(store, store, report_json.merge([store], ["."]))
     page = " ".join((tmp_path / "report.html").read_text().split())
     told = "640 fresh rows, each used once, of 6,400 proposals. Training waited 2.2 s for rows, and rows"
     assert (told in page) == streamed

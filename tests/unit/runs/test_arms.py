@@ -19,14 +19,14 @@ from rsf_dist.config.run import RunConfig
 from rsf_dist.data.arrow import to_table
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
-from rsf_dist.evaluation.predictions import Verdict
+from rsf_dist.evaluation.predictions import Predictions
 from rsf_dist.models.networks import ImageNetwork
 from rsf_dist.ratios import LabelShiftRatio
-from rsf_dist.report import report_json as record
+from rsf_dist.report import report_json
 from rsf_dist.runs import arms
-from rsf_dist.runs import baselines as controls
-from rsf_dist.runs.arms import MODEL, arm_model, arm_rows, fine_tune, train_trial, training_bytes
-from rsf_dist.runs.seed_run import Trial
+from rsf_dist.runs import baselines
+from rsf_dist.runs.arms import MODEL, arm_model, arm_rows, fine_tune, train_seed, training_bytes
+from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.storage.run_store import RunStore
 from rsf_dist.training.state import History
@@ -44,9 +44,9 @@ SOURCE = ImageSet(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1
 
 
 @pytest.fixture
-def trial(tmp_path: Path) -> Trial:
-    record.begin(RunStore(tmp_path), seed=0)
-    return Trial(CONFIG, SimpleNamespace(source=SOURCE), RunStore(tmp_path), 0, Progress())
+def seed_run(tmp_path: Path) -> SeedRun:
+    report_json.begin(RunStore(tmp_path), seed=0)
+    return SeedRun(CONFIG, SimpleNamespace(source=SOURCE), RunStore(tmp_path), 0, Progress())
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def tuned(monkeypatch) -> list[str]:
     """The fingerprints of the rows that were trained on, each time with another model."""
     made: list[str] = []
 
-    def fine_tune(trial, arm, accepted, initial):
+    def fine_tune(seed_run, arm, accepted, initial):
         made.append(accepted.fingerprint)
         model = build_task(CONFIG, SOURCE).build_model(len(made))
         metrics = {"step": len(made)}
@@ -64,41 +64,41 @@ def tuned(monkeypatch) -> list[str]:
     return made
 
 
-def of(trial: Trial, fingerprint: str) -> torch.Tensor:
+def of(seed_run: SeedRun, fingerprint: str) -> torch.Tensor:
     """A weight of the arm's model for rows with this fingerprint."""
-    model = arm_model(trial, "one_shot", SimpleNamespace(fingerprint=fingerprint), torch.nn.Identity())
+    model = arm_model(seed_run, "one_shot", SimpleNamespace(fingerprint=fingerprint), torch.nn.Identity())
     return next(model.parameters()).detach()
 
 
-def test_a_model_is_made_once_for_its_rows(trial, tuned):
-    first = of(trial, "f")
-    assert torch.equal(of(trial, "f"), first)
+def test_a_model_is_made_once_for_its_rows(seed_run, tuned):
+    first = of(seed_run, "f")
+    assert torch.equal(of(seed_run, "f"), first)
     assert tuned == ["f"]
 
 
-def test_other_rows_get_another_model(trial, tuned):
-    first = of(trial, "f")
-    assert not torch.equal(of(trial, "g"), first)
+def test_other_rows_get_another_model(seed_run, tuned):
+    first = of(seed_run, "f")
+    assert not torch.equal(of(seed_run, "g"), first)
     assert tuned == ["f", "g"]
-    assert record.read(trial.store)["training"]["one_shot"]["metrics"] == {"step": 2}
-    assert record.read(trial.store)["training"]["one_shot"]["rows"] == 90
+    assert report_json.read(seed_run.store)["training"]["one_shot"]["metrics"] == {"step": 2}
+    assert report_json.read(seed_run.store)["training"]["one_shot"]["rows"] == 90
 
 
-def test_a_damaged_model_is_made_again(trial, tuned):
-    of(trial, "f")
-    Path(trial.store.path("models/one_shot/model.safetensors")).write_bytes(b"cut")
-    of(trial, "f")
+def test_a_damaged_model_is_made_again(seed_run, tuned):
+    of(seed_run, "f")
+    Path(seed_run.store.path("models/one_shot/model.safetensors")).write_bytes(b"cut")
+    of(seed_run, "f")
     assert tuned == ["f", "f"]
 
 
 @pytest.mark.parametrize("harm", [lambda file: file.unlink(), lambda file: file.write_text('{"rounds"')])
-def test_a_record_that_was_lost_tells_of_the_training_again(trial, tuned, harm):
-    of(trial, "f")
-    harm(Path(trial.store.path("report.json")))
-    record.begin(trial.store, seed=0)
-    assert record.read(trial.store)["training"] == {}
-    of(trial, "f")
-    assert record.read(trial.store)["training"]["one_shot"]["metrics"] == {"step": 1}
+def test_a_record_that_was_lost_tells_of_the_training_again(seed_run, tuned, harm):
+    of(seed_run, "f")
+    harm(Path(seed_run.store.path("report.json")))
+    report_json.begin(seed_run.store, seed=0)
+    assert report_json.read(seed_run.store)["training"] == {}
+    of(seed_run, "f")
+    assert report_json.read(seed_run.store)["training"]["one_shot"]["metrics"] == {"step": 1}
     assert tuned == ["f"]
 
 
@@ -112,10 +112,10 @@ def compared(arms=(), rounds=1, **sections):
     return parse_config(CONFIG.model_dump(mode="json") | {"evaluation": evaluation, "rounds": rounds} | sections)
 
 
-def trial_of(config: RunConfig, folder: Path, **inputs) -> Trial:
-    record.begin(RunStore(folder), seed=3)
+def trial_of(config: RunConfig, folder: Path, **inputs) -> SeedRun:
+    report_json.begin(RunStore(folder), seed=3)
     sets = {"source": SOURCE, "target": SOURCE, "test": SOURCE, "source_test": None, "oracle": SOURCE}
-    return Trial(config, SimpleNamespace(**sets | inputs), RunStore(folder), 3, Progress())
+    return SeedRun(config, SimpleNamespace(**sets | inputs), RunStore(folder), 3, Progress())
 
 
 ACCEPTED = SimpleNamespace(fingerprint="f" * 64, dataset="own rows", report=SimpleNamespace(num_accepted=77))
@@ -162,19 +162,19 @@ def rows_by(monkeypatch):
         return lambda *given: (name, *given)
 
     for name in ("random_rows", "random_stream", "weighted_rows", "oracle_rows", "pseudo_labelled_rows"):
-        monkeypatch.setattr(controls, name, by(name))
-    monkeypatch.setattr(arms, "sample_trial", lambda trial: SimpleNamespace(dataset=OneShot(trial.config.rounds)))
+        monkeypatch.setattr(baselines, name, by(name))
+    monkeypatch.setattr(arms, "sample_seed", lambda seed_run: SimpleNamespace(dataset=OneShot(seed_run.config.rounds)))
     monkeypatch.setattr(arms, "last_stream", by("last_stream"))
-    monkeypatch.setattr(Trial, "proposal", lambda trial: "q")
-    monkeypatch.setattr(Trial, "ratio", lambda trial, proposal, round=0: ("ratio of", proposal, round))
+    monkeypatch.setattr(SeedRun, "proposal", lambda seed_run: "q")
+    monkeypatch.setattr(SeedRun, "ratio", lambda seed_run, proposal, round=0: ("ratio of", proposal, round))
 
 
 def test_each_arm_has_as_many_rows_of_its_own_kind(tmp_path, rows_by):
     config = compared(get_args(Arm), rounds=3)
-    trial, before = trial_of(config, tmp_path), object()
+    seed_run, before = trial_of(config, tmp_path), object()
 
     def rows(arm):
-        return arm_rows(trial, arm, ACCEPTED, before)
+        return arm_rows(seed_run, arm, ACCEPTED, before)
 
     assert rows("adaptive") == "own rows"
     assert rows("one_shot") == OneShot(RoundsConfig(), 77)
@@ -189,20 +189,20 @@ def test_each_arm_has_as_many_rows_of_its_own_kind(tmp_path, rows_by):
 def test_a_stream_gives_fresh_rows_to_every_arm_of_proposals(tmp_path, rows_by):
     """As many as 400 steps of 64 rows take."""
     config = compared(["random", "weighted", "one_shot"], rounds=3, sampling={"num_accepted": 100, "mode": "stream"})
-    trial = trial_of(config, tmp_path)
-    assert arm_rows(trial, "adaptive", ACCEPTED, None) == ("last_stream", trial, ACCEPTED, 25_600)
-    assert arm_rows(trial, "random", ACCEPTED, None) == ("random_stream", config, "q", 25_600, 3)
-    assert arm_rows(trial, "weighted", ACCEPTED, None)[-2:] == (25_600, 3)
-    name, one, rows, count = arm_rows(trial, "one_shot", ACCEPTED, None)
-    assert (name, one.store.uri, count) == ("last_stream", trial.one_shot().store.uri, 25_600)
+    seed_run = trial_of(config, tmp_path)
+    assert arm_rows(seed_run, "adaptive", ACCEPTED, None) == ("last_stream", seed_run, ACCEPTED, 25_600)
+    assert arm_rows(seed_run, "random", ACCEPTED, None) == ("random_stream", config, "q", 25_600, 3)
+    assert arm_rows(seed_run, "weighted", ACCEPTED, None)[-2:] == (25_600, 3)
+    name, one, rows, count = arm_rows(seed_run, "one_shot", ACCEPTED, None)
+    assert (name, one.store.uri, count) == ("last_stream", seed_run.one_shot().store.uri, 25_600)
     assert rows.dataset == OneShot(RoundsConfig())
 
 
 def test_one_shot_takes_the_first_rounds_ratio(tmp_path, rows_by):
-    trial = trial_of(compared(["one_shot"], rounds=3), tmp_path)
-    trial.store.keep("rounds/000/ratio", lambda folder: (folder / "ratio.json").write_text("of the first round"))
-    arm_rows(trial, "one_shot", ACCEPTED, None)
-    taken = trial.one_shot().store.fetch("rounds/000/ratio", lambda folder: (folder / "ratio.json").read_text())
+    seed_run = trial_of(compared(["one_shot"], rounds=3), tmp_path)
+    seed_run.store.commit_folder("rounds/000/ratio", lambda folder: (folder / "ratio.json").write_text("of the first round"))
+    arm_rows(seed_run, "one_shot", ACCEPTED, None)
+    taken = seed_run.one_shot().store.load_folder("rounds/000/ratio", lambda folder: (folder / "ratio.json").read_text())
     assert taken == "of the first round"
 
 
@@ -222,9 +222,9 @@ def test_arms_are_fine_tuned_alike_but_for_their_rows_weights(use_row_weights, t
     monkeypatch.setattr(arms, "FineTuner", Tuner)
     monkeypatch.setattr(arms, "arm_rows", lambda *_: rows)
     config = compared(get_args(Arm), rounds=3, training={"steps": 7, "use_row_weights": use_row_weights})
-    trial, before = trial_of(config, tmp_path), object()
+    seed_run, before = trial_of(config, tmp_path), object()
     tuned = [arm for arm in get_args(Arm) if arm not in arms.UNTRAINED]
-    counts = {arm: fine_tune(trial, arm, ACCEPTED, before) for arm in tuned}
+    counts = {arm: fine_tune(seed_run, arm, ACCEPTED, before) for arm in tuned}
     assert counts == {arm: ("tuned", 77 if arm == "adaptive" else 55) for arm in tuned}
     weighted = [arm for arm, (training, _) in zip(tuned, calls, strict=True) if training.use_row_weights]
     assert weighted == (["weighted", "one_shot", "adaptive"] if use_row_weights else ["weighted"])
@@ -237,9 +237,9 @@ def test_arms_that_are_not_fine_tuned(tmp_path, tuned, monkeypatch):
     asked = []
     monkeypatch.setattr(arms, "_adapted", SimpleNamespace(remote=lambda *given: asked.append(given) or "adapted"))
     monkeypatch.setattr(arms.ray, "get", lambda given: given)
-    trial, before = trial_of(compared(), tmp_path), object()
-    assert arm_model(trial, "pretrained", ACCEPTED, before) is before
-    assert arm_model(trial, "batch_norm", ACCEPTED, before) == "adapted"
+    seed_run, before = trial_of(compared(), tmp_path), object()
+    assert arm_model(seed_run, "pretrained", ACCEPTED, before) is before
+    assert arm_model(seed_run, "batch_norm", ACCEPTED, before) == "adapted"
     assert asked == [(before, SOURCE, 3)]
     assert tuned == []
 
@@ -251,27 +251,27 @@ def test_a_trial_judges_every_arm_once_for_its_rows(tmp_path, tuned, monkeypatch
     def judge(models, images):
         judged.append(list(models))
         truth = SOURCE.labels.numpy()
-        return {} if images is None else {arm: Verdict(np.ones(4, np.int64), truth, 2) for arm in models}
+        return {} if images is None else {arm: Predictions(np.ones(4, np.int64), truth, 2) for arm in models}
 
-    monkeypatch.setattr(arms, "judge", judge)
-    trial = trial_of(compared(["random", "pretrained"], rounds=3), tmp_path)
-    train_trial(trial, ACCEPTED)
+    monkeypatch.setattr(arms, "predict_all", judge)
+    seed_run = trial_of(compared(["random", "pretrained"], rounds=3), tmp_path)
+    train_seed(seed_run, ACCEPTED)
     order = ["pretrained", "random", "adaptive"]
     assert judged == [order, order]  # on the target's images and the source's
-    found = record.read(trial.store)["evaluation"]
+    found = report_json.read(seed_run.store)["evaluation"]
     assert (found["own_arm"], found["fingerprint"], found["num_test"]) == ("adaptive", "f" * 64, 4)
     assert (found["arms"], found["source"]) == ({arm: [0.5] for arm in order}, {})
     assert found["by_class"]["adaptive"] == [0.0, 1.0]
-    assert record.read(trial.store)["training"].keys() == {"random", "adaptive"}
-    assert trial.store.exists("figures/predictions.npz")
-    own = trial.store.fetch(MODEL, trial.task().load)
-    assert torch.equal(first_weight(own), first_weight(trial.store.fetch("models/adaptive", trial.task().load)))
-    train_trial(trial, ACCEPTED)
+    assert report_json.read(seed_run.store)["training"].keys() == {"random", "adaptive"}
+    assert seed_run.store.exists("figures/predictions.npz")
+    own = seed_run.store.load_folder(MODEL, seed_run.task().load)
+    assert torch.equal(first_weight(own), first_weight(seed_run.store.load_folder("models/adaptive", seed_run.task().load)))
+    train_seed(seed_run, ACCEPTED)
     assert (len(judged), len(tuned)) == (2, 2)
     other = SimpleNamespace(**vars(ACCEPTED) | {"fingerprint": "0" * 64})
-    train_trial(trial, other)
+    train_seed(seed_run, other)
     assert (len(judged), len(tuned)) == (4, 4)
-    assert record.read(trial.store)["evaluation"]["fingerprint"] == "0" * 64
+    assert report_json.read(seed_run.store)["evaluation"]["fingerprint"] == "0" * 64
 
 
 def first_weight(model):
@@ -298,7 +298,7 @@ def test_batch_norm_takes_the_targets_mean_and_variance():
     weights = [parameter.clone() for parameter in model.parameters()]
     layer = model.network[0]
     assert (layer.running_mean.item(), layer.running_var.item()) == (0.0, 1.0)
-    adapted = controls.with_target_statistics(model, ImageSet(grey([51, 153] * 32)), seed=0)
+    adapted = baselines.with_target_statistics(model, ImageSet(grey([51, 153] * 32)), seed=0)
     layer = adapted.network[0]
     assert layer.running_mean.item() == pytest.approx(0.4, abs=1e-6)
     assert layer.running_var.item() == pytest.approx(0.04 * 4096 / 4095, abs=1e-6)
@@ -312,29 +312,29 @@ def test_of_many_target_images_all_count_alike(count):
     """Levels 0, but the last image, which alone would be a batch of 257: its share is 1/257, and not a half."""
     levels = grey([0] * (count - 1) + [255], size=1)
     model = ImageNetwork(nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(1, 1)), 1)
-    mean = controls.with_target_statistics(model, ImageSet(levels), seed=0).network[0].running_mean.item()
+    mean = baselines.with_target_statistics(model, ImageSet(levels), seed=0).network[0].running_mean.item()
     assert mean == pytest.approx(1 / count, rel=0.01)
 
 
 def test_a_model_without_batch_norm_has_no_such_arm():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     with pytest.raises(InputError, match=r"evaluation\.arms=batch_norm: the model has no batch norm layers"):
-        controls.with_target_statistics(model, SOURCE, seed=0)
+        baselines.with_target_statistics(model, SOURCE, seed=0)
 
 
 @pytest.fixture
 def here(monkeypatch):
     """Controls without Ray: rows as they would be sent off, and what is remote in this process."""
-    monkeypatch.setattr(controls, "_dataset", lambda images, labels: (images, labels))
-    monkeypatch.setattr(controls.ray, "get", lambda given: given)
-    monkeypatch.setattr(controls, "confine", lambda: None)
+    monkeypatch.setattr(baselines, "_dataset", lambda images, labels: (images, labels))
+    monkeypatch.setattr(baselines.ray, "get", lambda given: given)
+    monkeypatch.setattr(baselines, "limit_to_allocation", lambda: None)
 
 
 def pseudo_labelled(monkeypatch, probability, confidence):
     """1,000 rows of ten target images, image i of level i, of which a model is so sure; it says class i."""
     sure = torch.tensor(probability), torch.arange(10)
-    monkeypatch.setattr(controls, "_predicted", SimpleNamespace(remote=lambda *_: sure))
-    images, labels = controls.pseudo_labelled_rows(None, ImageSet(grey(range(10))), confidence, 1_000, seed=0)
+    monkeypatch.setattr(baselines, "_predicted", SimpleNamespace(remote=lambda *_: sure))
+    images, labels = baselines.pseudo_labelled_rows(None, ImageSet(grey(range(10))), confidence, 1_000, seed=0)
     assert images.shape == (1_000, 1, 8, 8)
     assert torch.equal(images[:, 0, 0, 0].long(), labels)
     return set(labels.tolist())
@@ -353,28 +353,28 @@ def test_a_prediction_is_the_likeliest_class(here):
         def forward(self, images):
             return torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]])[images[:, 0, 0, 0].long()]
 
-    probability, label = controls._predicted._function(Fixed(), grey([0, 1, 0] * 200))
+    probability, label = baselines._predicted._function(Fixed(), grey([0, 1, 0] * 200))
     assert label.tolist() == [1, 0, 1] * 200
     assert probability.tolist() == pytest.approx([0.75, 0.8, 0.75] * 200)
 
 
 def test_oracle_rows_are_labelled_target_images_each_once(here):
     images = ImageSet(grey(range(50)), torch.arange(50) % 2, ("a", "b"))
-    rows, labels = controls.oracle_rows(images, 30, seed=0)
+    rows, labels = baselines.oracle_rows(images, 30, seed=0)
     levels = rows[:, 0, 0, 0].long()
     assert len(set(levels.tolist())) == 30
     assert torch.equal(levels % 2, labels)
     assert levels.tolist() != sorted(levels.tolist())
-    assert len(controls.oracle_rows(images, 80, seed=0)[1]) == 50
-    assert torch.equal(controls.oracle_rows(images, 30, seed=0)[0], rows)
+    assert len(baselines.oracle_rows(images, 80, seed=0)[1]) == 50
+    assert torch.equal(baselines.oracle_rows(images, 30, seed=0)[0], rows)
 
 
 def test_random_rows_are_weighted_by_the_ratio(here):
     columns = {"label": torch.tensor([0, 1, 2]), "weight": torch.ones(3), "x": torch.zeros(3)}
     rows = to_table(columns | {"log_ratio": torch.zeros(3, dtype=torch.float64)})
     ratio = LabelShiftRatio([0.1, 0.9, 0.0], [0.4, 0.3, 0.3])
-    scored = controls._score(rows, ratio)
-    weighted = controls._weigh(scored, max(scored["log_ratio"].to_pylist()))
+    scored = baselines._score(rows, ratio)
+    weighted = baselines._weigh(scored, max(scored["log_ratio"].to_pylist()))
     assert weighted["weight"].to_pylist() == pytest.approx([0.25 / 3.0, 1.0, 0.0])
     assert weighted.schema == rows.schema
     assert weighted.drop(["weight", "log_ratio"]) == rows.drop(["weight", "log_ratio"])
@@ -384,5 +384,5 @@ def test_random_rows_are_weighted_by_the_ratio(here):
 def test_weights_are_finite_and_not_all_zero_whatever_constant_the_target_lacks(constant):
     log_ratio = torch.tensor([0.0, -1.0, -2.0], dtype=torch.float64) + constant
     rows = to_table({"weight": torch.ones(3), "log_ratio": log_ratio})
-    weights = controls._weigh(rows, float(log_ratio.max()))["weight"].to_pylist()
+    weights = baselines._weigh(rows, float(log_ratio.max()))["weight"].to_pylist()
     assert weights == pytest.approx([1.0, np.exp(-1), np.exp(-2)])

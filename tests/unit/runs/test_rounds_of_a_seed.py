@@ -14,7 +14,7 @@ from torch.distributions import Normal, Uniform
 
 from rsf_dist import cli
 from rsf_dist.builders import classifier_fit
-from rsf_dist.builders.classifier_fit import Before
+from rsf_dist.builders.classifier_fit import WarmStart
 from rsf_dist.config.load import parse_config
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig, RatioNetworkConfig, RatioOptimizerConfig
@@ -25,18 +25,18 @@ from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal
 from rsf_dist.models.networks import NetworkSpec
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal, DistributionProposal
-from rsf_dist.ratios import ClassifierRatio, ConstantRatio, DensityRatio, GivenClassRatio, MovedRatio, ProductRatio
+from rsf_dist.ratios import ClassifierRatio, ConstantRatio, DensityRatio, ClassConditionalRatio, ReweightedRatio, ProductRatio
 from rsf_dist.ratios.class_prior import ClassPrior
-from rsf_dist.ratios.classifier import judge, split_evidence
-from rsf_dist.report import report_json as record
-from rsf_dist.report import sample_images as samples
+from rsf_dist.ratios.classifier import evaluate_ratio, split_samples
+from rsf_dist.report import report_json
+from rsf_dist.report import sample_images
 from rsf_dist.report.html import write_html
-from rsf_dist.report.text import in_words
-from rsf_dist.runs import class_prior as class_mix
+from rsf_dist.report.text import format_report
+from rsf_dist.runs import class_prior
 from rsf_dist.runs import pipeline, rounds
-from rsf_dist.runs.class_prior import ClassMix, means_folder, mix_folder, stored_mix
+from rsf_dist.runs.class_prior import ClassPriorDecision, means_folder, class_prior_folder, stored_decision
 from rsf_dist.runs.pipeline import RunResult
-from rsf_dist.runs.seed_run import Trial
+from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.runtime.rng import Streams
 from rsf_dist.sampling.accepted import describe_columns
@@ -75,18 +75,18 @@ class Learned(DensityRatio):
     def __init__(self, proposal, distance):
         super().__init__(Normal(0.8, 0.1), DistributionProposal(Uniform(-1.5, 1.5), column="rotation"), log_bound=4.0)
         spread = np.linspace(-1, 1, 50)
-        self.quality = judge(spread + distance, spread - distance, "none")
+        self.quality = evaluate_ratio(spread + distance, spread - distance, "none")
 
 
-def trial_in(folder: Path, **sections) -> Trial:
+def trial_in(folder: Path, **sections) -> SeedRun:
     store = RunStore(folder)
-    record.begin(store, seed=0)
+    report_json.begin(store, seed=0)
     config = parse_config(CONFIG | sections)
-    return Trial(config, SimpleNamespace(source=SOURCE, target=SOURCE), store, 0, Told())
+    return SeedRun(config, SimpleNamespace(source=SOURCE, target=SOURCE), store, 0, Told())
 
 
 @pytest.fixture
-def trial(tmp_path):
+def seed_run(tmp_path):
     return trial_in(tmp_path, rounds=3)
 
 
@@ -102,7 +102,7 @@ def stored(store, number, rows, report):
     return SimpleNamespace(report=report, fingerprint=f"{number + 10:064x}")
 
 
-def tell(trial, number, last, distance=0.5, n=1_500):
+def tell(seed_run, number, last, distance=0.5, n=1_500):
     """Draw a round here, store it, and write it into the record, as rounds do."""
     proposal = broad()
     ratio = Learned(proposal, distance)
@@ -117,8 +117,8 @@ def tell(trial, number, last, distance=0.5, n=1_500):
         num_duplicates=0,
         stopped=False,
     )
-    accepted = stored(trial.store, number, chunk.rows, report)
-    rounds._tell(trial, number, proposal, ratio, accepted, last=last)
+    accepted = stored(seed_run.store, number, chunk.rows, report)
+    rounds._tell(seed_run, number, proposal, ratio, accepted, last=last)
     return accepted
 
 
@@ -142,26 +142,26 @@ def tell(trial, number, last, distance=0.5, n=1_500):
     ],
 )
 def test_rounds_end_once_a_refit_gains_too_little(aucs, last, tmp_path, monkeypatch):
-    """At a min_gain of .005."""
+    """At a min_auc_gain of .005."""
     asked = []
 
-    def explore_once(trial, number):
+    def explore_once(seed_run, number):
         asked.append(number)
         return aucs[number]
 
     monkeypatch.setattr(rounds, "explore_once", explore_once)
-    trial = trial_in(tmp_path, rounds={"num_rounds": len(aucs) + 1, "min_gain": 0.005})
-    assert rounds.explore(trial) == last
+    seed_run = trial_in(tmp_path, rounds={"num_rounds": len(aucs) + 1, "min_auc_gain": 0.005})
+    assert rounds.explore(seed_run) == last
     assert asked == list(range(last))
-    assert any("has converged" in line for line in trial.progress.lines) == (last < len(aucs))
+    assert any("has converged" in line for line in seed_run.progress.lines) == (last < len(aucs))
 
 
-@pytest.mark.parametrize("sections", [{"num_rounds": 5}, {"num_rounds": 5, "min_gain": None}])
+@pytest.mark.parametrize("sections", [{"num_rounds": 5}, {"num_rounds": 5, "min_auc_gain": None}])
 def test_by_default_all_rounds_are_run(sections, tmp_path, monkeypatch):
-    monkeypatch.setattr(rounds, "explore_once", lambda trial, number: 0.6)
-    trial = trial_in(tmp_path, rounds=sections)
-    assert rounds.explore(trial) == 4
-    assert trial.progress.lines == []
+    monkeypatch.setattr(rounds, "explore_once", lambda seed_run, number: 0.6)
+    seed_run = trial_in(tmp_path, rounds=sections)
+    assert rounds.explore(seed_run) == 4
+    assert seed_run.progress.lines == []
 
 
 # What a learned ratio goes on from
@@ -230,14 +230,14 @@ def asked(monkeypatch):
         assert function is classifier_fit._fit
         calls.append(SimpleNamespace(steps=config.optimizer.steps, initial=initial, seeds=(seed, split_seed)))
 
-    monkeypatch.setattr(classifier_fit, "in_task", in_task)
+    monkeypatch.setattr(classifier_fit, "run_in_task", in_task)
     monkeypatch.setattr(classifier_fit, "check_ratio", lambda config: None)
     return calls
 
 
 def test_a_classifier_goes_on_with_fewer_steps_where_there_is_one(before, asked):
     config = ClassifierRatioConfig(optimizer=RatioOptimizerConfig(steps=99))
-    for known in (None, Before(), Before(before, None), Before(ConstantRatio(), 5), Before(before, 5)):
+    for known in (None, WarmStart(), WarmStart(before, None), WarmStart(ConstantRatio(), 5), WarmStart(before, 5)):
         classifier_fit.fit_classifier(config, TARGET, broad(), 3, before=known, split_seed=0)
     assert [call.steps for call in asked] == [99, 99, 99, 99, 5]
     assert [call.initial for call in asked] == [None, None, None, None, before.networks]
@@ -259,37 +259,37 @@ def test_data_parallel_too_features_stay_as_they_are(monkeypatch):
     network = NetworkSpec(ModelConfig(width=4), num_outputs=1, channels=1).build(0)
     for freeze in (True, False):
         config = ClassifierRatioConfig(num_workers=2, freeze_backbone=freeze)
-        splits = split_evidence(TARGET, PROPOSALS, config, 0)
+        splits = split_samples(TARGET, PROPOSALS, config, 0)
         classifier_fit._fit_parallel(config, splits, 0, None, network)
     assert [one.frozen_backbone for one in given] == [True, False]
     assert not network.frozen_backbone
 
 
 def test_a_products_factors_go_on_each_from_its_own(before):
-    product = Before(ProductRatio([ConstantRatio(), before]), 5)
+    product = WarmStart(ProductRatio([ConstantRatio(), before]), 5)
     assert isinstance(product.factor(0).ratio, ConstantRatio)
     assert (product.factor(1).ratio, product.factor(1).steps) == (before, 5)
-    assert Before(before, 5).factor(0).ratio is None
+    assert WarmStart(before, 5).factor(0).ratio is None
 
 
 @pytest.mark.parametrize(
     ("number", "sections", "steps"),
     [
         (0, {"rounds": 3}, None),
-        (2, {"rounds": 3}, RoundsConfig().warm_steps),
-        (2, {"rounds": {"num_rounds": 3, "warm_steps": 7}}, 7),
-        (2, {"rounds": {"num_rounds": 3, "warm_steps": None}}, None),
+        (2, {"rounds": 3}, RoundsConfig().warm_start_steps),
+        (2, {"rounds": {"num_rounds": 3, "warm_start_steps": 7}}, 7),
+        (2, {"rounds": {"num_rounds": 3, "warm_start_steps": None}}, None),
         (2, {"rounds": 3, "ratio": {"kind": "custom", "factory": "mine:ratio"}}, None),
     ],
 )
 def test_a_rounds_ratio_goes_on_from_the_round_before(number, sections, steps, before, tmp_path, monkeypatch):
     kept = []
 
-    def earlier(trial, number, proposal=None):
+    def earlier(seed_run, number, proposal=None):
         kept.append(number)
         return before
 
-    monkeypatch.setattr(Trial, "_kept", earlier)
+    monkeypatch.setattr(SeedRun, "_kept", earlier)
     found = trial_in(tmp_path, **sections)._before(number)
     assert (None if found is None else found.steps) == steps
     assert kept == ([] if steps is None else [number - 1])
@@ -317,70 +317,70 @@ def rows_of(monkeypatch):
     return asked
 
 
-def keep_mix(trial, number, estimate=ESTIMATE, kept=None):
-    text = json.dumps(ClassMix(estimate, kept).to_json())
-    trial.store.keep(mix_folder(number), lambda folder: (folder / "mix.json").write_text(text))
+def keep_mix(seed_run, number, estimate=ESTIMATE, kept=None):
+    text = json.dumps(ClassPriorDecision(estimate, kept).to_json())
+    seed_run.store.commit_folder(class_prior_folder(number), lambda folder: (folder / "mix.json").write_text(text))
 
 
-def told_mix(trial, number):
-    mix = stored_mix(trial, number)
+def told_mix(seed_run, number):
+    mix = stored_decision(seed_run, number)
     return mix.estimate and mix.estimate.to_json(), mix.kept
 
 
-def test_the_first_round_proposes_as_configured(trial, rows_of):
-    proposal = rounds.round_proposal(trial, 0)
+def test_the_first_round_proposes_as_configured(seed_run, rows_of):
+    proposal = rounds.round_proposal(seed_run, 0)
     assert isinstance(proposal, AugmentProposal)
     assert proposal.joint is None
     assert rows_of == []
 
 
-def test_later_rounds_propose_where_rows_were_accepted_and_a_share_of_all(trial, rows_of):
-    proposal = rounds.round_proposal(trial, 2)
+def test_later_rounds_propose_where_rows_were_accepted_and_a_share_of_all(seed_run, rows_of):
+    proposal = rounds.round_proposal(seed_run, 2)
     assert rows_of == [1]
     assert isinstance(proposal, DefensiveProposal)
-    assert (proposal.broad.joint, proposal.share) == (None, trial.config.rounds.broad_share)
+    assert (proposal.broad.joint, proposal.share) == (None, seed_run.config.rounds.defensive_share)
     turns = proposal.moved.sample(500, Streams(0))["rotation"]
     assert turns.mean().item() == pytest.approx(0.8, abs=0.05)  # 500 draws of a spread of .1
     assert turns.std().item() == pytest.approx(0.1, abs=0.03)
-    again = rounds.round_proposal(trial, 2)
+    again = rounds.round_proposal(seed_run, 2)
     assert torch.equal(again.sample(9, Streams(0))["rotation"], proposal.sample(9, Streams(0))["rotation"])
 
 
-def test_a_mix_of_classes_that_was_estimated_is_proposed(trial, rows_of):
-    keep_mix(trial, 2)
-    proposal = rounds.round_proposal(trial, 2)
+def test_a_mix_of_classes_that_was_estimated_is_proposed(seed_run, rows_of):
+    keep_mix(seed_run, 2)
+    proposal = rounds.round_proposal(seed_run, 2)
     # .05 of a third, and .95 of the estimate
-    assert trial.config.rounds.class_prior.smoothing == 0.05
+    assert seed_run.config.rounds.class_prior.smoothing == 0.05
     wanted = 0.05 / 3 + 0.95 * ESTIMATE.prior
     for part in (proposal, proposal.broad, proposal.moved):
         assert part.class_prior.tolist() == pytest.approx(wanted.tolist())
-    assert rounds.round_proposal(trial, 1).class_prior.tolist() == pytest.approx([1 / 3] * 3)
+    assert rounds.round_proposal(seed_run, 1).class_prior.tolist() == pytest.approx([1 / 3] * 3)
 
 
 @pytest.mark.parametrize(
     ("estimate", "kept"), [(None, "rounds.class_prior is null"), (None, "it refuses"), (COLLAPSED, "it collapsed")]
 )
-def test_a_mix_that_is_kept_as_configured_stays(estimate, kept, trial, rows_of):
-    keep_mix(trial, 2, estimate, kept)
-    proposal, ratio = rounds.round_proposal(trial, 2), ConstantRatio()
+def test_a_mix_that_is_kept_as_configured_stays(estimate, kept, seed_run, rows_of):
+    keep_mix(seed_run, 2, estimate, kept)
+    proposal, ratio = rounds.round_proposal(seed_run, 2), ConstantRatio()
     assert proposal.class_prior.tolist() == pytest.approx([1 / 3] * 3)
-    class_mix.settle_means(trial, 2, proposal, ratio)
-    assert class_mix.without_classes(trial, 2, proposal, ratio) is ratio
-    assert not trial.store.lists(means_folder(2))
+    class_prior.compute_class_means(seed_run, 2, proposal, ratio)
+    assert class_prior.condition_on_class(seed_run, 2, proposal, ratio) is ratio
+    assert not seed_run.store.is_listed(means_folder(2))
 
 
-def test_a_proposal_that_cannot_move_is_refused_in_its_second_round(trial, rows_of, monkeypatch):
+def test_a_proposal_that_cannot_move_is_refused_in_its_second_round(seed_run, rows_of, monkeypatch):
     class Still:
         def sample(self, n, rng):
             return {}
 
-    monkeypatch.setattr(Trial, "proposal", lambda trial: Still())
-    rounds.round_proposal(trial, 0)
+    monkeypatch.setattr(SeedRun, "proposal", lambda seed_run: Still())
+    rounds.round_proposal(seed_run, 0)
     with pytest.raises(InputError, match="proposal=Still: has no `refit`, which rounds need"):
-        rounds.round_proposal(trial, 1)
+        rounds.round_proposal(seed_run, 1)
 
 
-def test_a_round_that_explores_and_falls_short_names_what_is_its_own_to_raise(trial, rows_of, monkeypatch):
+def test_a_round_that_explores_and_falls_short_names_what_is_its_own_to_raise(seed_run, rows_of, monkeypatch):
     """Its budget is not sampling.budget, of which the sampler speaks."""
 
     class Short:
@@ -389,10 +389,10 @@ def test_a_round_that_explores_and_falls_short_names_what_is_its_own_to_raise(tr
                 "3 of 4 rows accepted after 9 proposals, where the budget ends", "raise budget.max_proposals"
             )
 
-    monkeypatch.setattr(Trial, "ratio", lambda trial, proposal, number: ConstantRatio())
+    monkeypatch.setattr(SeedRun, "ratio", lambda seed_run, proposal, number: ConstantRatio())
     monkeypatch.setattr(rounds, "round_sampler", lambda *_, exploring: Short())
     with pytest.raises(StatisticalRefusal, match=r"round 1: fewer than .* rows accepted of 10 times") as short:
-        rounds.explore_once(trial, 1)
+        rounds.explore_once(seed_run, 1)
     assert "raise rounds.acceptance or rounds.num_pilot" in short.value.remedy
     assert "budget" not in str(short.value)
 
@@ -401,32 +401,32 @@ def test_without_rounds_a_mixture_of_the_users_own_is_no_proposal_that_moved(tmp
     """Its ratio is of itself, whatever it is a mixture of."""
     mixture = DefensiveProposal(broad(), broad().with_class_prior([0.8, 0.1, 0.1]), share=0.3)
     known = ConstantRatio()
-    monkeypatch.setattr(Trial, "_kept", lambda trial, number, proposal: known)
-    trial = trial_in(tmp_path, ratio={"kind": "density", "parameters": {"rotation": {"normal": [0.8, 0.1]}}})
-    assert trial.stored_ratio(mixture, 0) is known
-    assert isinstance(trial.stored_ratio(mixture, 1), MovedRatio)
+    monkeypatch.setattr(SeedRun, "_kept", lambda seed_run, number, proposal: known)
+    seed_run = trial_in(tmp_path, ratio={"kind": "density", "parameters": {"rotation": {"normal": [0.8, 0.1]}}})
+    assert seed_run.stored_ratio(mixture, 0) is known
+    assert isinstance(seed_run.stored_ratio(mixture, 1), ReweightedRatio)
 
 
 @pytest.mark.parametrize("last", [0, 2])
-def test_accepted_rows_are_judged_beside_proposals_as_configured_and_as_moved(last, trial, monkeypatch):
+def test_accepted_rows_are_judged_beside_proposals_as_configured_and_as_moved(last, seed_run, monkeypatch):
     asked, configured, moved = [], broad(), broad()
     sampled = SimpleNamespace(fingerprint="ab", report=SimpleNamespace(num_accepted=3))
     for name, stand_in in {
-        "explore": lambda trial: last,
-        "moved_proposal": lambda trial, number: moved,
-        "with_mix": lambda trial, number, proposal: proposal,
-        "settle_mix": lambda *_: None,
-        "settle_means": lambda *_: None,
-        "without_classes": lambda trial, number, proposal, ratio: ratio,
+        "explore": lambda seed_run: last,
+        "moved_proposal": lambda seed_run, number: moved,
+        "apply_class_prior": lambda seed_run, number, proposal: proposal,
+        "decide_class_prior": lambda *_: None,
+        "compute_class_means": lambda *_: None,
+        "condition_on_class": lambda seed_run, number, proposal, ratio: ratio,
         "round_sampler": lambda *_: SimpleNamespace(sample=lambda *_: sampled),
-        "judge_round": lambda ratio, proposals, *_: asked.append(proposals),
-        "_tell": lambda *_, **__: record.add_round(trial.store, entry(last, last=True)),
+        "two_sample_tests": lambda ratio, proposals, *_: asked.append(proposals),
+        "_tell": lambda *_, **__: report_json.add_round(seed_run.store, entry(last, last=True)),
     }.items():
         monkeypatch.setattr(rounds, name, stand_in)
-    monkeypatch.setattr(rounds.samples, "save", lambda *_: None)
-    monkeypatch.setattr(Trial, "proposal", lambda trial: configured)
-    monkeypatch.setattr(Trial, "ratio", lambda trial, proposal, number: ConstantRatio())
-    assert rounds.sample_trial(trial) is sampled
+    monkeypatch.setattr(rounds.sample_images, "save", lambda *_: None)
+    monkeypatch.setattr(SeedRun, "proposal", lambda seed_run: configured)
+    monkeypatch.setattr(SeedRun, "ratio", lambda seed_run, proposal, number: ConstantRatio())
+    assert rounds.sample_seed(seed_run) is sampled
     (proposals,) = asked
     assert proposals["before"] is configured
     assert ("moved" in proposals) == (last > 0)
@@ -435,18 +435,18 @@ def test_accepted_rows_are_judged_beside_proposals_as_configured_and_as_moved(la
 
 def test_a_known_ratio_is_made_once_and_follows_the_proposal(tmp_path, rows_of):
     target = {"rotation": {"normal": [0.8, 0.1]}}
-    trial = trial_in(tmp_path, rounds=3, ratio={"kind": "density", "parameters": target})
-    first = trial.ratio(rounds.round_proposal(trial, 0), 0)
+    seed_run = trial_in(tmp_path, rounds=3, ratio={"kind": "density", "parameters": target})
+    first = seed_run.ratio(rounds.round_proposal(seed_run, 0), 0)
     assert isinstance(first, DensityRatio)
-    proposal = rounds.round_proposal(trial, 1)
-    ratio = trial.ratio(proposal, 1)
-    assert isinstance(ratio, MovedRatio)
+    proposal = rounds.round_proposal(seed_run, 1)
+    ratio = seed_run.ratio(proposal, 1)
+    assert isinstance(ratio, ReweightedRatio)
     assert ratio.moved is proposal
     rows = proposal.sample(100, Streams(0))
     shift = proposal.broad.log_prob(rows) - proposal.log_prob(rows)
     assert torch.allclose(ratio.log_ratio(rows), first.log_ratio(rows) + shift, atol=1e-5)
-    assert trial.store.manifest()["folders"].keys() == {"rounds/000/ratio"}
-    sampler = rounds.stored_sampler(trial, 1)
+    assert seed_run.store.manifest()["folders"].keys() == {"rounds/000/ratio"}
+    sampler = rounds.stored_sampler(seed_run, 1)
     assert sampler.ratio.log_ratio(rows).tolist() == ratio.log_ratio(rows).tolist()
 
 
@@ -462,30 +462,30 @@ def estimated(monkeypatch):
         calls.append(SimpleNamespace(task=task, proposal=proposal, seed=seed, initial=initial))
         return ESTIMATE
 
-    monkeypatch.setattr(class_mix, "estimate_prior", estimate_prior)
+    monkeypatch.setattr(class_prior, "estimate_prior", estimate_prior)
     return calls
 
 
-def settle(trial, number=2):
-    class_mix.settle_mix(trial, number, rounds.moved_proposal(trial, number))
+def settle(seed_run, number=2):
+    class_prior.decide_class_prior(seed_run, number, rounds.moved_proposal(seed_run, number))
 
 
-def test_the_mix_is_estimated_once_against_the_proposal_as_it_was_refitted(trial, rows_of, estimated):
-    settle(trial)
-    settle(trial)
+def test_the_mix_is_estimated_once_against_the_proposal_as_it_was_refitted(seed_run, rows_of, estimated):
+    settle(seed_run)
+    settle(seed_run)
     (call,) = estimated
     assert isinstance(call.proposal, DefensiveProposal)
     assert call.proposal.class_prior.tolist() == pytest.approx([1 / 3] * 3)
-    assert call.seed == trial.round_seed(2) != trial.seed
-    assert call.task.spec.config == trial.config.model
-    assert told_mix(trial, 2) == (ESTIMATE.to_json(), None)
-    assert told_mix(trial, 1) == (None, None)
-    assert rounds.round_proposal(trial, 2).class_prior[2].item() == pytest.approx(0.05 / 3 + 0.95 * 0.5)
+    assert call.seed == seed_run.round_seed(2) != seed_run.seed
+    assert call.task.spec.config == seed_run.config.model
+    assert told_mix(seed_run, 2) == (ESTIMATE.to_json(), None)
+    assert told_mix(seed_run, 1) == (None, None)
+    assert rounds.round_proposal(seed_run, 2).class_prior[2].item() == pytest.approx(0.05 / 3 + 0.95 * 0.5)
 
 
 def test_the_classifier_of_classes_may_be_a_network_of_its_own(tmp_path, rows_of, estimated):
-    trial = trial_in(tmp_path, rounds={"num_rounds": 3, "class_prior": {"network": {"width": 5}}})
-    settle(trial)
+    seed_run = trial_in(tmp_path, rounds={"num_rounds": 3, "class_prior": {"network": {"width": 5}}})
+    settle(seed_run)
     (call,) = estimated
     assert call.task.spec.config.width == 5
     assert next(call.initial.parameters()).shape[0] == 5
@@ -503,30 +503,30 @@ def test_the_classifier_of_classes_may_be_a_network_of_its_own(tmp_path, rows_of
     ],
 )  # fmt: skip
 def test_only_the_mix_of_a_classifier_ratio_is_moved(sections, why, tmp_path, rows_of, estimated):
-    trial = trial_in(tmp_path, **{"rounds": 3} | sections)
-    settle(trial)
+    seed_run = trial_in(tmp_path, **{"rounds": 3} | sections)
+    settle(seed_run)
     assert estimated == []
-    estimate, kept = told_mix(trial, 2)
+    estimate, kept = told_mix(seed_run, 2)
     assert estimate is None
     assert kept.startswith(why)
-    assert trial.store.lists(mix_folder(2))  # it marks the last round all the same
-    assert rounds.round_proposal(trial, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
+    assert seed_run.store.is_listed(class_prior_folder(2))  # it marks the last round all the same
+    assert rounds.round_proposal(seed_run, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
 
 
 @pytest.mark.parametrize("lacks", ["class_prior", "with_class_prior"])
-def test_classes_stay_where_the_proposal_has_none_to_move(lacks, trial, estimated):
+def test_classes_stay_where_the_proposal_has_none_to_move(lacks, seed_run, estimated):
     proposal = SimpleNamespace(class_prior=torch.ones(3) / 3, with_class_prior=lambda prior: None)
     delattr(proposal, lacks)
-    class_mix.settle_mix(trial, 2, proposal)
+    class_prior.decide_class_prior(seed_run, 2, proposal)
     assert estimated == []
-    assert told_mix(trial, 2) == (None, "the proposal has none that could be set")
+    assert told_mix(seed_run, 2) == (None, "the proposal has none that could be set")
 
 
 @pytest.mark.parametrize("network", [None, {"width": 5}])
 def test_a_task_that_needs_more_than_images_and_labels_has_no_classifier_of_classes(network, tmp_path, monkeypatch):
-    trial = trial_in(tmp_path, rounds={"num_rounds": 3, "class_prior": {"network": network}})
-    monkeypatch.setattr(Trial, "task", lambda trial: SimpleNamespace(columns=("image", "rotation")))
-    why = class_mix.why_kept(trial, broad())
+    seed_run = trial_in(tmp_path, rounds={"num_rounds": 3, "class_prior": {"network": network}})
+    monkeypatch.setattr(SeedRun, "task", lambda seed_run: SimpleNamespace(columns=("image", "rotation")))
+    why = class_prior.reason_to_keep(seed_run, broad())
     assert why is None if network else "needs more than images and labels" in why
 
 
@@ -535,46 +535,46 @@ NO_ROW = InputError("labels", "class 1", "has no source row", "add rows of that 
 
 
 @pytest.mark.parametrize("refusal", [REFUSED, NO_ROW])
-def test_a_refusal_is_kept_with_its_reason_and_not_asked_for_again(refusal, trial, rows_of, monkeypatch):
+def test_a_refusal_is_kept_with_its_reason_and_not_asked_for_again(refusal, seed_run, rows_of, monkeypatch):
     asked = []
 
     def estimate_prior(*_):
         asked.append(1)
         raise refusal
 
-    monkeypatch.setattr(class_mix, "estimate_prior", estimate_prior)
-    settle(trial)
-    settle(trial)
+    monkeypatch.setattr(class_prior, "estimate_prior", estimate_prior)
+    settle(seed_run)
+    settle(seed_run)
     assert asked == [1]
-    assert told_mix(trial, 2) == (None, str(refusal))
-    assert f"the mix of classes stays as configured: {refusal}" in trial.progress.lines
-    tell(trial, 2, last=True)
-    assert record.last_round(trial.store)["class_prior"] is None
+    assert told_mix(seed_run, 2) == (None, str(refusal))
+    assert f"the mix of classes stays as configured: {refusal}" in seed_run.progress.lines
+    tell(seed_run, 2, last=True)
+    assert report_json.last_round(seed_run.store)["class_prior"] is None
 
 
-def test_a_mistake_of_the_configuration_is_no_refusal(trial, rows_of, monkeypatch):
+def test_a_mistake_of_the_configuration_is_no_refusal(seed_run, rows_of, monkeypatch):
     def estimate_prior(*_):
         raise InputError("rounds.class_prior.cpus", 99, "no node has as many", "ask for fewer")
 
-    monkeypatch.setattr(class_mix, "estimate_prior", estimate_prior)
+    monkeypatch.setattr(class_prior, "estimate_prior", estimate_prior)
     with pytest.raises(InputError, match="no node has as many"):
-        settle(trial)
-    assert not trial.store.lists(mix_folder(2))
+        settle(seed_run)
+    assert not seed_run.store.is_listed(class_prior_folder(2))
 
 
-def test_a_collapsed_estimate_is_told_and_kept_but_not_followed(trial, rows_of, monkeypatch):
+def test_a_collapsed_estimate_is_told_and_kept_but_not_followed(seed_run, rows_of, monkeypatch):
     asked = []
-    monkeypatch.setattr(class_mix, "estimate_prior", lambda *_: asked.append(1) or COLLAPSED)
-    settle(trial)
-    settle(trial)
+    monkeypatch.setattr(class_prior, "estimate_prior", lambda *_: asked.append(1) or COLLAPSED)
+    settle(seed_run)
+    settle(seed_run)
     assert asked == [1]
     # exp of the entropy of .98, .01, .01: exp(.0198 + 2 .0461)
     why = "the estimate collapsed to 1.12 effective classes"
-    assert told_mix(trial, 2) == (COLLAPSED.to_json(), why)
-    assert f"the mix of classes stays as configured: {why}" in trial.progress.lines
-    assert rounds.round_proposal(trial, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
-    tell(trial, 2, last=True)
-    last = record.last_round(trial.store)
+    assert told_mix(seed_run, 2) == (COLLAPSED.to_json(), why)
+    assert f"the mix of classes stays as configured: {why}" in seed_run.progress.lines
+    assert rounds.round_proposal(seed_run, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
+    tell(seed_run, 2, last=True)
+    last = report_json.last_round(seed_run.store)
     assert last["class_mix_kept"] == why
     (light,) = (check["light"] for check in last["trust"] if check["name"] == "mix of classes")
     assert light == "amber"
@@ -593,23 +593,23 @@ def test_a_collapsed_estimate_is_told_and_kept_but_not_followed(trial, rows_of, 
 )
 def test_an_estimate_of_too_few_effective_classes_has_collapsed(least, prior, collapsed, tmp_path, monkeypatch):
     given = {} if least is None else {"min_effective_classes": least}
-    trial = trial_in(tmp_path, rounds={"num_rounds": 3, "class_prior": given})
-    monkeypatch.setattr(class_mix, "estimate_prior", lambda *_: ClassPrior(np.array(prior), *np.zeros((2, 3)), "em"))
-    class_mix.settle_mix(trial, 2, broad())
-    assert (stored_mix(trial, 2).kept is not None) == collapsed
+    seed_run = trial_in(tmp_path, rounds={"num_rounds": 3, "class_prior": given})
+    monkeypatch.setattr(class_prior, "estimate_prior", lambda *_: ClassPrior(np.array(prior), *np.zeros((2, 3)), "em"))
+    class_prior.decide_class_prior(seed_run, 2, broad())
+    assert (stored_decision(seed_run, 2).kept is not None) == collapsed
 
 
-def test_a_mix_that_is_damaged_is_refused_and_made_again(trial, rows_of, estimated):
-    settle(trial)
-    file = Path(trial.store.path(mix_folder(2))) / "mix.json"
+def test_a_mix_that_is_damaged_is_refused_and_made_again(seed_run, rows_of, estimated):
+    settle(seed_run)
+    file = Path(seed_run.store.path(class_prior_folder(2))) / "mix.json"
     sound = file.read_bytes()
     file.write_text("{}")
-    assert trial.store.lists(mix_folder(2))
-    assert not trial.store.holds(mix_folder(2))
-    for read in (stored_mix, rounds.round_proposal, rounds.stored_sampler):
+    assert seed_run.store.is_listed(class_prior_folder(2))
+    assert not seed_run.store.is_intact(class_prior_folder(2))
+    for read in (stored_decision, rounds.round_proposal, rounds.stored_sampler):
         with pytest.raises(InputError, match=r"rounds/002/class_mix.*differs from its SHA-256.*it is made again"):
-            read(trial, 2)
-    settle(trial)
+            read(seed_run, 2)
+    settle(seed_run)
     assert len(estimated) == 2
     assert estimated[0].seed == estimated[1].seed
     assert estimated[1].proposal.class_prior.tolist() == pytest.approx([1 / 3] * 3)
@@ -617,8 +617,8 @@ def test_a_mix_that_is_damaged_is_refused_and_made_again(trial, rows_of, estimat
 
 
 def test_what_became_of_a_mix_reads_back():
-    for mix in (ClassMix(), ClassMix(ESTIMATE), ClassMix(COLLAPSED, "it collapsed"), ClassMix(None, "it refuses")):
-        again = ClassMix.from_json(json.loads(json.dumps(mix.to_json())))
+    for mix in (ClassPriorDecision(), ClassPriorDecision(ESTIMATE), ClassPriorDecision(COLLAPSED, "it collapsed"), ClassPriorDecision(None, "it refuses")):
+        again = ClassPriorDecision.from_json(json.loads(json.dumps(mix.to_json())))
         assert again.to_json() == mix.to_json()
         assert again.kept == mix.kept
 
@@ -632,42 +632,42 @@ def means(monkeypatch):
         asked.append((ratio, proposal, num_classes, seed, sampling))
         return LOG_MEANS
 
-    monkeypatch.setattr(class_mix, "mean_given_class", mean_given_class)
+    monkeypatch.setattr(class_prior, "class_log_mean_ratios", mean_given_class)
     return asked
 
 
 LOG_MEANS = np.log([2.0, 1.0, 4.0])
 
 
-def test_with_moved_classes_the_last_ratio_says_nothing_of_them_but_their_mix(trial, rows_of, means, monkeypatch):
+def test_with_moved_classes_the_last_ratio_says_nothing_of_them_but_their_mix(seed_run, rows_of, means, monkeypatch):
     """log g - log E_q[g | y], as the mix that is proposed is the one that is wanted; the means are kept."""
     fitted = ConstantRatio()
-    monkeypatch.setattr(Trial, "stored_ratio", lambda trial, proposal, round=0: fitted)
-    keep_mix(trial, 2)
-    proposal = rounds.round_proposal(trial, 2)
+    monkeypatch.setattr(SeedRun, "stored_ratio", lambda seed_run, proposal, round=0: fitted)
+    keep_mix(seed_run, 2)
+    proposal = rounds.round_proposal(seed_run, 2)
     for _ in range(2):
-        class_mix.settle_means(trial, 2, proposal, fitted)
-    assert means == [(fitted, proposal, 3, trial.round_seed(2), trial.config.sampling)]
+        class_prior.compute_class_means(seed_run, 2, proposal, fitted)
+    assert means == [(fitted, proposal, 3, seed_run.round_seed(2), seed_run.config.sampling)]
     rows = {"label": torch.arange(3), "x": torch.zeros(3)}
-    for ratio in (class_mix.without_classes(trial, 2, proposal, fitted), rounds.stored_sampler(trial, 2).ratio):
-        assert isinstance(ratio, GivenClassRatio)
+    for ratio in (class_prior.condition_on_class(seed_run, 2, proposal, fitted), rounds.stored_sampler(seed_run, 2).ratio):
+        assert isinstance(ratio, ClassConditionalRatio)
         assert ratio.classes.target_prior.tolist() == pytest.approx(proposal.class_prior.tolist())
         assert ratio.log_ratio(rows).tolist() == pytest.approx((-LOG_MEANS).tolist())
         assert ratio.estimate.to_json() == ESTIMATE.to_json()
 
 
-def test_means_that_are_missing_or_damaged_are_refused_and_made_again(trial, rows_of, means):
-    keep_mix(trial, 2)
-    proposal, fitted = rounds.round_proposal(trial, 2), ConstantRatio()
+def test_means_that_are_missing_or_damaged_are_refused_and_made_again(seed_run, rows_of, means):
+    keep_mix(seed_run, 2)
+    proposal, fitted = rounds.round_proposal(seed_run, 2), ConstantRatio()
     with pytest.raises(InputError, match="rounds/002/class_means is not in the manifest"):
-        class_mix.without_classes(trial, 2, proposal, fitted)
-    class_mix.settle_means(trial, 2, proposal, fitted)
-    (Path(trial.store.path(means_folder(2))) / "means.json").write_text("[0, 0, 0]")
+        class_prior.condition_on_class(seed_run, 2, proposal, fitted)
+    class_prior.compute_class_means(seed_run, 2, proposal, fitted)
+    (Path(seed_run.store.path(means_folder(2))) / "means.json").write_text("[0, 0, 0]")
     with pytest.raises(InputError, match=r"class_means/means\.json differs from its SHA-256"):
-        class_mix.without_classes(trial, 2, proposal, fitted)
-    class_mix.settle_means(trial, 2, proposal, fitted)
+        class_prior.condition_on_class(seed_run, 2, proposal, fitted)
+    class_prior.compute_class_means(seed_run, 2, proposal, fitted)
     assert len(means) == 2
-    assert isinstance(class_mix.without_classes(trial, 2, proposal, fitted), GivenClassRatio)
+    assert isinstance(class_prior.condition_on_class(seed_run, 2, proposal, fitted), ClassConditionalRatio)
 
 
 # What samples a round
@@ -678,17 +678,17 @@ BEST = {"envelope": {"kind": "budget", "acceptance": 0.3}, "sampling": {"num_acc
 
 
 def test_the_kept_mix_marks_the_last_round(tmp_path, rows_of, monkeypatch):
-    monkeypatch.setattr(Trial, "stored_ratio", lambda trial, proposal, round=0: ConstantRatio())
-    trial = trial_in(tmp_path, rounds={"num_rounds": 3, "acceptance": 0.1}, **BEST)
-    keep_mix(trial, 2, None, "it refuses")
+    monkeypatch.setattr(SeedRun, "stored_ratio", lambda seed_run, proposal, round=0: ConstantRatio())
+    seed_run = trial_in(tmp_path, rounds={"num_rounds": 3, "acceptance": 0.1}, **BEST)
+    keep_mix(seed_run, 2, None, "it refuses")
     for number, acceptance in ((0, 0.1), (1, 0.1), (2, 0.3)):
-        sampler = rounds.stored_sampler(trial, number)
+        sampler = rounds.stored_sampler(seed_run, number)
         assert sampler.envelope.acceptance == acceptance
         assert (sampler.budget.max_proposals == 777) == (number == 2)
 
 
 def test_without_rounds_the_only_one_is_the_last(tmp_path, monkeypatch):
-    monkeypatch.setattr(Trial, "stored_ratio", lambda trial, proposal, round=0: ConstantRatio())
+    monkeypatch.setattr(SeedRun, "stored_ratio", lambda seed_run, proposal, round=0: ConstantRatio())
     sampler = rounds.stored_sampler(trial_in(tmp_path, **BEST), 0)
     assert (sampler.envelope.acceptance, sampler.budget.max_proposals) == (0.3, 777)
 
@@ -700,11 +700,11 @@ def test_without_rounds_the_only_one_is_the_last(tmp_path, monkeypatch):
 def test_a_round_that_explores_has_a_budget_of_its_own(num_accepted, chunk_size, most, tmp_path):
     sampling = {"num_accepted": 100, "chunk_size": chunk_size, "budget": {"max_proposals": 7, "max_seconds": 3}}
     section = {"num_rounds": 3, "num_accepted": num_accepted, "acceptance": 0.1}
-    trial = trial_in(tmp_path, rounds=section, sampling=sampling)
-    sampler = rounds.round_sampler(trial, broad(), ConstantRatio(), exploring=True)
+    seed_run = trial_in(tmp_path, rounds=section, sampling=sampling)
+    sampler = rounds.round_sampler(seed_run, broad(), ConstantRatio(), exploring=True)
     assert sampler.envelope.section == "rounds"
     assert (sampler.budget.max_proposals, sampler.budget.max_seconds) == (most, None)
-    assert rounds.round_sampler(trial, broad(), ConstantRatio()).budget == trial.config.sampling.budget
+    assert rounds.round_sampler(seed_run, broad(), ConstantRatio()).budget == seed_run.config.sampling.budget
 
 
 @pytest.mark.parametrize(("num_rounds", "settled"), [(1, []), (3, [2])])
@@ -716,17 +716,17 @@ def test_the_mix_is_settled_whenever_there_are_rounds(num_rounds, settled, tmp_p
         raise Reached
 
     found = []
-    monkeypatch.setattr(rounds, "explore", lambda trial: num_rounds - 1)
-    monkeypatch.setattr(rounds, "moved_proposal", lambda trial, number: broad())
-    monkeypatch.setattr(rounds, "settle_mix", lambda trial, number, proposal: found.append(number))
-    monkeypatch.setattr(Trial, "ratio", stop)
+    monkeypatch.setattr(rounds, "explore", lambda seed_run: num_rounds - 1)
+    monkeypatch.setattr(rounds, "moved_proposal", lambda seed_run, number: broad())
+    monkeypatch.setattr(rounds, "decide_class_prior", lambda seed_run, number, proposal: found.append(number))
+    monkeypatch.setattr(SeedRun, "ratio", stop)
     with pytest.raises(Reached):
-        rounds.sample_trial(trial_in(tmp_path, rounds=num_rounds))
+        rounds.sample_seed(trial_in(tmp_path, rounds=num_rounds))
     assert found == settled
 
 
-@pytest.mark.parametrize("error", [ValueError("singular"), InputError("joint", 1, "is none", "mend it")])
-def test_a_proposal_that_fails_to_refit_is_named(error, trial, rows_of, monkeypatch):
+@pytest.mark.parametrize("error", [ValueError("singular"), InputError("joint", 1, "is none", "fix it")])
+def test_a_proposal_that_fails_to_refit_is_named(error, seed_run, rows_of, monkeypatch):
     class Failing:
         def sample(self, n, rng):
             return {}
@@ -737,25 +737,25 @@ def test_a_proposal_that_fails_to_refit_is_named(error, trial, rows_of, monkeypa
         def refit(self, rows, seed, max_components):
             raise error
 
-    monkeypatch.setattr(Trial, "proposal", lambda trial: Failing())
+    monkeypatch.setattr(SeedRun, "proposal", lambda seed_run: Failing())
     with pytest.raises(InputError) as caught:
-        rounds.round_proposal(trial, 1)
+        rounds.round_proposal(seed_run, 1)
     assert ("proposal=Failing" in str(caught.value)) == (not isinstance(error, InputError))
 
 
-def test_rounds_have_seeds_of_their_own_and_the_first_the_trials(trial):
-    seeds = [trial.round_seed(number) for number in range(5)]
-    assert seeds[0] == trial.seed
+def test_rounds_have_seeds_of_their_own_and_the_first_the_trials(seed_run):
+    seeds = [seed_run.round_seed(number) for number in range(5)]
+    assert seeds[0] == seed_run.seed
     assert len(set(seeds)) == 5
 
 
-def test_one_shot_rejection_beside_rounds_has_a_directory_and_no_rounds(trial):
-    alone = trial.one_shot()
+def test_one_shot_rejection_beside_rounds_has_a_directory_and_no_rounds(seed_run):
+    alone = seed_run.one_shot()
     assert alone.config.own_arm == "one_shot"
-    assert alone.store.root == f"{trial.store.root}/one_shot"
-    assert (alone.seed, alone.inputs) == (trial.seed, trial.inputs)
-    assert trial.config.own_arm == "adaptive"
-    assert alone._at_hand is not trial._at_hand
+    assert alone.store.root == f"{seed_run.store.root}/one_shot"
+    assert (alone.seed, alone.inputs) == (seed_run.seed, seed_run.inputs)
+    assert seed_run.config.own_arm == "adaptive"
+    assert alone._at_hand is not seed_run._at_hand
 
 
 @pytest.mark.parametrize(("of_the_rounds", "pilot"), [(4_000, 4_000), (400, 2_000)])
@@ -763,10 +763,10 @@ def test_one_shot_rejection_beside_rounds_has_their_budget(of_the_rounds, pilot,
     """The last round's acceptance is of another proposal, and would keep nearly all of this one's."""
     envelope = {"kind": "budget", "acceptance": 0.5, "num_pilot": 2_000}
     section = {"num_rounds": 3, "acceptance": 0.05, "num_pilot": of_the_rounds}
-    trial = trial_in(tmp_path, envelope=envelope, rounds=section)
-    alone = trial.one_shot().config
+    seed_run = trial_in(tmp_path, envelope=envelope, rounds=section)
+    alone = seed_run.one_shot().config
     assert (alone.envelope.kind, alone.envelope.acceptance, alone.envelope.num_pilot) == ("budget", 0.05, pilot)
-    assert trial.config.envelope.acceptance == 0.5
+    assert seed_run.config.envelope.acceptance == 0.5
     exact = {"kind": "fixed", "log_m": 2.0}
     assert trial_in(tmp_path, envelope=exact, rounds=section).one_shot().config.envelope.kind == "fixed"
     without = trial_in(tmp_path, envelope=envelope, rounds={**section, "num_rounds": 1}).one_shot().config
@@ -782,47 +782,47 @@ def entry(number, last=False, mark="f"):
 
 def test_an_entry_takes_its_place_and_later_ones_go(tmp_path):
     store = RunStore(tmp_path)
-    record.begin(store, seed=0)
+    report_json.begin(store, seed=0)
     for number in range(3):
-        record.add_round(store, entry(number, last=number == 2, mark=f"f{number}"))
-    assert [one["round"] for one in record.read(store)["rounds"]] == [0, 1, 2]
-    assert record.last_round(store)["round"] == 2
-    assert record.has_round(store, "f1")
-    record.add_round(store, entry(1, mark="other"))
-    assert [one["fingerprint"] for one in record.read(store)["rounds"]] == ["f0", "other"]
-    assert not record.has_round(store, "f1")
-    assert not record.has_round(store, "f2")
+        report_json.add_round(store, entry(number, last=number == 2, mark=f"f{number}"))
+    assert [one["round"] for one in report_json.read(store)["rounds"]] == [0, 1, 2]
+    assert report_json.last_round(store)["round"] == 2
+    assert report_json.has_round(store, "f1")
+    report_json.add_round(store, entry(1, mark="other"))
+    assert [one["fingerprint"] for one in report_json.read(store)["rounds"]] == ["f0", "other"]
+    assert not report_json.has_round(store, "f1")
+    assert not report_json.has_round(store, "f2")
 
 
 @pytest.mark.parametrize("entries", [[], [entry(0)], [entry(0), entry(1)]])
 def test_a_run_whose_last_round_is_missing_has_no_rows_to_train_on(entries, tmp_path):
     store = RunStore(tmp_path)
-    record.begin(store, seed=0)
+    report_json.begin(store, seed=0)
     for one in entries:
-        record.add_round(store, one)
+        report_json.add_round(store, one)
     with pytest.raises(InputError, match=r"run=.*has no accepted rows to train on; sample them first: rsf sample"):
-        record.last_round(store)
+        report_json.last_round(store)
     with pytest.raises(InputError, match="no accepted rows"):
         rounds.last_rows(SimpleNamespace(store=store))
     with pytest.raises(InputError, match=r"run=.*has no accepted rows to report on; run it again") as caught:
-        record.merge([store], [""])
+        report_json.merge([store], [""])
     assert str(tmp_path) in str(caught.value)
 
 
 def two_trials(folder, second_is_done=True, evaluations=(None, None)):
     stores = [RunStore(folder / name) for name in ("000", "001")]
     for seed, (store, evaluation) in enumerate(zip(stores, evaluations, strict=True)):
-        record.begin(store, seed)
-        record.add_round(store, entry(0, mark=f"f{seed}"))
-        record.add_round(store, entry(1, last=second_is_done or seed == 0))
-        record.add(store, evaluation=evaluation)
+        report_json.begin(store, seed)
+        report_json.add_round(store, entry(0, mark=f"f{seed}"))
+        report_json.add_round(store, entry(1, last=second_is_done or seed == 0))
+        report_json.add(store, evaluation=evaluation)
     return stores
 
 
 def test_the_trial_whose_last_round_is_missing_is_named(tmp_path):
     stores = two_trials(tmp_path, second_is_done=False)
     with pytest.raises(InputError, match="has no accepted rows to report on") as caught:
-        record.merge(stores, ["000", "001"])
+        report_json.merge(stores, ["000", "001"])
     assert caught.value.value == stores[1].uri
 
 
@@ -839,7 +839,7 @@ def test_records_of_two_seeds_are_merged(tmp_path):
         }
         for one in values
     ]
-    merged = record.merge(two_trials(tmp_path, evaluations=evaluations), ["a", "b"])
+    merged = report_json.merge(two_trials(tmp_path, evaluations=evaluations), ["a", "b"])
     assert (merged["seeds"], merged["trials"]) == ([0, 1], ["a", "b"])
     assert [one["fingerprint"] for one in merged["rounds"]] == ["f0", "f"]
     assert merged["evaluation"]["arms"] == {"random": [0.5, 0.7], "adaptive": [0.7, 0.9], "oracle": [0.9, 0.9]}
@@ -848,7 +848,7 @@ def test_records_of_two_seeds_are_merged(tmp_path):
 
 
 def test_trials_that_were_only_sampled_have_nothing_to_compare(tmp_path):
-    assert record.merge(two_trials(tmp_path), ["a", "b"])["evaluation"] is None
+    assert report_json.merge(two_trials(tmp_path), ["a", "b"])["evaluation"] is None
 
 
 def test_the_red_checks_of_each_trials_last_round_are_merged(tmp_path):
@@ -856,23 +856,23 @@ def test_the_red_checks_of_each_trials_last_round_are_merged(tmp_path):
     lights = (("red", "red"), ("green", "red"))
     for store, (one, other) in zip(stores, lights, strict=True):
         trust = [{"name": "bias", "light": one}, {"name": "tail", "light": other}, {"name": "rows", "light": "amber"}]
-        record.add_round(store, entry(0) | {"trust": [{"name": "before", "light": "red"}]})
-        record.add_round(store, entry(1, last=True) | {"trust": trust})
-    assert record.merge(stores, ["a", "b"])["red"] == [["bias", "tail"], ["tail"]]
-    assert record.merge(stores[1:], ["b"])["red"] == [["tail"]]
+        report_json.add_round(store, entry(0) | {"trust": [{"name": "before", "light": "red"}]})
+        report_json.add_round(store, entry(1, last=True) | {"trust": trust})
+    assert report_json.merge(stores, ["a", "b"])["red"] == [["bias", "tail"], ["tail"]]
+    assert report_json.merge(stores[1:], ["b"])["red"] == [["tail"]]
 
 
 def test_the_line_of_the_card_says_whose_it_is(three):
     _, report = three
-    assert "on the cards of the others" not in in_words(report)
-    told = in_words(report | {"seeds": [5, 6, 7], "red": [["bias"], [], ["bias", "tail"]]})
+    assert "on the cards of the others" not in format_report(report)
+    told = format_report(report | {"seeds": [5, 6, 7], "red": [["bias"], [], ["bias", "tail"]]})
     assert "that is of seed 5; red on the cards of the others: seed 6: none; seed 7: bias, tail" in told
 
 
 # A round's entry, its line and its page
 
 
-def test_what_rows_are_made_of_in_quantiles(trial):
+def test_what_rows_are_made_of_in_quantiles(seed_run):
     """Of 0, .01, … 1: the 5, 25, 50, 75 and 95 % quantiles are these numbers themselves."""
     values = torch.arange(101) / 100
     rows = {
@@ -886,33 +886,33 @@ def test_what_rows_are_made_of_in_quantiles(trial):
             made = {name: rows[name][torch.arange(n) % 101] for name in ("image", "label", "latent")}
             return made | {"turn": torch.full((n,), 3.0)}
 
-    report = tell(trial, 0, last=True).report
-    stored(trial.store, 4, rows, replace(report, num_accepted=101))
-    told = samples.save_round(trial.store, 4, Turned(), seed=0)
+    report = tell(seed_run, 0, last=True).report
+    stored(seed_run.store, 4, rows, replace(report, num_accepted=101))
+    told = sample_images.save_round(seed_run.store, 4, Turned(), seed=0)
     assert told["parameters"].keys() == {"turn"}
     assert told["parameters"]["turn"]["accepted"] == pytest.approx([0.05, 0.25, 0.5, 0.75, 0.95])
     assert told["parameters"]["turn"]["proposed"] == [3.0] * 5
-    assert samples.load(trial.store, samples.round_samples(4))["accepted"].shape == (12, 1, 8, 8)
+    assert sample_images.load(seed_run.store, sample_images.round_samples(4))["accepted"].shape == (12, 1, 8, 8)
 
 
-def test_a_rounds_line(trial):
-    accepted = tell(trial, 0, last=False)
-    tell(trial, 1, last=True)
-    first, second = trial.progress.lines
+def test_a_rounds_line(seed_run):
+    accepted = tell(seed_run, 0, last=False)
+    tell(seed_run, 1, last=True)
+    first, second = seed_run.progress.lines
     count = accepted.report.num_accepted
     assert first.startswith(f"round 0: accepted {count} of 1,500 proposals (")
     assert "log M 1.500" in first
     assert "held-out AUC of the ratio 0." in first
     assert second.startswith("round 1: accepted ")
-    alone = record.last_round(trial.store) | {"round": 0}
-    assert record.round_in_words(alone).startswith("accepted ")  # the only one
+    alone = report_json.last_round(seed_run.store) | {"round": 0}
+    assert report_json.format_round(alone).startswith("accepted ")  # the only one
 
 
-def test_a_round_tells_of_an_estimated_mix_and_its_effective_classes(trial):
-    keep_mix(trial, 1)
-    tell(trial, 0, last=False)
-    tell(trial, 1, last=True)
-    first, last = record.read(trial.store)["rounds"]
+def test_a_round_tells_of_an_estimated_mix_and_its_effective_classes(seed_run):
+    keep_mix(seed_run, 1)
+    tell(seed_run, 0, last=False)
+    tell(seed_run, 1, last=True)
+    first, last = report_json.read(seed_run.store)["rounds"]
     assert first["class_prior"] is None
     effective = {"effective_classes": pytest.approx(2.8, abs=0.01)}
     assert last["class_prior"] == ESTIMATE.to_json() | effective
@@ -921,11 +921,11 @@ def test_a_round_tells_of_an_estimated_mix_and_its_effective_classes(trial):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """A folder with the record of three rounds."""
-    trial = trial_in(tmp_path_factory.mktemp("three"), rounds=3)
-    keep_mix(trial, 2)
+    seed_run = trial_in(tmp_path_factory.mktemp("three"), rounds=3)
+    keep_mix(seed_run, 2)
     for number in range(3):
-        tell(trial, number, last=number == 2, distance=0.9 - 0.4 * number)
-    return trial.store.root
+        tell(seed_run, number, last=number == 2, distance=0.9 - 0.4 * number)
+    return seed_run.store.root
 
 
 @pytest.fixture
@@ -933,7 +933,7 @@ def three(drawn, tmp_path):
     """A copy of that folder, and the merged record."""
     folder = tmp_path / "three"
     shutil.copytree(drawn, folder)
-    return folder, record.merge([RunStore(folder)], [""])
+    return folder, report_json.merge([RunStore(folder)], [""])
 
 
 def page_of(folder, report):
@@ -971,14 +971,14 @@ def test_the_page_tells_of_an_estimate_that_was_not_followed(three):
 
 
 def test_the_lines_of_three_rounds(three):
-    lines = in_words(three[1]).splitlines()
+    lines = format_report(three[1]).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["round 0", "round 1", "round 2", "trust"]
 
 
 def test_the_page_of_one_round_has_no_table_of_rounds(tmp_path):
-    trial = trial_in(tmp_path)
-    tell(trial, 0, last=True)
-    page = page_of(tmp_path, record.merge([trial.store], [""]))
+    seed_run = trial_in(tmp_path)
+    tell(seed_run, 0, last=True)
+    page = page_of(tmp_path, report_json.merge([seed_run.store], [""]))
     assert "<h2>Rounds</h2>" not in page
     assert not {"movement", "rounds"} & pictures(tmp_path)
 

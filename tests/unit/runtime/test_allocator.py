@@ -6,15 +6,15 @@ import weakref
 
 import pytest
 
-from rsf_dist.runtime import allocator as memory
+from rsf_dist.runtime import allocator
 
 FAULTS = """
 import resource, sys, threading
 import torch
-from rsf_dist.runtime.allocator import keep_freed
+from rsf_dist.runtime.allocator import retain_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "kept":
-    keep_freed()
+    retain_freed_memory()
 
 def allocate():
     for _ in range(20):
@@ -36,15 +36,15 @@ other.join()
 
 GIVEN_BACK = """
 import psutil, torch
-from rsf_dist.runtime.allocator import give_back, keep_freed
-keep_freed()
+from rsf_dist.runtime.allocator import release_freed_memory, retain_freed_memory
+retain_freed_memory()
 parts, kept = [], []
 for _ in range(100):
     parts.append(torch.ones(2**18))
     kept.append(torch.ones(2**10))  # in between, so that holes are left
 parts.clear()
 before = psutil.Process().memory_info().rss
-give_back()
+release_freed_memory()
 print((before - psutil.Process().memory_info().rss) // 2**20, len(kept))
 """
 
@@ -66,8 +66,8 @@ def test_memory_is_given_back_once_a_function_holds_nothing_any_more(monkeypatch
         return word
 
     watched, alive = [], []
-    monkeypatch.setattr(memory, "give_back", lambda: alive.append(watched[-1]()))
-    assert memory.gives_back(works)("done") == "done"
+    monkeypatch.setattr(allocator, "release_freed_memory", lambda: alive.append(watched[-1]()))
+    assert allocator.releasing_memory(works)("done") == "done"
     assert alive == [None]
 
 

@@ -14,17 +14,16 @@ from elsewhere import PLACE, Elsewhere, Held
 from torch import nn
 from torch.distributions import Independent, Normal, Uniform
 
-from rsf_dist.builders import classifier_fit, prior_estimation
-from rsf_dist.builders import preflight as tryout
+from rsf_dist.builders import classifier_fit, preflight, prior_estimation
 from rsf_dist.builders import prior_estimation as fitting
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig, LabelShiftRatioConfig
 from rsf_dist.data.batch import num_rows, row_digests
 from rsf_dist.data.images import ImageSet
-from rsf_dist.proposals import AugmentProposal, DefensiveProposal, GeneratorProposal, MixtureProposal
+from rsf_dist.proposals import AugmentProposal, DefensiveProposal, GeneratorProposal, TargetMixtureProposal
 from rsf_dist.ratios import (
+    ClassConditionalRatio,
     ClassifierRatio,
-    GivenClassRatio,
     LabelShiftRatio,
     ProductRatio,
     RelativeRatio,
@@ -32,11 +31,11 @@ from rsf_dist.ratios import (
     VerifierRatio,
 )
 from rsf_dist.ratios.base import Screened
-from rsf_dist.runtime.device import at_once, compute_on, device
+from rsf_dist.runtime.device import device, scaled_for_gpu, set_device
 from rsf_dist.runtime.rng import Streams
-from rsf_dist.sampling.chunk import ChunkWork, draw
+from rsf_dist.sampling.chunk import ChunkWork, propose_and_score
 from rsf_dist.tasks import ClassificationTask
-from rsf_dist.training import in_process as pretraining
+from rsf_dist.training import in_process
 
 N = 150
 LAWS = {"rotation": Uniform(-1.0, 1.0), "brightness": Uniform(0.5, 1.0), "translate_x": Normal(0.0, 0.2)}
@@ -47,11 +46,11 @@ def elsewhere():
     """A process that was lent PLACE."""
     with pytest.MonkeyPatch.context() as patch, Elsewhere() as mode:
         patch.setattr(torch, "inference_mode", torch.no_grad)  # whose views keep count of something that Held has not
-        compute_on(PLACE)
+        set_device(PLACE)
         try:
             yield mode
         finally:
-            compute_on(torch.device("cpu"))
+            set_device(torch.device("cpu"))
 
 
 def photographs():
@@ -83,7 +82,7 @@ def moved():
 
 def with_target_rows():
     target = augmented().sample(20, Streams(9))
-    return MixtureProposal(
+    return TargetMixtureProposal(
         augmented(noise=Uniform(0.0, 0.2)), {"image": target["image"], "label": target["label"]}, 0.2
     )
 
@@ -118,7 +117,7 @@ class Screening(RewardRatio):
 
 def work(proposal, ratio):
     """Chunks that accept some rows and reject most."""
-    keys = draw(proposal, ratio, Streams(5), N)[1] + Streams(5).numpy().exponential(size=N)
+    keys = propose_and_score(proposal, ratio, Streams(5), N)[1] + Streams(5).numpy().exponential(size=N)
     return ChunkWork(proposal, ratio, float(np.quantile(keys, 0.8)), N, seed=5)
 
 
@@ -137,7 +136,7 @@ WORKS = {
     "reward": lambda: work(augmented(), RewardRatio(dimness)),
     "given class": lambda: work(
         augmented(),
-        GivenClassRatio(learned(), LabelShiftRatio([0.5, 0.3, 0.2], [1 / 3] * 3), np.array([0.1, 0.2, 0.3])),
+        ClassConditionalRatio(learned(), LabelShiftRatio([0.5, 0.3, 0.2], [1 / 3] * 3), np.array([0.1, 0.2, 0.3])),
     ),
 }
 
@@ -175,7 +174,7 @@ def test_rows_that_a_proposal_of_ones_own_gives_there_are_taken_too():
         def sample(self, n, rng):
             return {name: column.to(device()) for name, column in super().sample(n, rng).items()}
 
-    given = work(There(photographs(), LAWS), GivenClassRatio(learned(), SHIFT, np.array([0.1, 0.2, 0.3])))
+    given = work(There(photographs(), LAWS), ClassConditionalRatio(learned(), SHIFT, np.array([0.1, 0.2, 0.3])))
     here = given(0)
     with elsewhere():
         assert row_digests(given(0).rows) == row_digests(here.rows)
@@ -186,7 +185,7 @@ def test_a_fitted_ratio_is_gone_on_from_wherever_it_was_used():
     config = ClassifierRatioConfig()
     with elsewhere():
         ratio.log_ratio(rows)
-        _, networks = classifier_fit.Before(ratio, steps=5).starting_point(config)
+        _, networks = classifier_fit.WarmStart(ratio, steps=5).starting_point(config)
     assert not any(isinstance(value, Held) for value in networks[0].state_dict().values())
 
 
@@ -234,21 +233,21 @@ def test_ratios_are_fitted_there():
 def test_models_are_pretrained_there_and_come_back():
     task = ClassificationTask(("a", "b", "c"), ModelConfig(width=4), channels=1)
     config = OptimizerConfig(steps=5, batch_size=8)
-    here = pretraining.pretrain(task, photographs(), config, seed=1).state_dict()
+    here = in_process.fit_in_process(task, photographs(), config, seed=1).state_dict()
     with elsewhere():
-        there = pretraining.pretrain(task, photographs(), config, seed=1).state_dict()
+        there = in_process.fit_in_process(task, photographs(), config, seed=1).state_dict()
     assert all(torch.equal(there[name], here[name]) for name in here)
 
 
 @pytest.mark.parametrize("proposal", [augmented, painted, moved])
 def test_what_is_drawn_twice_is_found_to_be_the_same_there(proposal):
     with elsewhere():
-        tryout._drawn_twice(proposal(), seed=0)
+        preflight._drawn_twice(proposal(), seed=0)
 
 
 def test_a_prior_and_means_are_estimated_there(monkeypatch):
     """What runs in Ray tasks, without Ray."""
-    monkeypatch.setattr(fitting, "confine", lambda cpus=1: None)
+    monkeypatch.setattr(fitting, "limit_to_allocation", lambda cpus=1: None)
     images = photographs()
     task = ClassificationTask(images.classes, ModelConfig(width=4), channels=1)
     raw = {"kind": "label_shift", "num_proposals": 300, "optimizer": {"steps": 100, "batch_size": 32}}
@@ -259,7 +258,7 @@ def test_a_prior_and_means_are_estimated_there(monkeypatch):
     def found():
         prior = prior_estimation._estimate_prior(config, task, inputs, augmented(), 1, None)
         splits = classifier_fit._gather(ClassifierRatioConfig(num_proposals=50), target, moved(), 1, 1)
-        return prior.prior, prior_estimation._mean_given_class(ratio, moved(), 3, 1, 512), splits.fit.proposals
+        return prior.prior, prior_estimation._class_log_mean_ratios(ratio, moved(), 3, 1, 512), splits.fit.proposals
 
     here = found()
     with elsewhere():
@@ -270,8 +269,8 @@ def test_a_prior_and_means_are_estimated_there(monkeypatch):
 def test_a_gpu_gets_more_at_once_and_adds_up_in_a_fixed_order():
     """And is told so without being there."""
     for where, more, fixed in (("cuda", 4, True), ("cpu", 1, False)):
-        compute_on(torch.device(where))
-        assert (at_once(32), torch.backends.cudnn.deterministic) == (32 * more, fixed)
+        set_device(torch.device(where))
+        assert (scaled_for_gpu(32), torch.backends.cudnn.deterministic) == (32 * more, fixed)
 
 
 def test_who_was_lent_nothing_computes_on_the_cpu(monkeypatch):

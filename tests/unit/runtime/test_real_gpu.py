@@ -14,9 +14,9 @@ from rsf_dist.data.batch import num_rows, row_digests
 from rsf_dist.data.images import ImageSet
 from rsf_dist.proposals import AugmentProposal, GeneratorProposal
 from rsf_dist.ratios import ClassifierRatio
-from rsf_dist.runtime.device import compute_on
+from rsf_dist.runtime.device import set_device
 from rsf_dist.runtime.rng import Streams
-from rsf_dist.sampling.chunk import ChunkWork, draw
+from rsf_dist.sampling.chunk import ChunkWork, propose_and_score
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -26,9 +26,9 @@ LAWS = {"rotation": Uniform(-1.0, 1.0), "brightness": Uniform(0.5, 1.0), "transl
 
 @pytest.fixture
 def on_gpu():
-    compute_on(torch.device("cuda"))
+    set_device(torch.device("cuda"))
     yield
-    compute_on(torch.device("cpu"))
+    set_device(torch.device("cpu"))
 
 
 def photographs():
@@ -48,18 +48,18 @@ def work(**laws):
 
 def chunks_of(proposal):
     ratio = learned()
-    log_ratio, exponentials = draw(proposal, ratio, Streams(5), N)[1:]
+    log_ratio, exponentials = propose_and_score(proposal, ratio, Streams(5), N)[1:]
     return ChunkWork(proposal, ratio, float(np.quantile(log_ratio + exponentials, 0.8)), N, seed=5)
 
 
 def test_a_chunk_is_that_of_the_cpu_up_to_rounding():
     given = work()
     here = given(0)
-    compute_on(torch.device("cuda"))
+    set_device(torch.device("cuda"))
     try:
         there, again = given(0), given(0)
     finally:
-        compute_on(torch.device("cpu"))
+        set_device(torch.device("cpu"))
     assert row_digests(there.rows) == row_digests(again.rows)
     assert there.statistics == again.statistics
     both, at_here, at_there = np.intersect1d(here.rows["index"], there.rows["index"], return_indices=True)
@@ -131,5 +131,5 @@ def test_bfloat16_is_near_float32(on_gpu):
 def test_what_was_used_there_is_used_on_the_cpu_afterwards(on_gpu):
     given = work()
     given(0)
-    compute_on(torch.device("cpu"))
+    set_device(torch.device("cpu"))
     assert num_rows(replace(given, chunk_size=100)(0).rows) > 0

@@ -55,7 +55,7 @@ def test_a_purpose_carries_no_further_than_its_bits():
 
 
 def test_key_is_injective_at_the_edges_of_each_field():
-    keys = itertools.product([0, 2**64 - 1], [Stage.SAMPLE, Stage.PLACE], [0, 2**16 - 1], [0, 2**40 - 1], [0, 15])
+    keys = itertools.product([0, 2**64 - 1], [Stage.SAMPLE, Stage.TARGET], [0, 2**16 - 1], [0, 2**40 - 1], [0, 15])
     states = {
         tuple(Streams(seed, stage, round, chunk).numpy(purpose).bit_generator.state["state"]["key"].tolist())
         for seed, stage, round, chunk, purpose in keys
@@ -68,7 +68,7 @@ def test_first_draws_stay_what_they_were():
     word = 1 << 60 | 1 << 56 | 2 << 40 | 3
     expected = np.random.Generator(np.random.Philox(key=[7, word])).random(3)
     assert Streams(7, Stage.PILOT, 2, 3).numpy(1).random(3).tolist() == expected.tolist()
-    assert [stage.name for stage in sorted(Stage)][:5] == ["SAMPLE", "PILOT", "RATIO", "CONTROL", "PLACE"]
+    assert [stage.name for stage in sorted(Stage)][:5] == ["SAMPLE", "PILOT", "RATIO", "CONTROL", "TARGET"]
     assert sorted(Stage)[:5] == [0, 1, 2, 3, 4]
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from rsf_dist.errors import InputError
-from rsf_dist.runtime.timeouts import each_in_time, in_time, time_limit
+from rsf_dist.runtime.timeouts import call_with_timeout, map_with_timeout, time_limit
 
 
 def run_for_ever():
@@ -49,10 +49,10 @@ def in_another_thread(function):
 @pytest.mark.parametrize("hangs", [run_for_ever, run_whatever_happens, wait_for_ever, compute_for_ever])
 def test_what_hangs_is_interrupted_and_its_place_named(hangs):
     started = time.monotonic()
-    with pytest.raises(InputError) as caught, time_limit(0.2, "ratio", "mine:score", "mend it"):
+    with pytest.raises(InputError) as caught, time_limit(0.2, "ratio", "mine:score", "fix it"):
         hangs()
     assert time.monotonic() - started < 5
-    assert (caught.value.field, caught.value.value, caught.value.remedy) == ("ratio", "mine:score", "mend it")
+    assert (caught.value.field, caught.value.value, caught.value.remedy) == ("ratio", "mine:score", "fix it")
     assert caught.value.rule.startswith("did not end within 0.2 s, and was in ")
     assert ".py:" in caught.value.rule
 
@@ -61,7 +61,7 @@ def test_what_ends_in_time_is_left_alone():
     before = signal.getsignal(signal.SIGALRM)
     with time_limit(60, "ratio"):
         pass
-    assert in_time(lambda: 3, 60, "ratio") == 3
+    assert call_with_timeout(lambda: 3, 60, "ratio") == 3
     with pytest.raises(KeyError), time_limit(60, "ratio"):
         raise KeyError
     assert signal.getsignal(signal.SIGALRM) == before
@@ -83,7 +83,7 @@ def test_a_limit_around_another_still_holds():
 
 def test_another_thread_is_not_interrupted_but_no_longer_waited_for():
     stop = threading.Event()
-    err = in_another_thread(lambda: in_time(stop.wait, 0.2, "sampling.pool.chunk_seconds", 0.2, "raise it"))
+    err = in_another_thread(lambda: call_with_timeout(stop.wait, 0.2, "sampling.pool.chunk_seconds", 0.2, "raise it"))
     stop.set()
     assert isinstance(err, InputError)
     assert (err.field, err.value, err.remedy) == ("sampling.pool.chunk_seconds", 0.2, "raise it")
@@ -93,10 +93,12 @@ def test_another_thread_is_not_interrupted_but_no_longer_waited_for():
 
 
 def test_another_thread_gives_back_what_the_function_gives_or_raises():
-    assert in_another_thread(lambda: in_time(lambda: 3, 60, "x")) == 3
-    assert in_another_thread(lambda: in_time(lambda: [][0], 60, "x")).args == ("list index out of range",)
-    assert isinstance(in_another_thread(lambda: in_time(lambda: sys.exit(3), 60, "x")), SystemExit)
-    timed_out = in_another_thread(lambda: in_time(lambda: (_ for _ in ()).throw(TimeoutError("theirs")), 60, "x"))
+    assert in_another_thread(lambda: call_with_timeout(lambda: 3, 60, "x")) == 3
+    assert in_another_thread(lambda: call_with_timeout(lambda: [][0], 60, "x")).args == ("list index out of range",)
+    assert isinstance(in_another_thread(lambda: call_with_timeout(lambda: sys.exit(3), 60, "x")), SystemExit)
+    timed_out = in_another_thread(
+        lambda: call_with_timeout(lambda: (_ for _ in ()).throw(TimeoutError("theirs")), 60, "x")
+    )
     assert timed_out.args == ("theirs",)
 
 
@@ -110,7 +112,7 @@ def test_one_after_another_each_has_its_time(where):
         return number
 
     calls = [(f"chunk {number}", lambda number=number: answer(number)) for number in range(4)]
-    assert where(lambda: list(each_in_time(calls, 0.4, "x"))) == [0, 1, 2, 3]
+    assert where(lambda: list(map_with_timeout(calls, 0.4, "x"))) == [0, 1, 2, 3]
     assert len(set(threads)) == 1
 
 
@@ -127,7 +129,7 @@ def test_the_one_that_hangs_is_named_and_the_one_that_fails_ends_it(where):
 
     def all_of(calls):
         try:
-            for found in each_in_time(calls, 0.3, "x"):
+            for found in map_with_timeout(calls, 0.3, "x"):
                 told.append(found)
         except (InputError, ZeroDivisionError) as err:
             return err
@@ -150,7 +152,7 @@ def test_what_nobody_waits_for_any_more_is_not_begun():
 
     def one_of(calls):
         with pytest.raises(InputError):
-            list(each_in_time(calls, 0.1, "x"))
+            list(map_with_timeout(calls, 0.1, "x"))
         threads = set(threading.enumerate()) - others
         go_on.set()
         for thread in threads:

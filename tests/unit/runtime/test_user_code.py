@@ -86,7 +86,7 @@ def test_a_folder_that_is_none(tmp_path):
     for path in (tmp_path / "absent", tmp_path / "file.py"):
         with pytest.raises(InputError, match="is not a folder") as caught:
             user_code.allow_folder(path)
-        assert caught.value.field == "code"
+        assert caught.value.field == "code_folder"
         assert str(path) not in sys.path
 
 

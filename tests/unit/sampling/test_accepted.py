@@ -14,15 +14,14 @@ from rsf_dist.data.batch import num_rows, select
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import ConstantRatio, DensityRatio
-from rsf_dist.sampling import collector as harvest_module
-from rsf_dist.sampling import sampler
+from rsf_dist.sampling import collector, sampler
 from rsf_dist.sampling.accepted import describe_columns, fingerprint, ledger_of, num_duplicates
 from rsf_dist.sampling.chunk import ChunkWork
-from rsf_dist.sampling.collector import ChunkRecorder, Harvest
+from rsf_dist.sampling.collector import ChunkTask, RowCollector
 from rsf_dist.sampling.diagnostics import Statistics
 from rsf_dist.sampling.envelope import Choice, FixedEnvelope, Pilot
 from rsf_dist.sampling.pilot import PilotRun, Probe
-from rsf_dist.sampling.plan import Plan
+from rsf_dist.sampling.plan import SamplingPlan
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.storage.run_store import RunStore, Shard
 
@@ -32,7 +31,7 @@ REJECTING = ChunkWork(WIDE, WORK.ratio, 100.0, 100, seed=0)
 
 
 def harvest_of(records, wanted):
-    harvest = Harvest(wanted)
+    harvest = RowCollector(wanted)
     for record in records:
         harvest.add(record)
     return harvest
@@ -92,14 +91,14 @@ def test_fingerprint_is_of_rows_order_columns_and_m():
 
 
 def test_record_of_a_chunk_that_accepts_nothing(store):
-    record = ChunkRecorder(REJECTING, store)(0)
+    record = ChunkTask(REJECTING, store)(0)
     assert (record["ledger"], record["rows"], record["shard"]) == (b"", b"", "")
-    assert record["columns"] == ChunkRecorder(WORK, store)(0)["columns"]
+    assert record["columns"] == ChunkTask(WORK, store)(0)["columns"]
     assert Statistics.from_json(record["statistics"]).num_scored == 100
 
 
 def test_record_of_a_chunk(store):
-    chunk, record = WORK(3), ChunkRecorder(WORK, store)(3)
+    chunk, record = WORK(3), ChunkTask(WORK, store)(3)
     assert Statistics.from_json(record["statistics"]) == chunk.statistics
     stored = from_table(store.read_shard(Shard(3, record["shard"], num_rows(chunk.rows), record["sha256"])))
     assert stored.keys() == chunk.rows.keys()
@@ -107,7 +106,7 @@ def test_record_of_a_chunk(store):
 
 
 def test_harvest_takes_the_first_rows_in_order(store):
-    records = [ChunkRecorder(WORK, store)(chunk) for chunk in range(3)]
+    records = [ChunkTask(WORK, store)(chunk) for chunk in range(3)]
     chunks = [WORK(chunk).rows for chunk in range(3)]
     first, second = num_rows(chunks[0]), num_rows(chunks[1])
     harvest = harvest_of(records[:2], wanted=first + 5)
@@ -122,7 +121,7 @@ def test_harvest_takes_the_first_rows_in_order(store):
 
 
 def test_harvest_that_falls_short_counts_all_proposals(store):
-    records = [ChunkRecorder(work, store)(chunk) for chunk, work in enumerate([WORK, REJECTING])]
+    records = [ChunkTask(work, store)(chunk) for chunk, work in enumerate([WORK, REJECTING])]
     harvest = harvest_of(records, wanted=10_000)
     assert not harvest.full
     assert harvest.num_proposed(100) == 200
@@ -131,7 +130,7 @@ def test_harvest_that_falls_short_counts_all_proposals(store):
 
 def test_harvest_filled_to_the_last_row_of_a_chunk(store):
     rows = WORK(0).rows
-    harvest = harvest_of([ChunkRecorder(WORK, store)(0)], wanted=num_rows(rows))
+    harvest = harvest_of([ChunkTask(WORK, store)(0)], wanted=num_rows(rows))
     assert harvest.full
     assert harvest.num_proposed(100) == rows["index"][-1].item() + 1
     assert harvest.ledger()["index"].tolist() == select(rows, slice(None))["index"].tolist()
@@ -140,16 +139,16 @@ def test_harvest_filled_to_the_last_row_of_a_chunk(store):
 @pytest.mark.parametrize("limits", [(3, 2**30), (100, 2_000), (1, 1), (100, 2**30)])
 def test_what_chunks_bring_is_bundled_and_stays_in_order(limits, monkeypatch):
     bundles = []
-    monkeypatch.setattr(harvest_module, "_BUNDLE", limits[0])
-    monkeypatch.setattr(harvest_module, "_BUNDLE_BYTES", limits[1])
-    monkeypatch.setattr(harvest_module.ray, "put", lambda rows: bundles.append(rows) or rows)
-    monkeypatch.setattr(harvest_module.ray.data, "from_arrow_refs", lambda refs: pa.concat_tables(refs))
-    monkeypatch.setattr(harvest_module, "in_order", lambda rows: rows)
+    monkeypatch.setattr(collector, "_BUNDLE", limits[0])
+    monkeypatch.setattr(collector, "_BUNDLE_BYTES", limits[1])
+    monkeypatch.setattr(collector.ray, "put", lambda rows: bundles.append(rows) or rows)
+    monkeypatch.setattr(collector.ray.data, "from_arrow_refs", lambda refs: pa.concat_tables(refs))
+    monkeypatch.setattr(collector, "preserve_order", lambda rows: rows)
     works = [REJECTING if chunk == 4 else WORK for chunk in range(8)]
-    harvest = Harvest(10_000, WORK.log_m)
+    harvest = RowCollector(10_000, WORK.log_m)
     rows = []
     for chunk, work in enumerate(works):
-        harvest.add(ChunkRecorder(work, None)(chunk))
+        harvest.add(ChunkTask(work, None)(chunk))
         rows.append(to_table(work(chunk).rows))
         assert np.array_equal(harvest.found(), np.concatenate([ledger_of(one) for one in rows]))
         if chunk == 5:  # asked for in between
@@ -166,8 +165,8 @@ def test_what_chunks_bring_is_bundled_and_stays_in_order(limits, monkeypatch):
 
 
 def test_chunks_of_other_columns_are_refused():
-    harvest = harvest_of([ChunkRecorder(WORK, None)(0)], wanted=10_000)
-    record = ChunkRecorder(
+    harvest = harvest_of([ChunkTask(WORK, None)(0)], wanted=10_000)
+    record = ChunkTask(
         replace(WORK, proposal=DistributionProposal(WIDE.distribution, "y"), ratio=ConstantRatio()), None
     )(1)
     with pytest.raises(InputError, match=r"proposal=columns: gives \{.*\"y\".* in chunk 1, and gave \{.*\"x\""):
@@ -177,22 +176,22 @@ def test_chunks_of_other_columns_are_refused():
 def plan():
     """Of a pilot of ratios 1: acceptance 1/2 at M = 2, and .1 s a chunk."""
     pilot = PilotRun(Pilot(np.zeros(3), np.ones(3)), seconds_per_row=0.001, probe=Probe("", ()))
-    return Plan(Choice(math.log(2), "fixed"), WORK, pilot)
+    return SamplingPlan(Choice(math.log(2), "fixed"), WORK, pilot)
 
 
 def test_first_wave_is_sized_by_the_pilot():
     # 100 wanted and 3 sqrt(100) + 1 for chance: 131 rows at acceptance 1/2 are 262 proposals, 3 chunks of 100
-    assert plan().wave_size(Harvest(100)) == 3
+    assert plan().wave_size(RowCollector(100)) == 3
 
 
 def test_later_waves_are_sized_by_what_was_drawn():
     # 20 of 1,000 accepted so far; 80 + 3 sqrt(80) + 1 = 107.8 wanted at 1/50: 5,392 proposals
-    harvest = Harvest(100, scored=Statistics(num_scored=1000, num_accepted=20), _count=20)
+    harvest = RowCollector(100, scored=Statistics(num_scored=1000, num_accepted=20), _count=20)
     assert plan().wave_size(harvest) == 54
     # nothing of 1,000: twice as many
-    assert plan().wave_size(Harvest(100, scored=Statistics(num_scored=1000))) == 20
+    assert plan().wave_size(RowCollector(100, scored=Statistics(num_scored=1000))) == 20
     # a finite pool is gone through whole, in waves of 1,000 tasks of 20 s, 200 chunks each
-    assert plan().wave_size(Harvest(100, exhaustive=True, _count=500)) == 200_000
+    assert plan().wave_size(RowCollector(100, exhaustive=True, _count=500)) == 200_000
 
 
 # A chunk of .1 s: 20 make 2 s. 80 chunks on 2 actors: 10 a task, 4 tasks an actor. 1e6 chunks: at most 1,000 tasks.
@@ -205,11 +204,11 @@ def test_chunks_per_task(chunks, actors, per_task):
 
 # Chunks of .1 s: 49 of them are 4.9 s of work, less than an actor takes to start, and 50 are 5 s; on two actors half.
 @pytest.mark.parametrize(
-    ("chunks", "actors", "brief"), [(1, 1, True), (49, 1, True), (50, 1, False), (99, 2, True), (100, 2, False)]
+    ("chunks", "actors", "as_tasks"), [(1, 1, True), (49, 1, True), (50, 1, False), (99, 2, True), (100, 2, False)]
 )
-def test_a_wave_is_brief_that_is_drawn_before_actors_would_have_started(chunks, actors, brief, monkeypatch):
+def test_a_wave_is_brief_that_is_drawn_before_actors_would_have_started(chunks, actors, as_tasks, monkeypatch):
     """And the sampler has the pool draw it in tasks."""
-    assert plan().is_brief(chunks, actors) == brief
+    assert plan().is_brief(chunks, actors) == as_tasks
     assert not replace(plan(), on_gpus=True).is_brief(chunks, actors)  # where each task starts a process
     asked = []
     monkeypatch.setattr(sampler, "max_actors", lambda pool: actors)
@@ -217,4 +216,9 @@ def test_a_wave_is_brief_that_is_drawn_before_actors_would_have_started(chunks, 
     drawing = RejectionSampler(WORK.proposal, WORK.ratio, FixedEnvelope(math.log(2)))
     assert list(drawing._records(None, range(chunks), plan())) == []
     ((_, ids, pool, per_task, told),) = asked
-    assert (ids, pool, per_task, told) == (range(chunks), drawing.pool, plan().chunks_per_task(chunks, actors), brief)
+    assert (ids, pool, per_task, told) == (
+        range(chunks),
+        drawing.pool,
+        plan().chunks_per_task(chunks, actors),
+        as_tasks,
+    )

@@ -12,7 +12,7 @@ from rsf_dist.proposals import DatasetProposal, DistributionProposal
 from rsf_dist.ratios import ConstantRatio, DensityRatio
 from rsf_dist.ratios.base import Screened
 from rsf_dist.runtime.rng import Stage, Streams
-from rsf_dist.sampling.chunk import BOOKKEEPING, ChunkWork, draw
+from rsf_dist.sampling.chunk import BOOKKEEPING, ChunkWork, propose_and_score
 
 WIDE = DistributionProposal(Normal(0.0, 2.0))
 RATIO = DensityRatio(Normal(0.0, 1.0), WIDE)
@@ -77,7 +77,7 @@ def test_rows_and_bookkeeping():
         "weight": torch.float32,
     }
     # index names the proposal the row was
-    batch, log_ratio, exponentials = draw(WIDE, RATIO, Streams(3, round=2, chunk=5), 200)
+    batch, log_ratio, exponentials = propose_and_score(WIDE, RATIO, Streams(3, round=2, chunk=5), 200)
     index = rows["index"]
     assert torch.equal(rows["x"], batch["x"][index])
     assert rows["log_ratio"].tolist() == log_ratio[index].tolist()
@@ -137,13 +137,13 @@ def test_nan_and_infinite_ratios_are_counted_and_not_accepted():
 def test_a_reserved_column_is_refused(name):
     given = Given(l=torch.zeros(3), **{name: torch.zeros(3)})
     with pytest.raises(InputError, match=f"proposal={name}: this column's name is taken"):
-        draw(given, given, Streams(0), 3)
+        propose_and_score(given, given, Streams(0), 3)
 
 
 def test_a_wrong_number_of_rows_is_refused():
     given = Given(l=torch.zeros(3))
     with pytest.raises(InputError, match=r"proposal=3 rows: must give the 4 asked for"):
-        draw(given, given, Streams(0), 4)
+        propose_and_score(given, given, Streams(0), 4)
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(3, 1), torch.zeros(1), torch.tensor(0.0)])
@@ -155,12 +155,12 @@ def test_a_ratio_another_shape_is_refused(wrong):
             return wrong
 
     with pytest.raises(InputError, match=r"log_ratio must have shape \[3\]"):
-        draw(Given(l=torch.zeros(3)), Ratio(), Streams(0), 3)
+        propose_and_score(Given(l=torch.zeros(3)), Ratio(), Streams(0), 3)
 
 
 def test_a_density_with_trainable_parameters_can_be_sampled():
     proposal = DistributionProposal(Normal(torch.tensor(0.0, requires_grad=True), 2.0))
-    _, log_ratio, _ = draw(proposal, DensityRatio(Normal(0.0, 1.0), proposal), Streams(0), 4)
+    _, log_ratio, _ = propose_and_score(proposal, DensityRatio(Normal(0.0, 1.0), proposal), Streams(0), 4)
     assert log_ratio.dtype == np.float64
 
 
@@ -221,7 +221,7 @@ class Screening:
 def test_a_ratio_that_screens_is_given_the_exponentials_and_m():
     ratio = Screening()
     chunk = work(log_m=0.25, ratio=ratio)(5)
-    batch, _, exponentials = draw(WIDE, RATIO, Streams(3, chunk=5), 200)
+    batch, _, exponentials = propose_and_score(WIDE, RATIO, Streams(3, chunk=5), 200)
     assert ratio.asked[0].tolist() == exponentials.tolist()
     assert ratio.asked[1] == 0.25
     scored = batch["x"] < 1

@@ -14,10 +14,10 @@ from rsf_dist.config.sampling import Budget
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import DensityRatio
-from rsf_dist.sampling import checkpoint as journal
-from rsf_dist.sampling.checkpoint import Journal
+from rsf_dist.sampling import checkpoint
+from rsf_dist.sampling.checkpoint import RoundCheckpoint
 from rsf_dist.sampling.chunk import ChunkWork
-from rsf_dist.sampling.collector import ChunkRecorder, Harvest
+from rsf_dist.sampling.collector import ChunkTask, RowCollector
 from rsf_dist.storage.run_store import RunStore
 
 Q = DistributionProposal(Normal(torch.tensor(0.0, dtype=torch.float64), 2.0))
@@ -31,14 +31,14 @@ def store(tmp_path: Path) -> RunStore:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch) -> None:
-    monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "COMMIT_SECONDS", 0.0)
 
 
 class Draw:
     """Draws chunks in this process, and remembers which."""
 
     def __init__(self, store: RunStore | None, work: ChunkWork = WORK):
-        self.recorder, self.drawn = ChunkRecorder(work, store), []
+        self.recorder, self.drawn = ChunkTask(work, store), []
 
     def __call__(self, chunks):
         for chunk in chunks:
@@ -46,44 +46,44 @@ class Draw:
             yield self.recorder(chunk)
 
 
-def gathered(store: RunStore | None, chunks: range, **options) -> Harvest:
-    harvest, book = Harvest(10**6, WORK.log_m, **options), Journal(store, WORK)
-    with book.keeping(harvest):
+def gathered(store: RunStore | None, chunks: range, **options) -> RowCollector:
+    collector, book = RowCollector(10**6, WORK.log_m, **options), RoundCheckpoint(store, WORK)
+    with book.keeping(collector):
         for record in Draw(store)(chunks):
-            harvest.add(record)
-    return harvest
+            collector.add(record)
+    return collector
 
 
-def resumed(store: RunStore, draw: Draw, **options) -> Harvest:
-    harvest = Harvest(10**6, WORK.log_m, **options)
-    Journal(store, WORK).restore(harvest, draw)
-    return harvest
+def resumed(store: RunStore, draw: Draw, **options) -> RowCollector:
+    collector = RowCollector(10**6, WORK.log_m, **options)
+    RoundCheckpoint(store, WORK).restore(collector, draw)
+    return collector
 
 
 @pytest.mark.parametrize("margin", [None, 0.0])
 def test_a_harvest_goes_on_where_it_stopped(store, margin, tmp_path):
     gathered(store, range(4), margin=margin)
     draw = Draw(store)
-    harvest = resumed(store, draw, margin=margin)
-    assert (harvest.num_chunks, draw.drawn) == (4, [])  # nothing is drawn again
+    collector = resumed(store, draw, margin=margin)
+    assert (collector.num_chunks, draw.drawn) == (4, [])  # nothing is drawn again
     for record in draw(range(4, 9)):
-        harvest.add(record)
+        collector.add(record)
     whole = gathered(RunStore(tmp_path / "whole"), range(9), margin=margin)
-    assert harvest.found().tobytes() == whole.found().tobytes()
-    assert (harvest.scored, harvest.log_m, len(harvest)) == (whole.scored, whole.log_m, len(whole))
-    assert [shard.chunk for shard in harvest.shards] == list(range(9))
+    assert collector.found().tobytes() == whole.found().tobytes()
+    assert (collector.scored, collector.log_m, len(collector)) == (whole.scored, whole.log_m, len(whole))
+    assert [shard.chunk for shard in collector.shards] == list(range(9))
 
 
 def test_nothing_is_restored_where_nothing_was_committed(store):
     assert resumed(store, Draw(store)).num_chunks == 0
-    assert Journal(None, WORK).drawn_at() is None
+    assert RoundCheckpoint(None, WORK).drawn_at() is None
 
 
 def test_what_came_in_is_committed_whatever_ends_it(store):
     def interrupted() -> None:
-        harvest, book = Harvest(99, WORK.log_m), Journal(store, WORK)
-        with book.keeping(harvest):
-            harvest.add(next(Draw(store)([0])))
+        collector, book = RowCollector(99, WORK.log_m), RoundCheckpoint(store, WORK)
+        with book.keeping(collector):
+            collector.add(next(Draw(store)([0])))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -97,9 +97,9 @@ def test_commits_are_as_seldom_as_they_are_dear(store, monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     commits = []
     monkeypatch.setattr(store, "commit_round", lambda *given: commits.append(given))
-    harvest, book = Harvest(99, WORK.log_m), Journal(store, WORK)
+    collector, book = RowCollector(99, WORK.log_m), RoundCheckpoint(store, WORK)
     for _ in range(30):  # a look at the clock is a second here, and a commit takes some two: the next is 40 later
-        book.note(harvest)
+        book.note(collector)
     assert len(commits) == 1
 
 
@@ -130,32 +130,32 @@ def test_a_round_goes_on_with_the_same_work_only(store, name, value):
     gathered(store, range(2))
     changed = dataclasses.replace(WORK, **{name: value})
     with pytest.raises(InputError, match=f"{name}=.*: the round in .* was begun with"):
-        Journal(store, changed).restore(Harvest(9, changed.log_m), Draw(store))
+        RoundCheckpoint(store, changed).restore(RowCollector(9, changed.log_m), Draw(store))
 
 
 def test_a_complete_round_says_so(store):
-    harvest, book = gathered(store, range(2)), Journal(store, WORK)
+    collector, book = gathered(store, range(2)), RoundCheckpoint(store, WORK)
     budget, report = Budget(max_proposals=100), {"num_accepted": 20, "shortfall": 0}
     assert not book.is_complete(20, budget)
-    book.commit(harvest, fingerprint="f", report=report, wanted=20, budget=budget.model_dump())
+    book.commit(collector, fingerprint="f", report=report, wanted=20, budget=budget.model_dump())
     assert book.is_complete(20, budget)
     assert book.is_complete(20, Budget())
     assert not book.is_complete(21, budget)
-    again, later = Harvest(20, WORK.log_m), Journal(store, WORK)
+    again, later = RowCollector(20, WORK.log_m), RoundCheckpoint(store, WORK)
     later.restore(again, Draw(store))
     with later.keeping(again):
         pass  # nothing came in, and nothing is committed over it
     assert later.is_complete(20, budget)
     # what a budget ended is complete for that budget, and goes on with a larger one
-    book.commit(harvest, report={**report, "shortfall": 5}, wanted=20, budget=budget.model_dump())
+    book.commit(collector, report={**report, "shortfall": 5}, wanted=20, budget=budget.model_dump())
     assert book.is_complete(20, budget)
     assert not book.is_complete(20, Budget(max_proposals=200))
 
 
 def test_a_forgotten_round_is_drawn_anew(store):
     gathered(store, range(2))
-    assert Journal(store, WORK).drawn_at() == WORK.log_m
-    Journal(store, WORK).forget()
+    assert RoundCheckpoint(store, WORK).drawn_at() == WORK.log_m
+    RoundCheckpoint(store, WORK).forget()
     assert resumed(store, Draw(store)).num_chunks == 0
 
 
@@ -167,18 +167,18 @@ def test_an_interrupt_at_any_line_leaves_a_chunk_in_or_out(store, tmp_path):
     for line in itertools.count():
         at = RunStore(tmp_path / f"at-{line}")
         shutil.copytree(store.path("rounds"), at.path("rounds"))
-        harvest, book = Harvest(10**6, WORK.log_m), Journal(at, WORK)
+        collector, book = RowCollector(10**6, WORK.log_m), RoundCheckpoint(at, WORK)
         for record in records[:2]:
-            harvest.add(record)
-        if not interrupted_at(line, lambda: harvest.add(records[2])):  # noqa: B023
+            collector.add(record)
+        if not interrupted_at(line, lambda: collector.add(records[2])):  # noqa: B023
             break
-        book.commit(harvest)
-        harvest = resumed(at, Draw(at))
-        seen.add(harvest.num_chunks)
-        for record in Draw(at)(range(harvest.num_chunks, 3)):
-            harvest.add(record)
-        assert harvest.found().tobytes() == whole.found().tobytes()
-        assert harvest.scored == whole.scored
+        book.commit(collector)
+        collector = resumed(at, Draw(at))
+        seen.add(collector.num_chunks)
+        for record in Draw(at)(range(collector.num_chunks, 3)):
+            collector.add(record)
+        assert collector.found().tobytes() == whole.found().tobytes()
+        assert collector.scored == whole.scored
     assert line > 10
     assert seen == {2}  # the seal is its last line
 

@@ -17,7 +17,7 @@ from rsf_dist.ratios import ConstantRatio
 from rsf_dist.sampling.accepted import LEDGER_ROW
 from rsf_dist.sampling.chunk import ChunkWork, refuse_nonfinite
 from rsf_dist.sampling.stream import LEDGER, Cursor, RowStream, _Rows, forecast_mean_weight, ledger_in
-from rsf_dist.training.batch_server import Intake, shortfall
+from rsf_dist.training.batch_server import StreamProgress, shortfall
 from rsf_dist.training.state import StreamReport
 
 WORK = ChunkWork(DistributionProposal(Normal(0.0, 1.0)), ConstantRatio(), math.log(2), 10, 0)
@@ -44,7 +44,7 @@ def test_a_cursor_moves_batch_by_batch():
 def test_a_report_is_of_the_stretch_between():
     start = Cursor(chunk=1, index=9, rows=4, num_capped=1)
     end = Cursor(chunk=3, index=0, rows=14, num_capped=3, digest="ab")
-    report = StreamReport.between(start, Intake(end, 1.23456, 0.5), chunk_size=10)
+    report = StreamReport.between(start, StreamProgress(end, 1.23456, 0.5), chunk_size=10)
     assert report == StreamReport(10, 31 - 20, 2, "ab", 1.235, 0.5)
 
 

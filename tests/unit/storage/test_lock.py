@@ -16,14 +16,14 @@ import pytest
 
 from rsf_dist.errors import InputError
 from rsf_dist.storage import lock
-from rsf_dist.storage.lock import LOCK, Holder, held, holder
+from rsf_dist.storage.lock import LOCK, LockOwner, lock_owner, run_lock
 from rsf_dist.storage.run_store import RunStore
 
 HOLDING = """
 import sys, time
-from rsf_dist.storage.lock import held
+from rsf_dist.storage.lock import run_lock
 from rsf_dist.storage.run_store import RunStore
-with held(RunStore(sys.argv[1])):
+with run_lock(RunStore(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -35,11 +35,11 @@ def store(tmp_path: Path) -> RunStore:
 
 
 @pytest.fixture
-def elsewhere() -> Holder:
-    return Holder("their token", "another-host", 17, time.time() - 60, "someone")
+def elsewhere() -> LockOwner:
+    return LockOwner("their token", "another-host", 17, time.time() - 60, "someone")
 
 
-def leave(store: RunStore, theirs: Holder) -> None:
+def leave(store: RunStore, theirs: LockOwner) -> None:
     store.write(LOCK, json.dumps(asdict(theirs)))
 
 
@@ -54,30 +54,30 @@ def other_process(store: RunStore):
 
 
 def test_it_is_held_for_the_length_of_the_block_and_leaves_nothing(store):
-    with held(store):
-        mine = holder(store)
+    with run_lock(store):
+        mine = lock_owner(store)
         assert mine is not None
         assert (mine.pid, mine.host) == (os.getpid(), socket.gethostname())
         store.write("a.txt", "x")
-    assert holder(store) is None
+    assert lock_owner(store) is None
     assert [path.name for path in Path(store.uri).iterdir()] == ["a.txt"]
 
 
 def test_a_refused_run_leaves_no_directory(store):
-    with pytest.raises(ZeroDivisionError), held(store):
+    with pytest.raises(ZeroDivisionError), run_lock(store):
         raise ZeroDivisionError
     assert not Path(store.uri).exists()
 
 
 def test_a_second_writer_is_told_who_holds_it(store, other_process):
     told = f"is held by process {other_process.pid} of .* on {socket.gethostname()}"
-    with pytest.raises(InputError, match=told), held(store):
+    with pytest.raises(InputError, match=told), run_lock(store):
         pytest.fail("both hold it")
-    assert holder(store).pid == other_process.pid
+    assert lock_owner(store).pid == other_process.pid
 
 
 def test_a_second_run_of_the_same_process_is_refused_too(store):
-    with held(store), pytest.raises(InputError, match="is held by"), held(store):
+    with run_lock(store), pytest.raises(InputError, match="is held by"), run_lock(store):
         pytest.fail("both hold it")
 
 
@@ -97,7 +97,7 @@ def test_of_several_processes_that_begin_at_once_one_holds_it(store):
 
 
 def wait_for_end_or_word(process: subprocess.Popen) -> bytes:
-    """`held`, or nothing where it ended."""
+    """`run_lock`, or nothing where it ended."""
     assert process.stdout is not None
     return process.stdout.readline()
 
@@ -105,35 +105,35 @@ def wait_for_end_or_word(process: subprocess.Popen) -> bytes:
 def test_the_lock_of_a_killed_process_is_stale_at_once(store, other_process):
     other_process.send_signal(signal.SIGKILL)
     other_process.wait()
-    assert holder(store).pid == other_process.pid  # it could not let go
+    assert lock_owner(store).pid == other_process.pid  # it could not let go
     started = time.monotonic()
-    with held(store):
-        assert holder(store).pid == os.getpid()
+    with run_lock(store):
+        assert lock_owner(store).pid == os.getpid()
     assert time.monotonic() - started < 5
 
 
 def test_the_number_of_a_process_may_have_been_given_again(store):
-    mine = Holder.this_process()
+    mine = LockOwner.this_process()
     assert mine.tick is not None
     leave(store, replace(mine, token="earlier", tick=mine.tick - 1000))
-    with held(store):
-        assert holder(store).token != "earlier"
+    with run_lock(store):
+        assert lock_owner(store).token != "earlier"
 
 
 def test_a_lock_without_ticks_is_judged_by_the_clock(store):
-    mine = replace(Holder.this_process(), token="theirs", tick=None)
+    mine = replace(LockOwner.this_process(), token="theirs", tick=None)
     leave(store, mine)
-    with pytest.raises(InputError, match="is held by"), held(store):
+    with pytest.raises(InputError, match="is held by"), run_lock(store):
         pytest.fail("both hold it")
     leave(store, replace(mine, started=mine.started - 1000))
-    with held(store):
-        assert holder(store).token != "theirs"
+    with run_lock(store):
+        assert lock_owner(store).token != "theirs"
 
 
 def test_a_clock_that_was_set_makes_no_lock_stale(store, monkeypatch):
-    with held(store):
+    with run_lock(store):
         monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time() + 3600)
-        with pytest.raises(InputError, match="is held by"), held(store):
+        with pytest.raises(InputError, match="is held by"), run_lock(store):
             pytest.fail("both hold it")
 
 
@@ -144,17 +144,17 @@ def test_a_lock_that_cannot_be_read_is_not_nobodys(store, elsewhere, monkeypatch
         raise InputError("output", name, "cannot be read (Stale file handle)", "check the path")
 
     monkeypatch.setattr(store, "read", stale_handle)
-    with pytest.raises(InputError, match="Stale file handle"), held(store):
+    with pytest.raises(InputError, match="Stale file handle"), run_lock(store):
         pytest.fail("took what may be held")
     monkeypatch.undo()
-    assert holder(store) == elsewhere
+    assert lock_owner(store) == elsewhere
 
 
 def test_a_heart_that_stands_still_elsewhere_is_stale(store, elsewhere, monkeypatch):
     monkeypatch.setattr(lock, "STALE_SECONDS", 2.0)
     leave(store, elsewhere)
-    with held(store):
-        assert holder(store).pid == os.getpid()
+    with run_lock(store):
+        assert lock_owner(store).pid == os.getpid()
 
 
 def test_a_heart_that_beats_elsewhere_is_alive(store, elsewhere, monkeypatch):
@@ -162,57 +162,57 @@ def test_a_heart_that_beats_elsewhere_is_alive(store, elsewhere, monkeypatch):
     leave(store, elsewhere)
     beat = threading.Timer(0.5, leave, (store, replace(elsewhere, beat=1)))
     beat.start()
-    with pytest.raises(InputError, match="is held by process 17 of someone on another-host"), held(store):
+    with pytest.raises(InputError, match="is held by process 17 of someone on another-host"), run_lock(store):
         pytest.fail("both hold it")
-    assert holder(store).token == "their token"
+    assert lock_owner(store).token == "their token"
 
 
 def test_the_heart_beats(store, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.1)
-    with held(store):
-        first = holder(store).beat
+    with run_lock(store):
+        first = lock_owner(store).beat
         time.sleep(1)
-        assert holder(store).beat > first
+        assert lock_owner(store).beat > first
 
 
 def test_a_lock_that_was_taken_over_is_not_released(store, elsewhere):
-    with held(store):
+    with run_lock(store):
         leave(RunStore(store.uri), elsewhere)
-    assert holder(store) == elsewhere
+    assert lock_owner(store) == elsewhere
 
 
 def test_who_was_taken_over_while_asleep_writes_no_more(store, elsewhere, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
-    with held(store):
+    with run_lock(store):
         within = store.at("seeds/000")
-        store.keep("before", lambda folder: (folder / "a.txt").write_text("a"))
+        store.commit_folder("before", lambda folder: (folder / "a.txt").write_text("a"))
         leave(RunStore(store.uri), elsewhere)
         for asleep in (store, within):
             with pytest.raises(InputError, match=r"was taken from this process, .* by process 17 of"):
-                asleep.keep("after", lambda folder: (folder / "b.txt").write_text("b"))
+                asleep.commit_folder("after", lambda folder: (folder / "b.txt").write_text("b"))
         store.filesystem.delete_file(store.path(LOCK))  # that one is done with it, and has let go
         with pytest.raises(InputError, match="was taken from this process"):
             store.write("report.json", "{}")
         time.sleep(0.3)  # several beats
-        assert holder(store) is None
+        assert lock_owner(store) is None
     assert list(store.manifest()["folders"]) == ["before"]
     assert not store.at("seeds/000").exists("manifest.json")
 
 
 def test_a_half_written_lock_is_nobodys(store):
     store.write(LOCK, "{")
-    assert holder(store) is None
-    with held(store):
-        assert holder(store).pid == os.getpid()
+    assert lock_owner(store) is None
+    with run_lock(store):
+        assert lock_owner(store).pid == os.getpid()
 
 
 def test_of_two_that_take_over_at_once_one_wins(store, monkeypatch):
-    leave(store, replace(Holder.this_process(), token="dead", tick=0))
+    leave(store, replace(LockOwner.this_process(), token="dead", tick=0))
     outcomes, inside = [], threading.Event()
 
     def take() -> None:
         try:
-            with held(store):
+            with run_lock(store):
                 outcomes.append("held")
                 inside.wait(10)
         except InputError:

@@ -115,7 +115,7 @@ def test_no_path_of_the_manifest_leaves_the_run(store, path, tmp_path):
             use()
     store.commit(lambda manifest: manifest["folders"].update({"models": {path: "0"}}))
     with pytest.raises(InputError, match="leaves the run's directory"):
-        store.fetch("models", lambda folder: None)
+        store.load_folder("models", lambda folder: None)
     assert [found.name for found in tmp_path.iterdir()] == ["run"]
 
 
@@ -133,33 +133,33 @@ def write_two(folder: Path) -> None:
 
 
 def test_a_kept_folder_comes_back(store):
-    assert not store.holds("ratio")
-    store.keep("ratio", write_two)
-    assert store.holds("ratio")
-    assert store.fetch("ratio", lambda folder: (folder / "in" / "b.txt").read_text()) == "two"
+    assert not store.is_intact("ratio")
+    store.commit_folder("ratio", write_two)
+    assert store.is_intact("ratio")
+    assert store.load_folder("ratio", lambda folder: (folder / "in" / "b.txt").read_text()) == "two"
     assert store.manifest()["folders"]["ratio"].keys() == {"a.txt", "in/b.txt"}
 
 
 def test_a_kept_folder_is_listed_damaged_or_not(store):
-    store.put("ratio", write_two)
-    assert not store.lists("ratio")
-    store.keep("ratio", write_two)
+    store.write_folder("ratio", write_two)
+    assert not store.is_listed("ratio")
+    store.commit_folder("ratio", write_two)
     Path(store.path("ratio/a.txt")).unlink()
-    assert store.lists("ratio")
-    assert not store.holds("ratio")
+    assert store.is_listed("ratio")
+    assert not store.is_intact("ratio")
 
 
 def test_a_folder_without_files_is_kept_too(store):
-    store.keep("ratio", lambda folder: None)
-    assert store.holds("ratio")
-    assert store.fetch("ratio", lambda folder: list(folder.iterdir())) == []
+    store.commit_folder("ratio", lambda folder: None)
+    assert store.is_intact("ratio")
+    assert store.load_folder("ratio", lambda folder: list(folder.iterdir())) == []
 
 
 def test_what_the_manifest_does_not_list_does_not_exist(store):
-    store.put("ratio", write_two)
-    assert not store.holds("ratio")
+    store.write_folder("ratio", write_two)
+    assert not store.is_intact("ratio")
     with pytest.raises(InputError, match="ratio is not in the manifest"):
-        store.fetch("ratio", lambda folder: None)
+        store.load_folder("ratio", lambda folder: None)
 
 
 @pytest.mark.parametrize(
@@ -167,13 +167,13 @@ def test_what_the_manifest_does_not_list_does_not_exist(store):
     [(lambda file: file.unlink(), "is missing"), (lambda file: file.write_text("three"), "differs from its SHA-256")],
 )
 def test_a_damaged_folder_is_not_held(store, harm, told):
-    store.keep("ratio", write_two)
+    store.commit_folder("ratio", write_two)
     harm(Path(store.path("ratio/in/b.txt")))
-    assert not store.holds("ratio")
+    assert not store.is_intact("ratio")
     with pytest.raises(InputError, match=f"ratio/in/b.txt {told}"):
-        store.fetch("ratio", lambda folder: None)
-    store.keep("ratio", write_two)
-    assert store.holds("ratio")
+        store.load_folder("ratio", lambda folder: None)
+    store.commit_folder("ratio", write_two)
+    assert store.is_intact("ratio")
 
 
 def test_drafts_of_killed_writers_are_swept(store):
@@ -186,7 +186,7 @@ def test_drafts_of_killed_writers_are_swept(store):
         draft.write_text("half")
     mine = Path(store.path("a/notes.tmp"))
     mine.write_text("the user's own")
-    store.sweep()
+    store.remove_drafts()
     assert [draft.exists() for draft in [*left, mine]] == [False, False, True, True]
     assert store.read("a/b.txt") == b"one"
 
@@ -225,9 +225,9 @@ def test_what_only_looks_like_a_password_is_none(uri):
 def test_the_manifest_before_is_kept_when_the_last_one_is_none(tmp_path):
     kept = RunStore(tmp_path)
     for name in ("a", "b"):
-        kept.keep(name, lambda folder: (folder / "x").write_text("x"))
+        kept.commit_folder(name, lambda folder: (folder / "x").write_text("x"))
     (tmp_path / "manifest.json").write_text("{}")
-    kept.keep("c", lambda folder: (folder / "x").write_text("x"))
+    kept.commit_folder("c", lambda folder: (folder / "x").write_text("x"))
     (tmp_path / "manifest.json").write_text("{")
     assert list(kept.manifest()["folders"]) == ["a"]
 

@@ -14,7 +14,7 @@ from rsf_dist.config.sampling import Budget
 from rsf_dist.errors import InputError
 from rsf_dist.runs.verification import _read
 from rsf_dist.sampling import accepted
-from rsf_dist.sampling.accepted import AcceptedSet, as_described, stored_dataset, stored_rows
+from rsf_dist.sampling.accepted import AcceptedSet, check_schema, stored_dataset, stored_rows
 from rsf_dist.storage.run_store import RunStore, Shard, _sha256
 
 WANTED = 60
@@ -147,4 +147,4 @@ def test_what_is_in_order_is_read(store: RunStore) -> None:
     ledgers, wrong, damaged = _read(store, described(store), listed(store))
     assert (len(ledgers), wrong, damaged) == (len(listed(store)), [], set())
     for shard in listed(store):
-        assert as_described(store.read_shard(shard), shard, described(store)["columns"]).num_rows == shard.rows
+        assert check_schema(store.read_shard(shard), shard, described(store)["columns"]).num_rows == shard.rows

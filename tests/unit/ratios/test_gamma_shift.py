@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.sampling.accept import accept
-from rsf_dist.sampling.chunk import ChunkWork, draw
+from rsf_dist.sampling.chunk import ChunkWork, propose_and_score
 
 LN2 = np.log(2)
 
@@ -94,7 +94,7 @@ def test_the_sampler_accepts_with_that_probability(gaussians25, log_acceptance):
     assert decision.weight.tolist() == [1.0] * 5
     ratio = gaussians25.GammaShiftRatio(Column(), -1.0, gamma=0.7)
     chunk = ChunkWork(Exponential(), ratio, -1.0, 200, seed=3)(5)
-    batch, _, exponentials = draw(Exponential(), Column(), Streams(3, chunk=5), 200)
+    batch, _, exponentials = propose_and_score(Exponential(), Column(), Streams(3, chunk=5), 200)
     keep = exponentials > -log_acceptance(batch["l"], -1.0, 0.7, 1e-8)
     assert chunk.rows["index"].tolist() == np.flatnonzero(keep).tolist()
     assert chunk.statistics.num_capped == 0 < keep.sum() < 200
@@ -103,7 +103,7 @@ def test_the_sampler_accepts_with_that_probability(gaussians25, log_acceptance):
 def test_m_and_gamma_are_the_pilots(gaussians25):
     """At the percentile F = gamma, where a row is accepted with probability 1/2."""
     found = gaussians25.fit_gamma_shift(Exponential(), Column(), seed=3, percentile=50.0)
-    log_ratio = draw(Exponential(), Column(), Streams(3, Stage.PILOT), 10_000)[1]
+    log_ratio = propose_and_score(Exponential(), Column(), Streams(3, Stage.PILOT), 10_000)[1]
     assert found.log_bound == log_ratio.max()
     middle = {"l": torch.from_numpy(np.sort(log_ratio)[5_000:5_001])}
     assert np.exp(found.log_ratio(middle).numpy() - found.log_bound) == pytest.approx([0.5])
