@@ -1,12 +1,12 @@
-"""The sampling half of a trial: rounds that move the proposal, and the accepted rows of the last one.
+"""The sampling half of a seed run: rounds that move the proposal, and the accepted rows of the last round.
 
-    ratio -> rows accepted under a budget -> proposal refitted to them      again and again, then
-    ratio -> sampling.num_accepted rows
+    every round but the last:   ratio -> rows accepted under a budget -> proposal refitted to the rows
+    the last round:             class prior -> ratio -> sampling.num_accepted rows
 
-Each round is a rejection sampler for its own q: a learned ratio is learned anew against the round's proposals, any
-other is corrected by the two densities (`ReweightedRatio`). It is the cross-entropy method (Rubinstein 1999) with rejection
-in the place of a quantile of scores, and a defensive share of the proposal as configured. Classes are moved apart, and
-last (`class_mix`).
+Each round is a rejection sampler for its own q. A learned ratio is fitted again to the round's proposals; any other
+ratio is corrected by the two densities (`ReweightedRatio`). This is the cross-entropy method (Rubinstein 1999) with
+rejection in the place of a quantile of scores, and with a defensive share of the configured proposal. The class prior
+is moved separately, before the last round (`class_prior`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,7 @@ from rsf_dist.proposals import DefensiveProposal, Proposal, Refittable
 from rsf_dist.ratios import Ratio
 from rsf_dist.report import report_json, sample_images
 from rsf_dist.report.trust_card import format_trust_card
-from rsf_dist.runs.class_prior import (
-    apply_class_prior,
-    class_prior_folder,
-    compute_class_means,
-    condition_on_class,
-    decide_class_prior,
-    describe,
-)
+from rsf_dist.runs.class_prior import ClassPriorDecision, add_class_means, decide_class_prior, stored_decision
 from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.timeouts import time_limit
 from rsf_dist.runtime.user_code import reported_as
@@ -53,28 +46,39 @@ _NEAR_ONE = 0.95
 
 
 def sample_seed(seed_run: SeedRun) -> AcceptedSet:
-    """Move the proposal round by round, sample the rows to train on, and judge them."""
+    """Move the proposal round by round, then sample the rows to train on and evaluate them."""
     report_json.begin(seed_run.store, seed_run.seed)
     last = explore(seed_run)
     moved = moved_proposal(seed_run, last)
-    if seed_run.config.rounds.num_rounds > 1:
-        decide_class_prior(seed_run, last, moved)
-    proposal = apply_class_prior(seed_run, last, moved)
+    decision = decide_class_prior(seed_run, last, moved)
+    proposal = decision.proposal(moved)
     fitted = seed_run.ratio(proposal, last)
-    compute_class_means(seed_run, last, proposal, fitted)
-    ratio = condition_on_class(seed_run, last, proposal, fitted)
-    wanted = seed_run.config.sampling.num_accepted
-    with seed_run.stage("sampling", f"sampling until {wanted:,} rows are accepted"):
-        accepted = round_sampler(seed_run, proposal, ratio).sample(wanted, last, seed_run.progress)
+    decision = add_class_means(seed_run, last, decision, proposal, fitted)
+    ratio = decision.ratio(fitted)
+    num_accepted = seed_run.config.sampling.num_accepted
+    with seed_run.stage("sampling", f"sampling until {num_accepted:,} rows are accepted"):
+        accepted = round_sampler(seed_run, proposal, ratio).sample(num_accepted, last, seed_run.progress)
     if not report_json.has_round(seed_run.store, accepted.fingerprint):
-        with seed_run.stage("two_sample", "comparing proposals and accepted rows with held-out target images"):
-            feature_network, target = seed_run.config.evaluation.feature_network, seed_run.inputs.target.images
-            proposals = {"before": seed_run.proposal()} | ({"moved": proposal} if last else {})
-            tested = two_sample_tests(ratio, proposals, accepted, target, feature_network, seed_run.seed)
-        sample_images.save(seed_run.store, proposal, accepted, seed_run.inputs, seed_run.seed)
-        _tell(seed_run, last, proposal, ratio, accepted, tested, last=True)
-        seed_run.progress.say(format_trust_card(report_json.last_round(seed_run.store)["trust"]))
+        report_last_round(seed_run, last, proposal, ratio, accepted, decision)
     return accepted
+
+
+def report_last_round(
+    seed_run: SeedRun,
+    number: int,
+    proposal: Proposal,
+    ratio: Ratio,
+    accepted: AcceptedSet,
+    decision: ClassPriorDecision,
+) -> None:
+    """Evaluate the accepted rows of the last round, and add the round to the report."""
+    with seed_run.stage("two_sample", "comparing proposals and accepted rows with held-out target images"):
+        feature_network, target = seed_run.config.evaluation.feature_network, seed_run.inputs.target.images
+        proposals = {"before": seed_run.proposal()} | ({"moved": proposal} if number else {})
+        tested = two_sample_tests(ratio, proposals, accepted, target, feature_network, seed_run.seed)
+    sample_images.save(seed_run.store, proposal, accepted, seed_run.inputs, seed_run.seed)
+    _report_round(seed_run, number, proposal, ratio, accepted, tested, decision)
+    seed_run.progress.say(format_trust_card(report_json.last_round(seed_run.store)["trust"]))
 
 
 def explore(seed_run: SeedRun) -> int:
@@ -96,7 +100,7 @@ def explore(seed_run: SeedRun) -> int:
 
 def explore_once(seed_run: SeedRun, number: int) -> float | None:
     """A round's ratio and rows, for the next one's proposal; the ratio's held-out AUC, where it has one."""
-    proposal = round_proposal(seed_run, number)
+    proposal = moved_proposal(seed_run, number)
     ratio = seed_run.ratio(proposal, number)
     wanted = seed_run.config.rounds.num_accepted
     sampler = round_sampler(seed_run, proposal, ratio, exploring=True)
@@ -108,21 +112,19 @@ def explore_once(seed_run: SeedRun, number: int) -> float | None:
             finding = f"round {number}: fewer than {wanted:,} rows accepted of {most}"
             raise Shortfall(finding, _MORE_TO_EXPLORE) from short
     if not report_json.has_round(seed_run.store, accepted.fingerprint):
-        _tell(seed_run, number, proposal, ratio, accepted)
+        _report_round(seed_run, number, proposal, ratio, accepted)
     quality = getattr(ratio, "quality", None)
     return getattr(quality, "auc", None)
 
 
-def round_proposal(seed_run: SeedRun, number: int) -> Proposal:
-    """The q of a round: as configured, or refitted to the rows of the round before, and its mix of classes moved.
+def moved_proposal(seed_run: SeedRun, number: int) -> Proposal:
+    """Return the proposal of a round: as configured in the first, else refitted to the rows of the round before.
+
+    The class prior stays as configured. A share of the proposals, rounds.defensive_share, keeps to the configured
+    proposal.
 
     Raises InputError where the round before has no rows, or the proposal cannot be refitted.
     """
-    return apply_class_prior(seed_run, number, moved_proposal(seed_run, number))
-
-
-def moved_proposal(seed_run: SeedRun, number: int) -> Proposal:
-    """As `round_proposal`, with the mix of classes as configured."""
     rounds, proposal = seed_run.config.rounds, seed_run.proposal()
     if number == 0:
         return proposal
@@ -159,11 +161,15 @@ def round_sampler(seed_run: SeedRun, proposal: Proposal, ratio: Ratio, exploring
 
 
 def stored_sampler(seed_run: SeedRun, number: int) -> RejectionSampler:
-    """A round's sampler with what the trial keeps; nothing is made. Raises InputError where something is missing."""
-    proposal = round_proposal(seed_run, number)
-    ratio = condition_on_class(seed_run, number, proposal, seed_run.stored_ratio(proposal, number))
-    last = seed_run.config.rounds.num_rounds == 1 or seed_run.store.is_listed(class_prior_folder(number))
-    return round_sampler(seed_run, proposal, ratio, exploring=not last)
+    """Return a round's sampler from what the store holds, without making anything.
+
+    Raises InputError where something is missing or damaged.
+    """
+    decision, proposal = stored_decision(seed_run, number), moved_proposal(seed_run, number)
+    if decision is None:
+        return round_sampler(seed_run, proposal, seed_run.stored_ratio(proposal, number), exploring=True)
+    proposal = decision.proposal(proposal)
+    return round_sampler(seed_run, proposal, decision.ratio(seed_run.stored_ratio(proposal, number)))
 
 
 def last_rows(seed_run: SeedRun) -> AcceptedSet:
@@ -177,17 +183,18 @@ def last_stream(seed_run: SeedRun, accepted: AcceptedSet, num_rows: int) -> RowS
     return stored_sampler(seed_run, number).row_stream(num_rows, number, after=Cursor.after(accepted))
 
 
-def _tell(
+def _report_round(
     seed_run: SeedRun,
     number: int,
     proposal: Proposal,
     ratio: Ratio,
     accepted: AcceptedSet,
     tested: dict[str, Any] | None = None,
-    last: bool = False,
+    decision: ClassPriorDecision | None = None,
 ) -> None:
-    mix = describe(seed_run, number, proposal)
-    described = report_json.describe_round(number, accepted, ratio, tested, last, mix)
+    """Add a round to the report; a round with a decision about its class prior is the last one."""
+    mix = None if decision is None else decision.describe()
+    described = report_json.describe_round(number, accepted, ratio, tested, decision is not None, mix)
     described |= sample_images.save_round(seed_run.store, number, proposal, seed_run.seed)
     report_json.add_round(seed_run.store, described)
     seed_run.progress.say(report_json.format_round(described))

@@ -39,7 +39,7 @@ from rsf_dist.report import report_json, sample_images
 from rsf_dist.report.html import write_html
 from rsf_dist.report.text import format_report
 from rsf_dist.runs import class_prior, pipeline, rounds
-from rsf_dist.runs.class_prior import ClassPriorDecision, class_prior_folder, means_folder, stored_decision
+from rsf_dist.runs.class_prior import ClassPriorDecision, class_prior_folder, stored_decision
 from rsf_dist.runs.pipeline import RunResult
 from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.progress import Progress
@@ -123,7 +123,8 @@ def tell(seed_run, number, last, distance=0.5, n=1_500):
         stopped=False,
     )
     accepted = stored(seed_run.store, number, chunk.rows, report)
-    rounds._tell(seed_run, number, proposal, ratio, accepted, last=last)
+    decision = (stored_decision(seed_run, number) or ClassPriorDecision()) if last else None
+    rounds._report_round(seed_run, number, proposal, ratio, accepted, decision=decision)
     return accepted
 
 
@@ -322,56 +323,70 @@ def rows_of(monkeypatch):
     return asked
 
 
-def keep_mix(seed_run, number, estimate=ESTIMATE, kept=None):
-    text = json.dumps(ClassPriorDecision(estimate, kept).to_json())
-    seed_run.store.commit_folder(class_prior_folder(number), lambda folder: (folder / "mix.json").write_text(text))
+SMOOTHED = 0.05 / 3 + 0.95 * ESTIMATE.prior
+"""The class prior to propose: .05 of a third, and .95 of the estimate."""
+
+MOVED = ClassPriorDecision(ESTIMATE, tried=True, prior=SMOOTHED)
 
 
-def told_mix(seed_run, number):
-    mix = stored_decision(seed_run, number)
-    return mix.estimate and mix.estimate.to_json(), mix.kept
+def store_decision(seed_run, number, decision=MOVED):
+    seed_run.store.commit_folder(class_prior_folder(number), decision.save)
+
+
+def decision_in(seed_run, number):
+    decision = stored_decision(seed_run, number)
+    return decision.estimate and decision.estimate.to_json(), decision.reason_to_keep
+
+
+def round_proposal(seed_run, number):
+    """The proposal that a round's stored sampler has."""
+    decision, moved = stored_decision(seed_run, number), rounds.moved_proposal(seed_run, number)
+    return moved if decision is None else decision.proposal(moved)
 
 
 def test_the_first_round_proposes_as_configured(seed_run, rows_of):
-    proposal = rounds.round_proposal(seed_run, 0)
+    proposal = round_proposal(seed_run, 0)
     assert isinstance(proposal, AugmentProposal)
     assert proposal.joint is None
     assert rows_of == []
 
 
 def test_later_rounds_propose_where_rows_were_accepted_and_a_share_of_all(seed_run, rows_of):
-    proposal = rounds.round_proposal(seed_run, 2)
+    proposal = round_proposal(seed_run, 2)
     assert rows_of == [1]
     assert isinstance(proposal, DefensiveProposal)
     assert (proposal.broad.joint, proposal.share) == (None, seed_run.config.rounds.defensive_share)
     turns = proposal.moved.sample(500, Streams(0))["rotation"]
     assert turns.mean().item() == pytest.approx(0.8, abs=0.05)  # 500 draws of a spread of .1
     assert turns.std().item() == pytest.approx(0.1, abs=0.03)
-    again = rounds.round_proposal(seed_run, 2)
+    again = round_proposal(seed_run, 2)
     assert torch.equal(again.sample(9, Streams(0))["rotation"], proposal.sample(9, Streams(0))["rotation"])
 
 
-def test_a_mix_of_classes_that_was_estimated_is_proposed(seed_run, rows_of):
-    keep_mix(seed_run, 2)
-    proposal = rounds.round_proposal(seed_run, 2)
-    # .05 of a third, and .95 of the estimate
+def test_a_class_prior_that_was_estimated_is_proposed(seed_run, rows_of, estimated):
+    settle(seed_run)
+    proposal = round_proposal(seed_run, 2)
     assert seed_run.config.rounds.class_prior.smoothing == 0.05
-    wanted = 0.05 / 3 + 0.95 * ESTIMATE.prior
     for part in (proposal, proposal.broad, proposal.moved):
-        assert part.class_prior.tolist() == pytest.approx(wanted.tolist())
-    assert rounds.round_proposal(seed_run, 1).class_prior.tolist() == pytest.approx([1 / 3] * 3)
+        assert part.class_prior.tolist() == pytest.approx(SMOOTHED.tolist())
+    assert round_proposal(seed_run, 1).class_prior.tolist() == pytest.approx([1 / 3] * 3)
 
 
 @pytest.mark.parametrize(
-    ("estimate", "kept"), [(None, "rounds.class_prior is null"), (None, "it refuses"), (COLLAPSED, "it collapsed")]
+    ("estimate", "reason", "tried"),
+    [
+        (None, "rounds.class_prior is null", False),
+        (None, "it refuses", True),
+        (COLLAPSED, "it collapsed", True),
+        (None, None, False),  # of a run without rounds
+    ],
 )
-def test_a_mix_that_is_kept_as_configured_stays(estimate, kept, seed_run, rows_of):
-    keep_mix(seed_run, 2, estimate, kept)
-    proposal, ratio = rounds.round_proposal(seed_run, 2), ConstantRatio()
-    assert proposal.class_prior.tolist() == pytest.approx([1 / 3] * 3)
-    class_prior.compute_class_means(seed_run, 2, proposal, ratio)
-    assert class_prior.condition_on_class(seed_run, 2, proposal, ratio) is ratio
-    assert not seed_run.store.is_listed(means_folder(2))
+def test_a_class_prior_that_is_kept_leaves_proposal_and_ratio_as_they_are(estimate, reason, tried, seed_run):
+    decision, proposal, ratio = ClassPriorDecision(estimate, reason, tried), broad(), ConstantRatio()
+    assert decision.proposal(proposal) is proposal
+    assert class_prior.add_class_means(seed_run, 2, decision, proposal, ratio) is decision
+    assert decision.ratio(ratio) is ratio
+    assert seed_run.store.manifest()["folders"] == {}
 
 
 def test_a_proposal_that_cannot_move_is_refused_in_its_second_round(seed_run, rows_of, monkeypatch):
@@ -380,9 +395,9 @@ def test_a_proposal_that_cannot_move_is_refused_in_its_second_round(seed_run, ro
             return {}
 
     monkeypatch.setattr(SeedRun, "proposal", lambda seed_run: Still())
-    rounds.round_proposal(seed_run, 0)
+    round_proposal(seed_run, 0)
     with pytest.raises(InputError, match="proposal=Still: has no `refit`, which rounds need"):
-        rounds.round_proposal(seed_run, 1)
+        round_proposal(seed_run, 1)
 
 
 def test_a_round_that_explores_and_falls_short_names_what_is_its_own_to_raise(seed_run, rows_of, monkeypatch):
@@ -419,13 +434,10 @@ def test_accepted_rows_are_judged_beside_proposals_as_configured_and_as_moved(la
     for name, stand_in in {
         "explore": lambda seed_run: last,
         "moved_proposal": lambda seed_run, number: moved,
-        "apply_class_prior": lambda seed_run, number, proposal: proposal,
-        "decide_class_prior": lambda *_: None,
-        "compute_class_means": lambda *_: None,
-        "condition_on_class": lambda seed_run, number, proposal, ratio: ratio,
+        "decide_class_prior": lambda *_: ClassPriorDecision(),
         "round_sampler": lambda *_: SimpleNamespace(sample=lambda *_: sampled),
         "two_sample_tests": lambda ratio, proposals, *_: asked.append(proposals),
-        "_tell": lambda *_, **__: report_json.add_round(seed_run.store, entry(last, last=True)),
+        "_report_round": lambda *_: report_json.add_round(seed_run.store, entry(last, last=True)),
     }.items():
         monkeypatch.setattr(rounds, name, stand_in)
     monkeypatch.setattr(rounds.sample_images, "save", lambda *_: None)
@@ -441,9 +453,9 @@ def test_accepted_rows_are_judged_beside_proposals_as_configured_and_as_moved(la
 def test_a_known_ratio_is_made_once_and_follows_the_proposal(tmp_path, rows_of):
     target = {"rotation": {"normal": [0.8, 0.1]}}
     seed_run = trial_in(tmp_path, rounds=3, ratio={"kind": "density", "parameters": target})
-    first = seed_run.ratio(rounds.round_proposal(seed_run, 0), 0)
+    first = seed_run.ratio(round_proposal(seed_run, 0), 0)
     assert isinstance(first, DensityRatio)
-    proposal = rounds.round_proposal(seed_run, 1)
+    proposal = round_proposal(seed_run, 1)
     ratio = seed_run.ratio(proposal, 1)
     assert isinstance(ratio, ReweightedRatio)
     assert ratio.moved is proposal
@@ -472,7 +484,7 @@ def estimated(monkeypatch):
 
 
 def settle(seed_run, number=2):
-    class_prior.decide_class_prior(seed_run, number, rounds.moved_proposal(seed_run, number))
+    return class_prior.decide_class_prior(seed_run, number, rounds.moved_proposal(seed_run, number))
 
 
 def test_the_mix_is_estimated_once_against_the_proposal_as_it_was_refitted(seed_run, rows_of, estimated):
@@ -483,9 +495,9 @@ def test_the_mix_is_estimated_once_against_the_proposal_as_it_was_refitted(seed_
     assert call.proposal.class_prior.tolist() == pytest.approx([1 / 3] * 3)
     assert call.seed == seed_run.round_seed(2) != seed_run.seed
     assert call.task.spec.config == seed_run.config.model
-    assert told_mix(seed_run, 2) == (ESTIMATE.to_json(), None)
-    assert told_mix(seed_run, 1) == (None, None)
-    assert rounds.round_proposal(seed_run, 2).class_prior[2].item() == pytest.approx(0.05 / 3 + 0.95 * 0.5)
+    assert decision_in(seed_run, 2) == (ESTIMATE.to_json(), None)
+    assert stored_decision(seed_run, 1) is None
+    assert round_proposal(seed_run, 2).class_prior[2].item() == pytest.approx(0.05 / 3 + 0.95 * 0.5)
 
 
 def test_the_classifier_of_classes_may_be_a_network_of_its_own(tmp_path, rows_of, estimated):
@@ -511,11 +523,11 @@ def test_only_the_mix_of_a_classifier_ratio_is_moved(sections, why, tmp_path, ro
     seed_run = trial_in(tmp_path, **{"rounds": 3} | sections)
     settle(seed_run)
     assert estimated == []
-    estimate, kept = told_mix(seed_run, 2)
+    estimate, kept = decision_in(seed_run, 2)
     assert estimate is None
     assert kept.startswith(why)
     assert seed_run.store.is_listed(class_prior_folder(2))  # it marks the last round all the same
-    assert rounds.round_proposal(seed_run, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
+    assert round_proposal(seed_run, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
 
 
 @pytest.mark.parametrize("lacks", ["class_prior", "with_class_prior"])
@@ -524,7 +536,7 @@ def test_classes_stay_where_the_proposal_has_none_to_move(lacks, seed_run, estim
     delattr(proposal, lacks)
     class_prior.decide_class_prior(seed_run, 2, proposal)
     assert estimated == []
-    assert told_mix(seed_run, 2) == (None, "the proposal has none that could be set")
+    assert decision_in(seed_run, 2) == (None, "the proposal has none that could be set")
 
 
 @pytest.mark.parametrize("network", [None, {"width": 5}])
@@ -551,8 +563,8 @@ def test_a_refusal_is_kept_with_its_reason_and_not_asked_for_again(refusal, seed
     settle(seed_run)
     settle(seed_run)
     assert asked == [1]
-    assert told_mix(seed_run, 2) == (None, str(refusal))
-    assert f"the mix of classes stays as configured: {refusal}" in seed_run.progress.lines
+    assert decision_in(seed_run, 2) == (None, str(refusal))
+    assert f"the class prior stays as configured: {refusal}" in seed_run.progress.lines
     tell(seed_run, 2, last=True)
     assert report_json.last_round(seed_run.store)["class_prior"] is None
 
@@ -575,9 +587,9 @@ def test_a_collapsed_estimate_is_told_and_kept_but_not_followed(seed_run, rows_o
     assert asked == [1]
     # exp of the entropy of .98, .01, .01: exp(.0198 + 2 .0461)
     why = "the estimate collapsed to 1.12 effective classes"
-    assert told_mix(seed_run, 2) == (COLLAPSED.to_json(), why)
-    assert f"the mix of classes stays as configured: {why}" in seed_run.progress.lines
-    assert rounds.round_proposal(seed_run, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
+    assert decision_in(seed_run, 2) == (COLLAPSED.to_json(), why)
+    assert f"the class prior stays as configured: {why}" in seed_run.progress.lines
+    assert round_proposal(seed_run, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
     tell(seed_run, 2, last=True)
     last = report_json.last_round(seed_run.store)
     assert last["class_mix_kept"] == why
@@ -601,18 +613,18 @@ def test_an_estimate_of_too_few_effective_classes_has_collapsed(least, prior, co
     seed_run = trial_in(tmp_path, rounds={"num_rounds": 3, "class_prior": given})
     monkeypatch.setattr(class_prior, "estimate_prior", lambda *_: ClassPrior(np.array(prior), *np.zeros((2, 3)), "em"))
     class_prior.decide_class_prior(seed_run, 2, broad())
-    assert (stored_decision(seed_run, 2).kept is not None) == collapsed
+    assert (stored_decision(seed_run, 2).reason_to_keep is not None) == collapsed
 
 
 def test_a_mix_that_is_damaged_is_refused_and_made_again(seed_run, rows_of, estimated):
     settle(seed_run)
-    file = Path(seed_run.store.path(class_prior_folder(2))) / "mix.json"
+    file = Path(seed_run.store.path(class_prior_folder(2))) / "decision.json"
     sound = file.read_bytes()
     file.write_text("{}")
     assert seed_run.store.is_listed(class_prior_folder(2))
     assert not seed_run.store.is_intact(class_prior_folder(2))
-    for read in (stored_decision, rounds.round_proposal, rounds.stored_sampler):
-        with pytest.raises(InputError, match=r"rounds/002/class_mix.*differs from its SHA-256.*it is made again"):
+    for read in (stored_decision, round_proposal, rounds.stored_sampler):
+        with pytest.raises(InputError, match=r"rounds/002/class_prior.*differs from its SHA-256.*it is made again"):
             read(seed_run, 2)
     settle(seed_run)
     assert len(estimated) == 2
@@ -621,16 +633,35 @@ def test_a_mix_that_is_damaged_is_refused_and_made_again(seed_run, rows_of, esti
     assert file.read_bytes() == sound
 
 
-def test_what_became_of_a_mix_reads_back():
-    for mix in (
+@pytest.mark.parametrize(
+    "decision",
+    [
         ClassPriorDecision(),
-        ClassPriorDecision(ESTIMATE),
-        ClassPriorDecision(COLLAPSED, "it collapsed"),
-        ClassPriorDecision(None, "it refuses"),
-    ):
-        again = ClassPriorDecision.from_json(json.loads(json.dumps(mix.to_json())))
-        assert again.to_json() == mix.to_json()
-        assert again.kept == mix.kept
+        ClassPriorDecision(None, "it refuses", tried=True),
+        ClassPriorDecision(COLLAPSED, "it collapsed", tried=True),
+        MOVED,
+        replace(MOVED, prior=np.array([1 / 3, 0.1 + 0.2, 1e-17]), log_means=np.log([2.0, 1.0, 1e-300])),
+    ],
+)
+def test_a_decision_reads_back_to_the_last_bit(decision, tmp_path):
+    decision.save(tmp_path)
+    again = ClassPriorDecision.load(tmp_path)
+    assert (again.reason_to_keep, again.tried) == (decision.reason_to_keep, decision.tried)
+    assert again.describe() == decision.describe()
+    for name in ("prior", "log_means"):
+        one, other = getattr(again, name), getattr(decision, name)
+        assert (one is None) == (other is None)
+        assert one is None or one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("num_rounds", [1, 3])
+def test_without_rounds_nothing_is_decided_and_nothing_stored(num_rounds, tmp_path, rows_of, estimated):
+    seed_run = trial_in(tmp_path, rounds=num_rounds)
+    last = num_rounds - 1
+    decision = settle(seed_run, last)
+    assert (decision.describe() is None) == (num_rounds == 1) == (estimated == [])
+    assert (stored_decision(seed_run, last).prior is None) == (num_rounds == 1)
+    assert seed_run.store.is_listed(class_prior_folder(last)) == (num_rounds > 1)
 
 
 @pytest.fixture
@@ -650,37 +681,59 @@ LOG_MEANS = np.log([2.0, 1.0, 4.0])
 
 
 def test_with_moved_classes_the_last_ratio_says_nothing_of_them_but_their_mix(seed_run, rows_of, means, monkeypatch):
-    """log g - log E_q[g | y], as the mix that is proposed is the one that is wanted; the means are kept."""
+    """log g - log E_q[g | y], as the class prior that is proposed is the one that is wanted; the means are kept."""
     fitted = ConstantRatio()
     monkeypatch.setattr(SeedRun, "stored_ratio", lambda seed_run, proposal, round=0: fitted)
-    keep_mix(seed_run, 2)
-    proposal = rounds.round_proposal(seed_run, 2)
+    store_decision(seed_run, 2)
+    proposal = round_proposal(seed_run, 2)
     for _ in range(2):
-        class_prior.compute_class_means(seed_run, 2, proposal, fitted)
+        decision = class_prior.add_class_means(seed_run, 2, stored_decision(seed_run, 2), proposal, fitted)
     assert means == [(fitted, proposal, 3, seed_run.round_seed(2), seed_run.config.sampling)]
     rows = {"label": torch.arange(3), "x": torch.zeros(3)}
-    for ratio in (
-        class_prior.condition_on_class(seed_run, 2, proposal, fitted),
-        rounds.stored_sampler(seed_run, 2).ratio,
-    ):
+    for ratio in (decision.ratio(fitted), rounds.stored_sampler(seed_run, 2).ratio):
         assert isinstance(ratio, ClassConditionalRatio)
         assert ratio.classes.target_prior.tolist() == pytest.approx(proposal.class_prior.tolist())
         assert ratio.log_ratio(rows).tolist() == pytest.approx((-LOG_MEANS).tolist())
         assert ratio.estimate.to_json() == ESTIMATE.to_json()
 
 
-def test_means_that_are_missing_or_damaged_are_refused_and_made_again(seed_run, rows_of, means):
-    keep_mix(seed_run, 2)
-    proposal, fitted = rounds.round_proposal(seed_run, 2), ConstantRatio()
-    with pytest.raises(InputError, match="rounds/002/class_means is not in the manifest"):
-        class_prior.condition_on_class(seed_run, 2, proposal, fitted)
-    class_prior.compute_class_means(seed_run, 2, proposal, fitted)
-    (Path(seed_run.store.path(means_folder(2))) / "means.json").write_text("[0, 0, 0]")
-    with pytest.raises(InputError, match=r"class_means/means\.json differs from its SHA-256"):
-        class_prior.condition_on_class(seed_run, 2, proposal, fitted)
-    class_prior.compute_class_means(seed_run, 2, proposal, fitted)
+def test_a_ratio_whose_class_means_are_missing_is_refused(seed_run, rows_of, monkeypatch):
+    """As after an interrupt while the ratio was fitted: rows of the last round cannot have been drawn yet."""
+    monkeypatch.setattr(SeedRun, "stored_ratio", lambda seed_run, proposal, round=0: ConstantRatio())
+    store_decision(seed_run, 2)
+    with pytest.raises(InputError, match="class means=None: have not been computed for the last round; run it again"):
+        rounds.stored_sampler(seed_run, 2)
+
+
+def test_a_run_killed_while_the_means_are_added_keeps_its_estimate(seed_run, rows_of, estimated, means, monkeypatch):
+    """Their files are written, and the manifest does not list them yet."""
+    proposal, fitted = broad(), ConstantRatio()
+    decision = settle(seed_run)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "commit", lambda store, change: None)
+        class_prior.add_class_means(seed_run, 2, decision, proposal, fitted)
+    assert (Path(seed_run.store.path(class_prior_folder(2))) / "class_means.json").exists()
+    again = settle(seed_run)
+    assert len(estimated) == 1
+    assert again.log_means is None
+    class_prior.add_class_means(seed_run, 2, again, proposal, fitted)
     assert len(means) == 2
-    assert isinstance(class_prior.condition_on_class(seed_run, 2, proposal, fitted), ClassConditionalRatio)
+    assert settle(seed_run).log_means.tolist() == LOG_MEANS.tolist()
+    assert len(estimated) == 1
+
+
+def test_means_that_are_damaged_are_refused_and_made_again(seed_run, rows_of, estimated, means):
+    proposal, fitted = broad(), ConstantRatio()
+    file = Path(seed_run.store.path(class_prior_folder(2))) / "class_means.json"
+    class_prior.add_class_means(seed_run, 2, settle(seed_run), proposal, fitted)
+    sound = file.read_bytes()
+    file.write_text("[0, 0, 0]")
+    with pytest.raises(InputError, match=r"class_means\.json differs from its SHA-256"):
+        stored_decision(seed_run, 2)
+    decision = class_prior.add_class_means(seed_run, 2, settle(seed_run), proposal, fitted)
+    assert (len(estimated), len(means)) == (2, 2)  # one folder: what it holds is made again together
+    assert file.read_bytes() == sound
+    assert isinstance(decision.ratio(fitted), ClassConditionalRatio)
 
 
 # What samples a round
@@ -690,10 +743,10 @@ BEST = {"envelope": {"kind": "budget", "acceptance": 0.3}, "sampling": {"num_acc
         "budget": {"max_proposals": 777}}}  # fmt: skip
 
 
-def test_the_kept_mix_marks_the_last_round(tmp_path, rows_of, monkeypatch):
+def test_a_round_with_a_decision_about_its_class_prior_is_the_last(tmp_path, rows_of, monkeypatch):
     monkeypatch.setattr(SeedRun, "stored_ratio", lambda seed_run, proposal, round=0: ConstantRatio())
     seed_run = trial_in(tmp_path, rounds={"num_rounds": 3, "acceptance": 0.1}, **BEST)
-    keep_mix(seed_run, 2, None, "it refuses")
+    store_decision(seed_run, 2, ClassPriorDecision(None, "it refuses", tried=True))
     for number, acceptance in ((0, 0.1), (1, 0.1), (2, 0.3)):
         sampler = rounds.stored_sampler(seed_run, number)
         assert sampler.envelope.acceptance == acceptance
@@ -720,22 +773,23 @@ def test_a_round_that_explores_has_a_budget_of_its_own(num_accepted, chunk_size,
     assert rounds.round_sampler(seed_run, broad(), ConstantRatio()).budget == seed_run.config.sampling.budget
 
 
-@pytest.mark.parametrize(("num_rounds", "settled"), [(1, []), (3, [2])])
-def test_the_mix_is_settled_whenever_there_are_rounds(num_rounds, settled, tmp_path, monkeypatch):
-    class Reached(BaseException):
+@pytest.mark.parametrize(("num_rounds", "stored"), [(1, []), (3, ["rounds/002/class_prior"])])
+def test_the_class_prior_is_decided_before_the_last_ratio_whenever_there_are_rounds(
+    num_rounds, stored, tmp_path, estimated, monkeypatch
+):
+    class ReachedError(Exception):
         pass
 
     def stop(*_, **__):
-        raise Reached
+        raise ReachedError
 
-    found = []
     monkeypatch.setattr(rounds, "explore", lambda seed_run: num_rounds - 1)
     monkeypatch.setattr(rounds, "moved_proposal", lambda seed_run, number: broad())
-    monkeypatch.setattr(rounds, "decide_class_prior", lambda seed_run, number, proposal: found.append(number))
     monkeypatch.setattr(SeedRun, "ratio", stop)
-    with pytest.raises(Reached):
-        rounds.sample_seed(trial_in(tmp_path, rounds=num_rounds))
-    assert found == settled
+    seed_run = trial_in(tmp_path, rounds=num_rounds)
+    with pytest.raises(ReachedError):
+        rounds.sample_seed(seed_run)
+    assert list(seed_run.store.manifest()["folders"]) == stored
 
 
 @pytest.mark.parametrize("error", [ValueError("singular"), InputError("joint", 1, "is none", "fix it")])
@@ -752,7 +806,7 @@ def test_a_proposal_that_fails_to_refit_is_named(error, seed_run, rows_of, monke
 
     monkeypatch.setattr(SeedRun, "proposal", lambda seed_run: Failing())
     with pytest.raises(InputError) as caught:
-        rounds.round_proposal(seed_run, 1)
+        round_proposal(seed_run, 1)
     assert ("proposal=Failing" in str(caught.value)) == (not isinstance(error, InputError))
 
 
@@ -922,7 +976,7 @@ def test_a_rounds_line(seed_run):
 
 
 def test_a_round_tells_of_an_estimated_mix_and_its_effective_classes(seed_run):
-    keep_mix(seed_run, 1)
+    store_decision(seed_run, 1)
     tell(seed_run, 0, last=False)
     tell(seed_run, 1, last=True)
     first, last = report_json.read(seed_run.store)["rounds"]
@@ -935,7 +989,7 @@ def test_a_round_tells_of_an_estimated_mix_and_its_effective_classes(seed_run):
 def drawn(tmp_path_factory):
     """A folder with the record of three rounds."""
     seed_run = trial_in(tmp_path_factory.mktemp("three"), rounds=3)
-    keep_mix(seed_run, 2)
+    store_decision(seed_run, 2)
     for number in range(3):
         tell(seed_run, number, last=number == 2, distance=0.9 - 0.4 * number)
     return seed_run.store.root
