@@ -22,7 +22,7 @@ from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.data.arrow import to_table
 from rsf_dist.data.batch import Batch, num_rows, select, to_cpu
 from rsf_dist.errors import unwrapped
-from rsf_dist.forecast.estimate import Costs
+from rsf_dist.forecast.cost import MeasuredCosts
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
 from rsf_dist.runtime.rng import Stage, Streams
@@ -95,7 +95,7 @@ def _shard_bytes(batch: Batch, log_ratio: Floats, accept_key: Floats) -> tuple[f
     return small - few * per_row, per_row
 
 
-def measure_pool(plan: SamplingPlan, pool: PoolConfig, actors: int, seconds_per_row: float) -> Costs:
+def measure_pool(plan: SamplingPlan, pool: PoolConfig, actors: int, seconds_per_row: float) -> MeasuredCosts:
     """Measure what the pool's start and a proposal cost, on as many of the actors as there is room for.
 
     seconds_per_row: of a core that has nothing else to do; how much is rehearsed follows from it.
@@ -130,7 +130,7 @@ class _TimedChunk:
         }
 
 
-def _costs(records: list[dict], size: int, seconds: float) -> Costs:
+def _costs(records: list[dict], size: int, seconds: float) -> MeasuredCosts:
     """Derive the costs from what the actors recorded.
 
     An actor's first chunk is slower than the others. It counts only where no actor drew a second one.
@@ -143,4 +143,4 @@ def _costs(records: list[dict], size: int, seconds: float) -> Costs:
     cpu = float(np.median([one["cpu"] for one in later])) * 1e-9  # other work on the machine spoils some
     busiest = max(len(chunks) for chunks in by_actor.values()) * wall
     before = max(chunks[0]["cpu_before"] for chunks in by_actor.values()) * 1e-9
-    return Costs(max(0.0, seconds - busiest), wall / size, before, cpu / size)
+    return MeasuredCosts(max(0.0, seconds - busiest), wall / size, before, cpu / size)

@@ -15,16 +15,9 @@ from rsf_dist.config.envelope import BudgetEnvelopeConfig
 from rsf_dist.config.ratio import refit_share
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
-from rsf_dist.forecast.estimate import (
-    Forecast,
-    LaterRound,
-    LaterRounds,
-    Recommendation,
-    Request,
-    forecast,
-    forecast_rounds,
-    warn_of_rounds,
-)
+from rsf_dist.forecast.cost import Request
+from rsf_dist.forecast.envelope_options import Recommendation
+from rsf_dist.forecast.estimate import Forecast, LaterRound, LaterRounds, forecast, forecast_rounds, warn_of_rounds
 from rsf_dist.forecast.measure import RowCost, measure_pool, measure_row
 from rsf_dist.report import report_json
 from rsf_dist.runs.pipeline import CONFIG, prepare, seed_folder, stored_config
