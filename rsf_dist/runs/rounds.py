@@ -33,16 +33,17 @@ from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.sampling.stream import Cursor, RowStream
 
 _MOST_OF_EXPECTED = 10
-"""Times the expected proposals, after which a round that explores is refused."""
+"""An exploring round is refused after this many times the proposals that it is expected to take."""
 
 
 _MORE_TO_EXPLORE = (
     "raise rounds.acceptance or rounds.num_pilot, so that M rests on more rows of the pilot, and name another output"
 )
+"""The remedy of an exploring round that is refused."""
 
 
 _NEAR_ONE = 0.95
-"""An AUC from which on its gains say little: far from the target it stays near 1 whatever a refit gains."""
+"""An AUC above which gains say little: far from the target it stays near 1, whatever a refit gains."""
 
 
 def sample_seed(seed_run: SeedRun) -> AcceptedSet:
@@ -82,7 +83,7 @@ def report_last_round(
 
 
 def explore(seed_run: SeedRun) -> int:
-    """The rounds before the last one, which has the number that is given back."""
+    """Run every round but the last, and return the number of the last round."""
     rounds, before = seed_run.config.rounds, math.inf  # the first round follows no refit
     for number in range(rounds.num_rounds - 1):
         auc = explore_once(seed_run, number)
@@ -99,17 +100,20 @@ def explore(seed_run: SeedRun) -> int:
 
 
 def explore_once(seed_run: SeedRun, number: int) -> float | None:
-    """A round's ratio and rows, for the next one's proposal; the ratio's held-out AUC, where it has one."""
+    """Fit a round's ratio and sample its rows, which the next round's proposal is refitted to.
+
+    Returns the ratio's held-out AUC. None means that the ratio has none, since it is not learned.
+    """
     proposal = moved_proposal(seed_run, number)
     ratio = seed_run.ratio(proposal, number)
-    wanted = seed_run.config.rounds.num_accepted
+    num_accepted = seed_run.config.rounds.num_accepted
     sampler = round_sampler(seed_run, proposal, ratio, exploring=True)
-    with seed_run.stage("rounds", f"round {number}: sampling {wanted:,} rows to move the proposal to"):
+    with seed_run.stage("rounds", f"round {number}: sampling {num_accepted:,} rows to move the proposal to"):
         try:
-            accepted = sampler.sample(wanted, number, seed_run.progress)
-        except Shortfall as short:  # of a budget that the user has not set
+            accepted = sampler.sample(num_accepted, number, seed_run.progress)
+        except Shortfall as short:  # the user has not set the budget that ended
             most = f"{_MOST_OF_EXPECTED} times the proposals that rounds.acceptance says"
-            finding = f"round {number}: fewer than {wanted:,} rows accepted of {most}"
+            finding = f"round {number}: fewer than {num_accepted:,} rows accepted of {most}"
             raise Shortfall(finding, _MORE_TO_EXPLORE) from short
     if not report_json.has_round(seed_run.store, accepted.fingerprint):
         _report_round(seed_run, number, proposal, ratio, accepted)
@@ -139,10 +143,19 @@ def moved_proposal(seed_run: SeedRun, number: int) -> Proposal:
 
 
 def round_sampler(seed_run: SeedRun, proposal: Proposal, ratio: Ratio, exploring: bool = False) -> RejectionSampler:
-    """Return what samples a round's rows. Raises InputError.
+    """Return the sampler of a round's rows.
 
-    Rounds that explore end by a budget of their own, which cannot change when a run goes on: the next round's proposal
-    depends on their rows.
+    Exploring rounds end by a budget of their own. This budget cannot change when a run is resumed, because the next
+    round's proposal depends on the rows.
+
+    Args:
+        seed_run: the seed run.
+        proposal: the round's proposal.
+        ratio: the round's ratio.
+        exploring: True in every round but the last.
+
+    Raises:
+        InputError: the configured envelope cannot be built.
     """
     sampling, rounds = seed_run.config.sampling, seed_run.config.rounds
     most = max(sampling.chunk_size, math.ceil(_MOST_OF_EXPECTED * rounds.num_accepted / rounds.acceptance))
@@ -173,12 +186,12 @@ def stored_sampler(seed_run: SeedRun, number: int) -> RejectionSampler:
 
 
 def last_rows(seed_run: SeedRun) -> AcceptedSet:
-    """The rows to train on, as the trial keeps them. Raises InputError where the sampling half is not done."""
+    """Return the stored rows to train on. Raises InputError where they are not sampled yet."""
     return AcceptedSet.load(seed_run.store, report_json.last_round(seed_run.store)["round"])
 
 
 def last_stream(seed_run: SeedRun, accepted: AcceptedSet, num_rows: int) -> RowStream:
-    """What draws the rows that come after the accepted ones of the last round."""
+    """Return the stream of rows that follow the accepted rows of the last round."""
     number = report_json.last_round(seed_run.store)["round"]
     return stored_sampler(seed_run, number).row_stream(num_rows, number, after=Cursor.after(accepted))
 

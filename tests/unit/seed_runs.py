@@ -42,8 +42,8 @@ SOURCE = ImageSet(
 )
 
 
-class Told(Progress):
-    """Keeps what it is told."""
+class RecordingProgress(Progress):
+    """A progress that keeps the lines it is given."""
 
     def __init__(self):
         self.lines = []
@@ -53,7 +53,7 @@ class Told(Progress):
 
 
 class Learned(DensityRatio):
-    """Of a target turned by .8 ± .1 and the proposal's own density, with the figures of a ratio that was learned."""
+    """A density ratio for a target turned by .8 ± .1, with the quality figures of a learned ratio."""
 
     def __init__(self, proposal, distance):
         super().__init__(Normal(0.8, 0.1), DistributionProposal(Uniform(-1.5, 1.5), column="rotation"), log_bound=4.0)
@@ -65,14 +65,14 @@ def seed_run_in(folder: Path, **sections) -> SeedRun:
     store = RunStore(folder)
     report_json.begin(store, seed=0)
     config = parse_config(CONFIG | sections)
-    return SeedRun(config, SimpleNamespace(source=SOURCE, target=SOURCE), store, 0, Told())
+    return SeedRun(config, SimpleNamespace(source=SOURCE, target=SOURCE), store, 0, RecordingProgress())
 
 
 def broad():
     return AugmentProposal(SOURCE, {"rotation": Uniform(-1.5, 1.5)})
 
 
-def stored(store, number, rows, report):
+def store_rows(store, number, rows, report):
     """Put a round's rows into the store, as the sampler leaves them."""
     table = to_table(rows)
     described = {"complete": True, "columns": describe_columns(table), "report": report.to_dict()}
@@ -80,8 +80,8 @@ def stored(store, number, rows, report):
     return SimpleNamespace(report=report, fingerprint=f"{number + 10:064x}")
 
 
-def tell(seed_run, number, last, distance=0.5, n=1_500):
-    """Draw a round here, store it, and write it into the record, as rounds do."""
+def report_round(seed_run, number, last, distance=0.5, n=1_500):
+    """Draw a round in this process, store it, and add it to the report, as rounds do."""
     proposal = broad()
     ratio = Learned(proposal, distance)
     chunk = ChunkWork(proposal, ratio, 1.5, n, seed=0, round=number)(0)
@@ -95,7 +95,7 @@ def tell(seed_run, number, last, distance=0.5, n=1_500):
         num_duplicates=0,
         stopped=False,
     )
-    accepted = stored(seed_run.store, number, chunk.rows, report)
+    accepted = store_rows(seed_run.store, number, chunk.rows, report)
     decision = (stored_decision(seed_run, number) or ClassPriorDecision()) if last else None
     rounds._report_round(seed_run, number, proposal, ratio, accepted, decision=decision)
     return accepted

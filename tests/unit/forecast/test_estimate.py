@@ -260,7 +260,7 @@ def test_with_rounds_it_is_of_the_first_and_advises_nothing(
     monkeypatch.setattr(SeedRun, "proposal", lambda seed_run: None)
     monkeypatch.setattr(SeedRun, "ratio", lambda seed_run, proposal: None)
     warnings: list[str] = []
-    found = plan_run._forecast_trial(SeedRun(config, None, RunStore(tmp_path), 0, Progress()), 2, warnings)
+    found = plan_run._forecast_seed_run(SeedRun(config, None, RunStore(tmp_path), 0, Progress()), 2, warnings)
     (job,) = jobs
     assert job.num_accepted == (500 if num_rounds > 1 else 700)
     assert job.budget.max_proposals == 50_000  # what the sampler of that round has

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from seed_runs import ESTIMATE, entry, seed_run_in, store_decision, stored, tell
+from seed_runs import ESTIMATE, entry, report_round, seed_run_in, store_decision, store_rows
 
 from rsf_dist.errors import InputError
 from rsf_dist.report import report_json, sample_images
@@ -57,7 +57,7 @@ def two_seed_runs(folder, second_is_done=True, evaluations=(None, None)):
     return stores
 
 
-def test_the_trial_whose_last_round_is_missing_is_named(tmp_path):
+def test_the_seed_whose_last_round_is_missing_is_named(tmp_path):
     stores = two_seed_runs(tmp_path, second_is_done=False)
     with pytest.raises(InputError, match="has no accepted rows to report on") as caught:
         report_json.merge(stores, ["000", "001"])
@@ -85,11 +85,11 @@ def test_records_of_two_seeds_are_merged(tmp_path):
     assert merged["evaluation"]["gap_closed"] == pytest.approx({"adaptive": 2 / 3})
 
 
-def test_trials_that_were_only_sampled_have_nothing_to_compare(tmp_path):
+def test_seeds_that_were_only_sampled_have_nothing_to_compare(tmp_path):
     assert report_json.merge(two_seed_runs(tmp_path), ["a", "b"])["evaluation"] is None
 
 
-def test_the_red_checks_of_each_trials_last_round_are_merged(tmp_path):
+def test_the_red_checks_of_each_seeds_last_round_are_merged(tmp_path):
     stores = two_seed_runs(tmp_path)
     lights = (("red", "red"), ("green", "red"))
     for store, (one, other) in zip(stores, lights, strict=True):
@@ -114,8 +114,8 @@ def test_what_rows_are_made_of_in_quantiles(seed_run):
             made = {name: rows[name][torch.arange(n) % 101] for name in ("image", "label", "latent")}
             return made | {"turn": torch.full((n,), 3.0)}
 
-    report = tell(seed_run, 0, last=True).report
-    stored(seed_run.store, 4, rows, replace(report, num_accepted=101))
+    report = report_round(seed_run, 0, last=True).report
+    store_rows(seed_run.store, 4, rows, replace(report, num_accepted=101))
     told = sample_images.save_round(seed_run.store, 4, Turned(), seed=0)
     assert told["parameters"].keys() == {"turn"}
     assert told["parameters"]["turn"]["accepted"] == pytest.approx([0.05, 0.25, 0.5, 0.75, 0.95])
@@ -124,8 +124,8 @@ def test_what_rows_are_made_of_in_quantiles(seed_run):
 
 
 def test_a_rounds_line(seed_run):
-    accepted = tell(seed_run, 0, last=False)
-    tell(seed_run, 1, last=True)
+    accepted = report_round(seed_run, 0, last=False)
+    report_round(seed_run, 1, last=True)
     first, second = seed_run.progress.lines
     count = accepted.report.num_accepted
     assert first.startswith(f"round 0: accepted {count} of 1,500 proposals (")
@@ -136,10 +136,10 @@ def test_a_rounds_line(seed_run):
     assert report_json.format_round(alone).startswith("accepted ")  # the only one
 
 
-def test_a_round_tells_of_an_estimated_mix_and_its_effective_classes(seed_run):
+def test_a_rounds_entry_has_the_estimated_class_prior_and_its_effective_classes(seed_run):
     store_decision(seed_run, 1)
-    tell(seed_run, 0, last=False)
-    tell(seed_run, 1, last=True)
+    report_round(seed_run, 0, last=False)
+    report_round(seed_run, 1, last=True)
     first, last = report_json.read(seed_run.store)["rounds"]
     assert first["class_prior"] is None
     effective = {"effective_classes": pytest.approx(2.8, abs=0.01)}

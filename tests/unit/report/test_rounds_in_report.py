@@ -5,7 +5,7 @@ import shutil
 import sys
 
 import pytest
-from seed_runs import CONFIG, seed_run_in, store_decision, tell
+from seed_runs import CONFIG, report_round, seed_run_in, store_decision
 
 from rsf_dist import cli
 from rsf_dist.errors import StatisticalRefusal
@@ -30,7 +30,7 @@ def drawn(tmp_path_factory):
     seed_run = seed_run_in(tmp_path_factory.mktemp("three"), rounds=3)
     store_decision(seed_run, 2)
     for number in range(3):
-        tell(seed_run, number, last=number == 2, distance=0.9 - 0.4 * number)
+        report_round(seed_run, number, last=number == 2, distance=0.9 - 0.4 * number)
     return seed_run.store.root
 
 
@@ -83,7 +83,7 @@ def test_the_lines_of_three_rounds(three):
 
 def test_the_page_of_one_round_has_no_table_of_rounds(tmp_path):
     seed_run = seed_run_in(tmp_path)
-    tell(seed_run, 0, last=True)
+    report_round(seed_run, 0, last=True)
     page = page_of(tmp_path, report_json.merge([seed_run.store], [""]))
     assert "<h2>Rounds</h2>" not in page
     assert not {"movement", "rounds"} & pictures(tmp_path)
@@ -122,7 +122,7 @@ def test_images_of_a_round_that_were_lost_are_a_row_less(three):
         ([[], []], ["--strict"], None),
     ],
 )
-def test_strict_refuses_what_is_red_in_any_trial(command, found, options, red, three, tmp_path, monkeypatch, capsys):
+def test_strict_refuses_a_red_check_of_any_seed(command, found, options, red, three, tmp_path, monkeypatch, capsys):
     folder, report = three
     report |= {"red": found, "seeds": list(range(len(found)))}
     result = RunResult(RunStore(folder), report)

@@ -14,7 +14,7 @@ def seed_run(tmp_path):
 
 @pytest.fixture
 def rows_of(monkeypatch):
-    """What the round before accepted: rows turned by about .8. The numbers of the rounds that were asked for."""
+    """Stored rows turned by about .8, for every round; the fixture lists the rounds that were asked for."""
     asked = []
 
     def stored_rows(store, number):

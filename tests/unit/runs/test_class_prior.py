@@ -14,10 +14,10 @@ from seed_runs import (
     SMOOTHED,
     broad,
     decision_in,
+    report_round,
     round_proposal,
     seed_run_in,
     store_decision,
-    tell,
 )
 
 from rsf_dist.errors import InputError, StatisticalRefusal
@@ -32,7 +32,7 @@ from rsf_dist.storage.run_store import RunStore
 
 
 def test_a_class_prior_that_was_estimated_is_proposed(seed_run, rows_of, estimated):
-    settle(seed_run)
+    decide(seed_run)
     proposal = round_proposal(seed_run, 2)
     assert seed_run.config.rounds.class_prior.smoothing == 0.05
     for part in (proposal, proposal.broad, proposal.moved):
@@ -70,13 +70,13 @@ def estimated(monkeypatch):
     return calls
 
 
-def settle(seed_run, number=2):
+def decide(seed_run, number=2):
     return class_prior.decide_class_prior(seed_run, number, rounds.moved_proposal(seed_run, number))
 
 
-def test_the_mix_is_estimated_once_against_the_proposal_as_it_was_refitted(seed_run, rows_of, estimated):
-    settle(seed_run)
-    settle(seed_run)
+def test_the_class_prior_is_estimated_once_against_the_proposal_as_it_was_refitted(seed_run, rows_of, estimated):
+    decide(seed_run)
+    decide(seed_run)
     (call,) = estimated
     assert isinstance(call.proposal, DefensiveProposal)
     assert call.proposal.class_prior.tolist() == pytest.approx([1 / 3] * 3)
@@ -87,9 +87,9 @@ def test_the_mix_is_estimated_once_against_the_proposal_as_it_was_refitted(seed_
     assert round_proposal(seed_run, 2).class_prior[2].item() == pytest.approx(0.05 / 3 + 0.95 * 0.5)
 
 
-def test_the_classifier_of_classes_may_be_a_network_of_its_own(tmp_path, rows_of, estimated):
+def test_the_class_priors_classifier_may_have_a_network_of_its_own(tmp_path, rows_of, estimated):
     seed_run = seed_run_in(tmp_path, rounds={"num_rounds": 3, "class_prior": {"network": {"width": 5}}})
-    settle(seed_run)
+    decide(seed_run)
     (call,) = estimated
     assert call.task.spec.config.width == 5
     assert next(call.initial.parameters()).shape[0] == 5
@@ -106,9 +106,9 @@ def test_the_classifier_of_classes_may_be_a_network_of_its_own(tmp_path, rows_of
          "a product ratio says"),
     ],
 )  # fmt: skip
-def test_only_the_mix_of_a_classifier_ratio_is_moved(sections, why, tmp_path, rows_of, estimated):
+def test_only_the_class_prior_of_a_classifier_ratio_is_moved(sections, why, tmp_path, rows_of, estimated):
     seed_run = seed_run_in(tmp_path, **{"rounds": 3} | sections)
-    settle(seed_run)
+    decide(seed_run)
     assert estimated == []
     estimate, kept = decision_in(seed_run, 2)
     assert estimate is None
@@ -141,7 +141,7 @@ NO_ROW = InputError("labels", "class 1", "has no source row", "add rows of that 
 
 
 @pytest.mark.parametrize("refusal", [REFUSED, NO_ROW])
-def test_a_refusal_is_kept_with_its_reason_and_not_asked_for_again(refusal, seed_run, rows_of, monkeypatch):
+def test_a_refusal_is_stored_with_its_reason_and_not_asked_for_again(refusal, seed_run, rows_of, monkeypatch):
     asked = []
 
     def estimate_prior(*_):
@@ -149,12 +149,12 @@ def test_a_refusal_is_kept_with_its_reason_and_not_asked_for_again(refusal, seed
         raise refusal
 
     monkeypatch.setattr(class_prior, "estimate_prior", estimate_prior)
-    settle(seed_run)
-    settle(seed_run)
+    decide(seed_run)
+    decide(seed_run)
     assert asked == [1]
     assert decision_in(seed_run, 2) == (None, str(refusal))
     assert f"the class prior stays as configured: {refusal}" in seed_run.progress.lines
-    tell(seed_run, 2, last=True)
+    report_round(seed_run, 2, last=True)
     assert report_json.last_round(seed_run.store)["class_prior"] is None
 
 
@@ -164,22 +164,22 @@ def test_a_mistake_of_the_configuration_is_no_refusal(seed_run, rows_of, monkeyp
 
     monkeypatch.setattr(class_prior, "estimate_prior", estimate_prior)
     with pytest.raises(InputError, match="no node has as many"):
-        settle(seed_run)
+        decide(seed_run)
     assert not seed_run.store.is_listed(class_prior_folder(2))
 
 
-def test_a_collapsed_estimate_is_told_and_kept_but_not_followed(seed_run, rows_of, monkeypatch):
+def test_a_collapsed_estimate_is_reported_and_stored_but_not_proposed(seed_run, rows_of, monkeypatch):
     asked = []
     monkeypatch.setattr(class_prior, "estimate_prior", lambda *_: asked.append(1) or COLLAPSED)
-    settle(seed_run)
-    settle(seed_run)
+    decide(seed_run)
+    decide(seed_run)
     assert asked == [1]
     # exp of the entropy of .98, .01, .01: exp(.0198 + 2 .0461)
     why = "the estimate collapsed to 1.12 effective classes"
     assert decision_in(seed_run, 2) == (COLLAPSED.to_json(), why)
     assert f"the class prior stays as configured: {why}" in seed_run.progress.lines
     assert round_proposal(seed_run, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
-    tell(seed_run, 2, last=True)
+    report_round(seed_run, 2, last=True)
     last = report_json.last_round(seed_run.store)
     assert last["class_mix_kept"] == why
     (light,) = (check["light"] for check in last["trust"] if check["name"] == "mix of classes")
@@ -205,8 +205,8 @@ def test_an_estimate_of_too_few_effective_classes_has_collapsed(least, prior, co
     assert (stored_decision(seed_run, 2).reason_to_keep is not None) == collapsed
 
 
-def test_a_mix_that_is_damaged_is_refused_and_made_again(seed_run, rows_of, estimated):
-    settle(seed_run)
+def test_a_damaged_decision_is_refused_and_made_again(seed_run, rows_of, estimated):
+    decide(seed_run)
     file = Path(seed_run.store.path(class_prior_folder(2))) / "decision.json"
     sound = file.read_bytes()
     file.write_text("{}")
@@ -215,7 +215,7 @@ def test_a_mix_that_is_damaged_is_refused_and_made_again(seed_run, rows_of, esti
     for read in (stored_decision, round_proposal, rounds.stored_sampler):
         with pytest.raises(InputError, match=r"rounds/002/class_prior.*differs from its SHA-256.*it is made again"):
             read(seed_run, 2)
-    settle(seed_run)
+    decide(seed_run)
     assert len(estimated) == 2
     assert estimated[0].seed == estimated[1].seed
     assert estimated[1].proposal.class_prior.tolist() == pytest.approx([1 / 3] * 3)
@@ -247,7 +247,7 @@ def test_a_decision_reads_back_to_the_last_bit(decision, tmp_path):
 def test_without_rounds_nothing_is_decided_and_nothing_stored(num_rounds, tmp_path, rows_of, estimated):
     seed_run = seed_run_in(tmp_path, rounds=num_rounds)
     last = num_rounds - 1
-    decision = settle(seed_run, last)
+    decision = decide(seed_run, last)
     assert (decision.describe() is None) == (num_rounds == 1) == (estimated == [])
     assert (stored_decision(seed_run, last).prior is None) == (num_rounds == 1)
     assert seed_run.store.is_listed(class_prior_folder(last)) == (num_rounds > 1)
@@ -269,7 +269,7 @@ def means(monkeypatch):
 LOG_MEANS = np.log([2.0, 1.0, 4.0])
 
 
-def test_with_moved_classes_the_last_ratio_says_nothing_of_them_but_their_mix(seed_run, rows_of, means, monkeypatch):
+def test_with_a_moved_class_prior_the_last_ratio_says_nothing_of_the_classes(seed_run, rows_of, means, monkeypatch):
     """log g - log E_q[g | y], as the class prior that is proposed is the one that is wanted; the means are kept."""
     fitted = ConstantRatio()
     monkeypatch.setattr(SeedRun, "stored_ratio", lambda seed_run, proposal, round=0: fitted)
@@ -297,29 +297,29 @@ def test_a_ratio_whose_class_means_are_missing_is_refused(seed_run, rows_of, mon
 def test_a_run_killed_while_the_means_are_added_keeps_its_estimate(seed_run, rows_of, estimated, means, monkeypatch):
     """Their files are written, and the manifest does not list them yet."""
     proposal, fitted = broad(), ConstantRatio()
-    decision = settle(seed_run)
+    decision = decide(seed_run)
     with monkeypatch.context() as patch:
         patch.setattr(RunStore, "commit", lambda store, change: None)
         class_prior.add_class_means(seed_run, 2, decision, proposal, fitted)
     assert (Path(seed_run.store.path(class_prior_folder(2))) / "class_means.json").exists()
-    again = settle(seed_run)
+    again = decide(seed_run)
     assert len(estimated) == 1
     assert again.log_means is None
     class_prior.add_class_means(seed_run, 2, again, proposal, fitted)
     assert len(means) == 2
-    assert settle(seed_run).log_means.tolist() == LOG_MEANS.tolist()
+    assert decide(seed_run).log_means.tolist() == LOG_MEANS.tolist()
     assert len(estimated) == 1
 
 
 def test_means_that_are_damaged_are_refused_and_made_again(seed_run, rows_of, estimated, means):
     proposal, fitted = broad(), ConstantRatio()
     file = Path(seed_run.store.path(class_prior_folder(2))) / "class_means.json"
-    class_prior.add_class_means(seed_run, 2, settle(seed_run), proposal, fitted)
+    class_prior.add_class_means(seed_run, 2, decide(seed_run), proposal, fitted)
     sound = file.read_bytes()
     file.write_text("[0, 0, 0]")
     with pytest.raises(InputError, match=r"class_means\.json differs from its SHA-256"):
         stored_decision(seed_run, 2)
-    decision = class_prior.add_class_means(seed_run, 2, settle(seed_run), proposal, fitted)
+    decision = class_prior.add_class_means(seed_run, 2, decide(seed_run), proposal, fitted)
     assert (len(estimated), len(means)) == (2, 2)  # one folder: what it holds is made again together
     assert file.read_bytes() == sound
     assert isinstance(decision.ratio(fitted), ClassConditionalRatio)

@@ -103,7 +103,7 @@ def test_a_round_that_explores_and_falls_short_names_what_is_its_own_to_raise(se
 
 
 @pytest.mark.parametrize("last", [0, 2])
-def test_accepted_rows_are_judged_beside_proposals_as_configured_and_as_moved(last, seed_run, monkeypatch):
+def test_accepted_rows_are_evaluated_beside_proposals_as_configured_and_as_moved(last, seed_run, monkeypatch):
     asked, configured, moved = [], broad(), broad()
     sampled = SimpleNamespace(fingerprint="ab", report=SimpleNamespace(num_accepted=3))
     for name, stand_in in {

@@ -62,7 +62,7 @@ def test_a_known_ratio_is_made_once_and_follows_the_proposal(tmp_path, rows_of):
     assert sampler.ratio.log_ratio(rows).tolist() == ratio.log_ratio(rows).tolist()
 
 
-def test_rounds_have_seeds_of_their_own_and_the_first_the_trials(seed_run):
+def test_rounds_have_seeds_of_their_own_and_the_first_the_seed_runs(seed_run):
     seeds = [seed_run.round_seed(number) for number in range(5)]
     assert seeds[0] == seed_run.seed
     assert len(set(seeds)) == 5
