@@ -157,8 +157,8 @@ def plan(
     from rsf_dist.forecast.text import format_forecast
 
     with _progress() as progress:
-        found = plan_run(loaded, actors=actors, address=address, verbose=debug, progress=progress).to_dict()
-    print(json.dumps(found, indent=2) if as_json else format_forecast(found))
+        found = plan_run(loaded, actors=actors, address=address, verbose=debug, progress=progress)
+    print(json.dumps(found.to_dict(), indent=2) if as_json else format_forecast(found))
 
 
 @app.command()

@@ -1,1 +1,1 @@
-"""What a run will take and give: `rsf plan`."""
+"""The forecast of a run, before the run: `rsf plan`."""

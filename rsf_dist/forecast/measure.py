@@ -1,7 +1,7 @@
-"""What the pool's start and a proposal cost here: a glance at a few rows, and a rehearsal on the run's own actors.
+"""Measurements on this cluster: a few rows in a task, then a short execution on the run's own actors.
 
-The rehearsal is an execution like those of sampling, so short that little is lost by it. Actors unpickle what is here,
-and so this module imports no more than what sampling has them import.
+The execution is like those of sampling, and so short that little time is lost by it. Actors unpickle classes of this
+module. It therefore imports no more than sampling has actors import anyway.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.data.arrow import to_table
 from rsf_dist.data.batch import Batch, num_rows, select, to_cpu
 from rsf_dist.errors import unwrapped
-from rsf_dist.forecast.estimate import Costs
+from rsf_dist.forecast.cost import MeasuredCosts
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
 from rsf_dist.runtime.rng import Stage, Streams
@@ -35,23 +35,34 @@ from rsf_dist.sampling.pool import TIMEOUT_REMEDY, USER_CODE_FIELD, map_chunks
 from rsf_dist.types import Floats
 
 _GLANCE_ROWS = 64
+"""Rows of the first measurement of a row's cost; every further one has four times as many."""
 
 
 _MOST_ROWS = 4 * 4 * 4 * _GLANCE_ROWS
+"""Rows of the largest measurement of a row's cost."""
 
 
 _GLANCE_SECONDS = 2.0
+"""Seconds after which no further measurement of a row's cost begins."""
 
 
-_REHEARSAL_ACTORS = 8  # at most: a plan is not to take the time of a run
+_REHEARSAL_ACTORS = 8
+"""The largest number of actors that are measured, so that a plan does not take the time of a run."""
 
 
-_REHEARSAL_SECONDS = 4.0  # of chunks, an actor
+_REHEARSAL_SECONDS = 4.0
+"""Seconds for which each actor computes chunks."""
 
 
 @dataclass(frozen=True)
 class RowCost:
-    """What a few rows tell: seconds a row on one core; a shard of k takes bytes_per_shard + k bytes_per_row."""
+    """The cost of a row, as measured on a few.
+
+    Args:
+        seconds_per_row: seconds a row on one core that has nothing else to do.
+        bytes_per_shard: bytes of a shard, its rows left out.
+        bytes_per_row: bytes of a row in a shard.
+    """
 
     seconds_per_row: float
     bytes_per_shard: float
@@ -79,7 +90,7 @@ def _glance(proposal: Proposal, ratio: Ratio, seed: int, seconds: float) -> RowC
 
 
 def _shard_bytes(batch: Batch, log_ratio: Floats, accept_key: Floats) -> tuple[float, float]:
-    """Bytes of a shard and of each row in it."""
+    """Return the bytes of a shard without its rows, and of each row in it."""
     count = torch.arange(num_rows(batch))
     rows = batch | {
         "round": torch.zeros_like(count),
@@ -89,33 +100,39 @@ def _shard_bytes(batch: Batch, log_ratio: Floats, accept_key: Floats) -> tuple[f
         "accept_key": torch.from_numpy(accept_key),
         "weight": torch.ones(len(count)),
     }
-    few, more = _GLANCE_ROWS // 4, _GLANCE_ROWS
-    small, large = (stored_bytes(to_table(select(rows, slice(0, size)))) for size in (few, more))
-    per_row = (large - small) / (more - few)
-    return small - few * per_row, per_row
+    fewer_rows, more_rows = _GLANCE_ROWS // 4, _GLANCE_ROWS
+    small, large = (stored_bytes(to_table(select(rows, slice(0, size)))) for size in (fewer_rows, more_rows))
+    per_row = (large - small) / (more_rows - fewer_rows)
+    return small - fewer_rows * per_row, per_row
 
 
-def measure_pool(plan: SamplingPlan, pool: PoolConfig, actors: int, seconds_per_row: float) -> Costs:
-    """Measure what the pool's start and a proposal cost, on as many of the actors as there is room for.
+def measure_pool(plan: SamplingPlan, pool: PoolConfig, actors: int, seconds_per_row: float) -> MeasuredCosts:
+    """Measure the costs of the pool's start and of a proposal, on as many of the actors as the cluster has room for.
 
-    seconds_per_row: of a core that has nothing else to do; how much is rehearsed follows from it.
+    Args:
+        plan: the plan of the round to forecast.
+        pool: the actors' resources.
+        actors: actors of the run.
+        seconds_per_row: seconds a row on one core that has nothing else to do, from which the number of chunks follows.
     """
     room = max_actors(pool.model_copy(update={"max_actors": None}))
-    here = min(actors, room, _REHEARSAL_ACTORS)
+    num_actors = min(actors, room, _REHEARSAL_ACTORS)
     per_row = max(seconds_per_row, 1e-9)
     size = max(1, min(plan.work.chunk_size, int(_REHEARSAL_SECONDS / 4 / per_row)))
     each = 1 + max(2, round(_REHEARSAL_SECONDS / (size * per_row)))
-    pool = pool.model_copy(update={"min_actors": min(pool.min_actors, here), "max_actors": here})
+    pool = pool.model_copy(update={"min_actors": min(pool.min_actors, num_actors), "max_actors": num_actors})
     work = _TimedChunk(replace(plan.work, chunk_size=size))
     started = time.monotonic()
     with unwrapped():
-        records = list(map_chunks(work, range(here * each), pool, plan.chunks_per_task(here * each, here)))
+        records = list(
+            map_chunks(work, range(num_actors * each), pool, plan.chunks_per_task(num_actors * each, num_actors))
+        )
     return _costs(records, size, time.monotonic() - started)
 
 
 @dataclass(frozen=True)
 class _TimedChunk:
-    """Runs in an actor: computes a chunk and its record, and sends how long that took."""
+    """A function for actors that computes a chunk and its record, and returns how long both took."""
 
     work: ChunkWork
 
@@ -130,17 +147,17 @@ class _TimedChunk:
         }
 
 
-def _costs(records: list[dict], size: int, seconds: float) -> Costs:
-    """Derive the costs from what the actors recorded.
+def _costs(records: list[dict], size: int, seconds: float) -> MeasuredCosts:
+    """Return the costs that follow from the actors' records.
 
     An actor's first chunk is slower than the others. It counts only where no actor drew a second one.
     """
     by_actor: defaultdict[str, list[dict]] = defaultdict(list)
-    for one in sorted(records, key=lambda one: one["cpu_before"]):
-        by_actor[one["actor"]].append(one)
-    later = [one for chunks in by_actor.values() for one in chunks[1:]] or records
-    wall = float(np.mean([one["wall"] for one in later])) * 1e-9
-    cpu = float(np.median([one["cpu"] for one in later])) * 1e-9  # other work on the machine spoils some
+    for record in sorted(records, key=lambda record: record["cpu_before"]):
+        by_actor[record["actor"]].append(record)
+    later = [record for chunks in by_actor.values() for record in chunks[1:]] or records
+    wall = float(np.mean([record["wall"] for record in later])) * 1e-9
+    cpu = float(np.median([record["cpu"] for record in later])) * 1e-9  # other work on the machine spoils some records
     busiest = max(len(chunks) for chunks in by_actor.values()) * wall
     before = max(chunks[0]["cpu_before"] for chunks in by_actor.values()) * 1e-9
-    return Costs(max(0.0, seconds - busiest), wall / size, before, cpu / size)
+    return MeasuredCosts(max(0.0, seconds - busiest), wall / size, before, cpu / size)

@@ -1,7 +1,7 @@
-"""A look ahead: the ratio, a pilot of bounded cost and a rehearsal on the pool, then the forecast of the whole run.
+"""The steps of `rsf plan`: the ratio, a pilot of bounded cost, measurements on the pool, and the forecast.
 
-Nothing is written into the run's directory. What it holds of this very run, ratio and pilot, is used; everything else
-is made in a temporary directory and forgotten.
+Nothing is written into the run's directory. A ratio and a pilot of this very run that the directory holds are used.
+Everything else is made in a temporary directory and thrown away.
 """
 
 from __future__ import annotations
@@ -15,16 +15,9 @@ from rsf_dist.config.envelope import BudgetEnvelopeConfig
 from rsf_dist.config.ratio import refit_share
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
-from rsf_dist.forecast.estimate import (
-    Forecast,
-    LaterRound,
-    LaterRounds,
-    Recommendation,
-    Request,
-    forecast,
-    forecast_rounds,
-    warn_of_rounds,
-)
+from rsf_dist.forecast.cost import Request
+from rsf_dist.forecast.envelope_options import Recommendation
+from rsf_dist.forecast.estimate import Forecast, LaterRound, LaterRounds, forecast, forecast_rounds, warn_of_rounds
 from rsf_dist.forecast.measure import RowCost, measure_pool, measure_row
 from rsf_dist.report import report_json
 from rsf_dist.runs.pipeline import CONFIG, prepare, seed_folder, stored_config
@@ -37,14 +30,15 @@ from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.storage.run_store import RunStore
 
 LEAST_PILOT = 2_000
-"""Proposals that a pilot of ours draws at least, unless that takes longer than PILOT_SECONDS."""
+"""Proposals that a plan's pilot draws at least, unless they take longer than PILOT_SECONDS."""
 
 
 PILOT_SECONDS = 60.0
-"""What a pilot of ours may take on one core; it is shrunk to that."""
+"""Seconds that a plan's pilot may take on one core; a larger pilot is shrunk to them."""
 
 
 _LEAST_AFFORDABLE = 64
+"""Proposals that a plan's pilot draws however long they take."""
 
 
 _NO_ADVICE = "none: the envelope is the last round's, which starts from another proposal"
@@ -61,13 +55,15 @@ def plan_run(
     """Forecast a run's sampling; see `forecast`.
 
     Args:
-        config: see `load_config`.
-        actors: how many to forecast for; None: as many as the pool may have on this cluster.
-        address, verbose, progress: as of `pipeline.run`.
+        config: the run's configuration; see `load_config`.
+        actors: actors to forecast for. None means as many as the pool may have on this cluster.
+        address: address of a Ray cluster, as in `pipeline.run`.
+        verbose: True to show the workers' output.
+        progress: receiver of messages.
 
     Raises:
-        InputError: something in the configuration, its files or the cluster does not fit; or Ray Train fits the ratio
-            on nodes that do not share a folder for temporary files (TMPDIR).
+        InputError: the configuration, its files or the cluster do not fit; or Ray Train fits the ratio on nodes that do
+            not share a folder for temporary files (TMPDIR).
         StatisticalRefusal: the ratio cannot be made, or the pilot allows no M.
     """
     progress = progress or Progress()
@@ -76,49 +72,53 @@ def plan_run(
         check_ratio(config.ratio)
         check_pool(config.sampling.pool)
         draft = SeedRun(config, inputs, RunStore(folder), config.seed, progress)
-        warnings = borrow(config, draft.store)
-        return _forecast_trial(draft, actors, warnings)
+        warnings = copy_stored_parts(config, draft.store)
+        return _forecast_seed_run(draft, actors, warnings)
 
 
-def _forecast_trial(draft: SeedRun, actors: int | None, warnings: list[str]) -> Forecast:
-    """The forecast of a trial that has a ratio and a pilot already, or makes them."""
+def _forecast_seed_run(draft: SeedRun, actors: int | None, warnings: list[str]) -> Forecast:
+    """Forecast a seed run; its ratio and its pilot are made where its store does not hold them."""
     report_json.begin(draft.store, draft.seed)
     proposal, had_pilot = draft.proposal(), draft.store.is_intact(pilot_folder(0))
     rounds = draft.config.rounds
     exploring = rounds.num_rounds > 1
     sampler = round_sampler(draft, proposal, draft.ratio(proposal), exploring)
-    draft.progress.say("drawing a pilot, and rehearsing on the pool")
-    look = measure_row(sampler.proposal, sampler.ratio, sampler.seed, sampler.pool)
-    plan = sampler.plan(num_pilot=pilot_size(sampler, look, warnings))
+    draft.progress.say("drawing a pilot, and measuring the pool")
+    row_cost = measure_row(sampler.proposal, sampler.ratio, sampler.seed, sampler.pool)
+    plan = sampler.plan(num_pilot=pilot_size(sampler, row_cost, warnings))
     wanted = rounds.num_accepted if exploring else rows_to_train_on(draft.config)
-    job = Request(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds)
+    request = Request(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds)
     num_pilot = 0 if had_pilot else sampler.num_pilot
     costs = replace(
-        measure_pool(plan, sampler.pool, job.actors, look.seconds_per_row),
+        measure_pool(plan, sampler.pool, request.actors, row_cost.seconds_per_row),
         num_pilot=num_pilot,
         pilot_seconds=num_pilot * plan.pilot.seconds_per_row,
         ratio_seconds=report_json.read(draft.store)["seconds"].get("ratio"),
-        bytes_per_shard=look.bytes_per_shard,
-        bytes_per_row=look.bytes_per_row,
+        bytes_per_shard=row_cost.bytes_per_shard,
+        bytes_per_row=row_cost.bytes_per_row,
     )
-    found = forecast(plan, job, costs, by_quantile=isinstance(sampler.envelope, BudgetEnvelope), warnings=warnings)
+    by_quantile = isinstance(sampler.envelope, BudgetEnvelope)
+    first = forecast(plan, request, costs, by_quantile=by_quantile, warnings=warnings)
     if not exploring:
-        return found
+        return first
     following, warnings = later_rounds(draft.config)
-    all_rounds = None if following is None else forecast_rounds(plan, found, job, following)
+    all_rounds = None if following is None else forecast_rounds(plan, first, request, following)
     short = [] if all_rounds is None else list(warn_of_rounds(all_rounds))
-    told = (*found.warnings, *warnings, *short)
-    return replace(found, recommendation=Recommendation("", _NO_ADVICE), rounds=all_rounds, warnings=told)
+    all_warnings = (*first.warnings, *warnings, *short)
+    return replace(first, recommendation=Recommendation("", _NO_ADVICE), rounds=all_rounds, warnings=all_warnings)
 
 
 def rows_to_train_on(config: RunConfig) -> int:
-    """Of the last round; in mode `stream` those that training takes come fresh."""
+    """Return the number of rows that the last round accepts, with the fresh rows of training in mode `stream`."""
     training, sampling = config.training, config.sampling
     return sampling.num_accepted + (training.steps * training.batch_size if sampling.mode == "stream" else 0)
 
 
 def later_rounds(config: RunConfig) -> tuple[LaterRounds | None, list[str]]:
-    """What is known beforehand of the rounds after the first, None where that is nothing; and what is to be said."""
+    """Return what can be forecast about the rounds after the first, and warnings to show.
+
+    None means that nothing can be forecast.
+    """
     rounds, envelope, sampling = config.rounds, config.envelope, config.sampling
     warnings = ["acceptance and bias are of the first round; the line on rounds, where there is one, is of them all"]
     last = None
@@ -135,26 +135,30 @@ def later_rounds(config: RunConfig) -> tuple[LaterRounds | None, list[str]]:
     return LaterRounds(exploring, rounds.num_pilot, last, refit_share(config.ratio, rounds.warm_start_steps)), warnings
 
 
-def borrow(config: RunConfig, draft: RunStore) -> list[str]:
-    """Copy ratio and pilot from the run's directory where it holds this very run; a warning where it holds another."""
+def copy_stored_parts(config: RunConfig, draft: RunStore) -> list[str]:
+    """Copy the ratio and the pilot from the run's directory; return a warning where it holds another run."""
     run = RunStore(config.output)
     if not run.exists(CONFIG):
         return []
-    found = differences(stored_config(run), config)
-    if found:
-        return [f"{run.uri} holds another run ({', '.join(found[:3])}): rsf run will want another output"]
+    changes = differences(stored_config(run), config)
+    if changes:
+        return [f"{run.uri} holds another run ({', '.join(changes[:3])}): rsf run will want another output"]
     seed_run = run.at(seed_folder(0, config.num_seeds))
     for folder in (ratio_folder(0), pilot_folder(0)):
         draft.copy_from(folder, seed_run)
     return []
 
 
-def pilot_size(sampler: RejectionSampler, look: RowCost, warnings: list[str]) -> int:
-    """Proposals of the pilot that is there; else the envelope's number within our limits, and a warning where fewer."""
+def pilot_size(sampler: RejectionSampler, row_cost: RowCost, warnings: list[str]) -> int:
+    """Return the number of proposals of the plan's pilot.
+
+    A stored pilot is taken as it is. Otherwise the envelope's number is raised to LEAST_PILOT and lowered to
+    PILOT_SECONDS, and a warning is added where it is lowered.
+    """
     if sampler.store is not None and sampler.store.is_intact(pilot_folder(0)):
         return len(sampler.store.load_folder(pilot_folder(0), PilotRun.load).rows.log_ratio)
     wanted = max(LEAST_PILOT, sampler.num_pilot)
-    affordable = max(_LEAST_AFFORDABLE, int(PILOT_SECONDS / look.seconds_per_row))
+    affordable = max(_LEAST_AFFORDABLE, int(PILOT_SECONDS / row_cost.seconds_per_row))
     if affordable < wanted:
         warnings.append(
             f"this rests on a pilot of {affordable:,} proposals, {PILOT_SECONDS:g} s of them, not {wanted:,}"

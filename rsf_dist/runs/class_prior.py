@@ -1,110 +1,179 @@
-"""The mix of classes of a trial's last round: estimated apart from all else, proposed from, and left to the ratio.
+"""The class prior of a seed run's last round: estimated apart from the ratio, proposed, and left out of the ratio.
 
-    unlabelled target images, labelled proposals of the last round -> p(y) -> q(y), and g(x)/E_q[g | y]
+    unlabelled target images, labelled proposals of the last round  ->  estimate p(y)
+    proposal's class prior:  q(y) <- s q(y) + (1 - s) p(y)            s = rounds.class_prior.smoothing
+    ratio of images:         g(x) <- g(x) / E_q[g | y]                says nothing of the classes any more
 
-A ratio of images takes one class for another that looks like it, and a mix of classes taken from accepted rows would
-feed that error back, round after round. So it is estimated once, with a classifier of its own (`ratios.class_prior`).
-What became of it is kept in the last round's folder, also where the mix stays as configured: by that a round is known
-to be the last.
+A ratio of images takes one class for another that looks like it. A class prior taken from accepted rows would feed this
+error back, round after round. The class prior is therefore estimated once, by a classifier of its own
+(`ratios.class_prior`).
+
+The decision is one value. It is stored in the last round's folder as soon as the estimate is made, because the ratio
+must be fitted to the new proposal before its means within the classes can be taken; the means are added to it then.
 """
 
 from __future__ import annotations
+
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from rsf_dist.builders.prior_estimation import class_log_mean_ratios, estimate_prior
 from rsf_dist.config.ratio import ClassifierRatioConfig, ClassPriorConfig
 from rsf_dist.errors import InputError, StatisticalRefusal
-from rsf_dist.builders.prior_estimation import estimate_prior, class_log_mean_ratios
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ClassConditionalRatio, LabelShiftRatio, Ratio
 from rsf_dist.ratios.class_prior import ClassPrior
-from rsf_dist.tasks import ClassificationTask
 from rsf_dist.runs.seed_run import SeedRun
+from rsf_dist.tasks import ClassificationTask, Task
+from rsf_dist.types import Floats
 
-
-
-_MIX, _MEANS = "mix.json", "means.json"
+DECISION, MEANS = "decision.json", "class_means.json"
 
 
 _OF_THE_ROWS = ("labels", "logits", "source", "target")
-"""Fields of errors that say of an estimate's rows, not of the configuration, that they will not do."""
+"""InputError fields that blame the estimator's input data rather than the configuration.
+
+Such an error means: keep the configured class prior.
+"""
 
 
 @dataclass(frozen=True)
 class ClassPriorDecision:
-    """What became of the mix of classes.
+    """The decision about the class prior of the last round.
+
+    `ClassPriorDecision()` is the decision of a run of one round, which has nothing to decide.
 
     Args:
-        estimate: of the target's; None where there is none.
-        kept: why the proposal's mix stays as configured; None where it was moved.
+        estimate: the estimated class prior of the target domain. None means that there is no estimate.
+        reason_to_keep: why the proposal keeps its configured class prior, although the run has several rounds.
+        tried: True where an estimate was tried, successfully or not.
+        prior: the class prior to propose, float64 [k]. None means that proposal and ratio stay as they are.
+        log_means: log E_q[g | y] of the last round's ratio g, float64 [k]. None means that they are not computed yet.
     """
 
     estimate: ClassPrior | None = None
-    kept: str | None = None
+    reason_to_keep: str | None = None
+    tried: bool = False
+    prior: Floats | None = None
+    log_means: Floats | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """For files and reports."""
-        return asdict(self) | {"estimate": None if self.estimate is None else self.estimate.to_json()}
+    def proposal(self, moved: Proposal) -> Proposal:
+        """Return the last round's proposal: `moved` with the decided class prior."""
+        if self.prior is None:
+            return moved
+        return moved.with_class_prior(torch.from_numpy(self.prior))  # type: ignore[attr-defined]
+
+    def ratio(self, fitted: Ratio) -> Ratio:
+        """Return the last round's ratio: `fitted`, with the classes left to the proposal.
+
+        Raises InputError where the means within the classes are not computed yet.
+        """
+        if self.prior is None:
+            return fitted
+        if self.log_means is None:
+            remedy = "run it again with the same configuration, which computes them"
+            raise InputError("class means", None, "have not been computed for the last round", remedy)
+        classes = LabelShiftRatio(self.prior, self.prior, estimate=self.estimate)  # q(y) is what is wanted already
+        return ClassConditionalRatio(fitted, classes, self.log_means)
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return the decision as the report tells it; None means that there was nothing to decide."""
+        if self.estimate is None and self.reason_to_keep is None:
+            return None
+        estimate = self.estimate and self.estimate.to_json() | {"effective_classes": self.estimate.effective_classes}
+        return {"class_prior": estimate, "class_mix_kept": self.reason_to_keep, "tried": self.tried}
+
+    def save(self, folder: Path) -> None:
+        """Write the decision, and the class means where they are computed.
+
+        The means have a file of their own, so that adding them leaves the decision's file as it is: a run that is
+        killed while it adds them keeps its estimate.
+        """
+        decision = {
+            "estimate": None if self.estimate is None else self.estimate.to_json(),
+            "reason_to_keep": self.reason_to_keep,
+            "tried": self.tried,
+            "prior": None if self.prior is None else self.prior.tolist(),
+        }
+        (folder / DECISION).write_text(json.dumps(decision, indent=1) + "\n")
+        if self.log_means is not None:
+            (folder / MEANS).write_text(json.dumps(self.log_means.tolist()) + "\n")
 
     @staticmethod
-    def from_json(raw: dict[str, Any]) -> ClassPriorDecision:
-        """The inverse of `to_json`."""
-        return ClassPriorDecision(raw["estimate"] and ClassPrior.from_json(raw["estimate"]), raw["kept"])
+    def load(folder: Path) -> ClassPriorDecision:
+        """Read what `save` wrote, to the last bit."""
+        decision = json.loads((folder / DECISION).read_text())
+        means = folder / MEANS
+        return ClassPriorDecision(
+            estimate=None if decision["estimate"] is None else ClassPrior.from_json(decision["estimate"]),
+            reason_to_keep=decision["reason_to_keep"],
+            tried=decision["tried"],
+            prior=None if decision["prior"] is None else np.array(decision["prior"]),
+            log_means=np.array(json.loads(means.read_text())) if means.exists() else None,
+        )
 
 
 def class_prior_folder(number: int) -> str:
-    """Where a round keeps what became of the mix of classes; only the last one has it."""
-    return f"rounds/{number:03d}/class_mix"
+    """Return the folder of a round's decision about its class prior."""
+    return f"rounds/{number:03d}/class_prior"
 
 
-def means_folder(number: int) -> str:
-    """Where a round whose mix was moved keeps its ratio's means within the classes."""
-    return f"rounds/{number:03d}/class_means"
+def stored_decision(seed_run: SeedRun, number: int) -> ClassPriorDecision | None:
+    """Return the decision of a round that is the last one; None means that the round explores.
 
-
-def stored_decision(seed_run: SeedRun, number: int) -> ClassPriorDecision:
-    """What became of it in a round. Raises InputError where that is damaged."""
-    if not seed_run.store.is_listed(class_prior_folder(number)):
+    Raises InputError where the stored decision is damaged.
+    """
+    if seed_run.config.rounds.num_rounds == 1:
         return ClassPriorDecision()
-    return seed_run.store.load_folder(class_prior_folder(number), lambda at: ClassPriorDecision.from_json(json.loads((at / _MIX).read_text())))
+    folder = class_prior_folder(number)
+    return seed_run.store.load_folder(folder, ClassPriorDecision.load) if seed_run.store.is_listed(folder) else None
 
 
-def decide_class_prior(seed_run: SeedRun, number: int, proposal: Proposal) -> None:
-    """Estimate the target's mix of classes against the last round's proposal, and keep what becomes of it.
+def decide_class_prior(seed_run: SeedRun, number: int, proposal: Proposal) -> ClassPriorDecision:
+    """Decide which class prior the last round proposes, once, and store the decision.
 
-    The mix stays as configured where it is not to be moved, where the estimator refuses, or its estimate collapsed.
+    Every last round of several has a decision. The class prior stays as configured where it is not to be moved, where
+    the estimator refuses, and where its estimate collapsed.
+
+    Args:
+        seed_run: the seed run.
+        number: the last round's number.
+        proposal: the last round's proposal with the configured class prior.
     """
-    if seed_run.store.find_folder(class_prior_folder(number), lambda at: json.loads((at / _MIX).read_text())) is not None:
-        return
-    config, kept = seed_run.config.rounds.class_prior, reason_to_keep(seed_run, proposal)
-    estimate = None
-    if config is not None and kept is None:
-        estimate, kept = _estimate(seed_run, number, proposal, config)
-        if kept is not None:
-            seed_run.progress.say(f"the mix of classes stays as configured: {kept}")
-    mix = json.dumps(ClassPriorDecision(estimate, kept).to_json(), indent=1) + "\n"
-    seed_run.store.commit_folder(class_prior_folder(number), lambda at: (at / _MIX).write_text(mix))
+    if seed_run.config.rounds.num_rounds == 1:
+        return ClassPriorDecision()
+    decision = seed_run.store.find_folder(class_prior_folder(number), ClassPriorDecision.load)
+    if decision is None:
+        decision = _decide(seed_run, number, proposal)
+        seed_run.store.commit_folder(class_prior_folder(number), decision.save)
+    return decision
 
 
-def describe(seed_run: SeedRun, number: int, proposal: Proposal) -> dict[str, Any] | None:
-    """For the report of a round; None where it is not the last of several.
+def add_class_means(
+    seed_run: SeedRun, number: int, decision: ClassPriorDecision, proposal: Proposal, fitted: Ratio
+) -> ClassPriorDecision:
+    """Return the decision with the fitted ratio's means within the classes, computed once and stored.
 
-    `class_prior`: the estimate, with its effective classes; `class_mix_kept`: why the mix stays as configured;
-    `tried`: whether it was to be moved.
+    A decision that keeps the class prior needs no means and is returned as it is.
     """
-    if not seed_run.store.is_listed(class_prior_folder(number)):
-        return None
-    mix = stored_decision(seed_run, number)
-    estimate = mix.estimate and mix.estimate.to_json() | {"effective_classes": mix.estimate.effective_classes}
-    return {"class_prior": estimate, "class_mix_kept": mix.kept, "tried": reason_to_keep(seed_run, proposal) is None}
+    if decision.prior is None or decision.log_means is not None:
+        return decision
+    with seed_run.stage("class_prior", "taking the ratio's mean within each class"):
+        seed, sampling = seed_run.round_seed(number), seed_run.config.sampling
+        log_means = class_log_mean_ratios(fitted, proposal, len(decision.prior), seed, sampling)
+    decision = replace(decision, log_means=log_means)
+    seed_run.store.commit_folder(class_prior_folder(number), decision.save)
+    return decision
 
 
 def reason_to_keep(seed_run: SeedRun, proposal: Proposal) -> str | None:
-    """Why there is no mix of classes to move, in words; None where there is."""
+    """Return why the class prior is not to be moved; None means that it is."""
     config = seed_run.config.rounds.class_prior
     if config is None:
         return "rounds.class_prior is null"
@@ -117,60 +186,36 @@ def reason_to_keep(seed_run: SeedRun, proposal: Proposal) -> str | None:
     return None
 
 
-def _estimate(
-    seed_run: SeedRun, number: int, proposal: Proposal, config: ClassPriorConfig
-) -> tuple[ClassPrior | None, str | None]:
-    """The estimate, and why it is not followed."""
-    if config.network is None:
-        task, initial = seed_run.task(), seed_run.starting_model()
-    else:
-        inputs = seed_run.inputs
-        task = ClassificationTask(inputs.source.classes, config.network, inputs.source.images.shape[1])
-        initial = task.build_model(seed_run.seed)
-    with seed_run.stage("class_prior", f"estimating the target's mix of classes by {config.method}"):
-        try:
-            estimate = estimate_prior(config, task, seed_run.inputs, proposal, seed_run.round_seed(number), initial)
-        except StatisticalRefusal as err:
-            return None, str(err)
-        except InputError as err:
-            if err.field not in _OF_THE_ROWS:
-                raise
-            return None, str(err)
+def _decide(seed_run: SeedRun, number: int, proposal: Proposal) -> ClassPriorDecision:
+    config, reason = seed_run.config.rounds.class_prior, reason_to_keep(seed_run, proposal)
+    if config is None or reason is not None:
+        return ClassPriorDecision(reason_to_keep=reason)
+    task, initial = _classifier(seed_run, config)
+    seed = seed_run.round_seed(number)
+    try:
+        with seed_run.stage("class_prior", f"estimating the target domain's class prior by {config.method}"):
+            estimate = estimate_prior(config, task, seed_run.inputs, proposal, seed, initial)
+    except (StatisticalRefusal, InputError) as err:
+        if isinstance(err, InputError) and err.field not in _OF_THE_ROWS:
+            raise
+        return _kept_after_trying(seed_run, None, str(err))
     if estimate.effective_classes < config.min_effective_classes:
-        return estimate, f"the estimate collapsed to {estimate.effective_classes:.2f} effective classes"
-    return estimate, None
+        collapse = f"the estimate collapsed to {estimate.effective_classes:.2f} effective classes"
+        return _kept_after_trying(seed_run, estimate, collapse)
+    configured: Tensor = proposal.class_prior  # type: ignore[attr-defined]
+    smoothed = config.smoothing * configured + (1 - config.smoothing) * torch.from_numpy(estimate.prior)
+    return ClassPriorDecision(estimate, tried=True, prior=smoothed.numpy())
 
 
-def apply_class_prior(seed_run: SeedRun, number: int, proposal: Proposal) -> Proposal:
-    """The round's proposal with the estimated mix of classes, smoothed, where it was moved; else as it is."""
-    mix, config = stored_decision(seed_run, number), seed_run.config.rounds.class_prior
-    if mix.estimate is None or mix.kept is not None or config is None:
-        return proposal
-    before: Tensor = proposal.class_prior  # type: ignore[attr-defined]
-    smoothed = config.smoothing * before + (1 - config.smoothing) * torch.from_numpy(mix.estimate.prior)
-    return proposal.with_class_prior(smoothed)  # type: ignore[attr-defined]
+def _classifier(seed_run: SeedRun, config: ClassPriorConfig) -> tuple[Task, nn.Module]:
+    """Return the task and the initial model of the classifier that the estimate rests on."""
+    if config.network is None:
+        return seed_run.task(), seed_run.starting_model()
+    source = seed_run.inputs.source
+    task = ClassificationTask(source.classes, config.network, source.images.shape[1])
+    return task, task.build_model(seed_run.seed)
 
 
-def compute_class_means(seed_run: SeedRun, number: int, proposal: Proposal, ratio: Ratio) -> None:
-    """Keep the ratio's means within the classes, where the mix was moved."""
-    mix, folder = stored_decision(seed_run, number), means_folder(number)
-    if mix.estimate is None or mix.kept is not None or seed_run.store.find_folder(folder, _read_means) is not None:
-        return
-    with seed_run.stage("class_prior", "taking the ratio's mean within each class"):
-        seed = seed_run.round_seed(number)
-        means = class_log_mean_ratios(ratio, proposal, len(mix.estimate.prior), seed, seed_run.config.sampling)
-    seed_run.store.commit_folder(folder, lambda at: (at / _MEANS).write_text(json.dumps(means.tolist()) + "\n"))
-
-
-def condition_on_class(seed_run: SeedRun, number: int, proposal: Proposal, ratio: Ratio) -> Ratio:
-    """The ratio as the round uses it: where the mix was moved, one that leaves classes to the proposal."""
-    mix = stored_decision(seed_run, number)
-    if mix.estimate is None or mix.kept is not None:
-        return ratio
-    prior = proposal.class_prior.numpy()  # type: ignore[attr-defined]
-    classes = LabelShiftRatio(prior, prior, estimate=mix.estimate)  # the smoothed estimate is proposed from already
-    return ClassConditionalRatio(ratio, classes, seed_run.store.load_folder(means_folder(number), _read_means))
-
-
-def _read_means(folder: Path) -> np.ndarray:
-    return np.array(json.loads((folder / _MEANS).read_text()))
+def _kept_after_trying(seed_run: SeedRun, estimate: ClassPrior | None, reason: str) -> ClassPriorDecision:
+    seed_run.progress.say(f"the class prior stays as configured: {reason}")
+    return ClassPriorDecision(estimate, reason, tried=True)

@@ -1,41 +1,42 @@
-"""Config in, run directory out.
+"""The stages of a run: a configuration goes in, and a run directory comes out.
 
     config -> inputs -> for each seed:  (ratio -> accepted rows) round by round -> fine-tuned models -> report
 
-Each seed is a trial with a directory of its own: the run's, or, where there are several, seeds/000, seeds/001, …
-A run whose directory exists goes on where it stopped.
+Each seed has a directory of its own: the run's where there is one seed, else seeds/000, seeds/001, …
+A run whose directory exists is resumed where it stopped.
 """
 
 from __future__ import annotations
+
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
 from torch import nn
-from rsf_dist.runtime import user_code
-from rsf_dist.runs.arms import MODEL, arms, train_seed, training_bytes
+
 from rsf_dist.builders.inputs import Inputs, load_inputs
-from rsf_dist.config.ratio import ClassifierRatioConfig
-from rsf_dist.config.run import RunConfig
-from rsf_dist.config.resume import differences
-from rsf_dist.config.load import dump_config, parse_text
-from rsf_dist.errors import InputError
-from rsf_dist.storage.lock import run_lock
-from rsf_dist.models.networks import load_network
-from rsf_dist.runtime.progress import Progress
-from rsf_dist.report import report_json
-from rsf_dist.report.html import write_html
-from rsf_dist.cluster.shared_storage import check_disk, require_shared
+from rsf_dist.builders.preflight import preflight
 from rsf_dist.cluster.capacity import check_pool, check_ratio, check_training
 from rsf_dist.cluster.connection import connect
+from rsf_dist.cluster.shared_storage import check_disk, require_shared
 from rsf_dist.cluster.workers import ship_code
+from rsf_dist.config.load import dump_config, parse_text
+from rsf_dist.config.ratio import ClassifierRatioConfig
+from rsf_dist.config.resume import differences
+from rsf_dist.config.run import RunConfig
+from rsf_dist.errors import InputError
+from rsf_dist.models.networks import load_network
+from rsf_dist.report import report_json
+from rsf_dist.report.html import write_html
+from rsf_dist.runs.arms import MODEL, arms, train_seed, training_bytes
 from rsf_dist.runs.rounds import last_rows, sample_seed
-from rsf_dist.storage.run_store import RunStore
 from rsf_dist.runs.seed_run import SeedRun
-from rsf_dist.builders.preflight import preflight
-
-
+from rsf_dist.runtime import user_code
+from rsf_dist.runtime.progress import Progress
+from rsf_dist.storage.lock import run_lock
+from rsf_dist.storage.run_store import RunStore
 
 CONFIG = "config.yaml"
 
@@ -47,7 +48,8 @@ _SWITCHED_OFF = ("fine_tuned_features: false", "relative_alpha: null")
 """Lines that earlier versions wrote into every run's config.yaml: features that the run did not use, since deleted."""
 
 
-_ROW_BYTES = 100  # of parameters and bookkeeping
+_ROW_BYTES = 100
+"""Bytes of a row's parameters and bookkeeping, beside its image."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,19 @@ class RunResult:
     """A finished run.
 
     Args:
-        store: its directory.
-        report: what report.json holds.
+        store: the run's directory.
+        report: the content of report.json.
     """
 
     store: RunStore
     report: dict[str, Any]
 
     def load_model(self, seed: int | None = None) -> nn.Module:
-        """The fine-tuned model, uint8 images [n, c, h, w] -> logits; of the first seed unless another is named."""
+        """Load the fine-tuned model, which maps uint8 images [n, c, h, w] to logits.
+
+        Args:
+            seed: the seed whose model is loaded. None means the first one.
+        """
         seeds = self.report["seeds"]
         number = 0 if seed is None else seeds.index(seed)
         return self.store.at(seed_folder(number, len(seeds))).load_folder(MODEL, load_network)
@@ -72,17 +78,18 @@ class RunResult:
 def run(
     config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Progress | None = None
 ) -> RunResult:
-    """The main job, whole: sample, fine-tune, compare, report. Where the directory holds this run, it goes on.
+    """Run the whole job: sample, fine-tune, compare and report. A run that the directory holds is resumed.
 
     Args:
-        config: see `load_config`.
-        address: of a Ray cluster; None: the one joined already, RAY_ADDRESS's, or one of its own while it runs.
-        verbose: show the workers' output.
-        progress: who is told.
+        config: the run's configuration; see `load_config`.
+        address: address of a Ray cluster. None means the cluster joined already, else that of RAY_ADDRESS, else a
+            cluster of its own for the time of the run.
+        verbose: True to show the workers' output.
+        progress: receiver of messages.
 
     Raises:
-        InputError: something in the configuration, its files or the cluster does not fit; the directory holds another
-            run, or somebody is writing it. What was committed before is kept.
+        InputError: the configuration, its files or the cluster do not fit; the directory holds another run, or another
+            process is writing it. What was committed before is kept.
         StatisticalRefusal: the ratio or the budget allows no result.
     """
     progress = progress or Progress()
@@ -97,7 +104,7 @@ def run(
 def sample(
     config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Progress | None = None
 ) -> RunResult:
-    """The first half of `run`: the ratio and the accepted rows, for `train` to go on with. Raises as `run`."""
+    """Run the first half of `run`: the ratio and the accepted rows, which `train` goes on with. Raises as `run`."""
     progress = progress or Progress()
     with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
         begin_run(config, inputs, store, sampling=True, training=False)
@@ -109,7 +116,7 @@ def sample(
 def train(
     output: str, *, address: str | None = None, verbose: bool = False, progress: Progress | None = None
 ) -> RunResult:
-    """The second half of `run`, on the rows in the directory `output`. Raises as `run`."""
+    """Run the second half of `run`, on the accepted rows in the directory `output`. Raises as `run`."""
     progress, config = progress or Progress(), stored_config(RunStore(output))
     with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
         check_cluster(config, sampling=config.sampling.mode == "stream", training=True)
@@ -120,7 +127,7 @@ def train(
 
 
 def rebuild_report(output: str) -> RunResult:
-    """Merge the trials' records and draw report.html again. Raises InputError."""
+    """Merge the reports of all seeds and draw report.html again. Raises InputError."""
     store = RunStore(output)
     config = stored_config(store)
     with run_lock(store):
@@ -129,35 +136,35 @@ def rebuild_report(output: str) -> RunResult:
 
 @contextmanager
 def open_run(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
-    """The run's directory, held against other writers, and the run's images. Raises InputError."""
+    """Hold the run's directory against other writers, and yield it with the run's images. Raises InputError."""
     store = RunStore(config.output)
     with run_lock(store, progress):
         require_same(store, config)
         if store.exists(CONFIG):
             store.remove_drafts()
-            progress.say(f"going on with the run in {store.uri}")
+            progress.say(f"resuming the run in {store.uri}")
         inputs = prepare(config, progress)
         changed = changed_inputs(store, inputs)
         if changed:
-            rule = f"these images are not those that the run in {store.uri} began with"
-            raise InputError(changed[0], "(its images)", rule, "restore them, or name another directory")
+            rule = f"differ from the images that the run in {store.uri} began with"
+            raise InputError(changed[0], "(its images)", rule, "restore them, or name another output")
         yield store, inputs
 
 
 def require_same(store: RunStore, config: RunConfig) -> None:
-    """InputError where the directory holds a run that was configured otherwise, but for what it runs on."""
+    """Refuse a directory that holds a run of another configuration; the resources may differ. Raises InputError."""
     if not store.exists(CONFIG):
         return
-    found = differences(stored_config(store), config)
-    if found:
-        rule = f"holds another run: {', '.join(found)}"
+    changes = differences(stored_config(store), config)
+    if changes:
+        rule = f"holds another run: {', '.join(changes)}"
         raise InputError("output", store.uri, rule, "restore the configuration, or name another directory")
 
 
 def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
-    """Read the images and try everything once, so that what is wrong is refused before anything starts.
+    """Read the images and try each part of the configuration once, so that mistakes are refused before anything starts.
 
-    Import paths that the configuration names are told with the files that they led to. Raises InputError.
+    Each import path of the configuration is shown with the file that it was loaded from. Raises InputError.
     """
     if config.code_folder is not None:
         user_code.allow_folder(config.code_folder)
@@ -172,7 +179,7 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
 
 
 def changed_inputs(store: RunStore, inputs: Inputs) -> list[str]:
-    """The image sets that are not those that the run began with; none where it has not begun."""
+    """Return the names of the image sets that changed since the run began; none where it has not begun."""
     before = store.find_folder(INPUTS, lambda folder: json.loads((folder / DIGESTS).read_text()))
     if before is None:
         return []
@@ -181,7 +188,7 @@ def changed_inputs(store: RunStore, inputs: Inputs) -> list[str]:
 
 
 def begin_run(config: RunConfig, inputs: Inputs, store: RunStore, sampling: bool, training: bool) -> None:
-    """Check cluster and disk, then write down the resolved configuration. Raises InputError."""
+    """Check the cluster and the disk, then write the resolved configuration. Raises InputError."""
     check_cluster(config, sampling, training)
     check_disk(store.uri, forecast_bytes(config, inputs, training), "output")
     if not store.is_intact(INPUTS):
@@ -191,34 +198,36 @@ def begin_run(config: RunConfig, inputs: Inputs, store: RunStore, sampling: bool
 
 
 def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
-    """Refuse what the cluster cannot hold, and a directory that not all its nodes see. Raises InputError."""
-    beside = config.sampling.pool if config.sampling.mode == "stream" else None
+    """Refuse requests that the cluster cannot hold, and folders that not all its nodes see. Raises InputError."""
+    pool_beside = config.sampling.pool if config.sampling.mode == "stream" else None
     if sampling:
         check_ratio(config.ratio)
         rounds = config.rounds
         if rounds.num_rounds > 1 and rounds.class_prior is not None and isinstance(config.ratio, ClassifierRatioConfig):
             check_ratio(rounds.class_prior, "rounds.class_prior")
         check_pool(config.sampling.pool)
-    if training and not (sampling and config.training.wait_seconds):  # else its nodes would idle until then
-        check_training(config.training, beside)
+    if training and not (
+        sampling and config.training.wait_seconds
+    ):  # else the nodes for training would idle until then
+        check_training(config.training, pool_beside)
     require_shared(RunStore(config.output).uri, "output")
     if config.code_folder is not None:
         require_shared(config.code_folder, "code_folder")
 
 
 def forecast_bytes(config: RunConfig, inputs: Inputs, training: bool) -> int:
-    """What a run may take on disk: the rows wanted, not compressed, and models with the checkpoints before them."""
-    rounds, wanted = config.rounds, config.sampling.num_accepted
-    rows = wanted + (rounds.num_rounds - 1) * rounds.num_accepted
+    """Return the bytes that a run may take on disk: all rows, uncompressed, and the models with their checkpoints."""
+    rounds, num_accepted = config.rounds, config.sampling.num_accepted
+    num_rows = num_accepted + (rounds.num_rounds - 1) * rounds.num_accepted
     if training and config.own_arm != "one_shot" and "one_shot" in arms(config):
-        rows += wanted
-    models = training_bytes(config, inputs) if training else 0
-    row = inputs.source.images[0].nbytes + _ROW_BYTES
-    return config.num_seeds * (rows * row + models)
+        num_rows += num_accepted
+    model_bytes = training_bytes(config, inputs) if training else 0
+    row_bytes = inputs.source.images[0].nbytes + _ROW_BYTES
+    return config.num_seeds * (num_rows * row_bytes + model_bytes)
 
 
 def stored_config(store: RunStore) -> RunConfig:
-    """The configuration of an existing run, which may have been moved since. Raises InputError."""
+    """Return the configuration of an existing run, whose directory may have been moved since. Raises InputError."""
     lines = store.read(CONFIG).decode().splitlines(keepends=True)
     try:
         config = parse_text("".join(line for line in lines if line.strip() not in _SWITCHED_OFF))
@@ -229,7 +238,7 @@ def stored_config(store: RunStore) -> RunConfig:
 
 
 def write_report(config: RunConfig, store: RunStore) -> RunResult:
-    """report.json of all trials, report.html."""
+    """Write the merged report.json of all seeds, and report.html."""
     folders = [seed_folder(number, config.num_seeds) for number in range(config.num_seeds)]
     report = report_json.merge([store.at(folder) for folder in folders], folders)
     report_json.write(store, report)
@@ -238,7 +247,7 @@ def write_report(config: RunConfig, store: RunStore) -> RunResult:
 
 
 def seed_runs(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progress) -> Iterator[SeedRun]:
-    """The run's seeds, one after the other."""
+    """Yield the run's seeds, one after the other."""
     for number in range(config.num_seeds):
         seed, count = config.seed + number, config.num_seeds
         if count > 1:
@@ -247,5 +256,5 @@ def seed_runs(config: RunConfig, inputs: Inputs, store: RunStore, progress: Prog
 
 
 def seed_folder(number: int, num_seeds: int) -> str:
-    """Of the number-th seed, within the run's directory."""
+    """Return the folder of the number-th seed within the run's directory; it is empty where there is one seed."""
     return "" if num_seeds == 1 else f"seeds/{number:03d}"

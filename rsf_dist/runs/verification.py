@@ -15,7 +15,7 @@ from rsf_dist.runs.arms import arms
 from rsf_dist.data.arrow import from_table
 from rsf_dist.data.batch import row_digests
 from rsf_dist.sampling.chunk import ChunkWork
-from rsf_dist.runs.class_prior import means_folder, class_prior_folder
+from rsf_dist.runs.class_prior import class_prior_folder
 from rsf_dist.sampling.diagnostics import ROUNDING
 from rsf_dist.errors import InputError, RsfError
 from rsf_dist.config.ratio import is_learned
@@ -160,7 +160,7 @@ def _verify_chunks(
     there = [chunk for chunk in range(described["chunks"]) if chunk not in damaged]
     chosen = sorted(rng.choice(there, min(num_chunks, len(there)), replace=False).tolist())
     made_in = number if is_learned(seed_run.config.ratio) else 0
-    kept = [folder for folder in (class_prior_folder(number), means_folder(number)) if seed_run.store.is_listed(folder)]
+    kept = [class_prior_folder(number)] if seed_run.store.is_listed(class_prior_folder(number)) else []
     wanted = [ratio_folder(made_in), pilot_folder(number), *kept]
     lost = [folder for folder in wanted if not seed_run.store.is_intact(folder)]
     if lost:  # nothing is made here

@@ -65,7 +65,7 @@ def complaint(
     err = exited.value.__context__
     assert isinstance(err, RsfError)
     out, said = capsys.readouterr()
-    lines = [line for line in said.splitlines() if not line.endswith(f"going on with the run in {Path.cwd()}/run")]
+    lines = [line for line in said.splitlines() if not line.endswith(f"resuming the run in {Path.cwd()}/run")]
     lines = [line for line in lines if not re.match(r"\[ *[\d.]+ s\] using ", line)]  # what the user's paths led to
     assert lines == [f"error: {err}"]
     assert lines[0].isprintable()

@@ -11,19 +11,14 @@ import rsf_dist as rsf
 from rsf_dist.config.load import parse_config
 from rsf_dist.config.sampling import Budget
 from rsf_dist.forecast import plan_run
+from rsf_dist.forecast.cost import Cost, CostModel, MeasuredCosts, Request
+from rsf_dist.forecast.envelope_options import BIAS_LIMIT, EnvelopeOption, bias_at, envelope_options, recommend
 from rsf_dist.forecast.estimate import (
-    BIAS_LIMIT,
-    CostModel,
-    Costs,
-    EnvelopeOption,
     LaterRound,
     LaterRounds,
-    Request,
     acceptance_limits,
-    bias_at,
     forecast,
     forecast_rounds,
-    recommend,
     warn_of_rounds,
 )
 from rsf_dist.forecast.measure import RowCost, _costs
@@ -39,7 +34,7 @@ from rsf_dist.sampling.plan import SamplingPlan
 from rsf_dist.storage.run_store import RunStore
 
 CHUNK = 100
-COSTS = Costs(startup_seconds=7.0, seconds_per_row=0.01)  # a second a chunk
+COSTS = MeasuredCosts(startup_seconds=7.0, seconds_per_row=0.01)  # a second a chunk
 LN2 = math.log(2)
 
 
@@ -186,14 +181,14 @@ def test_recommended_lines_are_valid_configuration(small_run: dict) -> None:
 
     rng = np.random.default_rng(0)
     for bound in (None, 9.0):
-        for one in CostModel(planned(rng.normal(size=5_000), 1.0, bound), JOB, COSTS).options():
+        for one in envelope_options(CostModel(planned(rng.normal(size=5_000), 1.0, bound), JOB, COSTS)):
             if one.envelope:
                 parse_config(small_run | {"envelope": yaml.safe_load(one.envelope)})
 
 
 def test_options_rise_in_m_and_cost_more() -> None:
     plan = planned(np.random.default_rng(0).normal(size=5_000), 1.0)
-    options = list(CostModel(plan, JOB, COSTS).options())[1:]
+    options = list(envelope_options(CostModel(plan, JOB, COSTS)))[1:]
     assert [one.name for one in options][:2] == ["budget 0.5", "budget 0.2"]
     for before, after in itertools.pairwise(options):
         assert before.log_m < after.log_m
@@ -213,7 +208,7 @@ def test_warnings_for_few_accepted_and_few_effective_rows() -> None:
 def test_where_nothing_can_be_accepted_no_envelope_helps() -> None:
     found = forecast(planned([-math.inf] * 100, 0.0), Request(100, actors=1, budget=Budget(max_proposals=1_000)), COSTS)
     assert (found.num_accepted, found.proposals, found.recommendation.yaml) == (0, 1_000, "")
-    assert "broaden" in format_forecast(found.to_dict())
+    assert "broaden" in format_forecast(found)
 
 
 def test_a_growing_m_is_warned_of() -> None:
@@ -265,11 +260,11 @@ def test_with_rounds_it_is_of_the_first_and_advises_nothing(
     monkeypatch.setattr(SeedRun, "proposal", lambda seed_run: None)
     monkeypatch.setattr(SeedRun, "ratio", lambda seed_run, proposal: None)
     warnings: list[str] = []
-    found = plan_run._forecast_trial(SeedRun(config, None, RunStore(tmp_path), 0, Progress()), 2, warnings)
+    found = plan_run._forecast_seed_run(SeedRun(config, None, RunStore(tmp_path), 0, Progress()), 2, warnings)
     (job,) = jobs
     assert job.num_accepted == (500 if num_rounds > 1 else 700)
     assert job.budget.max_proposals == 50_000  # what the sampler of that round has
-    told = format_forecast(found.to_dict())
+    told = format_forecast(found)
     if num_rounds > 1:
         assert found.recommendation.yaml == ""
         assert "# none: the envelope is the last round's" in told
@@ -294,6 +289,19 @@ def first_round(**costs):
     return plan, forecast(plan, job, costs), job
 
 
+def test_costs_add_up_each_part_by_itself() -> None:
+    one, other = Cost(1, 20, 0.5, 0.25, 4_000), Cost(10, 300, 1.5, 0.5, 50_000)
+    assert one + other == Cost(11, 320, 2.0, 0.75, 54_000)
+    assert one + other + one == one + (other + one)
+
+
+def test_a_forecast_is_the_cost_at_its_own_acceptance_in_json_too() -> None:
+    found = forecast(even(), Request(5_000, actors=1, budget=Budget(max_proposals=3_050)), COSTS)
+    cost = CostModel(even(), Request(5_000, actors=1, budget=Budget(max_proposals=3_050)), COSTS).cost(0.5)
+    assert (cost.num_accepted, cost.proposals) == (1_500, 3_000)  # whole chunks of 100 within the budget
+    assert {name: found.to_dict()[name] for name in vars(cost)} == vars(cost)
+
+
 def test_all_rounds_add_up() -> None:
     plan, first, job = first_round(ratio_seconds=40.0, bytes_per_shard=100.0, bytes_per_row=10.0)
     assert (first.proposals, first.seconds) == (1_000, pytest.approx(20 + 7 + 5))
@@ -305,7 +313,7 @@ def test_all_rounds_add_up() -> None:
     assert found.ratio_seconds == pytest.approx(40 * (1 + 3 * 0.5))
     assert found.cpu_hours == pytest.approx((3_000 + 2 * 2_000 + 300 + 3_200) * 0.008 / 3600)
     assert found.disk_bytes == 3 * (10 * 100 + 500 * 10) + 32 * 100 + 800 * 10
-    assert " 4 rounds      6,200 proposals" in format_forecast(replace(first, rounds=found).to_dict())
+    assert " 4 rounds      6,200 proposals" in format_forecast(replace(first, rounds=found))
 
 
 def test_a_last_round_that_does_not_tell_is_left_out() -> None:
@@ -313,7 +321,7 @@ def test_a_last_round_that_does_not_tell_is_left_out() -> None:
     found = forecast_rounds(plan, first, job, replace(FOLLOWING, last=None))
     assert (found.num_rounds, found.proposals) == (3, 3_000)
     assert found.ratio_seconds is None  # that of the first was not measured
-    assert "ratios not measured" in format_forecast(replace(first, rounds=found).to_dict())
+    assert "ratios not measured" in format_forecast(replace(first, rounds=found))
 
 
 def test_each_round_ends_by_its_own_budget() -> None:
@@ -381,12 +389,12 @@ def test_start_up_is_what_the_busiest_actor_leaves() -> None:
     # a: a first chunk of 5 s, then two of 2 s; b: a first of 4 s, then one of 2 s. Each counts as 2 s: a has 6 s of 20.
     records = [record("a", 3, 5), record("a", 8, 2), record("b", 4, 4), record("a", 10, 2), record("b", 8, 2)]
     found = _costs(records, size=10, seconds=20.0)
-    assert found == Costs(pytest.approx(14.0), pytest.approx(0.2), pytest.approx(4.0), pytest.approx(0.1))
+    assert found == MeasuredCosts(pytest.approx(14.0), pytest.approx(0.2), pytest.approx(4.0), pytest.approx(0.1))
 
 
 def test_the_outlook_fits_a_screen() -> None:
     plan = planned(np.random.default_rng(0).normal(size=20_000), 1.0)
-    text = format_forecast(forecast(plan, Request(5_000, 4, num_seeds=3), COSTS, by_quantile=True).to_dict())
+    text = format_forecast(forecast(plan, Request(5_000, 4, num_seeds=3), COSTS, by_quantile=True))
     assert "envelope: {kind:" in text
     assert "3 times over" in text
     lines = text.split("\n")
