@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rsf_dist.forecast.cost import CostModel, Request
+from rsf_dist.ratios.info import info_of
 from rsf_dist.sampling.accept import key_quantile
 from rsf_dist.sampling.diagnostics import Statistics, target_side_bound, target_side_lower
 from rsf_dist.sampling.plan import SamplingPlan
@@ -92,7 +93,8 @@ def envelope_options(model: CostModel) -> Iterator[EnvelopeOption]:
 
 def bias_at(plan: SamplingPlan, log_m: float) -> tuple[float, tuple[float, float] | None]:
     """Return the bound on the total variation distance at an M, and its 95 % limits where target rows give them."""
-    target = getattr(plan.work.ratio, "target_log_ratio", None)
+    held_out = info_of(plan.work.ratio).held_out
+    target = None if held_out is None else held_out.log_ratio
     if target is None:
         log_ratio = plan.pilot.rows.log_ratio
         return min(1.0, Statistics.of(log_ratio, log_ratio > log_m, log_m).tv_bound), None

@@ -6,31 +6,32 @@ Rows and optimizer steps are equal for all arms that train; but in mode `stream`
 """
 
 from __future__ import annotations
+
 import json
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
+
 import ray
 from ray.data import Dataset
 from torch import nn
-from rsf_dist.runs import baselines
-from rsf_dist.sampling.accepted import AcceptedSet
-from rsf_dist.builders.inputs import Inputs
+
 from rsf_dist.builders.components import build_task
+from rsf_dist.builders.inputs import Inputs
+from rsf_dist.cluster.workers import limit_to_allocation
 from rsf_dist.config.evaluation import Arm
 from rsf_dist.config.run import RunConfig
+from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import unwrapped
 from rsf_dist.evaluation.predictions import Predictions, predict
-from rsf_dist.data.images import ImageSet
 from rsf_dist.report import report_json, sample_images
-from rsf_dist.cluster.workers import limit_to_allocation
+from rsf_dist.runs import baselines
 from rsf_dist.runs.rounds import last_stream, sample_seed
+from rsf_dist.runs.seed_run import SeedRun, ratio_folder
+from rsf_dist.sampling.accepted import AcceptedSet
 from rsf_dist.sampling.stream import RowStream
 from rsf_dist.tasks import Task
 from rsf_dist.training.trainer import FineTuner, FineTuneResult
-from rsf_dist.runs.seed_run import SeedRun, ratio_folder
-
-
 
 MODEL = ""
 """The fine-tuned model lies in the trial's directory itself."""

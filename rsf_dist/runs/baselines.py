@@ -5,8 +5,10 @@ Batch norm statistics of the target: Li et al., "Revisiting Batch Normalization 
 """
 
 from __future__ import annotations
+
 import math
 from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import ray
@@ -14,23 +16,22 @@ import torch
 from ray.data import Dataset
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
-from rsf_dist.sampling.accepted import preserve_order
-from rsf_dist.data.arrow import from_table, to_table
+
+from rsf_dist.cluster.workers import limit_to_allocation
 from rsf_dist.config.run import RunConfig
-from rsf_dist.runtime.device import device, seeded
-from rsf_dist.sampling.envelope import FixedEnvelope
-from rsf_dist.errors import StatisticalRefusal, unwrapped
+from rsf_dist.data.arrow import from_table, to_table
 from rsf_dist.data.images import ImageSet
+from rsf_dist.errors import StatisticalRefusal, unwrapped
 from rsf_dist.models.networks import require_batch_norm
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ConstantRatio, Ratio
 from rsf_dist.ratios.base import log_ratios
-from rsf_dist.cluster.workers import limit_to_allocation
+from rsf_dist.runtime.device import device, seeded
 from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.sampling.accepted import preserve_order
+from rsf_dist.sampling.envelope import FixedEnvelope
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.sampling.stream import RowStream
-
-
 
 _BLOCKS = 16
 

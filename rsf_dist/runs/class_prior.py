@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsf_dist.builders.prior_estimation import class_log_mean_ratios, estimate_prior
-from rsf_dist.config.ratio import ClassifierRatioConfig, ClassPriorConfig
+from rsf_dist.builders.prior_estimation import class_log_mean_ratios, estimate_class_prior
+from rsf_dist.config.class_prior import ClassPriorConfig
 from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ClassConditionalRatio, LabelShiftRatio, Ratio
@@ -177,7 +177,7 @@ def reason_to_keep(seed_run: SeedRun, proposal: Proposal) -> str | None:
     config = seed_run.config.rounds.class_prior
     if config is None:
         return "rounds.class_prior is null"
-    if not isinstance(seed_run.config.ratio, ClassifierRatioConfig):
+    if not seed_run.config.ratio.leaves_class_prior_open:
         return f"a {seed_run.config.ratio.kind} ratio says itself what classes it wants"
     if getattr(proposal, "class_prior", None) is None or not hasattr(proposal, "with_class_prior"):
         return "the proposal has none that could be set"
@@ -194,7 +194,7 @@ def _decide(seed_run: SeedRun, number: int, proposal: Proposal) -> ClassPriorDec
     seed = seed_run.round_seed(number)
     try:
         with seed_run.stage("class_prior", f"estimating the target domain's class prior by {config.method}"):
-            estimate = estimate_prior(config, task, seed_run.inputs, proposal, seed, initial)
+            estimate = estimate_class_prior(config, task, seed_run.inputs, proposal, seed, initial)
     except (StatisticalRefusal, InputError) as err:
         if isinstance(err, InputError) and err.field not in _OF_THE_ROWS:
             raise

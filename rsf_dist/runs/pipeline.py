@@ -23,7 +23,6 @@ from rsf_dist.cluster.connection import connect
 from rsf_dist.cluster.shared_storage import check_disk, require_shared
 from rsf_dist.cluster.workers import ship_code
 from rsf_dist.config.load import dump_config, parse_text
-from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError
@@ -203,7 +202,7 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
     if sampling:
         check_ratio(config.ratio)
         rounds = config.rounds
-        if rounds.num_rounds > 1 and rounds.class_prior is not None and isinstance(config.ratio, ClassifierRatioConfig):
+        if rounds.num_rounds > 1 and rounds.class_prior is not None and config.ratio.leaves_class_prior_open:
             check_ratio(rounds.class_prior, "rounds.class_prior")
         check_pool(config.sampling.pool)
     if training and not (

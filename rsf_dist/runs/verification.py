@@ -4,32 +4,32 @@ Needs no cluster: a chunk is a pure function, and a few are drawn again in this 
 """
 
 from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
 import numpy as np
 import pyarrow as pa
-from rsf_dist.sampling.accept import capped_weight
-from rsf_dist.sampling.accepted import LEDGER_ROW, check_schema, fingerprint, ledger_of, num_duplicates
-from rsf_dist.runs.arms import arms
+
 from rsf_dist.data.arrow import from_table
 from rsf_dist.data.batch import row_digests
-from rsf_dist.sampling.chunk import ChunkWork
-from rsf_dist.runs.class_prior import class_prior_folder
-from rsf_dist.sampling.diagnostics import ROUNDING
 from rsf_dist.errors import InputError, RsfError
-from rsf_dist.config.ratio import is_learned
-from rsf_dist.sampling.pilot import one_thread
-from rsf_dist.runs.pipeline import changed_inputs, prepare, stored_config, seed_folder
-from rsf_dist.sampling.pool import USER_CODE_FIELD, TIMEOUT_REMEDY
-from rsf_dist.runtime.progress import Progress
 from rsf_dist.report import report_json
+from rsf_dist.runs.arms import arms
+from rsf_dist.runs.class_prior import class_prior_folder
+from rsf_dist.runs.pipeline import changed_inputs, prepare, seed_folder, stored_config
 from rsf_dist.runs.rounds import stored_sampler
-from rsf_dist.storage.run_store import MANIFEST, RunStore, Shard
-from rsf_dist.runtime.timeouts import time_limit
 from rsf_dist.runs.seed_run import SeedRun, pilot_folder, ratio_folder
-
-
+from rsf_dist.runtime.progress import Progress
+from rsf_dist.runtime.timeouts import time_limit
+from rsf_dist.sampling.accept import capped_weight
+from rsf_dist.sampling.accepted import LEDGER_ROW, check_schema, fingerprint, ledger_of, num_duplicates
+from rsf_dist.sampling.chunk import ChunkWork
+from rsf_dist.sampling.diagnostics import ROUNDING
+from rsf_dist.sampling.pilot import one_thread
+from rsf_dist.sampling.pool import TIMEOUT_REMEDY, USER_CODE_FIELD
+from rsf_dist.storage.run_store import MANIFEST, RunStore, Shard
 
 _NO_ROWS = np.empty(0, LEDGER_ROW)
 
@@ -159,7 +159,7 @@ def _verify_chunks(
     """Draw some chunks again, those without an accepted row among them, but none whose shard is damaged anyway."""
     there = [chunk for chunk in range(described["chunks"]) if chunk not in damaged]
     chosen = sorted(rng.choice(there, min(num_chunks, len(there)), replace=False).tolist())
-    made_in = number if is_learned(seed_run.config.ratio) else 0
+    made_in = number if seed_run.config.ratio.is_learned else 0
     kept = [class_prior_folder(number)] if seed_run.store.is_listed(class_prior_folder(number)) else []
     wanted = [ratio_folder(made_in), pilot_folder(number), *kept]
     lost = [folder for folder in wanted if not seed_run.store.is_intact(folder)]
@@ -180,7 +180,12 @@ def _verify_chunks(
         rows = seed_run.store.read_shard(shards[chunk]) if chunk in shards else None
         told = f"chunk {chunk} of round {work.round} comes out otherwise when it is drawn again"
         try:
-            with one_thread(), time_limit(seed_run.config.sampling.pool.chunk_seconds, USER_CODE_FIELD, f"chunk {chunk}", TIMEOUT_REMEDY):
+            with (
+                one_thread(),
+                time_limit(
+                    seed_run.config.sampling.pool.chunk_seconds, USER_CODE_FIELD, f"chunk {chunk}", TIMEOUT_REMEDY
+                ),
+            ):
                 if not _same(work, chunk, rows):
                     wrong.append(told)
         except RsfError as err:

@@ -1,5 +1,6 @@
 """Seed runs with stored rounds, for tests without a cluster."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,7 +59,8 @@ class Learned(DensityRatio):
     def __init__(self, proposal, distance):
         super().__init__(Normal(0.8, 0.1), DistributionProposal(Uniform(-1.5, 1.5), column="rotation"), log_bound=4.0)
         spread = np.linspace(-1, 1, 50)
-        self.quality = evaluate_ratio(spread + distance, spread - distance, "none")
+        quality = evaluate_ratio(spread + distance, spread - distance, "none")
+        self.info = replace(self.info, quality=quality)
 
 
 def seed_run_in(folder: Path, **sections) -> SeedRun:

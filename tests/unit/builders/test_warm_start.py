@@ -1,5 +1,6 @@
 """A learned ratio goes on from the one of the round before."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from seed_runs import broad
 
 from rsf_dist.builders import classifier_fit
-from rsf_dist.builders.classifier_fit import WarmStart
+from rsf_dist.builders.context import RatioContext, WarmStart
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig, RatioNetworkConfig, RatioOptimizerConfig
 from rsf_dist.models.networks import NetworkSpec
@@ -79,18 +80,19 @@ def asked(monkeypatch):
         calls.append(SimpleNamespace(steps=config.optimizer.steps, initial=initial, seeds=(seed, split_seed)))
 
     monkeypatch.setattr(classifier_fit, "run_in_task", in_task)
-    monkeypatch.setattr(classifier_fit, "check_ratio", lambda config: None)
+    monkeypatch.setattr(classifier_fit, "check_ratio", lambda config, field: None)
     return calls
 
 
 def test_a_classifier_goes_on_with_fewer_steps_where_there_is_one(before, asked):
     config = ClassifierRatioConfig(optimizer=RatioOptimizerConfig(steps=99))
-    for known in (None, WarmStart(), WarmStart(before, None), WarmStart(ConstantRatio(), 5), WarmStart(before, 5)):
-        classifier_fit.fit_classifier(config, TARGET, broad(), 3, before=known, split_seed=0)
-    assert [call.steps for call in asked] == [99, 99, 99, 99, 5]
-    assert [call.initial for call in asked] == [None, None, None, None, before.networks]
+    context = RatioContext(SimpleNamespace(target=SimpleNamespace(images=TARGET)), broad(), seed=3, split_seed=0)
+    for known in (WarmStart(), WarmStart(before, None), WarmStart(ConstantRatio(), 5), WarmStart(before, 5)):
+        classifier_fit.fit_classifier(config, replace(context, warm_start=known))
+    assert [call.steps for call in asked] == [99, 99, 99, 5]
+    assert [call.initial for call in asked] == [None, None, None, before.networks]
     assert {call.seeds for call in asked} == {(3, 0)}
-    classifier_fit.fit_classifier(config, TARGET, broad(), 3)
+    classifier_fit.fit_classifier(config, replace(context, split_seed=None))
     assert asked[-1].seeds == (3, 3)
 
 
@@ -115,6 +117,6 @@ def test_data_parallel_too_features_stay_as_they_are(monkeypatch):
 
 def test_a_products_factors_go_on_each_from_its_own(before):
     product = WarmStart(ProductRatio([ConstantRatio(), before]), 5)
-    assert isinstance(product.factor(0).ratio, ConstantRatio)
-    assert (product.factor(1).ratio, product.factor(1).steps) == (before, 5)
-    assert WarmStart(before, 5).factor(0).ratio is None
+    assert isinstance(product.for_factor(0).ratio, ConstantRatio)
+    assert (product.for_factor(1).ratio, product.for_factor(1).steps) == (before, 5)
+    assert WarmStart(before, 5).for_factor(0).ratio is None

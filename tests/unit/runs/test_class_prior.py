@@ -66,7 +66,7 @@ def estimated(monkeypatch):
         calls.append(SimpleNamespace(task=task, proposal=proposal, seed=seed, initial=initial))
         return ESTIMATE
 
-    monkeypatch.setattr(class_prior, "estimate_prior", estimate_prior)
+    monkeypatch.setattr(class_prior, "estimate_class_prior", estimate_prior)
     return calls
 
 
@@ -148,7 +148,7 @@ def test_a_refusal_is_stored_with_its_reason_and_not_asked_for_again(refusal, se
         asked.append(1)
         raise refusal
 
-    monkeypatch.setattr(class_prior, "estimate_prior", estimate_prior)
+    monkeypatch.setattr(class_prior, "estimate_class_prior", estimate_prior)
     decide(seed_run)
     decide(seed_run)
     assert asked == [1]
@@ -162,7 +162,7 @@ def test_a_mistake_of_the_configuration_is_no_refusal(seed_run, rows_of, monkeyp
     def estimate_prior(*_):
         raise InputError("rounds.class_prior.cpus", 99, "no node has as many", "ask for fewer")
 
-    monkeypatch.setattr(class_prior, "estimate_prior", estimate_prior)
+    monkeypatch.setattr(class_prior, "estimate_class_prior", estimate_prior)
     with pytest.raises(InputError, match="no node has as many"):
         decide(seed_run)
     assert not seed_run.store.is_listed(class_prior_folder(2))
@@ -170,7 +170,7 @@ def test_a_mistake_of_the_configuration_is_no_refusal(seed_run, rows_of, monkeyp
 
 def test_a_collapsed_estimate_is_reported_and_stored_but_not_proposed(seed_run, rows_of, monkeypatch):
     asked = []
-    monkeypatch.setattr(class_prior, "estimate_prior", lambda *_: asked.append(1) or COLLAPSED)
+    monkeypatch.setattr(class_prior, "estimate_class_prior", lambda *_: asked.append(1) or COLLAPSED)
     decide(seed_run)
     decide(seed_run)
     assert asked == [1]
@@ -200,7 +200,9 @@ def test_a_collapsed_estimate_is_reported_and_stored_but_not_proposed(seed_run, 
 def test_an_estimate_of_too_few_effective_classes_has_collapsed(least, prior, collapsed, tmp_path, monkeypatch):
     given = {} if least is None else {"min_effective_classes": least}
     seed_run = seed_run_in(tmp_path, rounds={"num_rounds": 3, "class_prior": given})
-    monkeypatch.setattr(class_prior, "estimate_prior", lambda *_: ClassPrior(np.array(prior), *np.zeros((2, 3)), "em"))
+    monkeypatch.setattr(
+        class_prior, "estimate_class_prior", lambda *_: ClassPrior(np.array(prior), *np.zeros((2, 3)), "em")
+    )
     class_prior.decide_class_prior(seed_run, 2, broad())
     assert (stored_decision(seed_run, 2).reason_to_keep is not None) == collapsed
 
@@ -283,7 +285,7 @@ def test_with_a_moved_class_prior_the_last_ratio_says_nothing_of_the_classes(see
         assert isinstance(ratio, ClassConditionalRatio)
         assert ratio.classes.target_prior.tolist() == pytest.approx(proposal.class_prior.tolist())
         assert ratio.log_ratio(rows).tolist() == pytest.approx((-LOG_MEANS).tolist())
-        assert ratio.estimate.to_json() == ESTIMATE.to_json()
+        assert ratio.info.class_prior.to_json() == ESTIMATE.to_json()
 
 
 def test_a_ratio_whose_class_means_are_missing_is_refused(seed_run, rows_of, monkeypatch):

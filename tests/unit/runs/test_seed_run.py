@@ -4,6 +4,7 @@ import pytest
 import torch
 from seed_runs import broad, round_proposal, seed_run_in
 
+from rsf_dist.builders.context import WarmStart
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.proposals import DefensiveProposal
 from rsf_dist.ratios import ConstantRatio, DensityRatio, ReweightedRatio
@@ -23,15 +24,15 @@ from rsf_dist.runtime.rng import Streams
     ],
 )
 def test_a_rounds_ratio_goes_on_from_the_round_before(number, sections, steps, tmp_path, monkeypatch):
-    kept = []
+    kept, before = [], ConstantRatio()
 
     def earlier(seed_run, number, proposal=None):
         kept.append(number)
-        return ConstantRatio()
+        return before
 
-    monkeypatch.setattr(SeedRun, "_kept", earlier)
-    found = seed_run_in(tmp_path, **sections)._before(number)
-    assert (None if found is None else found.steps) == steps
+    monkeypatch.setattr(SeedRun, "_stored", earlier)
+    start = seed_run_in(tmp_path, **sections)._warm_start(number)
+    assert start == (WarmStart() if steps is None else WarmStart(before, steps))
     assert kept == ([] if steps is None else [number - 1])
 
 
@@ -39,7 +40,7 @@ def test_without_rounds_a_mixture_of_the_users_own_is_no_proposal_that_moved(tmp
     """Its ratio is of itself, whatever it is a mixture of."""
     mixture = DefensiveProposal(broad(), broad().with_class_prior([0.8, 0.1, 0.1]), share=0.3)
     known = ConstantRatio()
-    monkeypatch.setattr(SeedRun, "_kept", lambda seed_run, number, proposal: known)
+    monkeypatch.setattr(SeedRun, "_stored", lambda seed_run, number, proposal: known)
     seed_run = seed_run_in(tmp_path, ratio={"kind": "density", "parameters": {"rotation": {"normal": [0.8, 0.1]}}})
     assert seed_run.stored_ratio(mixture, 0) is known
     assert isinstance(seed_run.stored_ratio(mixture, 1), ReweightedRatio)
@@ -74,7 +75,7 @@ def test_one_shot_rejection_beside_rounds_has_a_directory_and_no_rounds(seed_run
     assert alone.store.root == f"{seed_run.store.root}/one_shot"
     assert (alone.seed, alone.inputs) == (seed_run.seed, seed_run.inputs)
     assert seed_run.config.own_arm == "adaptive"
-    assert alone._at_hand is not seed_run._at_hand
+    assert alone._in_memory is not seed_run._in_memory
 
 
 @pytest.mark.parametrize(("of_the_rounds", "pilot"), [(4_000, 4_000), (400, 2_000)])
