@@ -1,7 +1,7 @@
-"""Everything that a configuration describes, built once and tried on a few proposals before anything expensive.
+"""The trial of a configuration: its objects are built once and get a few proposals, before anything expensive starts.
 
-What is the user's own runs here first, in this process and under a limit of time: a class that is broken, or that
-hangs, is refused within seconds and before there is a cluster.
+The user's own code runs here first, in this process and under a timeout. A class that is broken, or hangs, is refused
+within seconds and before the cluster is joined.
 """
 
 from __future__ import annotations
@@ -49,14 +49,18 @@ from rsf_dist.sampling.envelope import Envelope, Pilot
 from rsf_dist.tasks import Task
 
 STEP_SECONDS = 60.0
-"""How long each step of the trial may take: importing and building something of the user's, or a few rows of it."""
+"""Timeout of each step of the trial: importing and building an object of the user's, or passing a few rows."""
 
 
 _CHUNK_ROWS, _NETWORK_ROWS, _MOST_PILOT_ROWS, _MOST_REFIT_ROWS = 32, 2, 100_000, 10_000
 
 
 def preflight(config: RunConfig, inputs: Inputs) -> None:
-    """Build everything once and pass a few proposals through it, so that what cannot work is refused early."""
+    """Build every object once and pass a few proposals through it, to refuse early what cannot work.
+
+    Raises:
+        InputError: something in the configuration, or in the user's own code, does not work.
+    """
     with _tried("envelope", config.envelope):
         envelope = build_envelope(config.envelope)
     with _tried("proposal", config.proposal):
@@ -79,7 +83,11 @@ def preflight(config: RunConfig, inputs: Inputs) -> None:
 
 
 def try_chunk(proposal: Proposal, ratio: Ratio, seed: int, value: str) -> None:
-    """One small chunk in this process: propose, score, accept. Raises InputError, of `value` where it is not finite."""
+    """Propose, score and accept one small chunk in this process.
+
+    Raises:
+        InputError: the user's code fails, or a log ratio is NaN or +inf, which is blamed on `value`.
+    """
     log_m = 0.0 if ratio.log_bound is None else ratio.log_bound
     chunk = ChunkWork(proposal, ratio, log_m, _CHUNK_ROWS, seed, Stage.PILOT)(0)
     count = chunk.statistics.num_nonfinite
@@ -90,7 +98,7 @@ def try_chunk(proposal: Proposal, ratio: Ratio, seed: int, value: str) -> None:
 
 
 def _drawn_twice(proposal: Proposal, seed: int) -> Batch:
-    """A few rows, once as sampled and once as chunks draw them. Raises InputError where these are not the same."""
+    """Draw a few rows as `sample` and as chunks draw them. Raises InputError where they differ."""
     again = to_cpu(propose(proposal, Streams(seed, Stage.PILOT), _CHUNK_ROWS))
     with user_code.reported_as("proposal", type(proposal).__name__, f"fails to give {_CHUNK_ROWS} rows", "fix it"):
         rows = validate_batch(proposal.sample(_CHUNK_ROWS, Streams(seed, Stage.PILOT)), _CHUNK_ROWS)
@@ -104,7 +112,7 @@ def _drawn_twice(proposal: Proposal, seed: int) -> Batch:
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:
-    """Whether both are the same up to what a GPU's rounding may do to pixels."""
+    """Return True if both columns are equal, up to what a GPU's rounding may do to pixels."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
     pixels = 2.0 if first.dtype == torch.uint8 and first.ndim > 1 else 0.0
@@ -142,7 +150,7 @@ def _require_movable(proposal: Proposal, ratio: RatioKind) -> None:
 
 
 def _try_rounds(config: RunConfig, inputs: Inputs, proposal: Proposal, rows: Batch) -> None:
-    """What rounds need of the proposal, and the network that is to tell classes apart."""
+    """Try a refit of the proposal, and the network of the class prior's classifier."""
     rounds = config.rounds
     _require_movable(proposal, config.ratio)
     with _tried("proposal", config.proposal):
@@ -153,7 +161,7 @@ def _try_rounds(config: RunConfig, inputs: Inputs, proposal: Proposal, rows: Bat
 
 
 def _try_refit(proposal: Proposal, rounds: RoundsConfig, rows: Batch, seed: int) -> None:
-    """A refit to as many rows as a round accepts, unless very many: the few at hand, over and over."""
+    """Refit to as many rows as a round accepts, unless these are very many, by repeating a few rows."""
     assert isinstance(proposal, Refittable)
     if rounds.num_accepted <= _MOST_REFIT_ROWS:
         again = torch.arange(rounds.num_accepted) % _CHUNK_ROWS
@@ -241,13 +249,13 @@ def _try_made(config: RatioKind, trial: RatioTrial) -> None:
 
 
 def _try_envelope(envelope: Envelope) -> None:
-    """Let it choose M of a pilot made up: Gaussian log ratios below 10, which is named as their bound."""
+    """Let the envelope choose M for a made-up pilot of Gaussian log ratios with bound 10."""
     generator = np.random.default_rng(0)
     log_ratio = np.minimum(generator.normal(size=min(envelope.num_pilot, _MOST_PILOT_ROWS)), 10.0)
     pilot = Pilot(log_ratio, log_ratio + generator.exponential(size=len(log_ratio)), log_bound=10.0)
     try:
         envelopes.choose(envelope, pilot)
-    except StatisticalRefusal:  # of this pilot; the real one is another
+    except StatisticalRefusal:  # it refuses this pilot, which is not the real one
         return
 
 
@@ -288,7 +296,7 @@ def _require_logits(logits: object, num_outputs: int, field: str, value: object)
 
 
 def _try_own_task(task: Task, model: Any, rows: Batch, factory: str) -> None:
-    """Everything that the trainer asks of a task, once."""
+    """Call once every method of the task that the trainer calls."""
     from torchmetrics import MetricCollection  # here: it takes long to import
 
     def require(fits: bool, rule: str, remedy: str) -> None:
@@ -319,15 +327,15 @@ def _try_own_task(task: Task, model: Any, rows: Batch, factory: str) -> None:
 
 @contextmanager
 def _tried(field: str, config: Any, *others: str) -> Iterator[str]:
-    """Whatever torch, torchvision and the user's code say of a choice, or leave unsaid, as an InputError of `field`.
+    """Turn every failure of the block, and a timeout, into an InputError of `field`.
 
     Args:
-        field: where the choice stands in the file.
-        config: the choice; what of the user's it names is the error's value.
-        others: fields that are also named rightly as they are.
+        field: the section's place in the configuration.
+        config: the section; the import path in it is the error's value.
+        others: fields that errors may name as they are.
 
     Yields:
-        That value.
+        The error's value.
     """
     value = next((getattr(config, name) for name in ("factory", "score", "passes") if hasattr(config, name)), None)
     value = value or "(as configured)"
@@ -337,10 +345,10 @@ def _tried(field: str, config: Any, *others: str) -> Iterator[str]:
     except StatisticalRefusal:
         raise
     except InputError as err:
-        named = err.field  # what a network or a ratio says of itself does not know where in the file it stands
+        named = err.field  # a network or a ratio does not know its place in the configuration
         if not named.startswith((field, *others)):
             named = re.sub(r"^(model|ratio)\b", field, named)
         raise InputError(named, err.value, err.rule, err.remedy) from err
-    except (Exception, SystemExit) as err:  # the libraries raise what they please
+    except (Exception, SystemExit) as err:  # libraries and user code raise any exception
         rule = f"fails on a first batch ({type(err).__name__}: {err})"
         raise InputError(field, value, rule, "correct it") from err

@@ -27,11 +27,11 @@ class Ratio(Protocol):
 
     @property
     def log_bound(self) -> float | None:
-        """The supremum of log_ratio where it is known, else None."""
+        """The supremum of log_ratio. None means that it is not known."""
         ...
 
     def log_ratio(self, batch: Batch) -> Tensor:
-        """float64 [n]. -inf rejects; NaN and +inf are counted by the sampler and refused."""
+        """Return the log ratio of each row, float64 [n]. -inf rejects; the sampler counts and refuses NaN and +inf."""
         ...
 
 
@@ -46,7 +46,7 @@ class SavableRatio(Ratio, Protocol):
 
 @dataclass(frozen=True)
 class Screened:
-    """What a ratio knows after it left out rows that cannot be accepted.
+    """The log ratios of a batch of which rows were left out that cannot be accepted.
 
     Args:
         log_ratio: float64 [n]; -inf where left out.
@@ -61,30 +61,45 @@ class Screened:
 
 @runtime_checkable
 class ScreeningRatio(Ratio, Protocol):
-    """A ratio that costs less where rows can be given up early: l = l1 + l2 with l2 <= b, and l1 + b + E <= log M."""
+    """A ratio that gives up rows early and so costs less.
+
+    With l = l1 + l2 and l2 <= b, a row with l1 + b + E <= log M is rejected whatever l2 is.
+    """
 
     def screened(self, batch: Batch | LazyBatch, exponentials: Tensor, log_m: float) -> Screened:
-        """As log_ratio, but for rows with l + E <= log_m, some of which it leaves out. exponentials: E, float64 [n]."""
+        """Score the rows as log_ratio does, but leave out some of those with l + E <= log_m.
+
+        Args:
+            batch: n rows.
+            exponentials: E, float64 [n].
+            log_m: the envelope's log M.
+        """
         ...
 
 
 def log_ratios(ratio: Ratio, batch: Batch | LazyBatch, field: str = "ratio") -> Tensor:
-    """`ratio.log_ratio(batch)`, float64 [n] on the CPU. Raises InputError naming `field` where it fails or is none."""
+    """Return `ratio.log_ratio(batch)`, float64 [n] on the CPU.
+
+    Raises:
+        InputError: the ratio fails, or does not return one number a row. The error names `field`.
+    """
     kind, n = type(ratio).__name__, num_rows(batch)
     with reported_as(field, kind, f"fails on {n} proposals", "fix it"):
-        given: object = ratio.log_ratio(_visible_columns(batch, ratio, field))
-    if not isinstance(given, Tensor):
-        raise InputError(field, kind, f"log_ratio gives a {type(given).__name__}", f"give a tensor of shape [{n}]")
-    if given.shape != (n,) or given.is_complex():
-        found = f"{kind} gives {given.dtype} {list(given.shape)}"
-        raise InputError(field, found, f"log_ratio must have shape [{n}]", "give one number a row")
-    return given.detach().to("cpu", torch.float64)
+        returned: object = ratio.log_ratio(_visible_columns(batch, ratio, field))
+    if not isinstance(returned, Tensor):
+        raise InputError(
+            field, kind, f"log_ratio returns a {type(returned).__name__}", f"return a tensor of shape [{n}]"
+        )
+    if returned.shape != (n,) or returned.is_complex():
+        value = f"{kind} gives {returned.dtype} {list(returned.shape)}"
+        raise InputError(field, value, f"log_ratio must have shape [{n}]", "give one number a row")
+    return returned.detach().to("cpu", torch.float64)
 
 
 def on_ratio_device(batch: Batch | LazyBatch, ratio: Ratio) -> Batch | LazyBatch:
-    """What a ratio is to select rows and columns from, where it expects them."""
-    here = device().type == "cpu" or info_of(ratio).on_device
-    if here or not isinstance(batch, LazyBatch):  # itself, which remembers what it made, for the rows that are accepted
+    """Return the batch such that the ratio finds columns where it expects them: on the CPU, or as they are made."""
+    stays = device().type == "cpu" or info_of(ratio).on_device
+    if stays or not isinstance(batch, LazyBatch):  # the same object, which keeps its columns for accepted rows
         return batch
     return batch.with_producers({name: _to_cpu_when_made(make) for name, make in batch.producers.items()})
 
@@ -94,7 +109,7 @@ def _to_cpu_when_made(make: Callable[[Index], Tensor]) -> Callable[[Index], Tens
 
 
 def _visible_columns(batch: Batch | LazyBatch, ratio: Ratio, field: str) -> Batch:
-    """What a ratio is shown: the columns that it names, or all; where it expects them."""
+    """Return the columns that the ratio names, or all of them, where the ratio expects them."""
     info = info_of(ratio)
     columns = info.columns
     if isinstance(batch, LazyBatch):
@@ -110,7 +125,7 @@ def _visible_columns(batch: Batch | LazyBatch, ratio: Ratio, field: str) -> Batc
 
 
 def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
-    """What a user's function says that it looks at. Raises InputError where it is one name rather than several."""
+    """Return the columns that a user's function looks at. Raises InputError where they are a single string."""
     if isinstance(columns, str):
         raise InputError("ratio.columns", columns, "must be a list of names", f'write ["{columns}"]')
     return None if columns is None else tuple(columns)

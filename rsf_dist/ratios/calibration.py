@@ -1,13 +1,15 @@
-"""From a classifier's logit to a log ratio: D = P(target | logit) on rows that fitting never saw, at prior 1/2.
+"""The map from a classifier's logit to a log ratio, fitted on rows that the classifier never saw.
+
+D = P(target | logit) at prior 1/2, and
 
     log r = logit D.     none: D = sigmoid(logit)            temperature: sigmoid(a logit)
                          platt: sigmoid(a logit + b)         isotonic: any rising function of the logit
 
-Temperature: Guo, Pleiss, Sun & Weinberger, ICML 2017. Platt 1999. Isotonic: Zadrozny & Elkan, KDD 2002; it saturates at
-0 and 1, where r would be 0 or infinite, and so is clipped at d = 1/(n + 2), n the rows of the smaller class: the
-largest ratio that so few rows can support (Laplace's rule). That makes log((1 - d)/d) a certified bound of what it
-gives; what the clip costs is not seen on the target's side either, whose rows it clips too. Degenerate case: a logit
-that tells nothing gives slope 0, or one flat step, hence log r = 0.
+Temperature: Guo, Pleiss, Sun & Weinberger, ICML 2017. Platt 1999. Isotonic: Zadrozny & Elkan, KDD 2002. The isotonic
+fit saturates at 0 and 1, where r would be 0 or infinite. So D is clipped at d = 1/(n + 2) from either end, n being the
+rows of the smaller class: the largest ratio that so few rows can support (Laplace's rule). log((1 - d)/d) is then a
+certified bound of the calibrated log ratio. The cost of the clip does not show on target rows, because they are clipped
+too. Degenerate case: a logit that tells nothing gives slope 0, or one flat step, hence log r = 0.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ Method = Literal["none", "temperature", "platt", "isotonic"]
 
 @dataclass(frozen=True)
 class AffineCalibration:
-    """log r = slope * logit + intercept; no bound is known."""
+    """The calibration log r = slope * logit + intercept, without a bound."""
 
     slope: float = 1.0
     intercept: float = 0.0
@@ -35,7 +37,7 @@ class AffineCalibration:
     log_bound = None
 
     def __call__(self, logit: Floats) -> Floats:
-        """Log ratios, float64 [n]."""
+        """Return log ratios, float64 [n]."""
         return self.slope * logit + self.intercept
 
     def __str__(self) -> str:
@@ -44,10 +46,11 @@ class AffineCalibration:
 
 @dataclass(frozen=True)
 class IsotonicCalibration:
-    """log r as a piecewise linear, rising function of the logit, constant beyond its ends.
+    """The calibration by a rising, piecewise linear function of the logit, constant beyond its ends.
 
     Args:
-        logits, log_ratios: the knots, rising, as many of either.
+        logits: the knots, rising.
+        log_ratios: log r at the knots, rising.
     """
 
     logits: tuple[float, ...]
@@ -56,11 +59,11 @@ class IsotonicCalibration:
 
     @property
     def log_bound(self) -> float:
-        """The largest log ratio that it gives."""
+        """The largest log ratio of the calibration."""
         return self.log_ratios[-1]
 
     def __call__(self, logit: Floats) -> Floats:
-        """Log ratios, float64 [n]; NaN stays NaN."""
+        """Return log ratios, float64 [n]; NaN stays NaN."""
         return np.interp(logit, self.logits, self.log_ratios)
 
     def __str__(self) -> str:
@@ -77,7 +80,7 @@ def calibrate(target_logit: Floats, proposal_logit: Floats, method: Method = "pl
         return AffineCalibration()
     if method == "isotonic":
         return _isotonic(target_logit, proposal_logit)
-    from sklearn.linear_model import LogisticRegression  # here: who samples or trains never calibrates
+    from sklearn.linear_model import LogisticRegression  # slow to import, and neither sampling nor training calibrates
 
     logit = np.concatenate([target_logit, proposal_logit])
     truth, _ = truth_and_weights(target_logit, proposal_logit)
@@ -89,19 +92,19 @@ def calibrate(target_logit: Floats, proposal_logit: Floats, method: Method = "pl
 
 
 def to_json(calibration: Calibration) -> dict[str, Any]:
-    """Plain values."""
+    """Return the calibration as plain values."""
     return asdict(calibration)
 
 
 def from_json(raw: dict[str, Any]) -> Calibration:
-    """The inverse of `to_json`."""
+    """Rebuild a calibration from the values of `to_json`."""
     if raw["method"] != "isotonic":
         return AffineCalibration(**raw)
     return IsotonicCalibration(tuple(raw["logits"]), tuple(raw["log_ratios"]))
 
 
 def truth_and_weights(target: Floats, proposals: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """1 for target rows and 0 for proposals, [n + m]; and weights that give either class half of the mass."""
+    """Return 1 for target rows and 0 for proposals, [n + m], and weights that give each class half of the mass."""
     truth = np.repeat([1, 0], [len(target), len(proposals)])
     weights = np.repeat([0.5 / len(target), 0.5 / len(proposals)], [len(target), len(proposals)])
     return truth, weights

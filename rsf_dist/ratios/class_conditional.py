@@ -1,12 +1,12 @@
-"""A joint ratio of images and classes: label shift times what tells the images of one class apart.
+"""A joint ratio of images and classes: label shift times a ratio of the images within a class.
 
     r(x, y) = p(y)/q(y) g(x)/E_q[g | y]
 
-p(y) is estimated apart (`ratios.class_prior`). g, learned from images alone, takes a class for another that looks like
-it, and at a small acceptance would turn that into a mix of classes of its own making; divided by its mean within each
-class it says nothing of classes any more, and accepted rows have the mix p(y), up to what capping, and cutting the
-means at a quantile, cost. Degenerate case: where only the mix of classes differs and images tell them apart, g is its
-own mean within each class, and r = p(y)/q(y).
+p(y) is estimated apart (`ratios.class_prior`). g is learned from images alone and confuses classes that look alike. At
+a small acceptance this confusion would decide the class prior of the accepted rows. Divided by its mean within each
+class, g says nothing about classes. Accepted rows then have the class prior p(y), up to the costs of capping and of
+cutting the means at a quantile. Degenerate case: where only the class prior differs and images tell the classes apart,
+g equals its mean within each class, and r = p(y)/q(y).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from rsf_dist.ratios.label_shift import LabelShiftRatio
 from rsf_dist.types import Floats
 
 _LEAST_ROWS = 20
-"""Of a class, for a mean of its own."""
+"""Rows that a class must have for a mean of its own."""
 
 
 _QUANTILE = 0.99
-"""Of the ratios, where they are cut off for the means: few large ones would be most of them."""
+"""The quantile at which ratios are cut off for the means, which a few large ratios would dominate."""
 
 
 class ClassConditionalRatio:
-    """log r(x, y) = log p(y)/q(y) + log g(x) - log E_q[g | y].
+    """The ratio log r(x, y) = log p(y)/q(y) + log g(x) - log E_q[g | y].
 
     Args:
         ratio: log g, of images.
         classes: log p(y)/q(y).
         log_means: log E_q[g | y], float64 [k].
 
-    Target rows have no class: `info.held_out`, where g has it, takes the class of the lowest mean, so that what
-    capping costs is not told too low.
+    Target rows have no class. Their log ratios in `info.held_out` assume the class with the largest factor, so that
+    the cost of capping is not stated too low.
     """
 
     def __init__(self, ratio: Ratio, classes: LabelShiftRatio, log_means: Floats):
@@ -69,7 +69,7 @@ class ClassConditionalRatio:
 
     @property
     def log_bound(self) -> float | None:
-        """The bound of g and the largest factor of a class; None where g has none."""
+        """The bound of g plus the largest factor of a class. None means that g has no bound."""
         bound = self.ratio.log_bound
         return None if bound is None else bound + self._largest_factor
 
@@ -80,15 +80,16 @@ class ClassConditionalRatio:
 
 
 def class_log_means(log_ratio: Floats, label: NDArray[np.int64], num_classes: int) -> Floats:
-    """log E_q[g | y] of each class, float64 [num_classes], from proposals.
+    """Estimate log E_q[g | y] of each class, float64 [num_classes], from proposals.
 
-    That of all rows stands for a class that has few, or none with a ratio above 0.
+    The mean of all rows stands for a class that has few rows, or no row with a ratio above 0.
 
     Args:
-        log_ratio, label: of proposals, [n] each; not all -inf.
-        num_classes: how many there are.
+        log_ratio: log g of proposals, float64 [n], not all -inf.
+        label: classes of the proposals, int64 [n].
+        num_classes: the number of classes.
     """
     ratio = np.exp(np.minimum(log_ratio, np.quantile(log_ratio[np.isfinite(log_ratio)], _QUANTILE)))
-    of_all = ratio.mean()
-    rows = (ratio[label == one] for one in range(num_classes))
-    return np.log([one.mean() if len(one) >= _LEAST_ROWS and one.any() else of_all for one in rows])
+    overall = ratio.mean()
+    by_class = (ratio[label == number] for number in range(num_classes))
+    return np.log([rows.mean() if len(rows) >= _LEAST_ROWS and rows.any() else overall for rows in by_class])

@@ -1,19 +1,20 @@
-"""The target's mix of classes, from a classifier's outputs on unlabelled target images.
+"""Estimators of the target's class prior, from a classifier's outputs on unlabelled target images.
 
 Both estimators assume label shift, p(x|y) = q(x|y), and compare outputs on the target with outputs on held-out labelled
 source images that the classifier was not trained on.
 
 - `bbse`, black box shift estimation (Lipton, Wang & Smola, ICML 2018, arXiv 1802.03916), soft form: solve A p = mu,
   where A_ij = E_source[f_i(x) | y = j] and mu_i = E_target[f_i(x)]; their C is A times the source prior. Any classifier
-  will do whose A can be inverted; noise is amplified by 1/sigma_min(A). A singular A is refused.
+  will do whose A can be inverted. Noise is amplified by 1/sigma_min(A). A singular A is refused.
 - `em`, maximum likelihood (Saerens, Latinne & Decaestecker, Neural Computation 2002): iterate p(y) = mean of p(y|x)
-  under the current p. It needs calibrated probabilities; `BiasCorrectedTemperature` gives them, and with it EM has
+  under the current p. It needs calibrated probabilities. With those of `BiasCorrectedTemperature`, EM has
   beaten BBSE (Alexandari, Kundaje & Shrikumar, ICML 2020, arXiv 1901.06852). Outputs that hardly depend on x would give
-  back the source's mix with a narrow interval; they are refused too.
+  back the source's class prior with a narrow interval. They are refused too.
 
-Intervals are percentiles of a bootstrap over both samples (source rows within their class for `bbse`), the calibration
-kept as it is. Those of `em` are too narrow for rare classes, to which it gives nothing at all: examples/label_shift
-found them to hold the truth in 69 to 87 % of cases where 95 % were claimed, those of `bbse` in 92 to 96 %.
+Intervals are percentiles of a bootstrap over both samples (source rows within their class for `bbse`). The calibration
+is kept as it is. The intervals of `em` are too narrow for rare classes, to which `em` may give a share of 0:
+examples/label_shift found that they hold the truth in 69 to 87 % of cases where 95 % were claimed, and the intervals of
+`bbse` in 92 to 96 %.
 """
 
 from __future__ import annotations
@@ -41,7 +42,13 @@ _EM_STEPS, _EM_TOLERANCE = 10_000, 1e-6
 
 @dataclass(frozen=True)
 class ClassPrior:
-    """An estimated p(y): the estimate and the ends of its interval, [k] each, and the method in words."""
+    """An estimated p(y).
+
+    Args:
+        prior: the estimate, [k].
+        low, high: the ends of the interval, [k] each.
+        method: the method in words.
+    """
 
     prior: Floats
     low: Floats
@@ -50,23 +57,23 @@ class ClassPrior:
 
     @property
     def effective_classes(self) -> float:
-        """How many classes of equal share have the same entropy, exp of it (Hill, Ecology 1973)."""
+        """The number of equally likely classes with the same entropy, exp(entropy) (Hill, Ecology 1973)."""
         return float(np.exp(entr(self.prior).sum()))
 
     def to_json(self) -> dict[str, Any]:
-        """As lists of numbers."""
+        """Return the estimate as lists of numbers."""
         return {name: getattr(self, name).tolist() for name in ("prior", "low", "high")} | {"method": self.method}
 
     @staticmethod
     def from_json(raw: dict[str, Any]) -> ClassPrior:
-        """From lists of numbers."""
+        """Rebuild an estimate from the lists of `to_json`."""
         prior, low, high = (np.array(raw[name]) for name in ("prior", "low", "high"))
         return ClassPrior(prior, low, high, raw["method"])
 
 
 @dataclass(frozen=True)
 class BiasCorrectedTemperature:
-    """Calibrated probabilities softmax(logits/temperature + bias) (Alexandari et al. 2020).
+    """The calibration softmax(logits/temperature + bias) (Alexandari et al. 2020).
 
     Args:
         temperature: positive; 1 where the classifier needed none.
@@ -78,12 +85,13 @@ class BiasCorrectedTemperature:
 
     @classmethod
     def fit(cls, logits: Floats, labels: Labels) -> BiasCorrectedTemperature:
-        """The maximum likelihood of labels [n] given logits [n, k], on rows that the classifier was not fitted to.
+        """Maximise the likelihood of labels [n] given logits [n, k], on rows that the classifier was not fitted to.
 
-        Where logits separate the classes there is no maximum; the temperature ends at exp(-6).
+        Where logits separate the classes there is no maximum, and the temperature ends at exp(-6).
 
-        Raises InputError: logits that are not finite [n, k], labels that are not [n], or a class without a row, whose
-        bias would run away.
+        Raises:
+            InputError: logits that are not finite [n, k], labels that are not [n], or a class without a row, whose bias
+                would run away.
         """
         logits = np.asarray(logits, np.float64)
         if logits.ndim != 2 or not np.isfinite(logits).all():
@@ -99,26 +107,29 @@ class BiasCorrectedTemperature:
             gradient = np.concatenate([[sharpness * (error * logits).sum() / n], error.mean(axis=0)])
             return float(-log_p[np.arange(n), labels].mean()), gradient
 
-        found = scipy.optimize.minimize(
+        solution = scipy.optimize.minimize(
             loss, np.zeros(1 + k), jac=True, method="L-BFGS-B", bounds=[(-6, 6)] + [(-30, 30)] * k
         )
-        bias = found.x[1:]
-        return cls(float(np.exp(-found.x[0])), bias - bias.mean())
+        bias = solution.x[1:]
+        return cls(float(np.exp(-solution.x[0])), bias - bias.mean())
 
     def __call__(self, logits: Floats) -> Floats:
-        """Probabilities [n, k]."""
+        """Return calibrated probabilities [n, k] of logits [n, k]."""
         return softmax(logits / self.temperature + self.bias, axis=1)
 
 
 def bbse(
     source: Floats, labels: Labels, target: Floats, resamples: int = 200, confidence: float = 0.95, seed: int = 0
 ) -> ClassPrior:
-    """p(y) by black box shift estimation.
+    """Estimate p(y) by black box shift estimation.
 
     Args:
-        source, target: the classifier's probabilities on source [n, k] and target images [m, k].
-        labels: of the source images, int [n].
-        resamples, confidence, seed: of the bootstrap.
+        source: the classifier's probabilities on source images, [n, k].
+        labels: classes of the source images, int [n].
+        target: the classifier's probabilities on target images, [m, k].
+        resamples: bootstrap samples.
+        confidence: nominal coverage of the interval.
+        seed: the bootstrap's seed.
 
     Raises:
         InputError: shapes that disagree, a class without a source row, rows that are no probabilities.
@@ -128,16 +139,16 @@ def bbse(
     labels = _checked_labels(source, labels)
     by_class = [source[labels == label] for label in range(source.shape[1])]
 
-    def again(generator: np.random.Generator) -> Floats:
+    def resampled(generator: np.random.Generator) -> Floats:
         return solve_bbse([_resampled(rows, generator) for rows in by_class], _resampled(target, generator))
 
-    return ClassPrior(solve_bbse(by_class, target), *_percentiles(again, resamples, confidence, seed), "bbse")
+    return ClassPrior(solve_bbse(by_class, target), *_percentiles(resampled, resamples, confidence, seed), "bbse")
 
 
 def em(source: Floats, target: Floats, resamples: int = 200, confidence: float = 0.95, seed: int = 0) -> ClassPrior:
-    """p(y) by maximum likelihood; needs calibrated probabilities, and of the source images no labels.
+    """Estimate p(y) by maximum likelihood, from calibrated probabilities and without labels.
 
-    Arguments as of `bbse`.
+    The arguments are those of `bbse`.
 
     Raises:
         InputError: as `bbse`; or a class that the source outputs never name.
@@ -147,14 +158,14 @@ def em(source: Floats, target: Floats, resamples: int = 200, confidence: float =
     source, target = _checked_pair(source, target)
     _require_distinct(source.T @ source / source.sum(axis=0))
 
-    def again(generator: np.random.Generator) -> Floats:
+    def resampled(generator: np.random.Generator) -> Floats:
         return solve_em(_resampled(source, generator), _resampled(target, generator))
 
-    return ClassPrior(solve_em(source, target), *_percentiles(again, resamples, confidence, seed), "em")
+    return ClassPrior(solve_em(source, target), *_percentiles(resampled, resamples, confidence, seed), "em")
 
 
 def solve_bbse(source_by_class: Sequence[Floats], target: Floats) -> Floats:
-    """The point estimate of `bbse`, [k]; negative solutions are set to 0 and the rest scaled to sum 1."""
+    """Return the point estimate of `bbse`, [k]: negative solutions are set to 0 and the rest scaled to sum 1."""
     given_class = np.stack([rows.mean(axis=0) for rows in source_by_class], axis=1)
     _require_distinct(given_class)
     prior = np.linalg.solve(given_class, target.mean(axis=0)).clip(min=0)
@@ -162,10 +173,10 @@ def solve_bbse(source_by_class: Sequence[Floats], target: Floats) -> Floats:
 
 
 def solve_em(source: Floats, target: Floats) -> Floats:
-    """The point estimate of `em`, [k].
+    """Return the point estimate of `em`, [k].
 
-    The source prior is the mean source output, not the share of labels: it is the prior that the outputs themselves
-    imply, so that without a shift the iteration stands still (Alexandari et al. 2020).
+    The source prior is the mean source output, not the share of labels. The outputs themselves imply this prior, so
+    that without a shift the iteration stands still (Alexandari et al. 2020).
     """
     q = source.mean(axis=0).clip(min=0.5 / len(source))  # half a row, where a resample lacks a class
     likelihood = target / q  # p(x|y) up to a factor of x
@@ -182,7 +193,7 @@ def solve_em(source: Floats, target: Floats) -> Floats:
 
 
 def _require_distinct(given_class: Floats) -> None:
-    """StatisticalRefusal where the columns, the classes' mean outputs, are near dependent."""
+    """Refuse classes whose mean outputs, the columns, are near dependent. Raises StatisticalRefusal."""
     smallest = float(np.linalg.svd(given_class, compute_uv=False)[-1])
     if smallest < _SMALLEST_SINGULAR:
         raise StatisticalRefusal(
@@ -192,15 +203,15 @@ def _require_distinct(given_class: Floats) -> None:
 
 
 def _percentiles(
-    again: Callable[[np.random.Generator], Floats], resamples: int, confidence: float, seed: int
+    resampled: Callable[[np.random.Generator], Floats], resamples: int, confidence: float, seed: int
 ) -> tuple[Floats, Floats]:
-    """The ends of a percentile interval, [k] each, of estimates on resampled rows."""
+    """Return the ends of a percentile interval, [k] each, of estimates on resampled rows."""
     if resamples < 1:
         raise InputError("resamples", resamples, "must be positive", "use e.g. 200")
     if not 0 < confidence < 1:
         raise InputError("confidence", confidence, "must be in (0, 1)", "use e.g. 0.95")
     generator, tail = np.random.default_rng(seed), (1 - confidence) / 2
-    low, high = np.quantile([again(generator) for _ in range(resamples)], [tail, 1 - tail], axis=0)
+    low, high = np.quantile([resampled(generator) for _ in range(resamples)], [tail, 1 - tail], axis=0)
     return low, high
 
 
@@ -230,8 +241,8 @@ def _checked_probabilities(rows: Floats, field: str) -> Floats:
 def _checked_labels(rows: Floats, labels: Labels) -> Labels:
     labels, k = np.asarray(labels), rows.shape[1]
     if labels.shape != (len(rows),) or labels.dtype.kind not in "iu":
-        found = f"{labels.dtype} {list(labels.shape)}"
-        raise InputError("labels", found, f"must be integers [{len(rows)}], one a row", "give class numbers")
+        value = f"{labels.dtype} {list(labels.shape)}"
+        raise InputError("labels", value, f"must be integers [{len(rows)}], one a row", "give class numbers")
     if labels.min(initial=0) < 0 or labels.max(initial=0) >= k:
         raise InputError("labels", [int(labels.min()), int(labels.max())], f"must lie in 0 to {k - 1}", "correct them")
     missing = np.flatnonzero(np.bincount(labels, minlength=k) == 0)

@@ -1,10 +1,10 @@
-"""The ratio learned by telling target rows from proposals.
+"""The ratio that is learned by telling target rows from proposals.
 
 For D(x) = P(target | x) under balanced classes, log p(x)/q(x) = logit D(x) at the Bayes optimum (Bickel, Brückner &
 Scheffer, JMLR 2009; Sugiyama, Suzuki & Kanamori 2012). A network, or an ensemble of them whose logits are averaged, is
 fitted on balanced minibatches of one part of the target rows and of the proposals; the logit is calibrated
-(`ratios.calibration`) on a second part; every figure reported comes from a third. On a frozen backbone's features z it
-is the ratio of p(z) to q(z), which is that of x only where p(x|z) = q(x|z). Degenerate case: p = q gives log ratio ~ 0
+(`ratios.calibration`) on a second part; every reported figure comes from a third. On a frozen backbone's features z the
+ratio is p(z)/q(z), which equals p(x)/q(x) only where p(x|z) = q(x|z). Degenerate case: p = q gives log ratio ~ 0
 and acceptance at random.
 """
 
@@ -41,7 +41,7 @@ MIN_TARGET_IMAGES = 30
 
 @dataclass(frozen=True)
 class Split:
-    """Target rows and proposals of one part: images uint8 [n, c, h, w], or numbers float [n, d]."""
+    """The target rows and the proposals of one part: images uint8 [n, c, h, w], or numbers float [n, d]."""
 
     target: Tensor
     proposals: Tensor
@@ -49,7 +49,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """Three disjoint parts: to fit, to calibrate, to report on; and which target rows the third one has, int64 [n]."""
+    """Three disjoint parts of the rows.
+
+    Args:
+        fit: the part to fit on.
+        calibration: the part to calibrate on.
+        test: the part for the reported figures.
+        test_index: positions of the test part's target rows, int64 [n].
+    """
 
     fit: Split
     calibration: Split
@@ -58,17 +65,18 @@ class Splits:
 
 
 class ClassifierRatio:
-    """log r(x) = the calibrated mean of the networks' logits, cut off at `max_log_ratio`.
+    """The ratio log r(x) = the calibrated mean of the networks' logits, cut off at `max_log_ratio`.
 
     Args:
-        networks, spec: rows -> [n, 1] logits, and what builds one.
-        calibration: from the logit to the log ratio.
-        quality: its figures on the test part.
-        target_log_ratio: log r of the test part's target rows, float64 [m], not cut off, so that the p-side TV bound,
-            which is taken from them, tells what cutting costs.
-        test_index: which of the target rows given to `fit` these were, int64 [m].
-        column: what the networks look at.
-        max_log_ratio: where to cut log r; None: nowhere.
+        networks: fitted networks, rows -> logits [n, 1].
+        spec: the networks' common specification.
+        calibration: the map from the logit to the log ratio.
+        quality: the ratio's figures on the test part.
+        target_log_ratio: log r of the test part's target rows, float64 [m]. They are not cut off, so that the p-side TV
+            bound shows the cost of cutting.
+        test_index: positions of the test part's target rows among those given to `fit`, int64 [m].
+        column: the column that the networks look at.
+        max_log_ratio: the value at which log r is cut off. None means no cut.
     """
 
     def __init__(
@@ -91,7 +99,7 @@ class ClassifierRatio:
 
     @property
     def log_bound(self) -> float | None:
-        """The smaller of `max_log_ratio` and the calibration's own bound; None where neither is."""
+        """The smaller of `max_log_ratio` and the calibration's own bound. None means that there is neither."""
         bounds = [bound for bound in (self.calibration.log_bound, self.max_log_ratio) if bound is not None]
         return min(bounds, default=None)
 
@@ -110,11 +118,12 @@ class ClassifierRatio:
 
         Args:
             target, proposals: images uint8 [n, c, h, w]; or float [n, d], with config.network.name `mlp`.
-            config: networks, optimizer, calibration, splits.
-            seed: of the splits, the weights and the minibatches.
-            column: of the rows that are to be scored.
-            initial: fitted networks to go on from, one a member; they are left as they are. None: new ones.
-            split_seed: of the splits alone, by which several fits keep the same target rows apart; None: seed.
+            config: networks, optimizer, calibration and splits.
+            seed: the seed of the splits, the weights and the minibatches.
+            column: the column of the rows to score.
+            initial: fitted networks to start from, one a member, which are not changed. None means new networks.
+            split_seed: the seed of the splits alone, with which several fits hold out the same target rows. None means
+                `seed`.
 
         Raises:
             InputError: too few target rows, rows that differ in shape.
@@ -139,7 +148,7 @@ class ClassifierRatio:
         config: ClassifierRatioConfig,
         column: str = "image",
     ) -> ClassifierRatio:
-        """Calibrate fitted networks on `splits.calibration` and judge them on `splits.test`."""
+        """Calibrate fitted networks on `splits.calibration` and evaluate them on `splits.test`."""
         for network in networks:
             network.to(device()).eval()
         on_target, on_proposals = (_logits(networks, part) for part in _parts(splits.calibration))
@@ -151,7 +160,7 @@ class ClassifierRatio:
         return cls(networks, spec, calibration, quality, target, splits.test_index, column, highest)
 
     def log_ratio(self, batch: Batch) -> Tensor:
-        """float64 [n]."""
+        """Return the log ratio of each row, float64 [n]."""
         if self.column not in batch:
             raise InputError("column", self.column, f"is not among the rows' {sorted(batch)}", "propose that column")
         logits = _logits([network.to(device()) for network in self.networks], batch[self.column])
@@ -177,7 +186,7 @@ class ClassifierRatio:
 
     @classmethod
     def load(cls, folder: Path) -> ClassifierRatio:
-        """The inverse of `save`."""
+        """Read a ratio that `save` wrote."""
         raw = json.loads((folder / "ratio.json").read_text())
         raw["quality"]["reliability"] = tuple(tuple(pair) for pair in raw["quality"]["reliability"])
         return cls(
@@ -211,23 +220,23 @@ def split_samples(target: Tensor, proposals: Tensor, config: ClassifierRatioConf
 
     of_target, of_proposals = cut(len(target)), cut(len(proposals))
     fit, calibration, test = (
-        Split(target[one], proposals[other]) for one, other in zip(of_target, of_proposals, strict=True)
+        Split(target[left], proposals[right]) for left, right in zip(of_target, of_proposals, strict=True)
     )
     return Splits(fit, calibration, test, of_target[2].numpy())
 
 
 def member_seed(seed: int, member: int) -> int:
-    """The seed of an ensemble's member: the run's own for the first one."""
+    """Return the seed of an ensemble's member; the first member has the run's own."""
     return seed if member == 0 else int(Streams(seed, Stage.RATIO, chunk=member).numpy(purpose=7).integers(2**32))
 
 
 def network_spec(config: ClassifierRatioConfig, channels: int) -> NetworkSpec:
-    """One logit a row."""
+    """Return the specification of a network that gives one logit a row."""
     return NetworkSpec(config.network, num_outputs=1, channels=channels)
 
 
 def build_network(spec: NetworkSpec, config: ClassifierRatioConfig, seed: int) -> Network:
-    """The network to be fitted."""
+    """Build the network to fit."""
     network = spec.build(seed)
     return network.freeze_backbone() if config.freeze_backbone else network
 
@@ -235,7 +244,7 @@ def build_network(spec: NetworkSpec, config: ClassifierRatioConfig, seed: int) -
 def initial_network(
     spec: NetworkSpec, config: ClassifierRatioConfig, seed: int, member: int, initial: Sequence[Network] | None
 ) -> Network:
-    """What a member's fit begins with: a new network, or a copy of one to go on from."""
+    """Return the network that a member's fit starts from: a new network, or a copy of the initial one."""
     if initial is None:
         return build_network(spec, config, member_seed(seed, member))
     network = copy.deepcopy(initial[member])
@@ -243,14 +252,14 @@ def initial_network(
 
 
 def fit_network(network: Network, split: Split, config: OptimizerConfig, seed: int) -> None:
-    """Logistic regression on minibatches, half target and half proposals, drawn with replacement."""
+    """Fit by logistic regression on minibatches, half target and half proposals, drawn with replacement."""
     generator = Streams(seed, Stage.RATIO).torch(purpose=4)
     half = max(1, config.batch_size // 2)
     truth = torch.cat([torch.ones(half), torch.zeros(half)]).to(device())
     network.to(device())
     parts: Sequence[Tensor] = _parts(split)
     fitted: nn.Module = network
-    if network.frozen_backbone:  # its features stay what they are: compute them once, and fit the head alone
+    if network.frozen_backbone:  # its features never change: compute them once, and fit the head alone
         network.eval()
         parts, fitted = (
             [in_pieces(network.features, part, network.numbers_per_row(part)).cpu().clone() for part in parts],
@@ -267,8 +276,12 @@ def fit_network(network: Network, split: Split, config: OptimizerConfig, seed: i
 
 
 def evaluate_ratio(target: Floats, proposals: Floats, calibration: str, bins: int = 10) -> RatioQuality:
-    """The figures of calibrated log ratios on held-out rows, both classes weighted to prior 1/2."""
-    from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score  # here: who samples or trains never judges
+    """Compute the figures of calibrated log ratios on held-out rows, both classes weighted to prior 1/2."""
+    from sklearn.metrics import (
+        brier_score_loss,
+        log_loss,
+        roc_auc_score,
+    )  # slow to import, and neither sampling nor training evaluates
 
     truth, weights = truth_and_weights(target, proposals)
     log_ratio = np.concatenate([target, proposals])
@@ -311,6 +324,6 @@ def _clip(log_ratio: Floats, highest: float | None) -> Floats:
 
 
 def _logits(networks: Sequence[Network], rows: Tensor) -> Floats:
-    """The mean of the networks' logits, float64 [n]."""
+    """Return the mean of the networks' logits, float64 [n]."""
     members = [in_pieces(network, rows, network.numbers_per_row(rows))[:, 0].double() for network in networks]
     return torch.stack(members).mean(dim=0).cpu().numpy()

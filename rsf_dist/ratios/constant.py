@@ -1,4 +1,4 @@
-"""Every proposal alike: the random control that rejection has to beat."""
+"""The ratio of the random baseline, which accepts every proposal alike."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rsf_dist.ratios.info import RatioInfo
 
 
 class ConstantRatio:
-    """p = q: log ratio 0 everywhere, so that at M = 1 everything is accepted."""
+    """The ratio of p = q: log ratio 0 everywhere, so that M = 1 accepts every row."""
 
     log_bound = 0.0
     info = RatioInfo(columns=())
 
     def log_ratio(self, batch: Batch) -> Tensor:
-        """Zeros, float64 [n]."""
+        """Return zeros, float64 [n]."""
         return torch.zeros(num_rows(batch), dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""The ratio where both densities are known, that of the target perhaps only up to a constant (an energy model).
+"""The ratio of two known densities; the target's density may lack its constant (an energy model).
 
-Where p is 0 the log ratio is -inf, a plain rejection, even if q is 0 too; where only q is 0 it is +inf, which the
-sampler refuses: no M makes up for a target that proposals never show.
+Where p is 0 the log ratio is -inf, a plain rejection, even if q is 0 too. Where only q is 0 the log ratio is +inf,
+which the sampler refuses: no M makes up for a part of the target that proposals never show.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from rsf_dist.ratios.info import HeldOut, RatioInfo
 
 
 class DensityRatio:
-    """log p(x) - log q(x).
+    """The ratio log p(x) - log q(x).
 
     Args:
         target: p, as a torch distribution, anything with `log_prob(x)`, or a callable x -> [n] that gives log p(x); it
             may lack its normalising constant. Values outside a distribution's support have density 0.
-        proposal: where x comes from, with its own density.
-        log_bound: sup log p/q where you know it, which certifies M; known by itself for two Gaussians and two
-            Categoricals (`ratios.bounds`).
-        target_samples: rows x [m, …] drawn from p, if there are any, for the p-side bounds of the report.
+        proposal: the proposal that draws x, with its density.
+        log_bound: sup log p/q where you know it, which certifies M. None means that it is computed for two Gaussians or
+            two Categoricals (`ratios.bounds`), and unknown else.
+        target_samples: rows x [m, …] drawn from p, for the p-side bounds of the report. None means that there are none.
 
     Raises:
-        InputError: a target that is neither, a bound that is not finite; at scoring, a missing column or a wrong shape.
+        InputError: a target that is no density, or a bound that is not finite; at scoring, a missing column or a wrong
+            shape.
     """
 
     def __init__(
@@ -70,13 +71,13 @@ class DensityRatio:
         temperature: float = 1.0,
         log_bound: float | None = None,
     ) -> DensityRatio:
-        """The ratio of an energy model, p(x) proportional to exp(-energy(x)/temperature) (LeCun et al. 2006).
+        """Make the ratio of an energy model, p(x) proportional to exp(-energy(x)/temperature) (LeCun et al. 2006).
 
         Args:
             energy: x -> [n], e.g. a torch module; +inf where p is 0.
-            proposal: where x comes from.
-            temperature: in units of the energy; positive.
-            log_bound: sup of -energy/temperature - log q, where you know it.
+            proposal: the proposal that draws x.
+            temperature: the temperature, positive, in units of the energy.
+            log_bound: sup of -energy/temperature - log q, where you know it. None means that you do not.
 
         Raises:
             InputError: the temperature is not positive and finite.
@@ -86,7 +87,7 @@ class DensityRatio:
         return cls(_Boltzmann(energy, temperature), proposal, log_bound)
 
     def log_ratio(self, batch: Batch) -> Tensor:
-        """float64 [n]."""
+        """Return the log ratio of each row, float64 [n]."""
         if self.proposal.column not in batch:
             raise InputError("column", self.proposal.column, f"is not among the rows' {sorted(batch)}", "name one")
         x = batch[self.proposal.column]
@@ -105,7 +106,7 @@ class DensityRatio:
 
 
 class _Boltzmann:
-    """log p of an energy, up to the constant."""
+    """The log density of an energy model, up to the constant."""
 
     def __init__(self, energy: Callable[[Tensor], Tensor], temperature: float):
         self.energy, self.temperature = energy, temperature

@@ -1,8 +1,10 @@
-"""The ratio where only the mix of classes differs: p(x|y) = q(x|y), hence p(x, y)/q(x, y) = p(y)/q(y).
+"""The ratio under label shift, where only the class prior differs.
+
+p(x|y) = q(x|y), hence p(x, y)/q(x, y) = p(y)/q(y).
 
 M = max_y p(y)/q(y) is exact, and the acceptance at it is 1/M (Saerens, Latinne & Decaestecker, Neural Computation 2002;
-Lipton, Wang & Smola, ICML 2018). Where p(y) is not known, `rsf_dist.ratios.class_prior` estimates it from unlabelled
-target images. Degenerate case: equal priors accept everything at M = 1.
+Lipton, Wang & Smola, ICML 2018). An unknown p(y) is estimated from unlabelled target images by
+`rsf_dist.ratios.class_prior`. Degenerate case: equal priors accept everything at M = 1.
 """
 
 from __future__ import annotations
@@ -24,16 +26,17 @@ from rsf_dist.types import Floats
 
 
 class LabelShiftRatio:
-    """log r(x, y) = log p(y) - log q(y).
+    """The ratio log r(x, y) = log p(y) - log q(y).
 
     Args:
-        target_prior, proposal_prior: p(y) and q(y), [k] each: not negative, of sum 1 (within 1e-6).
-        column: the labels', class numbers 0 to k - 1.
-        estimate: where target_prior is from, if it was estimated; for reports.
+        target_prior: p(y), [k], not negative, of sum 1 within 1e-6.
+        proposal_prior: q(y), [k], likewise.
+        column: the column of the labels, class numbers 0 to k - 1.
+        estimate: the estimate that target_prior comes from, for reports. None means that the prior was given.
 
     Raises:
-        InputError: a prior that is none, or a class that the target has and proposals never show; at scoring, no such
-            column, or a label outside the classes.
+        InputError: numbers that are no class prior, or a class that the target has and proposals never show; at
+            scoring, no such column, or a label outside the classes.
     """
 
     def __init__(
@@ -72,18 +75,18 @@ class LabelShiftRatio:
 
     @classmethod
     def load(cls, folder: Path, proposal_prior: ArrayLike) -> LabelShiftRatio:
-        """An estimated one as it was saved, to the last bit."""
+        """Read a ratio of an estimated class prior as it was saved, to the last bit."""
         estimate = ClassPrior.from_json(json.loads((folder / "ratio.json").read_text())["estimate"])
         return cls(estimate.prior, proposal_prior, estimate=estimate)
 
     def log_ratio(self, batch: Batch) -> Tensor:
-        """float64 [n]."""
+        """Return the log ratio of each row, float64 [n]."""
         if self.column not in batch:
             raise InputError("column", self.column, f"is not among the rows' {sorted(batch)}", "propose labelled rows")
         label = batch[self.column].cpu()
         if label.ndim != 1 or label.is_floating_point():
-            found = f"{label.dtype} {list(label.shape)}"
-            raise InputError(self.column, found, "must be integers [n]", "give one class number a row")
+            value = f"{label.dtype} {list(label.shape)}"
+            raise InputError(self.column, value, "must be integers [n]", "give one class number a row")
         label = label.long()
         outside = label[(label < 0) | (label >= len(self.log_weight))]
         if len(outside):

@@ -1,16 +1,16 @@
-"""The product of ratios, r = r1 r2 …: the target is q tilted by every factor, p(x) proportional to q(x) r1(x) r2(x) ….
+"""The product of ratios, r = r1 r2 …, which tilts q by every factor: p(x) is proportional to q(x) r1(x) r2(x) ….
 
 Factors are scored in the order given, the cheap ones first. The accept step's exponential E does not depend on the row,
 so it is known beforehand, and with b_j the bound of all factors after the j-th
 
     l1 + … + lj + b_j + E <= log M   implies   l + E <= log M:   the row is rejected, whatever the other factors say.
 
-Such rows are not shown to the later factors; what is accepted, and its keys, are the same to the last bit, if a factor
-gives a row the same number whatever else is in the batch (a ClassifierRatio does; a network in a score of your own
-rounds differently in batches of other sizes, unless it is applied by `models.in_pieces`). The log
-ratios of those rows stay unknown; as their loss has the known probability 1 - min(1, exp(l1 + … + lj + b_j - log M)),
-sums over proposals are estimated without bias from the others (Horvitz & Thompson, JASA 1952). Degenerate case: where a
-later factor has no bound, only rows whose ratio is 0 already are left out.
+Such rows are not shown to the later factors. Accepted rows and their keys stay the same to the last bit, if a factor
+gives a row the same number whatever else is in the batch. A ClassifierRatio does. A network in a score of your own
+rounds differently in batches of other sizes, unless `models.networks.in_pieces` applies it. The log ratios of the
+rejected rows stay unknown. A row is lost with the known probability 1 - min(1, exp(l1 + … + lj + b_j - log M)), so that
+sums over proposals are estimated without bias from the other rows (Horvitz & Thompson, JASA 1952). Degenerate case:
+where a later factor has no bound, only rows whose ratio is 0 already are left out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ROUNDING = 1e-6  # relative; a float32 factor may exceed its bound by this, and
 
 
 class ProductRatio:
-    """log r(x) = log r1(x) + log r2(x) + ….
+    """The ratio log r(x) = log r1(x) + log r2(x) + ….
 
     Args:
         factors: two or more ratios, the cheap ones first.
@@ -51,7 +51,7 @@ class ProductRatio:
 
     @property
     def log_bound(self) -> float | None:
-        """The sum of the factors' bounds: a bound, though perhaps not the supremum. None where one has none."""
+        """The sum of the factors' bounds, perhaps above the supremum. None means that a factor has no bound."""
         bound = _bound(self.factors)
         return None if math.isinf(bound) else bound
 
@@ -63,18 +63,18 @@ class ProductRatio:
                 factor.save(folder / f"factor-{number}")
 
     def log_ratio(self, batch: Batch) -> Tensor:
-        """float64 [n]."""
+        """Return the log ratio of each row, float64 [n]."""
         return self._scored(batch, torch.full((num_rows(batch),), torch.inf), 0.0).log_ratio
 
     def screened(self, batch: Batch | LazyBatch, exponentials: Tensor, log_m: float) -> Screened:
-        """Without the rows whose key cannot exceed log_m. exponentials: float64 [n]."""
+        """Score the rows without those whose key cannot exceed log_m. exponentials: E, float64 [n]."""
         return self._scored(batch, exponentials, log_m)
 
     def _scored(self, batch: Batch | LazyBatch, exponentials: Tensor, log_m: float) -> Screened:
         n = num_rows(batch)
         total = torch.zeros(n, dtype=torch.float64)
         inclusion = torch.zeros(n, dtype=torch.float64)
-        left, rows = torch.arange(n), batch  # those that may still be accepted
+        left, rows = torch.arange(n), batch  # the rows that may still be accepted
         for number, factor in enumerate(self.factors):
             if number:
                 bound = _bound(self.factors[number:])
@@ -110,5 +110,5 @@ def _union(columns: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
 
 
 def _bound(factors: Sequence[Ratio]) -> float:
-    """The sum of the factors' bounds, infinite where one has none."""
+    """Return the sum of the factors' bounds, infinite where a factor has none."""
     return sum(math.inf if factor.log_bound is None else factor.log_bound for factor in factors)

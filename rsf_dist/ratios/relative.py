@@ -1,10 +1,10 @@
-"""The relative ratio, bounded by construction: r_a(x) = p(x) / (a p(x) + (1 - a) q(x)) <= 1/a.
+"""The relative ratio r_a(x) = p(x) / (a p(x) + (1 - a) q(x)) <= 1/a, bounded by construction.
 
 With r = p/q it is r / (a r + 1 - a) (Yamada, Suzuki, Kanamori, Hachiya & Sugiyama, Neural Computation 2013). Accepting
-at M = 1/a gives exactly p if, and only if, proposals come from the mixture a p + (1 - a) q: for proposals from q alone
-it would give p q/(a p + (1 - a) q). So this ratio takes a `TargetMixtureProposal`, and refuses rows that come from
-none. Of the proposals a share a is accepted. Degenerate cases: a to 0 is r itself, without a bound; a to 1 accepts the
-target rows alone, and everything else at random.
+at M = 1/a gives exactly p if, and only if, proposals come from the mixture a p + (1 - a) q. For proposals from q alone
+the accepted rows would follow p q/(a p + (1 - a) q). So this ratio takes a `TargetMixtureProposal`, and refuses other
+rows. A share a of the proposals is accepted. Degenerate cases: a to 0 is r itself, without a bound; a to 1 accepts
+the target rows alone, and everything else at random.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from rsf_dist.ratios.info import RatioInfo, info_of
 
 
 class RelativeRatio:
-    """log r_a(x) = -log(a + (1 - a)/r(x)).
+    """The ratio log r_a(x) = -log(a + (1 - a)/r(x)).
 
     Args:
-        ratio: p/q of the target and of the mixture's proposal, normalised (a constant factor would change the law).
-        mixture: where rows come from; its share of target rows is a. Rows that the ratio's figures are taken from
+        ratio: p/q of the target and of the mixture's proposal, normalised (a constant factor would change
+            the distribution).
+        mixture: the proposal, whose share of target rows is a. Target rows that the ratio's figures are taken from
             (`info.held_out`) are better left out of it.
     """
 
@@ -46,12 +47,12 @@ class RelativeRatio:
         )
 
     def save(self, folder: Path) -> None:
-        """Write the ratio that it is made of, where that can be written."""
+        """Write the ratio r, where r can be written."""
         if isinstance(self.ratio, SavableRatio):
             self.ratio.save(folder)
 
     def log_ratio(self, batch: Batch) -> Tensor:
-        """float64 [n], at most -log a; a row with r = +inf, which only the target can give, has exactly that."""
+        """Return the log ratio of each row, float64 [n], at most -log a. A row with r = +inf has exactly -log a."""
         if COMPONENT not in batch:
             rule = "a relative ratio is exact only for proposals of which the target has its share"
             raise InputError(

@@ -23,19 +23,19 @@ from rsf_dist.runtime.user_code import reported_as
 
 
 class RewardRatio:
-    """log r(x) = s(x)/beta.
+    """The ratio log r(x) = s(x)/beta.
 
     Args:
-        score: Batch -> s, [n]. -inf rejects; NaN and +inf are counted by the sampler and refused.
-        beta: the temperature, in units of s; positive.
+        score: Batch -> s, [n]. -inf rejects; the sampler counts and refuses NaN and +inf.
+        beta: the temperature, positive, in units of s.
         max_score: a certified upper bound of s over all x, which makes log_bound = max_score/beta and rejection exact.
-            None: nothing is certified, `log_bound` is None, and `PilotEnvelope` estimates M and says so.
-        columns: the only columns that the score needs, so that others need not be made of rows that it rejects;
-            None: any.
+            None means that nothing is certified: `log_bound` is None, and `PilotEnvelope` estimates M and says so.
+        columns: the only columns that the score needs, so that others need not be made of rows that it rejects. None
+            means any.
 
     Raises:
-        InputError: beta is not positive and finite, max_score/beta is not finite; at scoring, another shape than [n],
-            or a score above max_score by more than rounding, which then was no bound.
+        InputError: beta is not positive and finite, or max_score/beta is not finite; at scoring, another shape than
+            [n], or a score that exceeds max_score by more than rounding.
     """
 
     def __init__(
@@ -55,17 +55,19 @@ class RewardRatio:
         self.log_bound = None if max_score is None else max_score / beta
 
     def log_ratio(self, batch: Batch) -> Tensor:
-        """float64 [n]."""
-        found = f"fails on {num_rows(batch)} proposals"
-        with torch.no_grad(), reported_as("ratio.score", getattr(self.score, "__name__", "(yours)"), found, "fix it"):
-            given = torch.as_tensor(self.score(batch))
-        if given.shape != (num_rows(batch),):
-            raise InputError("ratio.score", list(given.shape), f"must be [{num_rows(batch)}]", "give one number a row")
-        score = given.double()
-        return (score if self.max_score is None else self._below(self.max_score, score, given.dtype)) / self.beta
+        """Return the log ratio of each row, float64 [n]."""
+        failure = f"fails on {num_rows(batch)} proposals"
+        with torch.no_grad(), reported_as("ratio.score", getattr(self.score, "__name__", "(yours)"), failure, "fix it"):
+            returned = torch.as_tensor(self.score(batch))
+        if returned.shape != (num_rows(batch),):
+            raise InputError(
+                "ratio.score", list(returned.shape), f"must be [{num_rows(batch)}]", "give one number a row"
+            )
+        score = returned.double()
+        return (score if self.max_score is None else self._below(self.max_score, score, returned.dtype)) / self.beta
 
     def _below(self, bound: float, score: Tensor, dtype: torch.dtype) -> Tensor:
-        """The scores, those above the bound by no more than rounding in `dtype` set to it."""
+        """Return the scores; scores above the bound by no more than rounding in `dtype` become the bound."""
         over = (score > bound) & score.isfinite()
         rounding = 8 * torch.finfo(dtype).eps * max(1.0, abs(bound)) if dtype.is_floating_point else 0.0
         worst = float(score[over].max()) if over.any() else bound

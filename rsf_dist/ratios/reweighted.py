@@ -1,8 +1,8 @@
-"""A ratio known against one proposal, used with rows of another: log p/q = log p/q0 + log q0/q.
+"""A ratio against one proposal q0, used with rows of another proposal q: log p/q = log p/q0 + log q0/q.
 
-Both densities may be of what a row was made from (a class, parameters, a latent), for as long as it determines the row:
-the importance correction is exact. Where q is q0 with a share a and anything else, q0/q <= 1/a, so that a bound on p/q0
-leaves one on p/q (Hesterberg, Technometrics 1995).
+Both densities may be of a row's causes (a class, parameters, a latent), as long as the causes determine the row: the
+importance correction is then exact. Where q draws a share a from q0, q0/q <= 1/a, so that a bound on p/q0 gives a bound
+on p/q (Hesterberg, Technometrics 1995).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rsf_dist.ratios.info import RatioInfo, info_of
 
 
 class ReweightedRatio:
-    """log p/q of rows of a defensive mixture q, from log p/q0.
+    """The ratio log p/q of rows of a defensive mixture q, from log p/q0.
 
     Args:
         ratio: log p/q0.
@@ -37,17 +37,17 @@ class ReweightedRatio:
                 rule = "has no log_prob, by which a ratio that is not learned follows a proposal that moves"
                 raise InputError("proposal", type(part).__name__, rule, "give it one, or set rounds=1")
         self.ratio, self.moved = ratio, moved
-        known = info_of(ratio)  # of p/q0: its columns and held-out ratios do not hold for p/q
-        self.info = RatioInfo(normalised=known.normalised, class_prior=known.class_prior)
+        against_broad = info_of(ratio)  # its columns and held-out log ratios do not hold for p/q
+        self.info = RatioInfo(normalised=against_broad.normalised, class_prior=against_broad.class_prior)
 
     @property
     def log_bound(self) -> float | None:
-        """The bound of log p/q0 less log of the share of q0; None where there is none."""
+        """The bound of log p/q0 less the log of q0's share. None means that log p/q0 has no bound."""
         bound = self.ratio.log_bound
         return None if bound is None else bound - math.log(self.moved.share)
 
     def log_ratio(self, batch: Batch) -> Tensor:
-        """float64 [n]; -inf where log p/q0 is."""
+        """Return the log ratio of each row, float64 [n], -inf where log p/q0 is -inf."""
         against_broad = log_ratios(self.ratio, batch)
         assert isinstance(self.moved.broad, DensityProposal)
         shift = (self.moved.broad.log_prob(batch) - self.moved.log_prob(batch)).double()

@@ -1,8 +1,8 @@
-"""One seed of a run: its configuration, its images, its directory, and the ratios that it keeps there.
+"""One seed of a run: its configuration, its images, its directory, and the ratios that are kept there.
 
-What is done with it, stage by stage, is in `rounds` (the sampling half) and `arms` (the training half). A stage is a
-function of the configuration, the seed and what came before; what it has left in the directory is not done again, and
-what was lost or damaged is made again and comes out the same.
+The stages are in `rounds` (the sampling half) and `arms` (the training half). A stage is a function of the
+configuration, the seed and the stages before. A result that is intact in the directory is not made again. A result that
+is lost or damaged is made again and comes out the same.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ PRETRAINED = "models/pretrained"
 
 
 def ratio_folder(round: int) -> str:
-    """Where a round's ratio is kept."""
+    """Return the folder of a round's ratio."""
     return f"rounds/{round:03d}/ratio"
 
 
 def pilot_folder(round: int) -> str:
-    """Where a round's pilot is kept."""
+    """Return the folder of a round's pilot."""
     return f"rounds/{round:03d}/pilot"
 
 
@@ -55,10 +55,11 @@ class SeedRun:
     """One seed of a run.
 
     Args:
-        config, inputs: of the run.
-        store: the trial's own directory: the run's, or one within it.
-        seed: the trial's.
-        progress: who is told.
+        config: the run's configuration.
+        inputs: the run's images.
+        store: the seed's own directory: the run's, or one within it.
+        seed: the seed.
+        progress: takes the messages to the user.
     """
 
     config: RunConfig
@@ -70,19 +71,20 @@ class SeedRun:
 
     @contextmanager
     def stage(self, name: str, text: str) -> Iterator[None]:
-        """Announce a stage and record its seconds, also where it is interrupted."""
+        """Announce a stage and record its seconds, even if it is interrupted."""
         self.progress.say(text)
         started = time.monotonic()
         try:
             yield
         finally:
-            with suppress(RsfError):  # of a disk that is full; what ended the stage is to be told
+            with suppress(RsfError):  # a full disk must not hide the error that ended the stage
                 report_json.add_seconds(self.store, name, time.monotonic() - started)
 
     def one_shot(self) -> SeedRun:
-        """The same without rounds, in a directory of its own within this one.
+        """Return the same seed without rounds, in a directory of its own within this one.
 
-        A budget's acceptance is that of rounds from the proposal as configured: the last round's would keep nearly all.
+        A budget takes the acceptance of the rounds. The last round's acceptance suits a proposal that was moved, and
+        would keep nearly all of the proposal as configured.
         """
         rounds, envelope = self.config.rounds, self.config.envelope
         if isinstance(envelope, BudgetEnvelopeConfig) and rounds.num_rounds > 1:
@@ -151,24 +153,24 @@ class SeedRun:
         )
 
     def round_seed(self, round: int) -> int:
-        """Of what is fitted in a round; the trial's own in the first."""
+        """Return the seed of every fit in a round; the first round has the seed itself."""
         return self.seed if round == 0 else int(Streams(self.seed, Stage.RATIO, round).numpy(purpose=9).integers(2**32))
 
     def starting_model(self) -> nn.Module:
-        """With its configured weights, trained on the source images first where `fit_in_process` says so."""
+        """Return the model before fine-tuning, trained on the source images first where `pretrain` says so."""
         config, task = self.config, self.task()
         if config.pretrain is None:
             return task.build_model(self.seed)
-        kept = self.store.find_folder(PRETRAINED, task.load)
-        if kept is None:
+        model = self.store.find_folder(PRETRAINED, task.load)
+        if model is None:
             with self.stage("pretraining", "the model before fine-tuning"), unwrapped():
-                made = ray.get(_pretrain.remote(task, self.inputs.source, config.pretrain, self.seed))
-            self.store.commit_folder(PRETRAINED, lambda at: task.save(made, at))
-            kept = self.store.load_folder(PRETRAINED, task.load)
-        return kept
+                pretrained = ray.get(_pretrain.remote(task, self.inputs.source, config.pretrain, self.seed))
+            self.store.commit_folder(PRETRAINED, lambda folder: task.save(pretrained, folder))
+            model = self.store.load_folder(PRETRAINED, task.load)
+        return model
 
     def task(self) -> Task:
-        """What is learned."""
+        """Build the task."""
         return build_task(self.config, self.inputs.source)
 
 

@@ -64,7 +64,7 @@ def config_with(**sections) -> RunConfig:
 def test_a_ratio_kind_from_outside_goes_from_the_configuration_to_a_chunk(images, inputs):
     config = config_with(ratio={"kind": "toy", "wanted": 0}, envelope={"kind": "certified"})
     preflight(config, inputs)
-    proposal = AugmentProposal(images)
+    proposal = AugmentProposal(images, {})
     ratio = make_ratio(config.ratio, RatioContext(inputs, proposal, seed=0))
     chunk = ChunkWork(proposal, ratio, log_m=0.0, chunk_size=200, seed=0)(0)
     # M = 1 accepts each row of label 0, about half of 200, and no other
@@ -77,7 +77,7 @@ def test_a_ratio_kind_from_outside_goes_from_the_configuration_to_a_chunk(images
 def test_a_ratio_kind_from_outside_is_a_factor_is_read_back_and_is_made_again(inputs, tmp_path):
     config = config_with(ratio={"kind": "product", "factors": [{"kind": "toy"}, {"kind": "toy", "wanted": 0}]})
     assert parse_text(dump_config(config)) == config
-    context = RatioContext(inputs, AugmentProposal(inputs.source), seed=0)
+    context = RatioContext(inputs, AugmentProposal(inputs.source, {}), seed=0)
     ratio = load_ratio(config.ratio, context, tmp_path)
     assert isinstance(ratio, ProductRatio)
     assert [factor.wanted for factor in ratio.factors] == [1, 0]
@@ -94,6 +94,6 @@ def test_a_ratio_kind_without_a_maker_is_refused(inputs):
     class Unmade(RatioKind):
         kind: Literal["unmade"] = "unmade"
 
-    context = RatioContext(inputs, AugmentProposal(inputs.source), seed=0, field="ratio.factors.1")
+    context = RatioContext(inputs, AugmentProposal(inputs.source, {}), seed=0, field="ratio.factors.1")
     with pytest.raises(InputError, match=r"ratio\.factors\.1\.kind=unmade: .*make_ratio\.register"):
         make_ratio(Unmade(), context)
