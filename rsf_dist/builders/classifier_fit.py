@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rsf_dist.cluster.capacity import check_ratio
-from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
+from rsf_dist.cluster.workers import Share, run_in_task
 from rsf_dist.config.ratio import (
     ClassifierRatioConfig,
 )
@@ -74,16 +74,16 @@ def fit_classifier(
     check_ratio(config)
     config, initial = (before or WarmStart()).starting_point(config)
     split_seed = seed if split_seed is None else split_seed
-    share = {"cpus": config.cpus, "gpus": config.gpus}
+    share = Share.of(config)
     if config.num_workers == 0:
-        return run_in_task(_fit, config, target, proposal, seed, initial, split_seed, **share)
-    splits = run_in_task(_gather, config, target, proposal, seed, split_seed, **share)
+        return run_in_task(_fit, config, target, proposal, seed, initial, split_seed, share=share)
+    splits = run_in_task(_gather, config, target, proposal, seed, split_seed, share=share)
     with unwrapped():
         networks = [
             _fit_parallel(config, splits, member_seed(seed, member), checkpoints, initial[member] if initial else None)
             for member in range(config.ensemble)
         ]
-    return run_in_task(_calibrate, config, networks, splits, **share)
+    return run_in_task(_calibrate, config, networks, splits, share=share)
 
 
 def _fit(
@@ -94,18 +94,15 @@ def _fit(
     initial: Sequence[Network] | None,
     split_seed: int,
 ) -> ClassifierRatio:
-    limit_to_allocation(config.cpus)
     proposals = _proposals(config, proposal, seed)
     return ClassifierRatio.fit(target, proposals, config, seed, initial=initial, split_seed=split_seed)
 
 
 def _gather(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int, split_seed: int) -> Splits:
-    limit_to_allocation(config.cpus)
     return split_samples(target, _proposals(config, proposal, seed), config, split_seed)
 
 
 def _calibrate(config: ClassifierRatioConfig, networks: list[Network], splits: Splits) -> ClassifierRatio:
-    limit_to_allocation(config.cpus)
     spec = network_spec(config, channels=splits.fit.target.shape[1])
     return ClassifierRatio.calibrated(networks, spec, splits, config)
 

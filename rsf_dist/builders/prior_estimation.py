@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.cluster.capacity import check_ratio
-from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
+from rsf_dist.cluster.workers import Share, run_in_task
 from rsf_dist.config.ratio import (
     ClassPriorConfig,
     LabelShiftRatioConfig,
@@ -59,20 +59,18 @@ def estimate_prior(
     task: whose model learns to tell the classes of proposals apart, beginning with `initial` where that is given.
     """
     check_ratio(config, "rounds.class_prior" if isinstance(config, ClassPriorConfig) else "ratio")
-    share = {"cpus": config.cpus, "gpus": config.gpus}
-    return run_in_task(_estimate_prior, config, task, inputs, proposal, seed, initial, **share)
+    return run_in_task(_estimate_prior, config, task, inputs, proposal, seed, initial, share=Share.of(config))
 
 
 def class_log_mean_ratios(
     ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, sampling: SamplingConfig
 ) -> Floats:
     """log E_q[r | y] of each class, float64 [num_classes], from fresh proposals; see `class_log_means`."""
-    share = {"cpus": sampling.pool.cpus_per_actor, "gpus": sampling.pool.gpus_per_actor}
-    return run_in_task(_class_log_mean_ratios, ratio, proposal, num_classes, seed, sampling.chunk_size, **share)
+    share = Share.of_pool(sampling.pool)
+    return run_in_task(_class_log_mean_ratios, ratio, proposal, num_classes, seed, sampling.chunk_size, share=share)
 
 
 def _class_log_mean_ratios(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, chunk_size: int) -> Floats:
-    limit_to_allocation()
     found, labels = [], []
     for piece, start in enumerate(range(0, _ROWS_FOR_MEANS, chunk_size)):
         streams = Streams(seed, Stage.RATIO, chunk=_CHUNK_OF_MEANS + piece)
@@ -91,7 +89,6 @@ def _estimate_prior(
     initial: nn.Module | None,
 ) -> ClassPrior:
     """Fit a classifier on labelled proposals, calibrate it on others, and solve for the mix of the target images."""
-    limit_to_allocation(config.cpus)
     chunk = _CHUNK_OF_PRIOR if isinstance(config, ClassPriorConfig) else 0
     rows = proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk))
     drawn = ImageSet(rows["image"], rows["label"], inputs.source.classes)

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import ray
-import ray.data  # importing it sets the levels of its loggers, which `_join` sets again
 from ray.exceptions import NodeDiedError, TaskUnschedulableError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

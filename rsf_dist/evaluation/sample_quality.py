@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import ray
 import torch
 from torch import Tensor
 
-from rsf_dist.cluster.workers import limit_to_allocation
+from rsf_dist.cluster.workers import Share, run_in_task
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.data.arrow import from_table
-from rsf_dist.errors import unwrapped
 from rsf_dist.evaluation.two_sample import MIN_ROWS, compare, describe
 from rsf_dist.models.networks import NetworkSpec, in_pieces
 from rsf_dist.proposals import Proposal
@@ -52,15 +50,12 @@ def two_sample_tests(
     if min(len(held_out), accepted.report.num_accepted) < MIN_ROWS:
         return None
     rows = from_table(accepted.head(_ROWS))["image"]
-    with unwrapped():
-        return ray.get(_run_tests.remote(held_out[:_ROWS], dict(proposals), rows, feature_network, seed))
+    return run_in_task(_run_tests, held_out[:_ROWS], dict(proposals), rows, feature_network, seed, share=Share())
 
 
-@ray.remote
 def _run_tests(
     target: Tensor, proposals: dict[str, Proposal], accepted: Tensor, feature_network: ModelConfig | None, seed: int
 ) -> dict[str, Any]:
-    limit_to_allocation()
     streams = Streams(seed, Stage.CONTROL_PILOT, chunk=1)
     rows = {name: proposal.sample(len(accepted), streams)["image"] for name, proposal in proposals.items()}
     of_target, features = _features(target, feature_network, seed)

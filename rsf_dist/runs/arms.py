@@ -6,31 +6,29 @@ Rows and optimizer steps are equal for all arms that train; but in mode `stream`
 """
 
 from __future__ import annotations
+
 import json
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
-import ray
+
 from ray.data import Dataset
 from torch import nn
-from rsf_dist.runs import baselines
-from rsf_dist.sampling.accepted import AcceptedSet
-from rsf_dist.builders.inputs import Inputs
+
 from rsf_dist.builders.components import build_task
+from rsf_dist.builders.inputs import Inputs
+from rsf_dist.cluster.workers import Share, run_in_task
 from rsf_dist.config.evaluation import Arm
 from rsf_dist.config.run import RunConfig
-from rsf_dist.errors import unwrapped
-from rsf_dist.evaluation.predictions import Predictions, predict
-from rsf_dist.data.images import ImageSet
+from rsf_dist.evaluation.predictions import predict_all
 from rsf_dist.report import report_json, sample_images
-from rsf_dist.cluster.workers import limit_to_allocation
+from rsf_dist.runs import baselines
 from rsf_dist.runs.rounds import last_stream, sample_seed
+from rsf_dist.runs.seed_run import SeedRun, ratio_folder
+from rsf_dist.sampling.accepted import AcceptedSet
 from rsf_dist.sampling.stream import RowStream
 from rsf_dist.tasks import Task
 from rsf_dist.training.trainer import FineTuner, FineTuneResult
-from rsf_dist.runs.seed_run import SeedRun, ratio_folder
-
-
 
 MODEL = ""
 """The fine-tuned model lies in the trial's directory itself."""
@@ -58,7 +56,8 @@ def train_seed(seed_run: SeedRun, accepted: AcceptedSet) -> None:
     judged = report_json.read(store)["evaluation"]
     if inputs.test is not None and (judged is None or judged["fingerprint"] != accepted.fingerprint):
         with seed_run.stage("evaluation", f"judging on {len(inputs.test):,} labelled test images"):
-            verdicts, on_source = predict_all(models, inputs.test), predict_all(models, inputs.source_test)
+            share = Share.of_training(config.training)
+            verdicts, on_source = (predict_all(models, images, share) for images in (inputs.test, inputs.source_test))
         sample_images.save_predictions(store, inputs.test, verdicts.get("pretrained"), verdicts[config.own_arm])
         described = report_json.describe_evaluation(verdicts, on_source, inputs.source.classes)
         own = {"own_arm": config.own_arm, "fingerprint": accepted.fingerprint}
@@ -84,8 +83,8 @@ def arm_model(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Mod
     if arm == "pretrained":
         return before
     if arm == "batch_norm":
-        with unwrapped():
-            return ray.get(_adapted.remote(before, seed_run.inputs.target, seed_run.seed))
+        target, share = seed_run.inputs.target, Share.of_training(seed_run.config.training)
+        return run_in_task(baselines.with_target_statistics, before, target, seed_run.seed, share=share)
     store, folder, task = seed_run.store, f"models/{arm}", seed_run.task()
     kept = store.find_folder(folder, partial(_load_made, task))
     if kept is None or kept[0]["fingerprint"] != accepted.fingerprint:
@@ -158,26 +157,7 @@ def arm_rows(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Modu
         return baselines.weighted_rows(config, proposal, seed_run.ratio(proposal), count, seed_run.seed)
     if arm == "pseudo_labels":
         least = config.evaluation.pseudo_label_confidence
-        return baselines.pseudo_labelled_rows(before, inputs.target, least, num_rows, seed_run.seed)
+        share = Share.of_training(config.training)
+        return baselines.pseudo_labelled_rows(before, inputs.target, least, num_rows, seed_run.seed, share)
     assert inputs.oracle is not None
     return baselines.oracle_rows(inputs.oracle, num_rows, seed_run.seed)
-
-
-def predict_all(models: dict[Arm, nn.Module], images: ImageSet | None) -> dict[Arm, Predictions]:
-    """Each model's verdict on labelled images; none without images."""
-    if images is None:
-        return {}
-    with unwrapped():
-        return ray.get(_classify.remote(models, images))
-
-
-@ray.remote
-def _adapted(model: nn.Module, target: ImageSet, seed: int) -> nn.Module:
-    limit_to_allocation()
-    return baselines.with_target_statistics(model, target, seed)
-
-
-@ray.remote
-def _classify(models: dict[Arm, nn.Module], images: ImageSet) -> dict[Arm, Predictions]:
-    limit_to_allocation()
-    return {name: predict(model, images) for name, model in models.items()}

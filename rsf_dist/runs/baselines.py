@@ -5,8 +5,10 @@ Batch norm statistics of the target: Li et al., "Revisiting Batch Normalization 
 """
 
 from __future__ import annotations
+
 import math
 from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import ray
@@ -14,23 +16,22 @@ import torch
 from ray.data import Dataset
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
-from rsf_dist.sampling.accepted import preserve_order
-from rsf_dist.data.arrow import from_table, to_table
+
+from rsf_dist.cluster.workers import Share, limit_to_allocation, run_in_task
 from rsf_dist.config.run import RunConfig
-from rsf_dist.runtime.device import device, seeded
-from rsf_dist.sampling.envelope import FixedEnvelope
-from rsf_dist.errors import StatisticalRefusal, unwrapped
+from rsf_dist.data.arrow import from_table, to_table
 from rsf_dist.data.images import ImageSet
+from rsf_dist.errors import StatisticalRefusal
 from rsf_dist.models.networks import require_batch_norm
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ConstantRatio, Ratio
 from rsf_dist.ratios.base import log_ratios
-from rsf_dist.cluster.workers import limit_to_allocation
+from rsf_dist.runtime.device import device, seeded
 from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.sampling.accepted import preserve_order
+from rsf_dist.sampling.envelope import FixedEnvelope
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.sampling.stream import RowStream
-
-
 
 _BLOCKS = 16
 
@@ -93,23 +94,22 @@ def oracle_rows(images: ImageSet, num_rows: int, seed: int) -> Dataset:
     return _dataset(chosen.images, chosen.require_labels("evaluation.oracle"))
 
 
-def pseudo_labelled_rows(model: nn.Module, target: ImageSet, confidence: float, num_rows: int, seed: int) -> Dataset:
+def pseudo_labelled_rows(
+    model: nn.Module, target: ImageSet, confidence: float, num_rows: int, seed: int, share: Share
+) -> Dataset:
     """`num_rows` target images with the labels that the model gives them, drawn with replacement.
 
     Only from those of which it is sure: with `confidence` or more, but a tenth of them at least.
     """
-    with unwrapped():
-        probability, label = ray.get(_predicted.remote(model, target.images))
+    probability, label = run_in_task(_predicted, model, target.images, share=share)
     order = probability.argsort(descending=True, stable=True)
     sure = order[: max(int((probability >= confidence).sum()), -(-len(order) // 10))]
     again = sure[torch.randint(len(sure), (num_rows,), generator=Streams(seed, Stage.CONTROL).torch(purpose=4))]
     return _dataset(target.images[again], label[again])
 
 
-@ray.remote
 def _predicted(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """The highest probability, float [n], and its label, int64 [n]."""
-    limit_to_allocation()
     model = model.to(device()).eval()
     with torch.inference_mode():
         probability = torch.cat([model(batch.to(device())).softmax(1).cpu() for batch in images.split(_BATCH)])

@@ -12,26 +12,24 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-import ray
 from torch import nn
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.builders.components import build_proposal, build_task
 from rsf_dist.config.envelope import BudgetEnvelopeConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig, ProductRatioConfig
-from rsf_dist.config.model import OptimizerConfig
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
-from rsf_dist.errors import RsfError, unwrapped
+from rsf_dist.errors import RsfError
 from rsf_dist.builders.classifier_fit import WarmStart
 from rsf_dist.config.ratio import is_learned
 from rsf_dist.builders.ratio import make_ratio
-from rsf_dist.data.images import ImageSet
 from rsf_dist.training.in_process import fit_in_process
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.proposals import DefensiveProposal, Proposal
 from rsf_dist.ratios import ReweightedRatio, Ratio
 from rsf_dist.report import report_json
-from rsf_dist.cluster.workers import limit_to_allocation
+from rsf_dist.cluster.capacity import check_worker
+from rsf_dist.cluster.workers import Share, run_in_task
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.storage.run_store import RunStore
 from rsf_dist.tasks import Task
@@ -160,8 +158,10 @@ class SeedRun:
             return task.build_model(self.seed)
         kept = self.store.find_folder(PRETRAINED, task.load)
         if kept is None:
-            with self.stage("pretraining", "the model before fine-tuning"), unwrapped():
-                made = ray.get(_pretrain.remote(task, self.inputs.source, config.pretrain, self.seed))
+            with self.stage("pretraining", "the model before fine-tuning"):
+                check_worker(config.training)
+                share = Share.of_training(config.training)
+                made = run_in_task(fit_in_process, task, self.inputs.source, config.pretrain, self.seed, share=share)
             self.store.commit_folder(PRETRAINED, lambda at: task.save(made, at))
             kept = self.store.load_folder(PRETRAINED, task.load)
         return kept
@@ -169,9 +169,3 @@ class SeedRun:
     def task(self) -> Task:
         """What is learned."""
         return build_task(self.config, self.inputs.source)
-
-
-@ray.remote
-def _pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int) -> nn.Module:
-    limit_to_allocation()
-    return fit_in_process(task, source, config, seed)
