@@ -9,23 +9,24 @@ to be the last.
 """
 
 from __future__ import annotations
+
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from rsf_dist.builders.prior_estimation import class_log_mean_ratios, estimate_prior
 from rsf_dist.config.ratio import ClassifierRatioConfig, ClassPriorConfig
 from rsf_dist.errors import InputError, StatisticalRefusal
-from rsf_dist.builders.prior_estimation import estimate_prior, class_log_mean_ratios
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ClassConditionalRatio, LabelShiftRatio, Ratio
 from rsf_dist.ratios.class_prior import ClassPrior
-from rsf_dist.tasks import ClassificationTask
 from rsf_dist.runs.seed_run import SeedRun
-
-
+from rsf_dist.tasks import ClassificationTask
 
 _MIX, _MEANS = "mix.json", "means.json"
 
@@ -70,7 +71,9 @@ def stored_decision(seed_run: SeedRun, number: int) -> ClassPriorDecision:
     """What became of it in a round. Raises InputError where that is damaged."""
     if not seed_run.store.is_listed(class_prior_folder(number)):
         return ClassPriorDecision()
-    return seed_run.store.load_folder(class_prior_folder(number), lambda at: ClassPriorDecision.from_json(json.loads((at / _MIX).read_text())))
+    return seed_run.store.load_folder(
+        class_prior_folder(number), lambda at: ClassPriorDecision.from_json(json.loads((at / _MIX).read_text()))
+    )
 
 
 def decide_class_prior(seed_run: SeedRun, number: int, proposal: Proposal) -> None:
@@ -78,7 +81,10 @@ def decide_class_prior(seed_run: SeedRun, number: int, proposal: Proposal) -> No
 
     The mix stays as configured where it is not to be moved, where the estimator refuses, or its estimate collapsed.
     """
-    if seed_run.store.find_folder(class_prior_folder(number), lambda at: json.loads((at / _MIX).read_text())) is not None:
+    if (
+        seed_run.store.find_folder(class_prior_folder(number), lambda at: json.loads((at / _MIX).read_text()))
+        is not None
+    ):
         return
     config, kept = seed_run.config.rounds.class_prior, reason_to_keep(seed_run, proposal)
     estimate = None

@@ -7,35 +7,36 @@ A run whose directory exists goes on where it stopped.
 """
 
 from __future__ import annotations
+
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
 from torch import nn
-from rsf_dist.runtime import user_code
-from rsf_dist.runs.arms import MODEL, arms, train_seed, training_bytes
+
 from rsf_dist.builders.inputs import Inputs, load_inputs
-from rsf_dist.config.ratio import ClassifierRatioConfig
-from rsf_dist.config.run import RunConfig
-from rsf_dist.config.resume import differences
-from rsf_dist.config.load import dump_config, parse_text
-from rsf_dist.errors import InputError
-from rsf_dist.storage.lock import run_lock
-from rsf_dist.models.networks import load_network
-from rsf_dist.runtime.progress import Progress
-from rsf_dist.report import report_json
-from rsf_dist.report.html import write_html
-from rsf_dist.cluster.shared_storage import check_disk, require_shared
+from rsf_dist.builders.preflight import preflight
 from rsf_dist.cluster.capacity import check_pool, check_ratio, check_training
 from rsf_dist.cluster.connection import connect
+from rsf_dist.cluster.shared_storage import check_disk, require_shared
 from rsf_dist.cluster.workers import ship_code
+from rsf_dist.config.load import dump_config, parse_text
+from rsf_dist.config.ratio import ClassifierRatioConfig
+from rsf_dist.config.resume import differences
+from rsf_dist.config.run import RunConfig
+from rsf_dist.errors import InputError
+from rsf_dist.models.networks import load_network
+from rsf_dist.report import report_json
+from rsf_dist.report.html import write_html
+from rsf_dist.runs.arms import MODEL, arms, train_seed, training_bytes
 from rsf_dist.runs.rounds import last_rows, sample_seed
-from rsf_dist.storage.run_store import RunStore
 from rsf_dist.runs.seed_run import SeedRun
-from rsf_dist.builders.preflight import preflight
-
-
+from rsf_dist.runtime import user_code
+from rsf_dist.runtime.progress import Progress
+from rsf_dist.storage.lock import run_lock
+from rsf_dist.storage.run_store import RunStore
 
 CONFIG = "config.yaml"
 

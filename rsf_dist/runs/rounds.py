@@ -10,27 +10,34 @@ last (`class_mix`).
 """
 
 from __future__ import annotations
+
 import math
 from typing import Any
-from rsf_dist.sampling.accepted import AcceptedSet, stored_rows
-from rsf_dist.data.arrow import from_table
+
 from rsf_dist.builders.components import build_envelope
-from rsf_dist.runs.class_prior import class_prior_folder, describe, compute_class_means, decide_class_prior, apply_class_prior, condition_on_class
 from rsf_dist.config.sampling import Budget
-from rsf_dist.sampling.envelope import BudgetEnvelope
+from rsf_dist.data.arrow import from_table
 from rsf_dist.errors import InputError, Shortfall
 from rsf_dist.evaluation.sample_quality import two_sample_tests
 from rsf_dist.proposals import DefensiveProposal, Proposal, Refittable
 from rsf_dist.ratios import Ratio
 from rsf_dist.report import report_json, sample_images
 from rsf_dist.report.trust_card import format_trust_card
+from rsf_dist.runs.class_prior import (
+    apply_class_prior,
+    class_prior_folder,
+    compute_class_means,
+    condition_on_class,
+    decide_class_prior,
+    describe,
+)
+from rsf_dist.runs.seed_run import SeedRun
+from rsf_dist.runtime.timeouts import time_limit
+from rsf_dist.runtime.user_code import reported_as
+from rsf_dist.sampling.accepted import AcceptedSet, stored_rows
+from rsf_dist.sampling.envelope import BudgetEnvelope
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.sampling.stream import Cursor, RowStream
-from rsf_dist.runtime.timeouts import time_limit
-from rsf_dist.runs.seed_run import SeedRun
-from rsf_dist.runtime.user_code import reported_as
-
-
 
 _MOST_OF_EXPECTED = 10
 """Times the expected proposals, after which a round that explores is refused."""
@@ -75,7 +82,12 @@ def explore(seed_run: SeedRun) -> int:
     rounds, before = seed_run.config.rounds, math.inf  # the first round follows no refit
     for number in range(rounds.num_rounds - 1):
         auc = explore_once(seed_run, number)
-        if rounds.min_auc_gain is not None and auc is not None and auc < _NEAR_ONE and before - auc < rounds.min_auc_gain:
+        if (
+            rounds.min_auc_gain is not None
+            and auc is not None
+            and auc < _NEAR_ONE
+            and before - auc < rounds.min_auc_gain
+        ):
             seed_run.progress.say(f"AUC {auc:.3f} after {before:.3f}: the proposal has converged")
             return number + 1
         before = before if auc is None else auc

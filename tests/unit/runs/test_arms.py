@@ -200,9 +200,13 @@ def test_a_stream_gives_fresh_rows_to_every_arm_of_proposals(tmp_path, rows_by):
 
 def test_one_shot_takes_the_first_rounds_ratio(tmp_path, rows_by):
     seed_run = trial_of(compared(["one_shot"], rounds=3), tmp_path)
-    seed_run.store.commit_folder("rounds/000/ratio", lambda folder: (folder / "ratio.json").write_text("of the first round"))
+    seed_run.store.commit_folder(
+        "rounds/000/ratio", lambda folder: (folder / "ratio.json").write_text("of the first round")
+    )
     arm_rows(seed_run, "one_shot", ACCEPTED, None)
-    taken = seed_run.one_shot().store.load_folder("rounds/000/ratio", lambda folder: (folder / "ratio.json").read_text())
+    taken = seed_run.one_shot().store.load_folder(
+        "rounds/000/ratio", lambda folder: (folder / "ratio.json").read_text()
+    )
     assert taken == "of the first round"
 
 
@@ -271,7 +275,9 @@ def test_a_trial_judges_every_arm_once_for_its_rows(tmp_path, tuned, monkeypatch
     assert report_json.read(seed_run.store)["training"].keys() == {"random", "adaptive"}
     assert seed_run.store.exists("figures/predictions.npz")
     own = seed_run.store.load_folder(MODEL, seed_run.task().load)
-    assert torch.equal(first_weight(own), first_weight(seed_run.store.load_folder("models/adaptive", seed_run.task().load)))
+    assert torch.equal(
+        first_weight(own), first_weight(seed_run.store.load_folder("models/adaptive", seed_run.task().load))
+    )
     train_seed(seed_run, ACCEPTED)
     assert (len(judged), len(tuned)) == (2, 2)
     other = SimpleNamespace(**vars(ACCEPTED) | {"fingerprint": "0" * 64})

@@ -25,16 +25,21 @@ from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal
 from rsf_dist.models.networks import NetworkSpec
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal, DistributionProposal
-from rsf_dist.ratios import ClassifierRatio, ConstantRatio, DensityRatio, ClassConditionalRatio, ReweightedRatio, ProductRatio
+from rsf_dist.ratios import (
+    ClassConditionalRatio,
+    ClassifierRatio,
+    ConstantRatio,
+    DensityRatio,
+    ProductRatio,
+    ReweightedRatio,
+)
 from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.ratios.classifier import evaluate_ratio, split_samples
-from rsf_dist.report import report_json
-from rsf_dist.report import sample_images
+from rsf_dist.report import report_json, sample_images
 from rsf_dist.report.html import write_html
 from rsf_dist.report.text import format_report
-from rsf_dist.runs import class_prior
-from rsf_dist.runs import pipeline, rounds
-from rsf_dist.runs.class_prior import ClassPriorDecision, means_folder, class_prior_folder, stored_decision
+from rsf_dist.runs import class_prior, pipeline, rounds
+from rsf_dist.runs.class_prior import ClassPriorDecision, class_prior_folder, means_folder, stored_decision
 from rsf_dist.runs.pipeline import RunResult
 from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.progress import Progress
@@ -617,7 +622,12 @@ def test_a_mix_that_is_damaged_is_refused_and_made_again(seed_run, rows_of, esti
 
 
 def test_what_became_of_a_mix_reads_back():
-    for mix in (ClassPriorDecision(), ClassPriorDecision(ESTIMATE), ClassPriorDecision(COLLAPSED, "it collapsed"), ClassPriorDecision(None, "it refuses")):
+    for mix in (
+        ClassPriorDecision(),
+        ClassPriorDecision(ESTIMATE),
+        ClassPriorDecision(COLLAPSED, "it collapsed"),
+        ClassPriorDecision(None, "it refuses"),
+    ):
         again = ClassPriorDecision.from_json(json.loads(json.dumps(mix.to_json())))
         assert again.to_json() == mix.to_json()
         assert again.kept == mix.kept
@@ -649,7 +659,10 @@ def test_with_moved_classes_the_last_ratio_says_nothing_of_them_but_their_mix(se
         class_prior.compute_class_means(seed_run, 2, proposal, fitted)
     assert means == [(fitted, proposal, 3, seed_run.round_seed(2), seed_run.config.sampling)]
     rows = {"label": torch.arange(3), "x": torch.zeros(3)}
-    for ratio in (class_prior.condition_on_class(seed_run, 2, proposal, fitted), rounds.stored_sampler(seed_run, 2).ratio):
+    for ratio in (
+        class_prior.condition_on_class(seed_run, 2, proposal, fitted),
+        rounds.stored_sampler(seed_run, 2).ratio,
+    ):
         assert isinstance(ratio, ClassConditionalRatio)
         assert ratio.classes.target_prior.tolist() == pytest.approx(proposal.class_prior.tolist())
         assert ratio.log_ratio(rows).tolist() == pytest.approx((-LOG_MEANS).tolist())
