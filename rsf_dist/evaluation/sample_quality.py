@@ -24,6 +24,9 @@ from rsf_dist.types import Floats
 _ROWS = 2_000
 
 
+_CHUNK = 1  # of Stage.CONTROL_PILOT, whose chunk 0 is a pilot's
+
+
 def two_sample_tests(
     ratio: Ratio,
     proposals: Mapping[str, Proposal],
@@ -56,7 +59,7 @@ def two_sample_tests(
 def _run_tests(
     target: Tensor, proposals: dict[str, Proposal], accepted: Tensor, feature_network: ModelConfig | None, seed: int
 ) -> dict[str, Any]:
-    streams = Streams(seed, Stage.CONTROL_PILOT, chunk=1)
+    streams = Streams(seed, Stage.CONTROL_PILOT, chunk=_CHUNK)
     rows = {name: proposal.sample(len(accepted), streams)["image"] for name, proposal in proposals.items()}
     of_target, features = _features(target, feature_network, seed)
     return {

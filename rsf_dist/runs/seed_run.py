@@ -30,7 +30,7 @@ from rsf_dist.ratios import ReweightedRatio, Ratio
 from rsf_dist.report import report_json
 from rsf_dist.cluster.capacity import check_worker
 from rsf_dist.cluster.workers import Share, run_in_task
-from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.runtime.rng import Purpose, Stage, Streams
 from rsf_dist.storage.run_store import RunStore
 from rsf_dist.tasks import Task
 
@@ -149,7 +149,7 @@ class SeedRun:
 
     def round_seed(self, round: int) -> int:
         """Of what is fitted in a round; the trial's own in the first."""
-        return self.seed if round == 0 else int(Streams(self.seed, Stage.RATIO, round).numpy(purpose=9).integers(2**32))
+        return self.seed if round == 0 else Streams(self.seed, Stage.RATIO, round).integer(2**32, Purpose.ROUND_SEED)
 
     def starting_model(self) -> nn.Module:
         """With its configured weights, trained on the source images first where `fit_in_process` says so."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from rsf_dist.runtime.rng import Streams
+from rsf_dist.runtime.rng import Purpose, Streams
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -41,7 +41,7 @@ def device() -> torch.device:
 
 
 @contextmanager
-def seeded(streams: Streams, purpose: int = 2) -> Iterator[None]:
+def seeded(streams: Streams, purpose: int = Purpose.GLOBAL_GENERATOR) -> Iterator[None]:
     """`streams.torch_global`, and the same for the GPU that is computed on, if any."""
     gpus = [torch.cuda.current_device()] if device().type == "cuda" else []
     with streams.torch_global(purpose), torch.random.fork_rng(devices=gpus):

@@ -31,6 +31,7 @@ from rsf_dist.errors import StatisticalRefusal
 from rsf_dist.models.optimization import optimizer_and_schedule
 from rsf_dist.runtime.allocator import retain_freed_memory
 from rsf_dist.runtime.device import set_device
+from rsf_dist.runtime.rng import Purpose, Stage, Streams
 from rsf_dist.sampling.stream import Cursor
 from rsf_dist.storage.run_store import room_required
 from rsf_dist.tasks.base import Task
@@ -98,7 +99,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     replica.train()
     with _batches(loop, state, config["stream"], device) as batches:
         for batch in batches:
-            torch.manual_seed((loop.seed + state.step) * 1_000_003 + rank)  # dropout differs between ranks
+            torch.manual_seed(step_seed(loop.seed, state.step, rank))
             state.window.add(_step(loop, replica, batch, state))
             last = state.step == loop.training.steps
             if state.step % every == 0 or last:
@@ -107,6 +108,19 @@ def _train_worker(config: dict[str, Any]) -> None:
                 state.history.curve.append({"step": state.step, "train_loss": loss, "learning_rate": rate})
             if state.step % loop.training.evaluate_every == 0 or last:
                 _report(loop, state, device)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Return the seed of torch's generators for one step on one rank, < 2**63.
+
+    It follows from the three numbers alone, so that a step taken again after a restart has the same dropout.
+    """
+    return Streams(seed, Stage.TRAIN, round=rank, chunk=step).torch_seed()
+
+
+def shuffle_seed(seed: int, epoch: int) -> int:
+    """Return the seed of the order in which each rank reads its stored rows in an epoch, < 2**31."""
+    return Streams(seed, Stage.TRAIN, chunk=epoch).integer(2**31, Purpose.SHUFFLE)
 
 
 def _step(loop: WorkerContext, replica: nn.Module, batch: Batch, state: TrainingState) -> torch.Tensor:
@@ -145,7 +159,7 @@ def _stored_batches(loop: WorkerContext, first_step: int, ranks: int, device: to
             batch_size=loop.training.batch_size // ranks,
             drop_last=True,
             local_shuffle_buffer_size=_SHUFFLE_ROWS,
-            local_shuffle_seed=loop.seed * 1_000_003 + number + 1,
+            local_shuffle_seed=shuffle_seed(loop.seed, number),
             device=device,
         )
         yield from islice(batches, done if number == epoch else 0, None)
