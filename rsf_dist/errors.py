@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 
@@ -73,16 +69,6 @@ class ClusterFailure(RsfError):
         return _one_line(f"the cluster failed ({_short(self.what, 300)}); run it again: it goes on")
 
 
-_DEATHS = {
-    *("WorkerCrashedError", "RayActorError", "ActorDiedError", "ActorUnavailableError", "NodeDiedError"),
-    *("OutOfMemoryError", "OutOfDiskError", "ObjectStoreFullError", "ObjectLostError", "OwnerDiedError"),
-    *("ObjectReconstructionFailedError", "RaySystemError", "LocalRayletDiedError"),
-    *("WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError", "WorkerGroupStartupFailedError"),
-    *("WorkerGroupStartupTimeoutError", "PreemptionError"),
-}
-"""Ray's errors that are about processes and machines, not about what they ran."""
-
-
 def _one_line(text: str) -> str:
     """Without line ends, and without what would steer a terminal."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
@@ -91,48 +77,3 @@ def _one_line(text: str) -> str:
 def _short(value: object, limit: int = 120) -> str:
     text = " ".join(str(value).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-@contextmanager
-def unwrapped() -> Iterator[None]:
-    """Raise the error of ours that another process raised, in place of what it came wrapped in.
-
-    Raises:
-        ClusterFailure: in place of Ray's word that a process or a machine has died.
-    """
-    try:
-        yield
-    except Exception as err:
-        ours = _find_ours(err) or _death(err)
-        if ours is None or ours is err:
-            raise
-        # What the frames on its way had at hand, Ray Data's actors too, would live for as long as the error is held,
-        # and then until Python looks for circles: Ray Data's tasks keep their errors, whose frames keep the tasks.
-        traceback.clear_frames(err.__traceback__)
-        err.__traceback__ = err.__context__ = err.__cause__ = None
-        gc.collect()
-        raise ours from None
-
-
-def _find_ours(err: BaseException) -> RsfError | None:
-    found = (inner for inner in _chain(err) if isinstance(inner, RsfError) and type(inner).__module__ == __name__)
-    return next(found, None)
-
-
-def _death(err: BaseException) -> ClusterFailure | None:
-    found = (inner for inner in _chain(err) if type(inner).__name__ in _DEATHS and "ray." in type(inner).__module__)
-    return next((ClusterFailure(f"{type(inner).__name__}: {inner}") for inner in found), None)
-
-
-def _chain(err: BaseException) -> Iterator[BaseException]:
-    """The error and those that it came from, or stands for; each once."""
-    waiting, seen = [err], set()
-    for one in waiting:
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        failures = getattr(one, "worker_failures", {}).values()  # Ray Train keeps one a rank
-        context = None if one.__suppress_context__ else one.__context__
-        within = (getattr(one, "cause", None), one.__cause__, context, *failures)
-        waiting += [inner for inner in within if isinstance(inner, BaseException)]

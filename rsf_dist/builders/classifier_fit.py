@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from rsf_dist.cluster.capacity import check_ratio
+from rsf_dist.cluster.ray_workarounds import unwrapped
 from rsf_dist.cluster.workers import Share, run_in_task
 from rsf_dist.config.ratio import (
     ClassifierRatioConfig,
 )
 from rsf_dist.config.training import TrainingConfig
 from rsf_dist.data.arrow import to_table
-from rsf_dist.errors import unwrapped
 from rsf_dist.models.networks import Network
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import (
@@ -29,7 +29,7 @@ from rsf_dist.ratios import (
 )
 from rsf_dist.ratios.classifier import Split, Splits, member_seed, network_spec, split_samples
 from rsf_dist.runtime.device import to_cpu_copy
-from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.runtime.rng import Purpose, Stage, Streams
 from rsf_dist.tasks.discrimination import DiscriminationTask
 from rsf_dist.training.trainer import FineTuner
 
@@ -124,7 +124,7 @@ def _fit_parallel(
     if initial is not None and config.freeze_backbone:
         initial = copy.deepcopy(initial).freeze_backbone()
     tuner = FineTuner(task, training, seed=seed, initial=initial, storage_path=checkpoints, name="ratio")
-    generator = Streams(seed, Stage.RATIO).torch(purpose=6)
+    generator = Streams(seed, Stage.RATIO).torch(Purpose.BALANCED_ROWS)
     fit, held_out = (_blocks(_balanced(split, generator)) for split in (splits.fit, splits.calibration))
     tuned = tuner.fit(ray.data.from_arrow(fit), ray.data.from_arrow(held_out))
     return cast(Network, tuned.load_model())

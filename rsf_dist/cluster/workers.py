@@ -10,9 +10,9 @@ from typing import Any, Protocol, TypeVar
 import ray
 import torch
 
+from rsf_dist.cluster.ray_workarounds import unwrapped
 from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.config.training import TrainingConfig
-from rsf_dist.errors import unwrapped
 from rsf_dist.runtime import user_code
 from rsf_dist.runtime.allocator import retain_freed_memory
 from rsf_dist.runtime.device import set_device

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from rsf_dist.cluster.capacity import max_actors
+from rsf_dist.cluster.ray_workarounds import unwrapped
 from rsf_dist.cluster.workers import Share, run_in_task
 from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.data.arrow import to_table
 from rsf_dist.data.batch import Batch, num_rows, select, to_cpu
-from rsf_dist.errors import unwrapped
 from rsf_dist.forecast.estimate import Costs
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio

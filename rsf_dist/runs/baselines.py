@@ -17,6 +17,7 @@ from ray.data import Dataset
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from rsf_dist.cluster.ray_workarounds import preserve_order
 from rsf_dist.cluster.workers import Share, limit_to_allocation, run_in_task
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.arrow import from_table, to_table
@@ -27,8 +28,7 @@ from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ConstantRatio, Ratio
 from rsf_dist.ratios.base import log_ratios
 from rsf_dist.runtime.device import device, seeded
-from rsf_dist.runtime.rng import Stage, Streams
-from rsf_dist.sampling.accepted import preserve_order
+from rsf_dist.runtime.rng import Purpose, Stage, Streams
 from rsf_dist.sampling.envelope import FixedEnvelope
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.sampling.stream import RowStream
@@ -89,7 +89,7 @@ def _weigh(rows: pa.Table, largest: float) -> pa.Table:
 
 def oracle_rows(images: ImageSet, num_rows: int, seed: int) -> Dataset:
     """Labelled target images, at most `num_rows` of them, in random order."""
-    order = Streams(seed, Stage.CONTROL).numpy(purpose=3).permutation(len(images))[:num_rows]
+    order = Streams(seed, Stage.CONTROL).numpy(Purpose.ORACLE_ROWS).permutation(len(images))[:num_rows]
     chosen = images.subset(torch.from_numpy(order))
     return _dataset(chosen.images, chosen.require_labels("evaluation.oracle"))
 
@@ -104,7 +104,9 @@ def pseudo_labelled_rows(
     probability, label = run_in_task(_predicted, model, target.images, share=share)
     order = probability.argsort(descending=True, stable=True)
     sure = order[: max(int((probability >= confidence).sum()), -(-len(order) // 10))]
-    again = sure[torch.randint(len(sure), (num_rows,), generator=Streams(seed, Stage.CONTROL).torch(purpose=4))]
+    again = sure[
+        torch.randint(len(sure), (num_rows,), generator=Streams(seed, Stage.CONTROL).torch(Purpose.PSEUDO_LABELS))
+    ]
     return _dataset(target.images[again], label[again])
 
 
@@ -123,9 +125,9 @@ def with_target_statistics(model: nn.Module, target: ImageSet, seed: int) -> nn.
     Raises InputError where it has no such layer.
     """
     require_batch_norm(model)
-    order = torch.randperm(len(target), generator=Streams(seed, Stage.CONTROL).torch(purpose=5))
+    order = torch.randperm(len(target), generator=Streams(seed, Stage.CONTROL).torch(Purpose.BATCH_NORM_ORDER))
     batches = target.images[order].tensor_split(-(-len(target) // _BATCH))  # alike in size: they count alike
-    with seeded(Streams(seed, Stage.CONTROL), purpose=6):  # update_bn has dropout at work, too
+    with seeded(Streams(seed, Stage.CONTROL), Purpose.BATCH_NORM_DROPOUT):  # update_bn has dropout at work, too
         update_bn(batches, model.to(device()), device=device())
     return model.eval().cpu()
 

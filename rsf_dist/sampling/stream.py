@@ -105,7 +105,8 @@ class RowStream:
         """The rows after a place, lazily: nothing is drawn before they are read, and little more than is read.
 
         A ratio that is NaN or +inf, or a proposal that breaks its contract, ends the reading with the error of ours
-        inside Ray's; `rsf_dist.errors.unwrapped` takes it out. The chunk may lie somewhat ahead of the reader.
+        inside Ray's; `rsf_dist.cluster.ray_workarounds.unwrapped` takes it out. The chunk may lie somewhat ahead of
+        the reader.
 
         Args:
             num_rows: at most so many; None: until the budget ends. Fewer where it ends before.

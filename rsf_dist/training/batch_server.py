@@ -23,7 +23,8 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from rsf_dist.errors import StatisticalRefusal, unwrapped
+from rsf_dist.cluster.ray_workarounds import unwrapped
+from rsf_dist.errors import StatisticalRefusal
 from rsf_dist.sampling.stream import Cursor, RowStream, ledger_in
 
 _BATCHES_AHEAD = 4

@@ -14,14 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from pyarrow import fs
 from ray.train import Checkpoint
 
 SEAL = "checkpoint.json"
-
-
-_RAYS_LIST = "checkpoint_manager_snapshot.json"
 
 
 _PIECE = 2**20
@@ -66,20 +62,6 @@ class RunFolder:
         """The newest whole one, if there is any."""
         return next(self.newest_first(), None)
 
-    def forget_broken_list(self) -> None:
-        """Remove Ray Train's own list where Ray would refuse the run for it: cut off, or naming what is gone."""
-        path = f"{self.path}/{_RAYS_LIST}"
-        if not self._is_file(path):
-            return
-        try:
-            listed = json.loads(self._read(path))
-            folders = [one["checkpoint_dir_name"] for one in listed["checkpoint_results"]]
-            sound = listed["ray_version"] == ray.__version__
-        except (ValueError, KeyError, TypeError):
-            folders, sound = [], False
-        if not sound or not {f"{self.path}/{name}" for name in folders} <= set(self._folders()):
-            self.filesystem.delete_file(path)
-
     def _folders(self) -> list[str]:
         inside = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
         return [one.path for one in inside if one.type == fs.FileType.Directory and one.base_name[:10] == "checkpoint"]
@@ -90,9 +72,6 @@ class RunFolder:
             return {name: seal[name] for name in ("step", "described", "files")}
         except (OSError, ValueError, KeyError, TypeError):
             return None
-
-    def _is_file(self, path: str) -> bool:
-        return self.filesystem.get_file_info(path).type == fs.FileType.File
 
     def _read(self, path: str) -> bytes:
         with self.filesystem.open_input_stream(path) as stream:

@@ -10,12 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
-import signal
-import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +24,16 @@ from torch import nn
 
 from rsf_dist.cluster.capacity import check_training, max_actors, workers
 from rsf_dist.cluster.connection import ensure_cluster
+from rsf_dist.cluster.ray_workarounds import (
+    frequent_train_polls,
+    preserve_order,
+    remove_refused_snapshot,
+    restored_sigint,
+    unwrapped,
+)
 from rsf_dist.cluster.shared_storage import require_shared
 from rsf_dist.config.training import TrainingConfig
-from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
-from rsf_dist.sampling.accepted import preserve_order
+from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.sampling.stream import RowStream
 from rsf_dist.tasks.base import Task
 from rsf_dist.training.checkpoints import RunFolder
@@ -40,10 +41,6 @@ from rsf_dist.training.loop import WorkerContext, columns, shard_name, train
 from rsf_dist.training.state import History, StreamReport
 
 _RESULTS = "~/ray_results"  # Ray's default
-
-
-_POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
-"""Ray Train hears of one report a poll, by default every 2 s: a training that evaluates often would wait for it."""
 
 
 _MAY_CHANGE = {
@@ -112,7 +109,7 @@ class FineTuner:
             self._streamed(dataset, validation) if isinstance(dataset, RowStream) else self._stored(dataset, validation)
         )
         if not self._finished(feed):
-            with unwrapped(), _restored_sigint(), _ray_train_environment():
+            with unwrapped(), restored_sigint(), frequent_train_polls():
                 result = self._trainer(feed).fit()
             if isinstance(result.return_value, StatisticalRefusal):
                 raise result.return_value
@@ -167,7 +164,7 @@ class FineTuner:
         """Whether the run to resume is done. Raises InputError where it is another training."""
         if not self.resume:
             return False
-        self._folder.forget_broken_list()
+        remove_refused_snapshot(self._folder.filesystem, self._folder.path)
         saved = self._folder.newest()
         if saved is None:
             return False
@@ -257,31 +254,6 @@ def _require_columns(wanted: list[str], there: list[str], field: str) -> None:
     missing = [name for name in wanted if name not in there]
     if missing:
         raise InputError(field, missing[0], f"is not among the dataset's {there}", "add or rename it")
-
-
-@contextmanager
-def _ray_train_environment() -> Iterator[None]:
-    """Set what Ray Train reads from the environment for the length of the block; what is set there already stays."""
-    ours = {name: value for name, value in _POLL.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            del os.environ[name]
-
-
-@contextmanager
-def _restored_sigint() -> Iterator[None]:
-    """Ray Train takes SIGINT over, exits with 0 when it comes, and never gives it back."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)
