@@ -32,12 +32,11 @@ from rsf_dist.models.optimization import optimizer_and_schedule
 from rsf_dist.runtime.allocator import retain_freed_memory
 from rsf_dist.runtime.device import set_device
 from rsf_dist.runtime.rng import Purpose, Stage, Streams
-from rsf_dist.sampling.stream import Cursor
 from rsf_dist.storage.run_store import room_required
 from rsf_dist.tasks.base import Task
 from rsf_dist.training.batch_server import StreamProgress, iter_served_batches, start_batch_server, stop_batch_server
 from rsf_dist.training.checkpoints import RunFolder, seal
-from rsf_dist.training.state import RunningLoss, StreamReport, TrainingState
+from rsf_dist.training.state import RunningLoss, StreamReport, TrainingIdentity, TrainingState
 
 _SHUFFLE_ROWS = 10_000
 
@@ -54,8 +53,7 @@ class WorkerContext:
         mean_weight: the denominator of weighted losses, the weights' mean over all rows.
         epoch: batches in all stored rows.
         folder: where the checkpoints are.
-        identity: written into them.
-        start: where a stream begins.
+        identity: the settings and rows that every checkpoint names.
     """
 
     task: Task
@@ -64,8 +62,7 @@ class WorkerContext:
     mean_weight: float
     epoch: int
     folder: RunFolder
-    identity: dict[str, Any]
-    start: Cursor | None = None
+    identity: TrainingIdentity
 
 
 def train(config: dict[str, Any]) -> StatisticalRefusal | None:
@@ -86,12 +83,13 @@ def _train_worker(config: dict[str, Any]) -> None:
     set_device(device)  # where convolutions then add up in a fixed order
     model = ray.get(config["initial"]).to(device)  # before the optimizer, whose restored state follows its parameters
     optimizer, schedule = optimizer_and_schedule(model, loop.training)
+    stream = loop.identity.stream
     state = TrainingState(
         model,
         optimizer,
         schedule,
         RunningLoss(device),
-        intake=None if loop.start is None else StreamProgress(loop.start),
+        intake=None if stream is None else StreamProgress(stream.start),
     )
     state.restore(loop.task, loop.folder)
     replica = prepare_model(model, move_to_device=device)
@@ -208,10 +206,11 @@ def _report(loop: WorkerContext, state: TrainingState, device: torch.device) -> 
     if ray.train.get_context().get_world_rank() != 0:
         ray.train.report(metrics)
         return
-    stream = None
-    if loop.start is not None and state.intake is not None:
-        stream = asdict(StreamReport.between(loop.start, state.intake, loop.identity["stream.chunk_size"]))
-    described = {"metrics": metrics, "history": asdict(state.history), "stream": stream, "identity": loop.identity}
+    stream, report = loop.identity.stream, None
+    if stream is not None and state.intake is not None:
+        report = asdict(StreamReport.between(stream.start, state.intake, stream.chunk_size))
+    identity = loop.identity.to_json()
+    described = {"metrics": metrics, "history": asdict(state.history), "stream": report, "identity": identity}
     with room_required(loop.folder.path), tempfile.TemporaryDirectory() as folder:
         state.save(loop.task, Path(folder))
         seal(Path(folder), state.step, described)

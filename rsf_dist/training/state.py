@@ -14,10 +14,70 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rsf_dist.sampling.stream import Cursor
+from rsf_dist.sampling.stream import Cursor, RowStream
 from rsf_dist.tasks.base import Task
 from rsf_dist.training.batch_server import StreamProgress
 from rsf_dist.training.checkpoints import RunFolder
+
+
+@dataclass(frozen=True)
+class StreamIdentity:
+    """The settings that determine the rows of a stream.
+
+    Args:
+        seed: of the sampler.
+        stage: of its random streams.
+        round: of its random streams.
+        chunk_size: proposals in a chunk.
+        log_m: the logarithm of the envelope's M.
+        start: the place where the stream begins.
+    """
+
+    seed: int
+    stage: int
+    round: int
+    chunk_size: int
+    log_m: float
+    start: Cursor
+
+    @staticmethod
+    def of(stream: RowStream) -> StreamIdentity:
+        """Return the identity of a stream."""
+        work = stream.work
+        return StreamIdentity(work.seed, int(work.stage), work.round, work.chunk_size, work.log_m, stream.start)
+
+
+@dataclass(frozen=True)
+class TrainingIdentity:
+    """The settings and rows that a resumed training must share with the interrupted one.
+
+    Args:
+        seed: of dropout and shuffling.
+        settings: the keys of the training's configuration that change its result, as JSON values.
+        batches: batches in all stored rows. None means that the rows come from a stream.
+        stream: None means that the rows are stored.
+    """
+
+    seed: int
+    settings: dict[str, object]
+    batches: int | None = None
+    stream: StreamIdentity | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return flat JSON values, for a checkpoint."""
+        flat: dict[str, object] = {"seed": self.seed, **self.settings}
+        if self.stream is None:
+            return flat | {"batches": self.batches}
+        stream = asdict(self.stream)
+        start = {f"stream.start.{name}": value for name, value in stream.pop("start").items()}
+        return flat | {f"stream.{name}": value for name, value in stream.items()} | start
+
+    def difference(self, stored: dict[str, object]) -> str | None:
+        """Describe the first value that differs from a stored identity's. None means that all agree."""
+        for name, value in self.to_json().items():
+            if stored.get(name) != value:
+                return f"{name}={stored.get(name)}, not {value}"
+        return None
 
 
 @dataclass

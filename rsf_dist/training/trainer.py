@@ -11,9 +11,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -38,7 +37,7 @@ from rsf_dist.sampling.stream import RowStream
 from rsf_dist.tasks.base import Task
 from rsf_dist.training.checkpoints import RunFolder
 from rsf_dist.training.loop import WorkerContext, columns, shard_name, train
-from rsf_dist.training.state import History, StreamReport
+from rsf_dist.training.state import History, StreamIdentity, StreamReport, TrainingIdentity
 
 _RESULTS = "~/ray_results"  # Ray's default
 
@@ -156,9 +155,11 @@ class FineTuner:
         path = self.storage_path or _RESULTS
         return path if "://" in path else str(Path(path).expanduser().absolute())
 
-    def _identity(self, rows: TrainingData) -> dict[str, Any]:
-        """What a run must have in common with the one that it resumes."""
-        return {"seed": self.seed, **self.training.model_dump(mode="json", exclude=_MAY_CHANGE), **rows.identity()}
+    def _identity(self, rows: TrainingData) -> TrainingIdentity:
+        settings = self.training.model_dump(mode="json", exclude=_MAY_CHANGE)
+        if rows.stream is None:
+            return TrainingIdentity(self.seed, settings, batches=rows.epoch)
+        return TrainingIdentity(self.seed, settings, stream=StreamIdentity.of(rows.stream))
 
     def _finished(self, rows: TrainingData) -> bool:
         """Whether the run to resume is done. Raises InputError where it is another training."""
@@ -168,19 +169,17 @@ class FineTuner:
         saved = self._folder.newest()
         if saved is None:
             return False
-        was, now = saved.described["identity"], self._identity(rows)
-        other = [name for name in now if was.get(name) != now[name]]
-        if other:
-            rule = f"holds a training with {other[0]}={was.get(other[0])}, not {now[other[0]]}"
-            raise InputError("name", self.name, rule, "name another run, or configure that one")
+        difference = self._identity(rows).difference(saved.described["identity"])
+        if difference is not None:
+            rule = f"holds a training with {difference}"
+            raise InputError("name", self.name, rule, "name another run, or give this run the configuration it had")
         return saved.step >= self.training.steps
 
     def _trainer(self, rows: TrainingData) -> TorchTrainer:
         training = self.training
         resources = {"CPU": training.cpus_per_worker} | ({"GPU": 1} if training.use_gpu else {})
-        start = None if rows.stream is None else rows.stream.start
         loop = WorkerContext(
-            self.task, training, self.seed, rows.mean_weight, rows.epoch, self._folder, self._identity(rows), start
+            self.task, training, self.seed, rows.mean_weight, rows.epoch, self._folder, self._identity(rows)
         )
         by = {"checkpoint_score_attribute": self.task.metric} if training.checkpoint == "best" else {}
         return TorchTrainer(
@@ -228,15 +227,6 @@ class TrainingData:
         if self.stored is None:
             return {}
         return {shard_name(rank): part for rank, part in enumerate(self.stored.split(num_workers, equal=True))}
-
-    def identity(self) -> dict[str, Any]:
-        """What tells these rows from others, as far as it is cheaply known."""
-        if self.stream is None:
-            return {"batches": self.epoch}
-        work = self.stream.work
-        known = {name: getattr(work, name) for name in ("seed", "stage", "round", "chunk_size", "log_m")}
-        known |= {f"start.{name}": value for name, value in asdict(self.stream.start).items()}
-        return {f"stream.{name}": value for name, value in known.items()}
 
 
 def _checked(dataset: Dataset, wanted: list[str], field: str) -> Dataset:
