@@ -1,4 +1,4 @@
-"""What can go wrong, as the user should read it: which field, what it was, the rule it broke, what to do."""
+"""The errors that rsf_dist raises on purpose, in words that the user can act on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class RsfError(Exception):
-    """Base of every error that rsf_dist raises on purpose; `exit_code` is what the command returns."""
+    """The base of every error that rsf_dist raises on purpose; `exit_code` is the command's exit code."""
 
     exit_code = 1
 
@@ -15,10 +15,10 @@ class InputError(RsfError):
     """The user's input breaks a rule. Exit code 2.
 
     Args:
-        field: what is wrong, in the user's own words (a config key, an argument, a file).
-        value: the value found there.
-        rule: the rule it breaks.
-        remedy: what to change.
+        field: the wrong input in the user's own words: a configuration key, an argument, a file.
+        value: the value of the field.
+        rule: the rule that the value breaks.
+        remedy: the change to make.
     """
 
     exit_code = 2
@@ -28,7 +28,7 @@ class InputError(RsfError):
         self.field, self.value, self.rule, self.remedy = field, value, rule, remedy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Not from args, which Ray Data appends advice of its own to before it sends an error on.
+        # Not from self.args: Ray Data appends advice of its own to them before it sends an error on.
         return type(self), (self.field, self.value, self.rule, self.remedy)
 
     def __str__(self) -> str:
@@ -36,7 +36,12 @@ class InputError(RsfError):
 
 
 class StatisticalRefusal(RsfError):
-    """The input is well formed, but its statistics do not allow a result to be trusted. Exit code 3."""
+    """The input is well formed, but its statistics allow no trustworthy result. Exit code 3.
+
+    Args:
+        finding: the finding that rules a result out.
+        remedy: the change to make.
+    """
 
     exit_code = 3
 
@@ -52,11 +57,15 @@ class StatisticalRefusal(RsfError):
 
 
 class Shortfall(StatisticalRefusal):
-    """The budget ends before the rows are there."""
+    """The budget ended before enough rows were accepted."""
 
 
 class ClusterFailure(RsfError):
-    """A part of the cluster died on which the work was. What was committed is kept. Exit code 1."""
+    """A machine or process that was working died. Committed work is kept. Exit code 1.
+
+    Args:
+        what: Ray's own words about the failure.
+    """
 
     def __init__(self, what: str):
         super().__init__(what)
@@ -70,7 +79,7 @@ class ClusterFailure(RsfError):
 
 
 def _one_line(text: str) -> str:
-    """Without line ends, and without what would steer a terminal."""
+    """Return the text on one line, without characters that would control a terminal."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
 
 

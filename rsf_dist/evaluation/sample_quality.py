@@ -1,4 +1,4 @@
-"""Accepted rows and proposals against target images that the ratio was not fitted to, by features of another kind."""
+"""Two-sample tests of accepted rows and proposals against held-out target images, on features of another kind."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def two_sample_tests(
     feature_network: ModelConfig | None,
     seed: int,
 ) -> dict[str, Any] | None:
-    """Two-sample tests of proposals, each by its name, and of accepted rows, `after`: `TwoSample` as dicts.
+    """Test proposals, each by its name, and accepted rows, as `after`, against the target: `TwoSample` as dicts.
 
-    Of 2,000 rows at most.
+    Each test uses 2,000 rows at most. The result is None if either side has too few rows for a test.
 
     Args:
-        ratio: where it has a `test_index`, only those target images are used, which it was not fitted to.
-        proposals, accepted: what is held against the target.
+        ratio: the ratio that accepted the rows. If it has a `test_index`, the tests use these target images alone,
+            because the ratio was not fitted to them.
+        proposals: the proposals by name.
+        accepted: the accepted rows.
         target: images uint8 [n, c, h, w].
-        feature_network: the network whose features tell rows apart; None: image statistics.
-        seed: of the proposals drawn, of halves and permutations.
-
-    None where either side has too few rows for a test.
+        feature_network: the network whose features describe rows. None means image statistics.
+        seed: of the proposals drawn, of halves and of permutations.
     """
     index = getattr(ratio, "test_index", None)
     held_out = target if index is None else target[torch.tensor(index)]
@@ -69,7 +69,7 @@ def _run_tests(
 
 
 def _features(images: Tensor, feature_network: ModelConfig | None, seed: int) -> tuple[Floats, str]:
-    """[n, d], and their name."""
+    """Return features [n, d] of images, and their name."""
     if feature_network is None:
         return describe(images)
     network = NetworkSpec(feature_network, num_outputs=1, channels=images.shape[1]).build(seed).to(device()).eval()

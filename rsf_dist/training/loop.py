@@ -1,9 +1,9 @@
-"""What each worker of a fine-tuning does: steps, checkpoints, reports; the same on every rank.
+"""The training loop that each worker runs: steps, evaluations, checkpoints and reports, alike on every rank.
 
-What a step does follows from the seed, the step and the rank. So training that goes on from a checkpoint, after workers
-or the driver died, does what it would have done undisturbed, to the last bit where the kernels are deterministic and
-the number of workers is the same. With another number, a stream's batches still hold the same rows; of stored rows the
-current epoch has as many as ever, but not quite the same ones.
+A step follows from the seed, the step's number and the rank. Training that resumes from a checkpoint, after workers or
+the driver died, therefore takes the same steps as undisturbed training: to the last bit if the kernels are
+deterministic and the number of workers is the same. On another number of workers, a stream's batches still hold the
+same rows. The current epoch of stored rows has as many rows as before, but not exactly the same ones.
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ _CURVE_POINTS = 50
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a worker needs.
+    """The task, settings and places that a worker needs.
 
     Args:
-        task, training, seed: as configured.
-        mean_weight: the denominator of weighted losses, the weights' mean over all rows.
+        task: the model, its loss and its metrics.
+        training: the settings.
+        seed: of dropout and shuffling.
+        mean_weight: the mean weight of all rows, by which weighted losses are divided.
         epoch: batches in all stored rows.
-        folder: where the checkpoints are.
+        folder: the folder of the checkpoints.
         identity: the settings and rows that every checkpoint names.
     """
 
@@ -66,7 +68,7 @@ class WorkerContext:
 
 
 def train(config: dict[str, Any]) -> StatisticalRefusal | None:
-    """One worker's life. A refusal, which all ranks meet at the same step, is its result: no failure to be retried."""
+    """Run one worker. All ranks meet a refusal at the same step; it is returned, because a failure would be retried."""
     try:
         _train_worker(config)
     except StatisticalRefusal as refusal:
@@ -80,8 +82,9 @@ def _train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(loop.training.cpus_per_worker)))
     retain_freed_memory()
     device = get_device() if loop.training.use_gpu else torch.device("cpu")
-    set_device(device)  # where convolutions then add up in a fixed order
-    model = ray.get(config["initial"]).to(device)  # before the optimizer, whose restored state follows its parameters
+    set_device(device)  # convolutions then add up in a fixed order
+    # Before the optimizer is made, whose restored state goes where its parameters are.
+    model = ray.get(config["initial"]).to(device)
     optimizer, schedule = optimizer_and_schedule(model, loop.training)
     stream = loop.identity.stream
     state = TrainingState(
@@ -138,18 +141,18 @@ def _step(loop: WorkerContext, replica: nn.Module, batch: Batch, state: Training
 def _batches(
     loop: WorkerContext, state: TrainingState, stream: ray.ObjectRef | None, device: torch.device
 ) -> Iterator[Iterator[Batch]]:
-    """This rank's share of each step's batch, from the state's step to the last."""
+    """Give this rank's share of each step's batch, from the state's step to the last."""
     left = loop.training.steps - state.step
     if stream is None or left <= 0:
         ranks = ray.train.get_context().get_world_size()
         yield islice(_stored_batches(loop, state.step, ranks, device), max(left, 0))
         return
-    with _feed(loop, state, stream) as feed:
-        yield _streamed_batches(loop, state, feed, device)
+    with _batch_server(loop, state, stream) as server:
+        yield _streamed_batches(loop, state, server, device)
 
 
 def _stored_batches(loop: WorkerContext, first_step: int, ranks: int, device: torch.device) -> Iterator[Batch]:
-    """This rank's rows again and again, in another order each epoch; after a restart from the middle of its epoch."""
+    """Yield this rank's rows, in another order each epoch. A restart begins in the middle of its epoch."""
     shard = ray.train.get_dataset_shard(shard_name(ray.train.get_context().get_world_rank()))
     epoch, done = divmod(first_step, loop.epoch)
     for number in count(epoch):
@@ -164,42 +167,42 @@ def _stored_batches(loop: WorkerContext, first_step: int, ranks: int, device: to
 
 
 @contextmanager
-def _feed(loop: WorkerContext, state: TrainingState, stream: ray.ObjectRef) -> Iterator[Any]:
-    """Rank 0's feed, on every rank, from where the state is."""
+def _batch_server(loop: WorkerContext, state: TrainingState, stream: ray.ObjectRef) -> Iterator[Any]:
+    """Give rank 0's batch server to every rank; it begins at the state's step."""
     assert state.intake is not None
     context = ray.train.get_context()
-    name = broadcast_from_rank_zero(f"feed-{uuid.uuid4().hex}")
-    feed = None
+    name = broadcast_from_rank_zero(f"batch-server-{uuid.uuid4().hex}")
+    server = None
     if context.get_world_rank() == 0:
         size, steps, ranks = loop.training.batch_size, loop.training.steps, context.get_world_size()
         wanted = columns(loop.task, loop.training)
-        feed = start_batch_server(name, stream, state.intake.cursor, size, state.step, steps, ranks, wanted)
+        server = start_batch_server(name, stream, state.intake.cursor, size, state.step, steps, ranks, wanted)
     try:
         barrier()
-        yield feed or ray.get_actor(name)
+        yield server or ray.get_actor(name)
     finally:
-        if feed is not None:
-            stop_batch_server(feed)
+        if server is not None:
+            stop_batch_server(server)
 
 
-def _streamed_batches(loop: WorkerContext, state: TrainingState, feed: Any, device: torch.device) -> Iterator[Batch]:
-    """Fresh rows; the state's intake moves with them."""
+def _streamed_batches(loop: WorkerContext, state: TrainingState, server: Any, device: torch.device) -> Iterator[Batch]:
+    """Yield this rank's share of fresh rows, and move the state's intake with each batch."""
     assert state.intake is not None
     rank = ray.train.get_context().get_world_rank()
-    for rows, intake in iter_served_batches(feed, rank, state.step, loop.training.steps, state.intake):
+    for rows, intake in iter_served_batches(server, rank, state.step, loop.training.steps, state.intake):
         state.intake = intake
         yield {name: column.to(device) for name, column in from_table(rows).items()}
 
 
 def _finite(loss: float) -> float:
-    """The loss; all ranks raise where it is not finite."""
+    """Return the loss. All ranks raise StatisticalRefusal if it is not finite."""
     if not torch.isfinite(torch.tensor(loss)):
         raise StatisticalRefusal("the training loss is not finite", "lower training.learning_rate")
     return loss
 
 
 def _report(loop: WorkerContext, state: TrainingState, device: torch.device) -> None:
-    """Evaluate on all ranks, checkpoint on rank 0, report on all: a barrier."""
+    """Evaluate on all ranks, write a checkpoint on rank 0, and report on all ranks, which is a barrier."""
     metrics = _evaluate(loop.task, state.model, device) | {"step": state.step}
     state.history.evaluations.append(metrics)
     state.window.gather()
@@ -220,7 +223,7 @@ def _report(loop: WorkerContext, state: TrainingState, device: torch.device) -> 
 def _evaluate(task: Task, model: nn.Module, device: torch.device) -> dict[str, float]:
     context = ray.train.get_context()
     if context.get_world_size() > 1:
-        for buffer in model.buffers():  # batch norm's statistics; DDP itself sends rank 0's only before a training step
+        for buffer in model.buffers():  # batch norm's statistics: DDP sends rank 0's before training steps only
             torch.distributed.broadcast(buffer, 0)
     metrics = task.metrics().to(device)
     batches = ray.train.get_dataset_shard("validation").iter_torch_batches(batch_size=256, device=device)
@@ -235,10 +238,10 @@ def _evaluate(task: Task, model: nn.Module, device: torch.device) -> dict[str, f
 
 
 def shard_name(rank: int) -> str:
-    """The name of a rank's stored rows among the datasets."""
+    """Return the name of a rank's stored rows among the datasets."""
     return f"train-{rank}"
 
 
 def columns(task: Task, training: TrainingConfig) -> list[str]:
-    """Those that training reads."""
+    """Return the names of the columns that training reads."""
     return list(task.columns) + ["weight"] * training.use_row_weights
