@@ -13,17 +13,19 @@ from torch import Tensor
 
 from rsf_dist.builders.context import RatioContext, WarmStart
 from rsf_dist.cluster.capacity import check_ratio
-from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
-from rsf_dist.config.ratio import ClassifierRatioConfig
+from rsf_dist.cluster.ray_workarounds import unwrapped
+from rsf_dist.cluster.workers import run_in_task
+from rsf_dist.config.ratio import (
+    ClassifierRatioConfig,
+)
 from rsf_dist.config.training import TrainingConfig
 from rsf_dist.data.arrow import to_table
-from rsf_dist.errors import unwrapped
 from rsf_dist.models.networks import Network
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ClassifierRatio
 from rsf_dist.ratios.classifier import Split, Splits, member_seed, network_spec, split_samples
 from rsf_dist.runtime.device import to_cpu_copy
-from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.runtime.rng import Purpose, Stage, Streams
 from rsf_dist.tasks.discrimination import DiscriminationTask
 from rsf_dist.training.trainer import FineTuner
 
@@ -43,10 +45,10 @@ def fit_classifier(config: ClassifierRatioConfig, context: RatioContext) -> Clas
     config, initial = warm_started(config, context.warm_start)
     target, proposal, seed = context.inputs.target.images, context.proposal, context.seed
     split_seed = seed if context.split_seed is None else context.split_seed
-    share = {"cpus": config.cpus, "gpus": config.gpus}
+    share = config.share
     if config.num_workers == 0:
-        return run_in_task(_fit, config, target, proposal, seed, initial, split_seed, **share)
-    splits = run_in_task(_gather, config, target, proposal, seed, split_seed, **share)
+        return run_in_task(_fit, config, target, proposal, seed, initial, split_seed, share=share)
+    splits = run_in_task(_gather, config, target, proposal, seed, split_seed, share=share)
     with unwrapped():
         networks = [
             _fit_parallel(
@@ -54,7 +56,7 @@ def fit_classifier(config: ClassifierRatioConfig, context: RatioContext) -> Clas
             )
             for member in range(config.ensemble)
         ]
-    return run_in_task(_calibrate, config, networks, splits, **share)
+    return run_in_task(_calibrate, config, networks, splits, share=share)
 
 
 def warm_started(
@@ -76,18 +78,15 @@ def _fit(
     initial: Sequence[Network] | None,
     split_seed: int,
 ) -> ClassifierRatio:
-    limit_to_allocation(config.cpus)
     proposals = _proposals(config, proposal, seed)
     return ClassifierRatio.fit(target, proposals, config, seed, initial=initial, split_seed=split_seed)
 
 
 def _gather(config: ClassifierRatioConfig, target: Tensor, proposal: Proposal, seed: int, split_seed: int) -> Splits:
-    limit_to_allocation(config.cpus)
     return split_samples(target, _proposals(config, proposal, seed), config, split_seed)
 
 
 def _calibrate(config: ClassifierRatioConfig, networks: list[Network], splits: Splits) -> ClassifierRatio:
-    limit_to_allocation(config.cpus)
     spec = network_spec(config, channels=splits.fit.target.shape[1])
     return ClassifierRatio.calibrated(networks, spec, splits, config)
 
@@ -109,7 +108,7 @@ def _fit_parallel(
     if initial is not None and config.freeze_backbone:
         initial = copy.deepcopy(initial).freeze_backbone()
     tuner = FineTuner(task, training, seed=seed, initial=initial, storage_path=checkpoints, name="ratio")
-    generator = Streams(seed, Stage.RATIO).torch(purpose=6)
+    generator = Streams(seed, Stage.RATIO).torch(Purpose.BALANCED_ROWS)
     fit, held_out = (_blocks(_balanced(split, generator)) for split in (splits.fit, splits.calibration))
     tuned = tuner.fit(ray.data.from_arrow(fit), ray.data.from_arrow(held_out))
     return cast(Network, tuned.load_model())

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from rsf_dist.builders.context import RatioContext
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.cluster.capacity import check_ratio
-from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
+from rsf_dist.cluster.workers import run_in_task
 from rsf_dist.config.class_prior import ClassPriorConfig, PriorEstimatorConfig
-from rsf_dist.config.ratio import LabelShiftRatioConfig
+from rsf_dist.config.ratio import (
+    LabelShiftRatioConfig,
+)
+from rsf_dist.config.resources import Share
 from rsf_dist.config.sampling import SamplingConfig
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
@@ -82,20 +85,18 @@ def _estimate_in_task(
     config: PriorEstimatorConfig, task: Task, context: RatioContext, initial: nn.Module | None, chunk: int
 ) -> ClassPrior:
     check_ratio(config, context.field)
-    share = {"cpus": config.cpus, "gpus": config.gpus}
-    return run_in_task(_estimate_prior, config, task, context, initial, chunk, **share)
+    return run_in_task(_estimate_prior, config, task, context, initial, chunk, share=config.share)
 
 
 def class_log_mean_ratios(
     ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, sampling: SamplingConfig
 ) -> Floats:
     """Estimate log E_q[r | y] of each class, float64 [num_classes], from fresh proposals; see `class_log_means`."""
-    share = {"cpus": sampling.pool.cpus_per_actor, "gpus": sampling.pool.gpus_per_actor}
-    return run_in_task(_class_log_mean_ratios, ratio, proposal, num_classes, seed, sampling.chunk_size, **share)
+    share = Share.of_pool(sampling.pool)
+    return run_in_task(_class_log_mean_ratios, ratio, proposal, num_classes, seed, sampling.chunk_size, share=share)
 
 
 def _class_log_mean_ratios(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, chunk_size: int) -> Floats:
-    limit_to_allocation()
     scores, labels = [], []
     for piece, start in enumerate(range(0, _ROWS_FOR_MEANS, chunk_size)):
         streams = Streams(seed, Stage.RATIO, chunk=_CHUNK_OF_MEANS + piece)
@@ -109,7 +110,6 @@ def _estimate_prior(
     config: PriorEstimatorConfig, task: Task, context: RatioContext, initial: nn.Module | None, chunk: int
 ) -> ClassPrior:
     """Fit a classifier on labelled proposals, calibrate it on others, and solve for the target's class prior."""
-    limit_to_allocation(config.cpus)
     inputs, seed = context.inputs, context.seed
     rows = context.proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk))
     drawn = ImageSet(rows["image"], rows["label"], inputs.source.classes)

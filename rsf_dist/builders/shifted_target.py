@@ -16,7 +16,7 @@ from rsf_dist.config.images import ParameterShiftConfig, ShiftConfig
 from rsf_dist.data.images import ImageSet
 from rsf_dist.proposals import AugmentProposal
 from rsf_dist.proposals.rendering import NEUTRAL, render
-from rsf_dist.runtime.rng import Streams
+from rsf_dist.runtime.rng import Purpose, Streams
 
 _LEAST_BLUR = 0.1  # pixels: the next pixel's weight is exp(-50), which changes no grey level
 
@@ -34,9 +34,9 @@ def make_shifted_images(base: ImageSet, shift: ShiftConfig, count: int, streams:
     rows = AugmentProposal(base, parameters, prior).sample(count, streams)
     images = with_gamma(blurred(rows["image"], shift.blur), shift.gamma)
     if noise is not None:
-        with streams.torch_global(purpose=7):  # torch's distributions take no generator
+        with streams.torch_global(Purpose.SHIFT_PARAMETERS):  # torch's distributions take no generator
             drawn = noise.sample(torch.Size([count]))
-        images = render(images, {"noise": drawn}, streams.torch(purpose=8))
+        images = render(images, {"noise": drawn}, streams.torch(Purpose.PIXEL_NOISE))
     return ImageSet(images, rows["label"], base.classes)
 
 

@@ -1,1 +1,1 @@
-"""The Ray cluster underneath."""
+"""The Ray cluster: joining it, its room, and the one way to run functions on it."""

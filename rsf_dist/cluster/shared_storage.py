@@ -1,4 +1,4 @@
-"""Folders that every node must see, and disks that must have room."""
+"""Checks of folders, before a run starts: every node sees them, and their disks have room."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import ray
-import ray.data  # importing it sets the levels of its loggers, which `_join` sets again
 from ray.exceptions import NodeDiedError, TaskUnschedulableError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -16,29 +15,40 @@ from rsf_dist.errors import InputError
 
 
 def check_disk(path: str, needed: int, field: str) -> None:
-    """InputError unless the local folder `path`, which may not exist yet, can grow to `needed` bytes; URIs pass."""
+    """Raise InputError unless a local folder can grow to `needed` bytes. A URI always passes.
+
+    Args:
+        path: the folder, which may not exist yet, or a URI.
+        needed: bytes, those that the folder already holds included.
+        field: the configuration's key, for the error.
+    """
     if "://" in path:
         return
     folder = Path(path).absolute()
-    there = next(one for one in (folder, *folder.parents) if one.exists())
-    free, taken = shutil.disk_usage(there).free, _bytes_in(folder)
-    if free + taken < needed:
-        rule = f"its disk has {free / 2**20:,.0f} MiB left, and the run may take {(needed - taken) / 2**20:,.0f} MiB"
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free, used = shutil.disk_usage(existing).free, _bytes_in(folder)
+    if free + used < needed:
+        rule = f"its disk has {free / 2**20:,.0f} MiB left, and the run may take {(needed - used) / 2**20:,.0f} MiB"
         raise InputError(field, path, rule, "free some space, name another disk, or ask for fewer rows")
 
 
 def _bytes_in(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
-        with suppress(OSError):  # the lock's drafts come and go
+        with suppress(OSError):  # the lock's temporary files come and go
             total += path.stat().st_size if path.is_file() else 0
     return total
 
 
 def require_shared(path: str, field: str) -> None:
-    """InputError unless every node of the cluster sees the local folder `path` (created if absent); URIs pass.
+    """Raise InputError unless every node of the cluster sees a local folder. A URI always passes.
 
-    The driver writes a random token there, and a task on each node reads it back.
+    The driver creates the folder if there is none, and writes a random token there. A task on each node reads the
+    token back. These tasks reserve nothing and are placed by node, so that `run_in_task` is not for them.
+
+    Args:
+        path: the folder, or a URI.
+        field: the configuration's key, for the error.
     """
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     if "://" in path or len(nodes) < 2:
@@ -49,7 +59,7 @@ def require_shared(path: str, field: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text(token)
         reading = {node: _read_text.options(scheduling_strategy=_on(node)).remote(str(probe)) for node in nodes}
-        seen = {node: _told(text) for node, text in reading.items()}
+        seen = {node: _result(text) for node, text in reading.items()}
     except OSError as err:
         remedy = "free some space, or check the path and its permissions"
         raise InputError(field, path, f"cannot be written ({err})", remedy) from err
@@ -68,8 +78,8 @@ def _on(node: str) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
-def _told(text: ray.ObjectRef) -> object:
-    """What the task read; _GONE where its node has left the cluster meanwhile."""
+def _result(text: ray.ObjectRef) -> object:
+    """Return the text that a task read, or _GONE if its node has left the cluster meanwhile."""
     try:
         return ray.get(text)
     except (TaskUnschedulableError, NodeDiedError, WorkerCrashedError):

@@ -1,16 +1,16 @@
-"""What runs in the cluster's worker processes: tasks with a share of a node, and code of the user's own."""
+"""The way onto the cluster: functions run in Ray tasks that each hold a stated share of one node."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import ray
-import ray.data  # importing it sets the levels of its loggers, which `_join` sets again
 import torch
 
-from rsf_dist.errors import unwrapped
+from rsf_dist.cluster.ray_workarounds import unwrapped
+from rsf_dist.config.resources import Share
 from rsf_dist.runtime import user_code
 from rsf_dist.runtime.allocator import retain_freed_memory
 from rsf_dist.runtime.device import set_device
@@ -18,12 +18,43 @@ from rsf_dist.runtime.device import set_device
 _T = TypeVar("_T")
 
 
-def limit_to_allocation(cpus: float = 1) -> None:
-    """Keep this process to its share: a thread a CPU, and the GPU that it asked for or none (Ray leaves them visible).
+def run_in_task(function: Callable[..., _T], *arguments: Any, share: Share) -> _T:
+    """Call the function in a Ray task of its own, and return its result. Raises what the function raises.
 
-    And let it keep the memory that it frees: it is here for work that asks for the same again and again.
+    Args:
+        function: a function at the top of a module.
+        arguments: its arguments. The function receives the value behind an `ObjectRef`.
+        share: what the task reserves; the function computes with no more.
     """
-    torch.set_num_threads(max(1, int(cpus)))
+    (result,) = run_in_tasks(function, [arguments], share=share)
+    return result
+
+
+def run_in_tasks(function: Callable[..., _T], arguments: Iterable[tuple[Any, ...]], *, share: Share) -> list[_T]:
+    """Call the function once for each tuple of arguments, at the same time where there is room.
+
+    The results come in the order of the arguments. Raises what the function raises.
+
+    A process that held a GPU ends with its task. Another task in this process would find torch bound to a GPU that by
+    then may belong to someone else. Ray ends the process only where `ray.remote` declares the GPU, not `options`.
+    """
+    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, name=function.__name__)(_run_limited)
+    with unwrapped():
+        return ray.get([task.remote(function, share, *each) for each in arguments])
+
+
+def _run_limited(function: Callable[..., _T], share: Share, *arguments: Any) -> _T:
+    limit_to_allocation(share.num_threads or max(1, int(share.cpus)))
+    return function(*arguments)
+
+
+def limit_to_allocation(num_threads: int = 1) -> None:
+    """Limit this process to so many threads, and to the GPU that Ray lent it, or none.
+
+    Ray leaves a node's GPUs visible to processes that reserved none. The process also keeps memory that it frees,
+    because chunks and steps ask for the same amounts again and again.
+    """
+    torch.set_num_threads(num_threads)
     retain_freed_memory()
     lent = bool(ray.get_gpu_ids())
     if not lent:
@@ -31,18 +62,7 @@ def limit_to_allocation(cpus: float = 1) -> None:
     set_device(torch.device("cuda" if lent and torch.cuda.is_available() else "cpu"))
 
 
-def run_in_task(function: Callable[..., _T], *arguments: Any, cpus: float, gpus: float = 0) -> _T:
-    """What the function gives in a Ray task of its own, with that share of a node. Raises what it raises.
-
-    Where it has a GPU, its process ends with it: another task there would find torch bound to a GPU that by then may be
-    someone else's. Ray does so for what is declared with `num_gpus`, and not where `options` says it.
-    """
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus)(function)
-    with unwrapped():
-        return ray.get(task.remote(*arguments))
-
-
 def ship_code(folder: str) -> None:
-    """Let what was imported from the folder travel to the workers by value, for those that cannot import it."""
+    """Send modules that were imported from this folder to the workers by value, since these may not see the folder."""
     for module in user_code.imported_from(folder):
         ray.cloudpickle.register_pickle_by_value(module)

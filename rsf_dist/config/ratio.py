@@ -26,7 +26,7 @@ from rsf_dist.config.class_prior import NumProposals, PriorEstimatorConfig
 from rsf_dist.config.kinds import Kinds
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.config.proposal import Distributions
-from rsf_dist.config.resources import FOR_RAY_DATA, Bundle, Reservation, TaskResources
+from rsf_dist.config.resources import FOR_RAY_DATA, Reservation, Share, TaskResources
 
 
 class RatioKind(StrictModel):
@@ -198,8 +198,8 @@ class ClassifierRatioConfig(TaskResources, RatioKind):
         task = super().reservations()
         if not self.num_workers:
             return task
-        bundles = (self.bundle,) * self.num_workers + (Bundle(1.0),)
-        return (Reservation("num_workers", self.num_workers, bundles, self.wait_seconds, FOR_RAY_DATA), *task)
+        shares = (self.share,) * self.num_workers + (Share(1.0),)
+        return (Reservation("num_workers", self.num_workers, shares, self.wait_seconds, FOR_RAY_DATA), *task)
 
 
 @RATIO_KINDS.register

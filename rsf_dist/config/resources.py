@@ -4,22 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import Field
 
 from rsf_dist.config.base import PositiveFloat, Seconds, StrictModel
+
+if TYPE_CHECKING:
+    from rsf_dist.config.sampling import PoolConfig
+    from rsf_dist.config.training import TrainingConfig
 
 FOR_RAY_DATA = ", and Ray Data needs a whole CPU that the workers leave"
 """The reason for a CPU beside training workers, as the end of an error message."""
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """The CPUs and GPUs that one process needs, on one node."""
+class Share:
+    """CPUs and GPUs of one node: all that a node has, or the part that one process reserves.
 
-    cpus: float
+    Args:
+        cpus: fractions are allowed.
+        gpus: fractions are allowed.
+        num_threads: threads that the process computes with. None means one for each whole CPU, and at least one.
+    """
+
+    cpus: float = 1.0
     gpus: float = 0.0
+    num_threads: int | None = None
+
+    @staticmethod
+    def of_pool(pool: PoolConfig) -> Share:
+        """Return the share of one sampling actor, which computes on one thread whatever CPUs it reserves.
+
+        More threads would add up floats in another order, and so give other rows.
+        """
+        return Share(pool.cpus_per_actor, pool.gpus_per_actor, num_threads=1)
+
+    @staticmethod
+    def of_training(training: TrainingConfig) -> Share:
+        """Return the share of one training worker."""
+        return Share(training.cpus_per_worker, float(training.use_gpu))
 
 
 @dataclass(frozen=True)
@@ -29,14 +53,14 @@ class Reservation:
     Args:
         field: the key that sets their number or size, relative to the section that it stands in.
         value: the key's value.
-        bundles: one a process.
+        shares: one a process.
         wait_seconds: for a cluster that scales by itself to bring up room for them.
         reason: why that many are needed, as the end of an error message.
     """
 
     field: str
     value: object
-    bundles: tuple[Bundle, ...]
+    shares: tuple[Share, ...]
     wait_seconds: float = 0.0
     reason: str = ""
 
@@ -66,11 +90,11 @@ class TaskResources(StrictModel):
     """Seconds to wait for a cluster that scales by itself to bring up these resources. 0 refuses at once."""
 
     @property
-    def bundle(self) -> Bundle:
+    def share(self) -> Share:
         """The resources of one process."""
-        return Bundle(self.cpus, self.gpus)
+        return Share(self.cpus, self.gpus)
 
     def reservations(self) -> tuple[Reservation, ...]:
         """List the single task."""
         field, value = ("gpus", self.gpus) if self.gpus else ("cpus", self.cpus)
-        return (Reservation(field, value, (self.bundle,), self.wait_seconds),)
+        return (Reservation(field, value, (self.share,), self.wait_seconds),)

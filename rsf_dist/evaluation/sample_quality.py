@@ -1,4 +1,4 @@
-"""Accepted rows and proposals against target images that the ratio was not fitted to, by features of another kind."""
+"""Two-sample tests of accepted rows and proposals against held-out target images, on features of another kind."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import ray
 import torch
 from torch import Tensor
 
-from rsf_dist.cluster.workers import limit_to_allocation
+from rsf_dist.cluster.workers import run_in_task
 from rsf_dist.config.model import ModelConfig
+from rsf_dist.config.resources import Share
 from rsf_dist.data.arrow import from_table
-from rsf_dist.errors import unwrapped
 from rsf_dist.evaluation.two_sample import MIN_ROWS, compare, describe
 from rsf_dist.models.networks import NetworkSpec, in_pieces
 from rsf_dist.proposals import Proposal
@@ -27,6 +26,9 @@ from rsf_dist.types import Floats
 _ROWS = 2_000
 
 
+_CHUNK = 1  # of Stage.CONTROL_PILOT, whose chunk 0 is a pilot's
+
+
 def two_sample_tests(
     ratio: Ratio,
     proposals: Mapping[str, Proposal],
@@ -35,34 +37,31 @@ def two_sample_tests(
     feature_network: ModelConfig | None,
     seed: int,
 ) -> dict[str, Any] | None:
-    """Two-sample tests of proposals, each by its name, and of accepted rows, `after`: `TwoSample` as dicts.
+    """Test proposals, each by its name, and accepted rows, as `after`, against the target: `TwoSample` as dicts.
 
-    Of 2,000 rows at most.
+    Each test uses 2,000 rows at most. The result is None if either side has too few rows for a test.
 
     Args:
-        ratio: where its `info` names target images that it was not fitted to, only these are used.
-        proposals, accepted: what is held against the target.
+        ratio: the ratio that accepted the rows. If its `info` names held-out target images, the tests use these alone,
+            because the ratio was not fitted to them.
+        proposals: the proposals by name.
+        accepted: the accepted rows.
         target: images uint8 [n, c, h, w].
-        feature_network: the network whose features tell rows apart; None: image statistics.
-        seed: of the proposals drawn, of halves and permutations.
-
-    None where either side has too few rows for a test.
+        feature_network: the network whose features describe rows. None means image statistics.
+        seed: of the proposals drawn, of halves and of permutations.
     """
     known = info_of(ratio).held_out
     held_out = target if known is None or known.index is None else target[torch.tensor(known.index)]
     if min(len(held_out), accepted.report.num_accepted) < MIN_ROWS:
         return None
     rows = from_table(accepted.head(_ROWS))["image"]
-    with unwrapped():
-        return ray.get(_run_tests.remote(held_out[:_ROWS], dict(proposals), rows, feature_network, seed))
+    return run_in_task(_run_tests, held_out[:_ROWS], dict(proposals), rows, feature_network, seed, share=Share())
 
 
-@ray.remote
 def _run_tests(
     target: Tensor, proposals: dict[str, Proposal], accepted: Tensor, feature_network: ModelConfig | None, seed: int
 ) -> dict[str, Any]:
-    limit_to_allocation()
-    streams = Streams(seed, Stage.CONTROL_PILOT, chunk=1)
+    streams = Streams(seed, Stage.CONTROL_PILOT, chunk=_CHUNK)
     rows = {name: proposal.sample(len(accepted), streams)["image"] for name, proposal in proposals.items()}
     of_target, features = _features(target, feature_network, seed)
     return {
@@ -72,7 +71,7 @@ def _run_tests(
 
 
 def _features(images: Tensor, feature_network: ModelConfig | None, seed: int) -> tuple[Floats, str]:
-    """[n, d], and their name."""
+    """Return features [n, d] of images, and their name."""
     if feature_network is None:
         return describe(images)
     network = NetworkSpec(feature_network, num_outputs=1, channels=images.shape[1]).build(seed).to(device()).eval()

@@ -1,14 +1,15 @@
-"""Do two samples follow one law? Judged on features that no learned ratio was fitted to.
+"""Tests of whether two samples follow one distribution, on features that no learned ratio was fitted to.
 
 Classifier two-sample test (Lopez-Paz & Oquab, ICLR 2017), as an area under the ROC curve: a classifier is fitted on one
-half of either sample and scores the other halves, n1 and n2 rows. Under one law, whatever the classifier,
+half of either sample and scores the other halves, n1 and n2 rows. If both follow one distribution, for any classifier
 
     AUC = P(score of a second row > score of a first row) + P(equal) / 2
     has mean 1/2 and standard deviation sqrt((n1 + n2 + 1) / (12 n1 n2))        (Mann & Whitney 1947; less with ties)
 
-One split, because this is the law of a scorer that has not seen what it scores. Over five folds, each scorer has seen
-the other folds' rows: the mean AUC of five logistic regressions has 1.3 to 1.4 times that deviation (Gaussian rows of 1
-to 80 dimensions), and pooling the folds' scores also puts its mean below 1/2. A split has less signal but a known null.
+This null distribution holds for a scorer that has not seen the rows it scores, and so there is one split. Over five
+folds, each scorer has seen the other folds' rows: the mean AUC of five logistic regressions has 1.3 to 1.4 times this
+deviation (Gaussian rows of 1 to 80 dimensions), and pooled scores also have a mean below 1/2. One split has less signal
+but a known null.
 
 Kernel two-sample test (Gretton, Borgwardt, Rasch, Schoelkopf & Smola, JMLR 2012): of rows x of the first sample and
 y of the second, with k(x, y) = exp(-|x - y|^2 / (2 s^2)) and s the median distance between pooled rows,
@@ -39,21 +40,21 @@ from rsf_dist.errors import InputError
 from rsf_dist.types import Floats
 
 MIN_ROWS = 10
-"""A smaller sample is refused: half of it fits the classifier, the other half judges."""
+"""The least size of a sample: half of it fits the classifier, and the other half is scored."""
 
 
 MAX_MMD_ROWS = 1_000
-"""Rows of either sample that enter the MMD: time and memory grow with their square."""
+"""The most rows of either sample that enter the MMD, whose time and memory grow with their square."""
 
 
 NUM_PERMUTATIONS = 499
-"""Of the MMD's rows; the smallest p-value is 1/500."""
+"""Permutations of the MMD's rows; the smallest p-value is 1/500."""
 
 
 _POOLED, _BINS, _STEPS = 8, 8, (1 / 64, 1 / 16, 1 / 4)
 
 
-_BATCH = 8  # few enough to stay in the cache
+_BATCH = 8  # images at once, few enough to stay in the cache
 
 
 _PENALTY = 0.01  # scikit-learn's C: a strong prior, for hundreds of features and as many rows
@@ -61,18 +62,20 @@ _PENALTY = 0.01  # scikit-learn's C: a strong prior, for hundreds of features an
 
 @dataclass(frozen=True)
 class TwoSample:
-    """How far two samples are from following one law.
+    """The distance of two samples from following one distribution.
 
     Args:
-        num_first, num_second: rows given.
-        auc: of a classifier that tells second from first, on rows it was not fitted to: 1/2 where it cannot.
+        num_first: rows of the first sample.
+        num_second: rows of the second sample.
+        auc: area under the ROC curve of a classifier that tells the second sample from the first, on rows that it was
+            not fitted to. It is 1/2 if the classifier cannot.
         auc_interval: 95 % interval of this fitted classifier's AUC over fresh rows.
         auc_rows: first and second rows that the AUC was taken over: the halves held out.
-        auc_null_sd: the AUC's standard deviation where both samples follow one law.
-        mmd2: unbiased squared MMD between standardised features; below 0 by chance.
+        auc_null_sd: the AUC's standard deviation if both samples follow one distribution.
+        mmd2: unbiased squared MMD between standardised features; it may be below 0 by chance.
         mmd_pvalue: share of permutations, the identity included, with an MMD^2 at least as large.
         mmd_rows: first and second rows that the MMD was taken over, at most MAX_MMD_ROWS of either.
-        features: what the rows were described by.
+        features: a description of the features.
     """
 
     num_first: int
@@ -88,20 +91,21 @@ class TwoSample:
 
     @property
     def auc_z(self) -> float:
-        """(auc - 1/2) / auc_null_sd: about N(0, 1) under one law, large where the samples can be told apart."""
+        """(auc - 1/2) / auc_null_sd: about N(0, 1) under one distribution, large if the samples can be told apart."""
         return (self.auc - 0.5) / self.auc_null_sd
 
 
 def compare(first: Floats, second: Floats, seed: int, features: str = "rows") -> TwoSample:
-    """Both tests of two feature matrices. The seed chooses the halves, the MMD's rows and its permutations.
+    """Run both tests on two feature matrices. The seed chooses the halves, the MMD's rows and its permutations.
 
     Args:
-        first, second: finite [n1, d] and [n2, d], at least MIN_ROWS rows each.
-        seed: >= 0; the same for the same answer.
-        features: what the columns are, for the record.
+        first: finite, [n1, d], at least MIN_ROWS rows.
+        second: finite, [n2, d], at least MIN_ROWS rows.
+        seed: >= 0; equal seeds give equal results.
+        features: a description of the columns, for the record.
 
     Raises:
-        InputError: too few rows, NaN or infinite features, other widths.
+        InputError: too few rows, NaN or infinite features, or different widths.
     """
     first, second = _checked(first, "first"), _checked(second, "second")
     if first.shape[1] != second.shape[1]:
@@ -124,18 +128,18 @@ def compare(first: Floats, second: Floats, seed: int, features: str = "rows") ->
 
 
 def describe(rows: Tensor) -> tuple[Floats, str]:
-    """Features [n, d] of rows, and their name: `image_statistics` of uint8 [n, c, h, w], other rows flattened."""
+    """Return features [n, d] of rows, and their name: `image_statistics` of uint8 [n, c, h, w], else rows flattened."""
     if rows.dtype == torch.uint8 and rows.ndim == 4:
         return image_statistics(rows), "image statistics"
     return rows.detach().cpu().double().reshape(len(rows), rows.shape[1:].numel()).numpy(), "rows"
 
 
 def image_statistics(images: Tensor) -> Floats:
-    """What can be said of images without a network: uint8 [n, c, h, w] -> float64 [n, d], all in [0, 1].
+    """Describe images without a network: uint8 [n, c, h, w] -> float64 [n, d], all in [0, 1].
 
-    In this order: the pixels of the image averaged down to at most 8 x 8 a channel; their mean and standard deviation;
-    the shares of pixels in 8 equal bins of intensity; the mean absolute difference between neighbours in a row or
-    column and the shares of differences above 1/64, 1/16 and 1/4, which say how noisy or detailed it is.
+    The features are, in this order: the image averaged down to at most 8 x 8 pixels a channel; the mean and standard
+    deviation of these pixels; the shares of pixels in 8 equal bins of intensity; the mean absolute difference between
+    neighbours in a row or column; and the shares of differences above 1/64, 1/16 and 1/4, which measure noise.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[2:].numel() < 2:
         rule = "images must be uint8 [n, channels, height, width] of at least 2 pixels"
@@ -144,10 +148,10 @@ def image_statistics(images: Tensor) -> Floats:
 
 
 def held_out_auc(first: Floats, second: Floats, seed: int) -> tuple[float, tuple[int, int]]:
-    """AUC of a classifier fitted on half of either sample, on the other halves [n1, d] and [n2, d]: (AUC, (n1, n2)).
+    """Fit a classifier on half of either sample, and return its AUC on the other halves: (AUC, (n1, n2)).
 
-    The classifier is a logistic regression on the standardised features and their squares, the classes weighted
-    alike: it sees shifted means and changed spreads, not correlations alone.
+    The classifier is a logistic regression on the standardised features and their squares, with equally weighted
+    classes. It sees shifted means and changed spreads.
     """
     (fit_first, test_first), (fit_second, test_second) = _halves(first, seed), _halves(second, seed)
     scaler = StandardScaler().fit(np.vstack([fit_first, fit_second]))
@@ -160,16 +164,16 @@ def held_out_auc(first: Floats, second: Floats, seed: int) -> tuple[float, tuple
 
 
 def auc_null_sd(num_first: int, num_second: int) -> float:
-    """Standard deviation of the AUC over so many rows where both samples follow one law, without ties."""
+    """Return the AUC's standard deviation over so many rows if both samples follow one distribution, without ties."""
     return float(np.sqrt((num_first + num_second + 1) / (12 * num_first * num_second)))
 
 
 def auc_interval(auc: float, num_first: int, num_second: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of an AUC over independent rows (Newcombe, Stat. Med. 2006, part 2, method 5).
+    """Return an interval of an AUC over independent rows (Newcombe, Stat. Med. 2006, part 2, method 5).
 
     The limits t solve (t - auc)^2 = z^2 V(t), V being the variance of Hanley & McNeil (Radiology 1982) with n1 and n2
-    replaced by their mean except in the denominator. V(1/2) is `auc_null_sd` squared: the interval leaves 1/2 out where
-    the test rejects it.
+    replaced by their mean except in the denominator. V(1/2) is `auc_null_sd` squared, so that the interval excludes
+    1/2 exactly if the test rejects it.
     """
     z, others = stats.norm.ppf((1 + confidence) / 2), (num_first + num_second) / 2 - 1
 
@@ -177,13 +181,13 @@ def auc_interval(auc: float, num_first: int, num_second: int, confidence: float 
         spread = 1 + others * ((1 - limit) / (2 - limit) + limit / (1 + limit))
         return float((limit - auc) ** 2 - z**2 * limit * (1 - limit) * spread / (num_first * num_second))
 
-    inside = min(max(auc, 1e-12), 1 - 1e-12)  # at 0 and 1, V is 0 and they are roots themselves
+    inside = min(max(auc, 1e-12), 1 - 1e-12)  # at 0 and 1, V is 0, and both are roots themselves
     return float(optimize.brentq(excess, 0, inside)), float(optimize.brentq(excess, inside, 1))
 
 
 def mmd_test(first: Floats, second: Floats, seed: int) -> tuple[float, float, tuple[int, int]]:
-    """Unbiased MMD^2 of [n1, d] and [n2, d], its permutation p-value, and how many rows of either it was taken over."""
-    first, second = _some(first, seed), _some(second, seed)
+    """Return the unbiased MMD^2 of [n1, d] and [n2, d], its permutation p-value, and the rows used of either."""
+    first, second = _subset(first, seed), _subset(second, seed)
     kernel = _gaussian_kernel(StandardScaler().fit_transform(np.vstack([first, second])))
     is_first = np.arange(len(kernel)) < len(first)
     shuffled = np.random.default_rng([seed, 2]).permuted(np.tile(is_first, (NUM_PERMUTATIONS, 1)), axis=1)
@@ -194,7 +198,7 @@ def mmd_test(first: Floats, second: Floats, seed: int) -> tuple[float, float, tu
 
 
 def _mmd2(kernel: Floats, is_first: NDArray[np.bool_]) -> Floats:
-    """Unbiased MMD^2 [b] of each membership [b, n], from a kernel matrix [n, n] whose diagonal is 0."""
+    """Return the unbiased MMD^2 [b] of each membership [b, n], from a kernel matrix [n, n] whose diagonal is 0."""
     members = is_first.astype(np.float64)
     n1 = members.sum(1)
     n2 = members.shape[1] - n1
@@ -205,7 +209,7 @@ def _mmd2(kernel: Floats, is_first: NDArray[np.bool_]) -> Floats:
 
 
 def _gaussian_kernel(rows: Floats) -> Floats:
-    """[n, n] at the median of the distances above 0, the diagonal 0."""
+    """Return the kernel matrix [n, n] at the median of the distances above 0, with diagonal 0."""
     squared = pdist(rows, "sqeuclidean")
     apart = squared[squared > 0]
     scale = np.median(apart) if len(apart) else 1.0  # the square's median is the median's square
@@ -218,7 +222,7 @@ def _statistics(images: Tensor) -> Tensor:
     pooled = adaptive_avg_pool2d(unit, (min(_POOLED, height), min(_POOLED, width))).flatten(1)
     level = torch.stack([pooled.mean(1), pooled.std(1, correction=0)], 1)
     bins = images.flatten(1) // (256 // _BINS)
-    shares = torch.stack([(bins == one).count_nonzero(1) for one in range(_BINS)], 1) / bins.shape[1]
+    shares = torch.stack([(bins == number).count_nonzero(1) for number in range(_BINS)], 1) / bins.shape[1]
     rough = torch.cat([unit.diff(dim=axis).flatten(1) for axis in (2, 3)], 1).abs()
     rises = torch.stack([(rough > step).count_nonzero(1) for step in _STEPS], 1) / rough.shape[1]
     return torch.cat([pooled, level, shares, rough.mean(1, keepdim=True), rises], 1)
@@ -229,7 +233,7 @@ def _halves(rows: Floats, seed: int) -> tuple[Floats, Floats]:
     return rows[order[: len(rows) // 2]], rows[order[len(rows) // 2 :]]
 
 
-def _some(rows: Floats, seed: int) -> Floats:
+def _subset(rows: Floats, seed: int) -> Floats:
     return rows[np.random.default_rng([seed, 1]).permutation(len(rows))[:MAX_MMD_ROWS]]
 
 
@@ -246,5 +250,5 @@ def _checked(rows: Floats, field: str) -> Floats:
         raise InputError(field, f"{len(rows)} rows", f"must be at least {MIN_ROWS}", "give more rows")
     bad = int((~np.isfinite(rows)).any(1).sum())
     if bad:
-        raise InputError(field, f"{bad} of {len(rows)} rows", "hold NaN or infinite features", "remove or mend them")
+        raise InputError(field, f"{bad} of {len(rows)} rows", "hold NaN or infinite features", "remove or correct them")
     return rows

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from rsf_dist.cluster.capacity import max_actors
-from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
+from rsf_dist.cluster.ray_workarounds import unwrapped
+from rsf_dist.cluster.workers import run_in_task
+from rsf_dist.config.resources import Share
 from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.data.arrow import to_table
 from rsf_dist.data.batch import Batch, num_rows, select, to_cpu
-from rsf_dist.errors import unwrapped
 from rsf_dist.forecast.cost import MeasuredCosts
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
@@ -71,12 +72,10 @@ class RowCost:
 
 def measure_row(proposal: Proposal, ratio: Ratio, seed: int, pool: PoolConfig) -> RowCost:
     """Draw and score a few rows in a Ray task with an actor's resources."""
-    share = {"cpus": pool.cpus_per_actor, "gpus": pool.gpus_per_actor}
-    return run_in_task(_glance, proposal, ratio, seed, pool.chunk_seconds, **share)
+    return run_in_task(_glance, proposal, ratio, seed, pool.chunk_seconds, share=Share.of_pool(pool))
 
 
 def _glance(proposal: Proposal, ratio: Ratio, seed: int, seconds: float) -> RowCost:
-    limit_to_allocation()
     size, fastest, started = _GLANCE_ROWS, math.inf, time.monotonic()
     while True:
         begun = time.monotonic()

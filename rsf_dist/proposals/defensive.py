@@ -15,7 +15,7 @@ from torch import Tensor
 from rsf_dist.data.batch import Batch, LazyBatch, interleave, to_cpu
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.base import Proposal, outline
-from rsf_dist.runtime.rng import Streams
+from rsf_dist.runtime.rng import Purpose, Streams
 
 
 class DefensiveProposal:
@@ -46,7 +46,7 @@ class DefensiveProposal:
 
     def outline(self, n: int, rng: Streams) -> LazyBatch:
         """As `sample`, what is costly for either proposal made when it is asked for."""
-        generator = rng.numpy(purpose=10)  # 8 is of the mixture that this may be a part of
+        generator = rng.numpy(Purpose.DEFENSIVE_MIXTURE)
         from_broad = torch.from_numpy(generator.random(n) < self.share)
         count = int(from_broad.sum())
         # Streams of their own: else both would draw with the same numbers, and a mixture in a mixture choose with them.

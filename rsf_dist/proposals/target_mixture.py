@@ -12,7 +12,7 @@ from torch import Tensor
 from rsf_dist.data.batch import Batch, LazyBatch, interleave, num_rows, select, take_rows, to_cpu
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.base import Proposal, outline
-from rsf_dist.runtime.rng import Streams
+from rsf_dist.runtime.rng import Purpose, Streams
 
 COMPONENT = "component"
 
@@ -51,7 +51,7 @@ class TargetMixtureProposal:
 
     def outline(self, n: int, rng: Streams) -> LazyBatch:
         """As `sample`, what is costly for the proposal made when it is asked for."""
-        generator = rng.numpy(purpose=8)
+        generator = rng.numpy(Purpose.TARGET_MIXTURE)
         component = torch.from_numpy((generator.random(n) < self.alpha).astype("int64"))
         chosen = component == 1
         count = int(chosen.sum())

@@ -33,7 +33,7 @@ from rsf_dist.ratios import calibration as calibrations
 from rsf_dist.ratios.calibration import Calibration, calibrate, truth_and_weights
 from rsf_dist.ratios.info import HeldOut, RatioInfo, RatioQuality
 from rsf_dist.runtime.device import device, seeded, to_cpu_copy
-from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.runtime.rng import Purpose, Stage, Streams
 from rsf_dist.types import Floats
 
 MIN_TARGET_IMAGES = 30
@@ -209,7 +209,7 @@ def split_samples(target: Tensor, proposals: Tensor, config: ClassifierRatioConf
     if target.shape[1:] != proposals.shape[1:]:
         ours, theirs = list(target.shape[1:]), list(proposals.shape[1:])
         raise InputError("target", ours, f"images must be like the proposals {theirs}", "set the `size` of both")
-    generator = Streams(seed, Stage.RATIO).numpy(purpose=3)
+    generator = Streams(seed, Stage.RATIO).numpy(Purpose.SPLIT)
 
     def cut(n: int) -> Sequence[Tensor]:
         order = torch.from_numpy(generator.permutation(n))
@@ -227,7 +227,7 @@ def split_samples(target: Tensor, proposals: Tensor, config: ClassifierRatioConf
 
 def member_seed(seed: int, member: int) -> int:
     """Return the seed of an ensemble's member; the first member has the run's own."""
-    return seed if member == 0 else int(Streams(seed, Stage.RATIO, chunk=member).numpy(purpose=7).integers(2**32))
+    return seed if member == 0 else Streams(seed, Stage.RATIO, chunk=member).integer(2**32, Purpose.ENSEMBLE_MEMBER)
 
 
 def network_spec(config: ClassifierRatioConfig, channels: int) -> NetworkSpec:
@@ -253,7 +253,7 @@ def initial_network(
 
 def fit_network(network: Network, split: Split, config: OptimizerConfig, seed: int) -> None:
     """Fit by logistic regression on minibatches, half target and half proposals, drawn with replacement."""
-    generator = Streams(seed, Stage.RATIO).torch(purpose=4)
+    generator = Streams(seed, Stage.RATIO).torch(Purpose.MINIBATCHES)
     half = max(1, config.batch_size // 2)
     truth = torch.cat([torch.ones(half), torch.zeros(half)]).to(device())
     network.to(device())
@@ -271,7 +271,7 @@ def fit_network(network: Network, split: Split, config: OptimizerConfig, seed: i
         logits = fitted(torch.cat(rows).to(device()))[:, 0]
         return nn.functional.binary_cross_entropy_with_logits(logits, truth)
 
-    with seeded(Streams(seed, Stage.RATIO), purpose=5):  # dropout
+    with seeded(Streams(seed, Stage.RATIO), Purpose.DROPOUT):  # dropout
         descend(fitted, config, next_loss, "ratio.optimizer")
 
 

@@ -35,6 +35,9 @@ _SHOWN_OF_ROUND = 12
 _MEASURED = 500
 
 
+_MEASURED_CHUNK = 1  # of Stage.PILOT
+
+
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -62,7 +65,7 @@ def save_round(store: RunStore, number: int, proposal: Proposal, seed: int) -> d
     Returns {"parameters": {column: {"proposed": [q05, q25, q50, q75, q95], "accepted": the same}}}, of columns that
     hold one real number a row.
     """
-    drawn = proposal.sample(_MEASURED, Streams(seed, Stage.PILOT, number, chunk=1))
+    drawn = proposal.sample(_MEASURED, Streams(seed, Stage.PILOT, number, _MEASURED_CHUNK))
     rows = from_table(stored_rows(store, number))
     if "image" in rows:
         _write(store, round_samples(number), {"accepted": rows["image"][:_SHOWN_OF_ROUND].numpy()})

@@ -1,8 +1,8 @@
-"""The training half of a trial: the run's own arm and those it is compared with, alike in all but their rows.
+"""The training half of a seed run: the run's own arm and the arms to compare, which differ in their rows alone.
 
-    own rows, proposals at random, target images with pseudo-labels or labels, …  ->  fine-tuned models  ->  verdicts
+    own rows, random proposals, target images with pseudo-labels or labels, …  ->  fine-tuned models  ->  evaluation
 
-Rows and optimizer steps are equal for all arms that train; but in mode `stream` target images do not come fresh.
+All arms that train have equally many rows and optimizer steps. In mode `stream`, target images are not fresh each step.
 """
 
 from __future__ import annotations
@@ -12,18 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import ray
 from ray.data import Dataset
 from torch import nn
 
 from rsf_dist.builders.components import build_task
 from rsf_dist.builders.inputs import Inputs
-from rsf_dist.cluster.workers import limit_to_allocation
+from rsf_dist.cluster.workers import run_in_task
 from rsf_dist.config.evaluation import Arm
+from rsf_dist.config.resources import Share
 from rsf_dist.config.run import RunConfig
-from rsf_dist.data.images import ImageSet
-from rsf_dist.errors import unwrapped
-from rsf_dist.evaluation.predictions import Predictions, predict
+from rsf_dist.evaluation.predictions import predict_all
 from rsf_dist.report import report_json, sample_images
 from rsf_dist.runs import baselines
 from rsf_dist.runs.rounds import last_stream, sample_seed
@@ -34,59 +32,61 @@ from rsf_dist.tasks import Task
 from rsf_dist.training.trainer import FineTuner, FineTuneResult
 
 MODEL = ""
-"""The fine-tuned model lies in the trial's directory itself."""
+"""The folder of the run's own model: the seed run's directory itself."""
 
 
 MADE = "made.json"
-"""Beside an arm's model: the fingerprint of the accepted rows, and how training went."""
+"""The file beside an arm's model: the fingerprint of the accepted rows, and the course of training."""
 
 
 UNTRAINED = ("pretrained", "batch_norm")
-"""Arms that are not fine-tuned."""
+"""The arms that are not fine-tuned."""
 
 
 _CHECKPOINTS, _CHECKPOINT_MODELS = 3, 3
-"""At once on disk: two that are kept and one that is being written; the weights and AdamW's two moments in each."""
+"""Checkpoints on disk at once, two kept and one being written; models in each: weights and AdamW's two moments."""
 
 
 def train_seed(seed_run: SeedRun, accepted: AcceptedSet) -> None:
-    """Fine-tune on the accepted rows and on the other arms' rows, and judge every model on the test images."""
+    """Fine-tune on the accepted rows and on the other arms' rows, and evaluate every model on the test images."""
     config, inputs, store = seed_run.config, seed_run.inputs, seed_run.store
     report_json.begin(store, seed_run.seed)
     before = seed_run.starting_model()
     models = {arm: arm_model(seed_run, arm, accepted, before) for arm in arms(config)}
     store.commit_folder(MODEL, lambda folder: seed_run.task().save(models[config.own_arm], folder))
-    judged = report_json.read(store)["evaluation"]
-    if inputs.test is not None and (judged is None or judged["fingerprint"] != accepted.fingerprint):
-        with seed_run.stage("evaluation", f"judging on {len(inputs.test):,} labelled test images"):
-            verdicts, on_source = predict_all(models, inputs.test), predict_all(models, inputs.source_test)
-        sample_images.save_predictions(store, inputs.test, verdicts.get("pretrained"), verdicts[config.own_arm])
-        described = report_json.describe_evaluation(verdicts, on_source, inputs.source.classes)
+    stored = report_json.read(store)["evaluation"]
+    if inputs.test is not None and (stored is None or stored["fingerprint"] != accepted.fingerprint):
+        with seed_run.stage("evaluation", f"evaluating on {len(inputs.test):,} labelled test images"):
+            share = Share.of_training(config.training)
+            predictions = predict_all(models, inputs.test, share)
+            on_source = predict_all(models, inputs.source_test, share)
+        sample_images.save_predictions(store, inputs.test, predictions.get("pretrained"), predictions[config.own_arm])
+        described = report_json.describe_evaluation(predictions, on_source, inputs.source.classes)
         own = {"own_arm": config.own_arm, "fingerprint": accepted.fingerprint}
         report_json.add(store, evaluation=described | own)
 
 
 def arms(config: RunConfig) -> list[Arm]:
-    """What is compared, in the order in which it is shown; only the run itself where no test images tell."""
+    """Return the arms to compare, in the order of the report; without test images only the run's own arm."""
     wanted = {config.own_arm, *(config.evaluation.arms if config.evaluation.test else ())}
     return [arm for arm in get_args(Arm) if arm in wanted]
 
 
 def training_bytes(config: RunConfig, inputs: Inputs) -> int:
-    """What the models of one seed may take on disk, with the checkpoints that lead to them."""
+    """Return the bytes that the models of one seed may take on disk, with the checkpoints that lead to them."""
     model = build_task(config, inputs.source).build_model(config.seed)
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     tuned = [arm for arm in arms(config) if arm not in UNTRAINED]
-    return size * (2 + len(tuned) * (1 + _CHECKPOINTS * _CHECKPOINT_MODELS))  # two: pretrained, and the run's own
+    return size * (2 + len(tuned) * (1 + _CHECKPOINTS * _CHECKPOINT_MODELS))  # two: pretrained and the run's own
 
 
 def arm_model(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> nn.Module:
-    """The arm's model, made anew where that in the store was made of other rows."""
+    """Return an arm's model, trained anew if the stored model was trained on other rows."""
     if arm == "pretrained":
         return before
     if arm == "batch_norm":
-        with unwrapped():
-            return ray.get(_adapted.remote(before, seed_run.inputs.target, seed_run.seed))
+        target, share = seed_run.inputs.target, Share.of_training(seed_run.config.training)
+        return run_in_task(baselines.with_target_statistics, before, target, seed_run.seed, share=share)
     store, folder, task = seed_run.store, f"models/{arm}", seed_run.task()
     kept = store.find_folder(folder, partial(_load_made, task))
     if kept is None or kept[0]["fingerprint"] != accepted.fingerprint:
@@ -112,9 +112,9 @@ def _load_made(task: Task, folder: Path) -> tuple[dict[str, Any], nn.Module]:
 
 
 def fine_tune(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> tuple[FineTuneResult, int]:
-    """The same training for every arm, from its last checkpoint where it has one; and the number of its rows.
+    """Train an arm as all others, from its last checkpoint if it has one. Returns the result, and the number of rows.
 
-    Weights are those of accepted rows, where training.use_row_weights asks for them, and the ratios of `weighted`.
+    Losses are weighted for the arm `weighted`, and for accepted rows if training.use_row_weights asks for it.
     """
     training, own = seed_run.config.training, arm == seed_run.config.own_arm
     weighted = arm == "weighted" or (training.use_row_weights and arm in ("one_shot", "adaptive"))
@@ -135,9 +135,9 @@ def fine_tune(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Mod
 
 
 def arm_rows(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> Dataset | RowStream:
-    """The training rows of an arm, as many for each.
+    """Return the training rows of an arm, as many as of every other arm.
 
-    In mode `stream` arms of proposals have fresh ones for every step, those of target images what there is.
+    In mode `stream`, arms of proposals have fresh rows for every step, and arms of target images repeat theirs.
     """
     config, inputs, num_rows = seed_run.config, seed_run.inputs, accepted.report.num_accepted
     streaming, fresh = config.sampling.mode == "stream", config.training.steps * config.training.batch_size
@@ -159,26 +159,7 @@ def arm_rows(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Modu
         return baselines.weighted_rows(config, proposal, seed_run.ratio(proposal), count, seed_run.seed)
     if arm == "pseudo_labels":
         least = config.evaluation.pseudo_label_confidence
-        return baselines.pseudo_labelled_rows(before, inputs.target, least, num_rows, seed_run.seed)
+        share = Share.of_training(config.training)
+        return baselines.pseudo_labelled_rows(before, inputs.target, least, num_rows, seed_run.seed, share)
     assert inputs.oracle is not None
     return baselines.oracle_rows(inputs.oracle, num_rows, seed_run.seed)
-
-
-def predict_all(models: dict[Arm, nn.Module], images: ImageSet | None) -> dict[Arm, Predictions]:
-    """Each model's verdict on labelled images; none without images."""
-    if images is None:
-        return {}
-    with unwrapped():
-        return ray.get(_classify.remote(models, images))
-
-
-@ray.remote
-def _adapted(model: nn.Module, target: ImageSet, seed: int) -> nn.Module:
-    limit_to_allocation()
-    return baselines.with_target_statistics(model, target, seed)
-
-
-@ray.remote
-def _classify(models: dict[Arm, nn.Module], images: ImageSet) -> dict[Arm, Predictions]:
-    limit_to_allocation()
-    return {name: predict(model, images) for name, model in models.items()}

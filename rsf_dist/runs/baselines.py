@@ -1,4 +1,4 @@
-"""What rejection sampling is compared with: other rows to train on, and what one would try first without any.
+"""The baselines of rejection sampling: other rows to train on, and methods that need no proposals.
 
 Batch norm statistics of the target: Li et al., "Revisiting Batch Normalization for Practical Domain Adaptation", 2016
 (arXiv 1603.04779). Pseudo-labels: Lee, ICML workshop 2013. Importance weights: Shimodaira, JSPI 2000.
@@ -17,18 +17,19 @@ from ray.data import Dataset
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from rsf_dist.cluster.workers import limit_to_allocation
+from rsf_dist.cluster.ray_workarounds import preserve_order
+from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
+from rsf_dist.config.resources import Share
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.arrow import from_table, to_table
 from rsf_dist.data.images import ImageSet
-from rsf_dist.errors import StatisticalRefusal, unwrapped
+from rsf_dist.errors import StatisticalRefusal
 from rsf_dist.models.networks import require_batch_norm
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ConstantRatio, Ratio
 from rsf_dist.ratios.base import log_ratios
 from rsf_dist.runtime.device import device, seeded
-from rsf_dist.runtime.rng import Stage, Streams
-from rsf_dist.sampling.accepted import preserve_order
+from rsf_dist.runtime.rng import Purpose, Stage, Streams
 from rsf_dist.sampling.envelope import FixedEnvelope
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.sampling.stream import RowStream
@@ -40,12 +41,12 @@ _BATCH = 256
 
 
 def random_rows(config: RunConfig, proposal: Proposal, num_rows: int, seed: int) -> Dataset:
-    """`num_rows` proposals as they come: the same sampler with p = q, its streams apart from the run's own."""
+    """Draw `num_rows` proposals as they come, by the same sampler with p = q, on streams apart from the run's own."""
     return _random_sampler(config, proposal, num_rows, seed).sample(num_rows).dataset
 
 
 def random_stream(config: RunConfig, proposal: Proposal, num_rows: int, seed: int) -> RowStream:
-    """As `random_rows`, drawn while they are used."""
+    """Return the rows of `random_rows` as a stream, which draws them while they are used."""
     return _random_sampler(config, proposal, num_rows, seed).row_stream(num_rows)
 
 
@@ -63,9 +64,9 @@ def _random_sampler(config: RunConfig, proposal: Proposal, num_rows: int, seed: 
 
 
 def weighted_rows(config: RunConfig, proposal: Proposal, ratio: Ratio, num_rows: int, seed: int) -> Dataset:
-    """As `random_rows`, each with the weight p/q over the largest of them; training divides by the mean weight.
+    """Draw the rows of `random_rows`, each weighted by its p/q over the largest; training divides by the mean weight.
 
-    Raises StatisticalRefusal where all weights are 0.
+    Raises StatisticalRefusal if all weights are 0.
     """
     shared = ray.put(ratio)
     rows = random_rows(config, proposal, num_rows, seed)
@@ -83,34 +84,43 @@ def _score(rows: pa.Table, ratio: ray.ObjectRef) -> pa.Table:
 
 
 def _weigh(rows: pa.Table, largest: float) -> pa.Table:
-    weight = np.exp(rows["log_ratio"].to_numpy() - largest).astype(np.float32)  # at most 1, whatever constant p lacks
+    weight = np.exp(rows["log_ratio"].to_numpy() - largest).astype(np.float32)  # at most 1, also for an unnormalised p
     return rows.set_column(rows.column_names.index("weight"), "weight", pa.array(weight))
 
 
 def oracle_rows(images: ImageSet, num_rows: int, seed: int) -> Dataset:
-    """Labelled target images, at most `num_rows` of them, in random order."""
-    order = Streams(seed, Stage.CONTROL).numpy(purpose=3).permutation(len(images))[:num_rows]
+    """Return labelled target images, at most `num_rows` of them, in random order."""
+    order = Streams(seed, Stage.CONTROL).numpy(Purpose.ORACLE_ROWS).permutation(len(images))[:num_rows]
     chosen = images.subset(torch.from_numpy(order))
     return _dataset(chosen.images, chosen.require_labels("evaluation.oracle"))
 
 
-def pseudo_labelled_rows(model: nn.Module, target: ImageSet, confidence: float, num_rows: int, seed: int) -> Dataset:
-    """`num_rows` target images with the labels that the model gives them, drawn with replacement.
+def pseudo_labelled_rows(
+    model: nn.Module, target: ImageSet, confidence: float, num_rows: int, seed: int, share: Share
+) -> Dataset:
+    """Draw target images with replacement, each with the label that the model predicts.
 
-    Only from those of which it is sure: with `confidence` or more, but a tenth of them at least.
+    Images are drawn among those of which the model is most sure: all that it predicts with enough confidence, and at
+    least a tenth of the images.
+
+    Args:
+        model: the classifier.
+        target: the target images, whose labels are not used.
+        confidence: the least probability of the predicted label.
+        num_rows: images to draw.
+        seed: of the draws.
+        share: what the prediction reserves on the cluster.
     """
-    with unwrapped():
-        probability, label = ray.get(_predicted.remote(model, target.images))
+    probability, label = run_in_task(_predicted, model, target.images, share=share)
     order = probability.argsort(descending=True, stable=True)
     sure = order[: max(int((probability >= confidence).sum()), -(-len(order) // 10))]
-    again = sure[torch.randint(len(sure), (num_rows,), generator=Streams(seed, Stage.CONTROL).torch(purpose=4))]
-    return _dataset(target.images[again], label[again])
+    generator = Streams(seed, Stage.CONTROL).torch(Purpose.PSEUDO_LABELS)
+    drawn = sure[torch.randint(len(sure), (num_rows,), generator=generator)]
+    return _dataset(target.images[drawn], label[drawn])
 
 
-@ray.remote
 def _predicted(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest probability, float [n], and its label, int64 [n]."""
-    limit_to_allocation()
+    """Predict the highest probability, float [n], and its label, int64 [n]."""
     model = model.to(device()).eval()
     with torch.inference_mode():
         probability = torch.cat([model(batch.to(device())).softmax(1).cpu() for batch in images.split(_BATCH)])
@@ -119,14 +129,14 @@ def _predicted(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def with_target_statistics(model: nn.Module, target: ImageSet, seed: int) -> nn.Module:
-    """The model with the means and variances of its batch norm layers taken from the target images, in random order.
+    """Replace the means and variances of the model's batch norm layers by those of the target images.
 
-    Raises InputError where it has no such layer.
+    Raises InputError if the model has no such layer.
     """
     require_batch_norm(model)
-    order = torch.randperm(len(target), generator=Streams(seed, Stage.CONTROL).torch(purpose=5))
-    batches = target.images[order].tensor_split(-(-len(target) // _BATCH))  # alike in size: they count alike
-    with seeded(Streams(seed, Stage.CONTROL), purpose=6):  # update_bn has dropout at work, too
+    order = torch.randperm(len(target), generator=Streams(seed, Stage.CONTROL).torch(Purpose.BATCH_NORM_ORDER))
+    batches = target.images[order].tensor_split(-(-len(target) // _BATCH))  # alike in size: each counts the same
+    with seeded(Streams(seed, Stage.CONTROL), Purpose.BATCH_NORM_DROPOUT):  # update_bn leaves dropout on
         update_bn(batches, model.to(device()), device=device())
     return model.eval().cpu()
 

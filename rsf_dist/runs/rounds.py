@@ -24,7 +24,12 @@ from rsf_dist.ratios import Ratio
 from rsf_dist.ratios.info import info_of
 from rsf_dist.report import report_json, sample_images
 from rsf_dist.report.trust_card import format_trust_card
-from rsf_dist.runs.class_prior import ClassPriorDecision, add_class_means, decide_class_prior, stored_decision
+from rsf_dist.runs.class_prior import (
+    ClassPriorDecision,
+    add_class_means,
+    decide_class_prior,
+    stored_decision,
+)
 from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.timeouts import time_limit
 from rsf_dist.runtime.user_code import reported_as

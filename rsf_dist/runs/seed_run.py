@@ -13,26 +13,25 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import ray
 from torch import nn
 
 from rsf_dist.builders.components import build_proposal, build_task
 from rsf_dist.builders.context import RatioContext, WarmStart
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.builders.ratio import load_ratio, make_ratio
-from rsf_dist.cluster.workers import limit_to_allocation
+from rsf_dist.cluster.capacity import check_worker
+from rsf_dist.cluster.workers import run_in_task
 from rsf_dist.config.envelope import BudgetEnvelopeConfig
-from rsf_dist.config.model import OptimizerConfig
+from rsf_dist.config.resources import Share
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
-from rsf_dist.data.images import ImageSet
-from rsf_dist.errors import RsfError, unwrapped
+from rsf_dist.errors import RsfError
 from rsf_dist.proposals import DefensiveProposal, Proposal
 from rsf_dist.ratios import Ratio, ReweightedRatio
 from rsf_dist.ratios.base import SavableRatio
 from rsf_dist.report import report_json
 from rsf_dist.runtime.progress import Progress
-from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.runtime.rng import Purpose, Stage, Streams
 from rsf_dist.storage.run_store import RunStore
 from rsf_dist.tasks import Task
 from rsf_dist.training.in_process import fit_in_process
@@ -154,7 +153,7 @@ class SeedRun:
 
     def round_seed(self, round: int) -> int:
         """Return the seed of every fit in a round; the first round has the seed itself."""
-        return self.seed if round == 0 else int(Streams(self.seed, Stage.RATIO, round).numpy(purpose=9).integers(2**32))
+        return self.seed if round == 0 else Streams(self.seed, Stage.RATIO, round).integer(2**32, Purpose.ROUND_SEED)
 
     def starting_model(self) -> nn.Module:
         """Return the model before fine-tuning, trained on the source images first where `pretrain` says so."""
@@ -163,18 +162,14 @@ class SeedRun:
             return task.build_model(self.seed)
         model = self.store.find_folder(PRETRAINED, task.load)
         if model is None:
-            with self.stage("pretraining", "the model before fine-tuning"), unwrapped():
-                pretrained = ray.get(_pretrain.remote(task, self.inputs.source, config.pretrain, self.seed))
-            self.store.commit_folder(PRETRAINED, lambda folder: task.save(pretrained, folder))
+            with self.stage("pretraining", "the model before fine-tuning"):
+                check_worker(config.training)
+                share = Share.of_training(config.training)
+                made = run_in_task(fit_in_process, task, self.inputs.source, config.pretrain, self.seed, share=share)
+            self.store.commit_folder(PRETRAINED, lambda folder: task.save(made, folder))
             model = self.store.load_folder(PRETRAINED, task.load)
         return model
 
     def task(self) -> Task:
         """Build the task."""
         return build_task(self.config, self.inputs.source)
-
-
-@ray.remote
-def _pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int) -> nn.Module:
-    limit_to_allocation()
-    return fit_in_process(task, source, config, seed)

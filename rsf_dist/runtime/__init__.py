@@ -1,1 +1,1 @@
-"""What any process needs: random streams, its device, memory, timeouts, user code, progress."""
+"""The parts that any process needs: random streams, device, memory, timeouts, user code and progress."""

@@ -1,6 +1,6 @@
-"""Where this process draws, renders, scores and fits: on the CPU, unless it was lent a GPU.
+"""The device on which this process draws, renders, scores and fits: the CPU, unless Ray lent it a GPU.
 
-Who merely sees a GPU, as the driver may, does not use it: what it draws is the same wherever it runs.
+A process that merely sees a GPU, as the driver may, does not use it, so that it draws the same rows on any machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from rsf_dist.runtime.rng import Streams
+from rsf_dist.runtime.rng import Purpose, Streams
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -26,9 +26,9 @@ _GPU_FACTOR = 4  # with 16, an H200 was slower at images of 224 x 224, and neede
 
 
 def set_device(where: torch.device) -> None:
-    """From now on; Ray's workers do this by themselves, with the GPU, or the share of one, that they are given.
+    """Make this process compute on `where` from now on. Workers on the cluster call this themselves.
 
-    On a GPU convolutions are told to add up in a fixed order: else fitting again would give another ratio or model.
+    On a GPU, convolutions are made to add up in a fixed order. Otherwise a repeated fit would give another model.
     """
     global _device
     _device = where
@@ -36,13 +36,13 @@ def set_device(where: torch.device) -> None:
 
 
 def device() -> torch.device:
-    """Where to compute."""
+    """Return the device on which this process computes."""
     return _device
 
 
 @contextmanager
-def seeded(streams: Streams, purpose: int = 2) -> Iterator[None]:
-    """`streams.torch_global`, and the same for the GPU that is computed on, if any."""
+def seeded(streams: Streams, purpose: int = Purpose.GLOBAL_GENERATOR) -> Iterator[None]:
+    """Seed torch's global generators inside the block, on the CPU and on this process's GPU; restore them after."""
     gpus = [torch.cuda.current_device()] if device().type == "cuda" else []
     with streams.torch_global(purpose), torch.random.fork_rng(devices=gpus):
         if gpus:
@@ -51,17 +51,17 @@ def seeded(streams: Streams, purpose: int = 2) -> Iterator[None]:
 
 
 def scaled_for_gpu(number: int) -> int:
-    """How many to compute with at once, where a CPU takes that number: a GPU is faster with more."""
+    """Return the number of rows to compute with at once: the given number on a CPU, and four times as many on a GPU."""
     return number * _GPU_FACTOR if device().type == "cuda" else number
 
 
 def to_device(column: Tensor) -> Tensor:
-    """The column where this process computes; a GPU is sent it without waiting for what is computed there."""
+    """Move a column to the device of this process, without waiting for what a GPU is computing."""
     return column.to(device(), non_blocking=device().type != "cpu")
 
 
 def to_cpu_copy(module: _Module) -> _Module:
-    """The module itself, or a copy where it is not on the CPU, from where it can travel to where there is no GPU."""
+    """Return the module itself, or a copy on the CPU if it is elsewhere, which processes without a GPU can unpickle."""
     if all(tensor.device.type == "cpu" for tensor in itertools.chain(module.parameters(), module.buffers())):
         return module
     return copy.deepcopy(module).cpu()

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: nothing, plain lines, or a bar on a terminal."""
+"""The progress that a run shows: nothing, plain lines, or a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ _PLAIN_SECONDS = 5.0
 
 
 class Progress:
-    """Who is told how far a run is; this one keeps it to itself."""
+    """A receiver of a run's progress; this one shows nothing."""
 
     def say(self, text: str) -> None:
-        """A finished step, or a warning."""
+        """Show a finished step, or a warning."""
 
     def count(self, what: str, done: int, total: int) -> None:
-        """How far a step is; the step ends at done >= total."""
+        """Show how much of a step is done; the step ends at done >= total."""
 
     def close(self) -> None:
-        """Leave the screen as it is."""
+        """Stop showing progress, and leave the screen as it is."""
 
 
 class PlainLines(Progress):
-    """Lines on standard error, for logs: every step, and a count every few seconds."""
+    """Lines on standard error, for logs: one for each step, and a count every few seconds."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._last = self._started
 
     def say(self, text: str) -> None:
-        """A line with the seconds since the start."""
+        """Print a line with the seconds since the start."""
         print(f"[{time.monotonic() - self._started:6.1f} s] {text}", file=sys.stderr, flush=True)
 
     def count(self, what: str, done: int, total: int) -> None:
-        """A line, at most every five seconds."""
+        """Print a line, at most every five seconds."""
         if time.monotonic() - self._last >= _PLAIN_SECONDS:
             self._last = time.monotonic()
             self.say(f"{what}: {done:,} of {total:,}")
@@ -54,7 +54,7 @@ class Terminal(Progress):
         self._task = self._bars.add_task("", total=1, visible=False)
 
     def say(self, text: str) -> None:
-        """A line above the bar, which is hidden until the next count."""
+        """Print a line above the bar, which is hidden until the next count."""
         self._bars.update(self._task, visible=False)
         self._bars.console.print(f"[dim][{time.monotonic() - self._started:6.1f} s][/dim] {text}", highlight=False)
 
@@ -68,5 +68,5 @@ class Terminal(Progress):
 
 
 def for_this_terminal() -> Progress:
-    """A bar on a terminal, plain lines elsewhere."""
+    """Return a bar if standard error is a terminal, else plain lines."""
     return Terminal() if sys.stderr.isatty() else PlainLines()

@@ -1,8 +1,8 @@
-"""A limit of time for code that is not ours: a ratio that waits for a server must not keep a run waiting for ever.
+"""Timeouts for code of the user's own: a ratio that waits for a server must not keep a run waiting for ever.
 
-In a process's main thread a timer interrupts whatever runs, unless it is C code that does not come back to Python.
-No other thread can be interrupted, and Ray Data calls its actors in one; there, `call_with_timeout` runs the code in a
-thread that it stops waiting for, and that ends with the process.
+In a process's main thread a timer interrupts any code but C code that does not return to Python. No other thread can be
+interrupted, and Ray Data calls its actors in another thread. There, `call_with_timeout` runs the code in a thread of
+its own and stops waiting for this thread, which ends with the process.
 """
 
 from __future__ import annotations
@@ -24,24 +24,26 @@ from rsf_dist.errors import InputError
 _T = TypeVar("_T")
 
 
-_AGAIN_SECONDS = 1.0  # for code that catches what interrupts it
+_AGAIN_SECONDS = 1.0  # between interrupts of code that catches the first one
 
 
 class _Expired(BaseException):
-    """Not an Exception, which the code that hangs may be catching."""
+    """The interrupt of code that takes too long. It is no Exception, because the code may catch those."""
 
 
 @contextmanager
 def time_limit(
     seconds: float, field: str, value: object = "(as configured)", remedy: str = "fix what hangs there"
 ) -> Iterator[None]:
-    """InputError unless the block ends within `seconds`; it says where the block was.
+    """Raise InputError, which says where the block was, unless the block ends within `seconds`.
 
-    Does nothing where Python has no timers (Windows), and outside of the main thread: see `call_with_timeout`.
+    There is no limit where Python has no timers (Windows), nor outside of the main thread: see `call_with_timeout`.
 
     Args:
         seconds: positive.
-        field, value, remedy: as InputError has them.
+        field: of the InputError.
+        value: of the InputError.
+        remedy: of the InputError.
     """
     if not _can_interrupt():
         yield
@@ -62,7 +64,7 @@ def time_limit(
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-        if outer:  # a limit around this one: late, if it ran out meanwhile, rather than never
+        if outer:  # a limit around this one; if it has run out meanwhile, it comes late rather than never
             signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 0.001))
 
 
@@ -73,14 +75,17 @@ def call_with_timeout(
     value: object = "(as configured)",
     remedy: str = "fix what hangs there",
 ) -> _T:
-    """What the function gives, in whatever thread this is. Raises InputError where it takes more than `seconds`.
+    """Call a function that may hang, in any thread. Raises InputError if the call takes more than `seconds`.
 
     Args:
-        function: what may hang.
-        seconds, field, value, remedy: as for `time_limit`.
+        function: the function, without arguments.
+        seconds: positive.
+        field: of the InputError.
+        value: of the InputError.
+        remedy: of the InputError.
     """
-    (answer,) = map_with_timeout([(value, function)], seconds, field, remedy)
-    return answer
+    (result,) = map_with_timeout([(value, function)], seconds, field, remedy)
+    return result
 
 
 def map_with_timeout(
@@ -89,54 +94,56 @@ def map_with_timeout(
     field: str,
     remedy: str = "fix what hangs there",
 ) -> Iterator[_T]:
-    """Call one function after another with a timeout each.
+    """Call one function after another, each with a timeout, and yield their results. Raises InputError.
 
-    They share a thread, whose start costs as much as a small chunk.
+    The calls share one thread, because starting a thread costs as much as a small chunk.
 
     Args:
-        calls: (value, function) each.
-        seconds: for each.
+        calls: for each call the InputError's value, and the function, without arguments.
+        seconds: the limit of each call.
+        field: of the InputError.
+        remedy: of the InputError.
     """
     if _can_interrupt():
         for value, function in calls:
             with time_limit(seconds, field, value, remedy):
-                answer = function()
-            yield answer
+                result = function()
+            yield result
         return
-    answers: SimpleQueue[_Answer[_T]] = SimpleQueue()
+    outcomes: SimpleQueue[_Outcome[_T]] = SimpleQueue()
     functions, unwanted = [function for _, function in calls], threading.Event()
-    thread = threading.Thread(target=_answer_all, args=(answers, functions, unwanted), daemon=True)
+    thread = threading.Thread(target=_call_all, args=(outcomes, functions, unwanted), daemon=True)
     thread.start()
     try:
         for value, _ in calls:
             try:
-                found = answers.get(timeout=seconds)
+                outcome = outcomes.get(timeout=seconds)
             except Empty:
                 frame = sys._current_frames().get(thread.ident or 0)
                 raise _too_slow(seconds, field, value, remedy, _place(frame)) from None
-            if found.error is not None:
-                raise found.error
-            yield cast(_T, found.given)
+            if outcome.error is not None:
+                raise outcome.error
+            yield cast(_T, outcome.result)
     finally:
         unwanted.set()
 
 
 @dataclass(frozen=True)
-class _Answer(Generic[_T]):
-    given: _T | None
+class _Outcome(Generic[_T]):
+    result: _T | None
     error: BaseException | None = None
 
 
-def _answer_all(
-    answers: SimpleQueue[_Answer[_T]], functions: Sequence[Callable[[], _T]], unwanted: threading.Event
+def _call_all(
+    outcomes: SimpleQueue[_Outcome[_T]], functions: Sequence[Callable[[], _T]], unwanted: threading.Event
 ) -> None:
     for function in functions:
         if unwanted.is_set():
             return
         try:
-            answers.put(_Answer(function()))
-        except BaseException as err:  # whatever it is, it belongs to who waits
-            answers.put(_Answer(None, err))
+            outcomes.put(_Outcome(function()))
+        except BaseException as err:  # any error is raised again in the thread that waits
+            outcomes.put(_Outcome(None, err))
             return
 
 

@@ -1,7 +1,7 @@
-"""A user's own classes and functions by import path, `package.module:name`: imported, never evaluated.
+"""The user's own classes and functions, by import path `package.module:name`: imported, never evaluated.
 
-They come from installed packages, or from the one folder that a configuration names as `code_folder`, which is looked
-into last: its modules take the place of none that is installed.
+They come from installed packages, or from the one folder that a configuration names as `code_folder`. The folder is
+searched last, so that its modules replace no installed ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SEPARATOR = ":"
 
 
 FOLDER_VARIABLE = "RSF_DIST_CODE"
-"""Names the `code` folder to worker processes, see `allow_named_folder`."""
+"""The environment variable that names the `code_folder` to worker processes; see `allow_named_folder`."""
 
 
 LOADED: dict[str, str] = {}
@@ -30,34 +30,45 @@ LOADED: dict[str, str] = {}
 
 
 def allow_folder(folder: str | Path, field: str = "code_folder") -> None:
-    """Let modules of `folder` be imported, after everything that is installed. Raises InputError."""
+    """Let modules of `folder` be imported, after all that is installed. Raises InputError if it is no folder."""
     try:
         path = Path(folder).expanduser().absolute()
-        found = path.is_dir()
-    except (OSError, RuntimeError):  # a name that can be none, the home of someone who has none
-        found = False
-    if not found:
+        is_folder = path.is_dir()
+    except (OSError, RuntimeError):  # a name that no folder can have, or the home of a user without one
+        is_folder = False
+    if not is_folder:
         raise InputError(field, folder, "is not a folder", "name the folder that holds your modules")
     if str(path) not in sys.path:
         sys.path.append(str(path))
 
 
 def allow_named_folder() -> None:
-    """`allow_folder` for a worker process. PYTHONPATH comes first, and a json.py there would take the place of json."""
+    """Let modules of the folder that FOLDER_VARIABLE names be imported, in a worker process.
+
+    PYTHONPATH would not do: it is searched first, so that a json.py in the folder would replace Python's own.
+    """
     folder = os.environ.get(FOLDER_VARIABLE, "")
     if folder and Path(folder).is_dir():
         allow_folder(folder)
 
 
 def imported_from(folder: str | Path) -> list[ModuleType]:
-    """The modules that were imported from the folder."""
+    """Return the modules that were imported from the folder."""
     root = Path(folder).expanduser().absolute()
-    found = [(module, getattr(module, "__file__", None)) for module in list(sys.modules.values())]
-    return [module for module, file in found if file and root in Path(file).parents]
+    files = [(module, getattr(module, "__file__", None)) for module in list(sys.modules.values())]
+    return [module for module, file in files if file and root in Path(file).parents]
 
 
 def load(path: str, field: str) -> Any:
-    """What `path` names. Raises InputError: no such module or name, or the module's own code fails."""
+    """Return the class or function that an import path names.
+
+    Args:
+        path: `package.module:name`.
+        field: the configuration's key, for errors.
+
+    Raises:
+        InputError: there is no such module or name, or the module's own code fails.
+    """
     module_name, separator, name = path.partition(SEPARATOR)
     if not (separator and module_name and name):
         raise InputError(field, path, "is no import path", "write package.module:name")
@@ -73,37 +84,54 @@ def load(path: str, field: str) -> Any:
 
 @contextmanager
 def reported_as(field: str, value: object, what: str, remedy: str = "correct it") -> Iterator[None]:
-    """Whatever the block raises, as an InputError of `field`: `what` (the error). Errors of ours are passed on."""
+    """Turn any error that the block raises into an InputError. An RsfError is raised as it is.
+
+    Args:
+        field: of the InputError.
+        value: of the InputError.
+        what: the beginning of the InputError's rule; the error follows in brackets.
+        remedy: of the InputError.
+    """
     try:
         yield
     except RsfError:
         raise
-    except (Exception, SystemExit) as err:  # a user's code raises what it pleases
+    except (Exception, SystemExit) as err:  # the user's code may raise anything
         raise InputError(field, value, f"{what} ({type(err).__name__}: {err})", remedy) from err
 
 
 @dataclass(frozen=True)
 class UserFunction:
-    """A user's function with its options, whose failures name the import path."""
+    """A function of the user's own with its options, whose failures name the import path."""
 
     function: Callable[..., Any]
     path: str
     field: str
     options: Mapping[str, Any]
 
-    def __call__(self, *given: Any) -> Any:
-        """Call it. Raises InputError."""
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function with these arguments and its options. Raises InputError if it fails."""
         with reported_as(self.field, self.path, "fails", "fix it, or correct its options"):
-            return self.function(*given, **self.options)
+            return self.function(*arguments, **self.options)
 
 
 def load_function(path: str, field: str, options: Mapping[str, Any]) -> UserFunction:
-    """The function that `path` names, for later calls. Raises InputError."""
+    """Return the function that an import path names, for later calls. Raises InputError."""
     return UserFunction(load(path, field), path, field, options)
 
 
 def call(path: str, field: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """What `load(path)` gives for what we give and for the user's options, both by keyword. Raises InputError."""
+    """Call the class or function that an import path names, and return its result.
+
+    Args:
+        path: `package.module:name`.
+        field: the configuration's key, for errors.
+        given: arguments that rsf_dist passes, by keyword.
+        options: arguments that the user passes, by keyword.
+
+    Raises:
+        InputError: an argument is passed by both, or the call fails.
+    """
     function = load(path, field)
     twice = sorted(given.keys() & options.keys())
     if twice:

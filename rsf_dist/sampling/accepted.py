@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from numpy.typing import NDArray
-from ray.data import DataContext, Dataset
+from ray.data import Dataset
 from ray.data.expressions import col
 
+from rsf_dist.cluster.ray_workarounds import parquet_datasource_v1, preserve_order
 from rsf_dist.data.arrow import from_table
 from rsf_dist.data.batch import num_rows, row_digests
 from rsf_dist.errors import InputError
@@ -157,9 +158,7 @@ def check_schema(rows: pa.Table, shard: Shard, columns: str) -> pa.Table:
 def stored_dataset(store: RunStore, shards: Sequence[Shard]) -> Dataset:
     """All rows of the shards, in order."""
     paths = [store.path(shard.path) for shard in shards if shard.rows]
-    context = DataContext.get_current().copy()
-    context.use_datasource_v2 = False  # each execution of a V2 read starts 32 actors to look at footers
-    with DataContext.current(context):
+    with parquet_datasource_v1():
         return preserve_order(ray.data.read_parquet(paths, filesystem=store.filesystem, partitioning=None))
 
 
@@ -182,12 +181,6 @@ def filter_by_key(dataset: Dataset, log_m: float) -> Dataset:
     """Only the rows with a key above log_m, their weights those of that M."""
     kept = dataset.filter(expr=col("accept_key") > log_m)
     return preserve_order(kept.map_batches(_reweigh, fn_kwargs={"log_m": log_m}, batch_format="pyarrow"))
-
-
-def preserve_order(dataset: Dataset) -> Dataset:
-    """The dataset itself, told to give its blocks in their order rather than as they are finished."""
-    dataset.context.execution_options.preserve_order = True
-    return dataset
 
 
 def _report_at(

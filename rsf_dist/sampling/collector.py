@@ -13,10 +13,11 @@ import ray
 from numpy.typing import NDArray
 from ray.data import Dataset
 
+from rsf_dist.cluster.ray_workarounds import preserve_order
 from rsf_dist.data.arrow import to_table
 from rsf_dist.errors import InputError
 from rsf_dist.sampling.accept import top_k
-from rsf_dist.sampling.accepted import LEDGER_ROW, describe_columns, ledger_of, preserve_order, stored_dataset
+from rsf_dist.sampling.accepted import LEDGER_ROW, describe_columns, ledger_of, stored_dataset
 from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.diagnostics import Statistics
 from rsf_dist.storage.run_store import RunStore, Shard

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
+from rsf_dist.cluster.workers import run_in_task
+from rsf_dist.config.resources import Share
 from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.data.batch import Batch, LazyBatch, num_rows, row_digests, select, to_cpu
 from rsf_dist.errors import InputError, RsfError
@@ -122,8 +123,8 @@ def draw_pilot(
         InputError: the proposal or the ratio breaks its contract.
         StatisticalRefusal: a log ratio is NaN or +inf.
     """
-    share = {"cpus": pool.cpus_per_actor, "gpus": pool.gpus_per_actor}
-    found = run_in_task(_draw, proposal, ratio, streams, num_pilot, chunk_size, probe, pool.chunk_seconds, **share)
+    share = Share.of_pool(pool)
+    found = run_in_task(_draw, proposal, ratio, streams, num_pilot, chunk_size, probe, pool.chunk_seconds, share=share)
     refuse_nonfinite(int((~(found.rows.log_ratio < np.inf)).sum()), num_pilot, "pilot ")
     return found
 
@@ -137,7 +138,6 @@ def _draw(
     probe: Probe,
     chunk_seconds: float,
 ) -> PilotRun:
-    limit_to_allocation()
     pieces: list[tuple[Floats, Floats]] = []
     first: Batch | LazyBatch | None = None
     started = time.monotonic()

@@ -15,6 +15,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from rsf_dist.cluster.capacity import max_actors
+from rsf_dist.cluster.ray_workarounds import hide_progress_bars, preserve_order, raise_original_errors
 from rsf_dist.cluster.workers import limit_to_allocation
 from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.runtime.allocator import release_freed_memory
@@ -104,11 +105,9 @@ def map_over_pool(
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
     )
-    options = rows.context.execution_options
-    rows.context.enable_progress_bars = False
-    rows.context.raise_original_map_exception = True  # else ours is lost on the way back
-    options.preserve_order = True
+    rows = hide_progress_bars(raise_original_errors(preserve_order(rows)))
     if memory is not None:
+        options = rows.context.execution_options
         options.resource_limits = options.resource_limits.copy(object_store_memory=memory)
     return rows
 

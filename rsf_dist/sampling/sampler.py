@@ -17,9 +17,10 @@ from ray.data import Dataset
 
 from rsf_dist.cluster.capacity import check_pool, max_actors
 from rsf_dist.cluster.connection import ensure_cluster
+from rsf_dist.cluster.ray_workarounds import unwrapped
 from rsf_dist.cluster.shared_storage import require_shared
 from rsf_dist.config.sampling import Budget, PoolConfig
-from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal, unwrapped
+from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal
 from rsf_dist.proposals.base import FiniteProposal, Proposal
 from rsf_dist.ratios.base import Ratio
 from rsf_dist.runtime.allocator import releasing_memory
@@ -146,7 +147,7 @@ class RejectionSampler:
         """The rows of `sample`, drawn as they are read: a lazy Dataset, for training while sampling.
 
         A pilot chooses M now. Reading ends short, without an error, where budget.max_proposals ends; an error of ours
-        comes inside Ray's, from where `rsf_dist.errors.unwrapped` takes it.
+        comes inside Ray's, from where `rsf_dist.cluster.ray_workarounds.unwrapped` takes it.
 
         Raises:
             InputError: as `sample`; or M would grow, and rows already handed over cannot be taken back.

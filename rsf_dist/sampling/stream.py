@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ray.data import Dataset
 
 from rsf_dist.cluster.capacity import max_actors
-from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
+from rsf_dist.cluster.workers import run_in_task
+from rsf_dist.config.resources import Share
 from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.data.arrow import to_table
 from rsf_dist.runtime.rng import Streams
@@ -105,7 +106,8 @@ class RowStream:
         """The rows after a place, lazily: nothing is drawn before they are read, and little more than is read.
 
         A ratio that is NaN or +inf, or a proposal that breaks its contract, ends the reading with the error of ours
-        inside Ray's; `rsf_dist.errors.unwrapped` takes it out. The chunk may lie somewhat ahead of the reader.
+        inside Ray's; `rsf_dist.cluster.ray_workarounds.unwrapped` takes it out. The chunk may lie somewhat ahead of
+        the reader.
 
         Args:
             num_rows: at most so many; None: until the budget ends. Fewer where it ends before.
@@ -142,8 +144,7 @@ class RowStream:
 def with_measured_rows(stream: RowStream) -> RowStream:
     """The stream with `columns` and `row_bytes` filled in, from one proposal drawn as actors do. Raises InputError."""
     pool = stream.pool
-    share = {"cpus": pool.cpus_per_actor, "gpus": pool.gpus_per_actor}
-    columns, row_bytes = run_in_task(_one_proposal, stream.work, pool.chunk_seconds, **share)
+    columns, row_bytes = run_in_task(_one_proposal, stream.work, pool.chunk_seconds, share=Share.of_pool(pool))
     return replace(stream, columns=columns, row_bytes=row_bytes)
 
 
@@ -185,7 +186,6 @@ _BOOKKEEPING_BYTES = 8 * len(BOOKKEEPING) + LEDGER_ROW.itemsize
 
 def _one_proposal(work: ChunkWork, seconds: float) -> tuple[tuple[str, ...], int]:
     """The proposal's columns, and the bytes of a row."""
-    limit_to_allocation()
     with time_limit(seconds, USER_CODE_FIELD, "one proposal", TIMEOUT_REMEDY):
         row = to_table(propose(work.proposal, Streams(work.seed, work.stage, work.round), 1))
     return tuple(row.column_names), row.nbytes

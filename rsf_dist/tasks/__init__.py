@@ -1,4 +1,4 @@
-"""Socket 3: model, loss, metrics. A new task is one file here and one line below."""
+"""Socket 3: a task's model, loss and metrics. A new task is one file in this folder and one line below."""
 
 from rsf_dist.tasks.base import Task
 from rsf_dist.tasks.classification import ClassificationTask

@@ -1,4 +1,4 @@
-"""Socket 3: a model, its loss and its metrics. The trainer knows nothing else of what is learned."""
+"""Socket 3: a model, its loss and its metrics. The trainer knows nothing else about the task."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Task(Protocol):
-    """What is learned from which columns."""
+    """The model, its loss and its metrics, on named columns of rows."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that a row needs."""
+        """The columns that training and evaluation read."""
         ...
 
     @property
@@ -28,15 +28,15 @@ class Task(Protocol):
         ...
 
     def build_model(self, seed: int) -> nn.Module:
-        """The model before fine-tuning; what no weights give is drawn from `seed`. Raises InputError."""
+        """Build the model before fine-tuning; the seed draws parameters without given weights. Raises InputError."""
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Loss of each row, [n], so that rows can be weighted."""
+        """Return the loss of each row, [n], so that rows can be weighted."""
         ...
 
     def metrics(self) -> MetricCollection:
-        """Fresh metrics."""
+        """Return fresh metrics."""
         ...
 
     def update(self, metrics: MetricCollection, model: nn.Module, batch: Batch) -> None:
@@ -48,5 +48,5 @@ class Task(Protocol):
         ...
 
     def load(self, folder: Path) -> nn.Module:
-        """The inverse of `save`."""
+        """Read the model that `save` wrote, on the CPU and in evaluation mode."""
         ...

@@ -1,4 +1,4 @@
-"""Image classification: cross entropy, top-1 accuracy."""
+"""Image classification, by cross entropy and top-1 accuracy."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class ClassificationTask:
-    """Columns image (uint8 [n, c, h, w]) and label (int64 [n] in [0, len(classes))).
+    """Classification of the column image (uint8 [n, c, h, w]) by label (int64 [n] in [0, len(classes))).
 
     Args:
         classes: the classes' names, by label.
-        model: which network, and its weights.
+        model: the network and its weights. None means the default network.
         channels: of the images, 1 or 3.
     """
 
@@ -35,16 +35,16 @@ class ClassificationTask:
         self.spec = NetworkSpec(model or ModelConfig(), len(classes), channels, tuple(classes))
 
     def build_model(self, seed: int) -> Network:
-        """The network with its weights and a head for these classes."""
+        """Build the network with its weights and a head for these classes."""
         return self.spec.build(seed)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross entropy, [n]. Raises InputError for images not uint8, and for labels that are not those of classes."""
+        """Return the cross entropy, [n]. Raises InputError if images are not uint8, or labels are not classes."""
         return F.cross_entropy(model(self._checked_image(batch)), self._checked_label(batch), reduction="none")
 
     def metrics(self) -> MetricCollection:
-        """accuracy (micro) and loss."""
-        # Here, for it brings torchvision along, which few processes need.
+        """Return fresh metrics: accuracy (micro) and loss."""
+        # Imported here, because torchmetrics imports torchvision, which few processes need.
         from torchmetrics import MeanMetric, MetricCollection
         from torchmetrics.classification import MulticlassAccuracy
 
@@ -54,14 +54,14 @@ class ClassificationTask:
         )
 
     def update(self, metrics: MetricCollection, model: nn.Module, batch: Batch) -> None:
-        """One forward pass for both."""
+        """Add a batch to both metrics, in one forward pass."""
         logits, label = model(self._checked_image(batch)), self._checked_label(batch)
         metrics["accuracy"].update(logits, label)
         metrics["loss"].update(F.cross_entropy(logits, label, reduction="none"))
 
     def _checked_image(self, batch: Batch) -> Tensor:
         image = batch["image"]
-        if image.dtype != torch.uint8 and self.spec.config.name != "mlp":  # the network would scale it once more
+        if image.dtype != torch.uint8 and self.spec.config.name != "mlp":  # a network would scale it once more
             rule = "must be uint8 [n, channels, height, width]"
             raise InputError("image", image.dtype, rule, "convert the column, 0 to 255")
         return image
@@ -79,9 +79,9 @@ class ClassificationTask:
         return label
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """model.safetensors and model.json."""
+        """Write model.safetensors and model.json."""
         save_network(model, self.spec, folder)
 
     def load(self, folder: Path) -> Network:
-        """The saved network, in evaluation mode."""
+        """Read the saved network, in evaluation mode."""
         return load_network(folder)

@@ -1,4 +1,4 @@
-"""Target against proposals, as a task for the trainer: how a large ratio network is fitted data parallel."""
+"""Discrimination of target images from proposals, the task by which the trainer fits a large ratio network."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class DiscriminationTask:
-    """Columns image (uint8 [n, c, h, w]) and label (1: target, 0: proposal), as many of either.
+    """Discrimination of the column image (uint8 [n, c, h, w]) by label: 1 of the target, 0 of proposals, equally many.
 
     Args:
-        config: the ratio's.
-        channels: of the images.
+        config: the ratio's section of the configuration.
+        channels: of the images, 1 or 3.
     """
 
     columns = ("image", "label")
@@ -33,16 +33,16 @@ class DiscriminationTask:
         self.spec = network_spec(config, channels)
 
     def build_model(self, seed: int) -> Network:
-        """One logit an image; only its head trainable where the backbone is frozen."""
+        """Build a network of one logit an image. If the backbone is frozen, only its head is trainable."""
         return build_network(self.spec, self.config, seed)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logistic loss, [n]."""
+        """Return the logistic loss, [n]."""
         return F.binary_cross_entropy_with_logits(model(batch["image"])[:, 0], batch["label"].float(), reduction="none")
 
     def metrics(self) -> MetricCollection:
-        """accuracy and loss."""
-        # Here, for it brings torchvision along, which few processes need.
+        """Return fresh metrics: accuracy and loss."""
+        # Imported here, because torchmetrics imports torchvision, which few processes need.
         from torchmetrics import MeanMetric, MetricCollection
         from torchmetrics.classification import BinaryAccuracy
 
@@ -51,15 +51,15 @@ class DiscriminationTask:
         )
 
     def update(self, metrics: MetricCollection, model: nn.Module, batch: Batch) -> None:
-        """One forward pass for both."""
+        """Add a batch to both metrics, in one forward pass."""
         logits, truth = model(batch["image"])[:, 0], batch["label"]
         metrics["accuracy"].update(logits.sigmoid(), truth)
         metrics["loss"].update(F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none"))
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """model.safetensors and model.json."""
+        """Write model.safetensors and model.json."""
         save_network(model, self.spec, folder)
 
     def load(self, folder: Path) -> Network:
-        """The saved network, in evaluation mode."""
+        """Read the saved network, in evaluation mode."""
         return load_network(folder)

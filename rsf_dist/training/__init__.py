@@ -1,1 +1,1 @@
-"""Fine-tuning with Ray Train; blind to M, p and q."""
+"""Fine-tuning with Ray Train, which knows nothing of M, p and q."""

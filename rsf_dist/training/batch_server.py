@@ -1,12 +1,12 @@
-"""Between the sampler and the training workers: one actor that reads a stream in its order and deals out the batches.
+"""The batch server: an actor between the sampler and the training workers that reads a stream in order.
 
-Batch t is rows [t B, (t + 1) B) of the stream, and rank r of w gets rows [r B/w, (r + 1) B/w) of it, so what is trained
-on does not depend on the number of workers. Each batch comes with the cursor after it: a checkpoint that holds it can
-be gone on from, by as many workers as there are then, with the very next row. (Ray Data's `streaming_split` gives each
-block to whoever asks first.) Rank 0 starts the feed and with rank 0 it ends; a new group of workers starts its own.
+Batch t is rows [t B, (t + 1) B) of the stream. Rank r of w gets rows [r B/w, (r + 1) B/w) of the batch, so that the
+rows of a step do not depend on the number of workers. (Ray Data's `streaming_split` gives each block to the worker that
+asks first.) Each batch comes with the cursor after it: training resumes from a checkpoint with the very next row, on
+any number of workers. Rank 0 starts the server and ends it; a new group of workers starts a server of its own.
 
-What is ahead is bounded twice: batches here, and what Ray Data may hold in the object store by `RowStream.memory`.
-Whoever waits does so here, never inside a collective operation of torch, which would time out.
+Two bounds limit the rows drawn ahead: the batches held here, and `RowStream.memory` for Ray Data's object store. A
+worker waits for rows here, and never inside a collective operation of torch, which would time out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from rsf_dist.errors import StatisticalRefusal, unwrapped
+from rsf_dist.cluster.ray_workarounds import unwrapped
+from rsf_dist.errors import StatisticalRefusal
 from rsf_dist.sampling.stream import Cursor, RowStream, ledger_in
 
 _BATCHES_AHEAD = 4
@@ -37,12 +38,12 @@ _CLOSING_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class StreamProgress:
-    """What training has taken from a stream.
+    """The progress of training through a stream.
 
     Args:
         cursor: after the last row of the last batch.
-        trainer_waited_seconds: the first rank's, without a batch to train on.
-        sampler_waited_seconds: the feed's, with a batch ready and no room for it.
+        trainer_waited_seconds: seconds that rank 0 has waited for a batch.
+        sampler_waited_seconds: seconds that the server has held a batch without room for it.
     """
 
     cursor: Cursor
@@ -52,7 +53,7 @@ class StreamProgress:
 
 @dataclass(frozen=True)
 class ServedBatch:
-    """A rank's share of a batch, the cursor after the batch, and the seconds that the feed waited until then."""
+    """A rank's share of a batch, the cursor after the batch, and the seconds that the server has waited so far."""
 
     rows: pa.Table
     cursor: Cursor
@@ -69,39 +70,57 @@ def start_batch_server(
     ranks: int,
     columns: list[str],
 ) -> ActorHandle:
-    """Start an actor `name` that deals out batches first, …, steps - 1 of a RowStream, from a cursor on."""
+    """Start an actor that serves batches first, …, steps - 1 of a stream.
+
+    Args:
+        name: of the actor, by which the other ranks find it.
+        stream: the RowStream.
+        after: the cursor before the first batch.
+        batch_size: rows of a batch, over all ranks.
+        first: number of the first batch.
+        steps: number of the last batch, plus one.
+        ranks: training workers.
+        columns: the columns to serve.
+    """
     actor = ray.remote(num_cpus=0, max_concurrency=ranks * (_PREFETCH + 1) + 1)(BatchServer)
-    # Outside of the placement group of the worker that starts it, where its own actors would not fit.
+    # Outside of the placement group of the worker that starts it, which has no room for the sampler's actors.
     options = actor.options(name=name, scheduling_strategy="DEFAULT")
     return options.remote(stream, after, batch_size, first, steps, ranks, columns)
 
 
-def stop_batch_server(feed: ActorHandle) -> None:
-    """Let the sampler's actors go, then the feed."""
+def stop_batch_server(server: ActorHandle) -> None:
+    """Release the sampler's actors, then end the server."""
     with suppress(ray.exceptions.RayError):
-        ray.get(feed.close.remote(), timeout=2 * _CLOSING_SECONDS)
-    ray.kill(feed)
+        ray.get(server.close.remote(), timeout=2 * _CLOSING_SECONDS)
+    ray.kill(server)
 
 
 def iter_served_batches(
-    feed: ActorHandle, rank: int, first: int, steps: int, before: StreamProgress
+    server: ActorHandle, rank: int, first: int, steps: int, before: StreamProgress
 ) -> Iterator[tuple[pa.Table, StreamProgress]]:
-    """This rank's share of batches first, …, steps - 1, and the intake with each; some are fetched ahead.
+    """Yield this rank's share of batches first, …, steps - 1, each with the progress after it. Fetches two ahead.
+
+    Args:
+        server: the batch server.
+        rank: of this worker.
+        first: number of the first batch.
+        steps: number of the last batch, plus one.
+        before: the progress before the first batch.
 
     Raises:
         StatisticalRefusal: the stream ended, on all ranks at the same batch; or a ratio is NaN or +inf.
         InputError: the proposal breaks its contract.
     """
-    coming = (feed.take.remote(number, rank) for number in range(first, steps))
-    ahead = deque(islice(coming, _PREFETCH))
+    requests = (server.take.remote(number, rank) for number in range(first, steps))
+    ahead = deque(islice(requests, _PREFETCH))
     waited = before.trainer_waited_seconds
     while ahead:
         started = time.monotonic()
         with unwrapped():
-            delivery = ray.get(ahead.popleft())
+            batch: ServedBatch = ray.get(ahead.popleft())
         waited += time.monotonic() - started
-        ahead.extend(islice(coming, 1))
-        yield delivery.rows, StreamProgress(delivery.cursor, waited, before.sampler_waited_seconds + delivery.waited)
+        ahead.extend(islice(requests, 1))
+        yield batch.rows, StreamProgress(batch.cursor, waited, before.sampler_waited_seconds + batch.waited)
 
 
 @dataclass
@@ -113,7 +132,7 @@ class _HeldBatch:
 
 
 class BatchServer:
-    """The actor: a thread reads, `take` hands out, and a batch stays until every rank has fetched its share."""
+    """The actor: a thread reads batches, and each batch is held until every rank has taken its share."""
 
     def __init__(
         self, stream: RowStream, after: Cursor, batch_size: int, first: int, steps: int, ranks: int, columns: list[str]
@@ -129,11 +148,11 @@ class BatchServer:
         self._reader.start()
 
     def take(self, number: int, rank: int) -> ServedBatch:
-        """Rank `rank`'s share of batch `number`; waits for it. Raises what ended the stream."""
+        """Return rank `rank`'s share of batch `number`, once it is there. Raises the error that ended the stream."""
         with self._changed:
             self._changed.wait_for(lambda: number in self._held or self._end or self._closed)
             if number not in self._held:
-                raise self._end or RuntimeError("the feed was closed")
+                raise self._end or RuntimeError("the batch server was closed")
             batch = self._held[number]
             batch.wanted_by.remove(rank)
             if not batch.wanted_by:
@@ -156,7 +175,7 @@ class BatchServer:
                     if not self._offer(rows):
                         break
             end: Exception = self._shortfall()
-        except Exception as err:  # whatever it is, the ranks must hear of it, or they would wait for ever
+        except Exception as err:  # any error must reach the ranks, which would wait for ever
             end = err
         with self._changed:
             self._end = end
@@ -168,7 +187,7 @@ class BatchServer:
         yield from dataset.iter_batches(batch_size=self._batch_size, batch_format="pyarrow", drop_last=True)
 
     def _offer(self, rows: pa.Table) -> bool:
-        """Hold a batch once there is room; False where nobody wants it any more."""
+        """Hold a batch once there is room. Returns False once the server is closed."""
         self._cursor = self._cursor.moved(ledger_in(rows), self._stream.work.log_m)
         started = time.monotonic()
         with self._changed:
@@ -185,7 +204,7 @@ class BatchServer:
 
 
 def shortfall(stream: RowStream, cursor: Cursor, batch: int, steps: int, batch_size: int) -> StatisticalRefusal:
-    """What to say where the stream ended after `batch` of `steps` batches."""
+    """Build the refusal of a stream that ended after `batch` of `steps` batches, with the budget it would take."""
     size = stream.work.chunk_size
     spent = stream.end * size
     wanted = cursor.rows + (steps - batch) * batch_size

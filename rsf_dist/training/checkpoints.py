@@ -1,8 +1,8 @@
-"""Checkpoints that say of themselves whether they are whole: checkpoint.json holds the SHA-256 of every other file.
+"""Checkpoints whose integrity can be checked: checkpoint.json holds the SHA-256 of every other file.
 
-Ray Train keeps and deletes them; which one to go on from, or to call the best, is decided here, from what lies in the
-run's folder. So neither a damaged file, nor a folder that is gone, nor Ray's own list of them cut off by a crash ends a
-run: the newest whole one counts, or the beginning.
+Ray Train keeps and deletes checkpoints. This module chooses the checkpoint to resume from, or the best one, by the
+files in the run's folder. Training resumes from the newest intact checkpoint, or begins anew. It survives a damaged
+file, a missing folder, and a list of Ray's own that a crash cut off.
 """
 
 from __future__ import annotations
@@ -14,14 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from pyarrow import fs
 from ray.train import Checkpoint
 
 SEAL = "checkpoint.json"
-
-
-_RAYS_LIST = "checkpoint_manager_snapshot.json"
 
 
 _PIECE = 2**20
@@ -29,11 +25,11 @@ _PIECE = 2**20
 
 @dataclass(frozen=True)
 class Saved:
-    """A whole checkpoint.
+    """An intact checkpoint.
 
     Args:
-        step: steps of training in it.
-        described: what was said of it when it was sealed.
+        step: training steps before it.
+        described: the description that it was sealed with.
         checkpoint: its files.
     """
 
@@ -44,45 +40,32 @@ class Saved:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where Ray Train keeps a run's checkpoints; it can be pickled."""
+    """The folder where Ray Train keeps a run's checkpoints. It can be pickled."""
 
     filesystem: fs.FileSystem
     path: str
 
     @staticmethod
     def of(storage_path: str, name: str) -> RunFolder:
-        """Of the run `name` beneath a local path or a URI."""
+        """Return the folder of the run `name` beneath a local path or a URI."""
         filesystem, root = fs.FileSystem.from_uri(storage_path)
         return RunFolder(filesystem, f"{root.rstrip('/')}/{name}")
 
     def newest_first(self) -> Iterator[Saved]:
-        """The whole checkpoints; a file is read only once its checkpoint is asked for."""
-        found = [(seal["step"], path, seal) for path in self._folders() if (seal := self._seal(path)) is not None]
-        for step, path, seal in sorted(found, key=lambda one: one[:2], reverse=True):
+        """Yield the intact checkpoints. A checkpoint's files are read only once it is asked for."""
+        sealed = [(seal["step"], path, seal) for path in self._folders() if (seal := self._seal(path)) is not None]
+        for step, path, seal in sorted(sealed, key=lambda entry: entry[:2], reverse=True):
             if all(self._digest(f"{path}/{name}") == digest for name, digest in seal["files"].items()):
                 yield Saved(step, seal["described"], Checkpoint(path, self.filesystem))
 
     def newest(self) -> Saved | None:
-        """The newest whole one, if there is any."""
+        """Return the newest intact checkpoint. None means that there is none."""
         return next(self.newest_first(), None)
-
-    def forget_broken_list(self) -> None:
-        """Remove Ray Train's own list where Ray would refuse the run for it: cut off, or naming what is gone."""
-        path = f"{self.path}/{_RAYS_LIST}"
-        if not self._is_file(path):
-            return
-        try:
-            listed = json.loads(self._read(path))
-            folders = [one["checkpoint_dir_name"] for one in listed["checkpoint_results"]]
-            sound = listed["ray_version"] == ray.__version__
-        except (ValueError, KeyError, TypeError):
-            folders, sound = [], False
-        if not sound or not {f"{self.path}/{name}" for name in folders} <= set(self._folders()):
-            self.filesystem.delete_file(path)
 
     def _folders(self) -> list[str]:
         inside = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        return [one.path for one in inside if one.type == fs.FileType.Directory and one.base_name[:10] == "checkpoint"]
+        folders = [info for info in inside if info.type == fs.FileType.Directory]
+        return [info.path for info in folders if info.base_name.startswith("checkpoint")]
 
     def _seal(self, path: str) -> dict[str, Any] | None:
         try:
@@ -90,9 +73,6 @@ class RunFolder:
             return {name: seal[name] for name in ("step", "described", "files")}
         except (OSError, ValueError, KeyError, TypeError):
             return None
-
-    def _is_file(self, path: str) -> bool:
-        return self.filesystem.get_file_info(path).type == fs.FileType.File
 
     def _read(self, path: str) -> bytes:
         with self.filesystem.open_input_stream(path) as stream:
@@ -107,7 +87,7 @@ class RunFolder:
 
 
 def seal(folder: Path, step: int, described: dict[str, Any]) -> None:
-    """Write checkpoint.json into a local folder that has everything else."""
+    """Write checkpoint.json into a local folder that holds all other files."""
     files = {path.name: _file_digest(path) for path in sorted(folder.iterdir())}
     (folder / SEAL).write_text(json.dumps({"step": step, "described": described, "files": files}, indent=1) + "\n")
 
@@ -118,7 +98,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _sha256(pieces: Iterator[bytes]) -> str:
-    mark = hashlib.sha256()
+    digest = hashlib.sha256()
     for piece in pieces:
-        mark.update(piece)
-    return mark.hexdigest()
+        digest.update(piece)
+    return digest.hexdigest()

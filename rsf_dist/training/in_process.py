@@ -1,4 +1,4 @@
-"""A model trained on the clean source images, for want of pretrained weights: small, in one process."""
+"""Training of a small model in one process: on the source images when there are no pretrained weights."""
 
 from __future__ import annotations
 
@@ -24,12 +24,17 @@ def fit_in_process(
     initial: nn.Module | None = None,
     field: str = "pretrain",
 ) -> nn.Module:
-    """Train the task's model on labelled `source` images, minibatches drawn with replacement; in evaluation mode.
+    """Train the task's model on labelled images, in minibatches drawn with replacement.
 
-    On the device that this process computes on; the model comes back on the CPU.
+    The model is trained on this process's device, and returned on the CPU.
 
-    initial: a model of the task to begin with, which is left as it is; None: the task's own.
-    field: where the configuration has `config`, for errors.
+    Args:
+        task: the model and its loss.
+        source: the labelled images.
+        config: steps, batch size and learning rate.
+        seed: of minibatches and dropout, and of parameters without given weights.
+        initial: a model of the task to begin with, which is not changed. None means the task's own.
+        field: the key of `config` in the configuration, for errors.
     """
     streams = Streams(seed, Stage.PRETRAIN)
     generator = streams.torch()

@@ -1,4 +1,4 @@
-"""What a training has come to: the state that a checkpoint holds, and its history."""
+"""The state of a training that a checkpoint holds, its history, and its identity."""
 
 from __future__ import annotations
 
@@ -14,15 +14,75 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rsf_dist.sampling.stream import Cursor
+from rsf_dist.sampling.stream import Cursor, RowStream
 from rsf_dist.tasks.base import Task
 from rsf_dist.training.batch_server import StreamProgress
 from rsf_dist.training.checkpoints import RunFolder
 
 
+@dataclass(frozen=True)
+class StreamIdentity:
+    """The settings that determine the rows of a stream.
+
+    Args:
+        seed: of the sampler.
+        stage: of its random streams.
+        round: of its random streams.
+        chunk_size: proposals in a chunk.
+        log_m: the logarithm of the envelope's M.
+        start: the place where the stream begins.
+    """
+
+    seed: int
+    stage: int
+    round: int
+    chunk_size: int
+    log_m: float
+    start: Cursor
+
+    @staticmethod
+    def of(stream: RowStream) -> StreamIdentity:
+        """Return the identity of a stream."""
+        work = stream.work
+        return StreamIdentity(work.seed, int(work.stage), work.round, work.chunk_size, work.log_m, stream.start)
+
+
+@dataclass(frozen=True)
+class TrainingIdentity:
+    """The settings and rows that a resumed training must share with the interrupted one.
+
+    Args:
+        seed: of dropout and shuffling.
+        settings: the keys of the training's configuration that change its result, as JSON values.
+        batches: batches in all stored rows. None means that the rows come from a stream.
+        stream: None means that the rows are stored.
+    """
+
+    seed: int
+    settings: dict[str, object]
+    batches: int | None = None
+    stream: StreamIdentity | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return flat JSON values, for a checkpoint."""
+        flat: dict[str, object] = {"seed": self.seed, **self.settings}
+        if self.stream is None:
+            return flat | {"batches": self.batches}
+        stream = asdict(self.stream)
+        start = {f"stream.start.{name}": value for name, value in stream.pop("start").items()}
+        return flat | {f"stream.{name}": value for name, value in stream.items()} | start
+
+    def difference(self, stored: dict[str, object]) -> str | None:
+        """Describe the first value that differs from a stored identity's. None means that all agree."""
+        for name, value in self.to_json().items():
+            if stored.get(name) != value:
+                return f"{name}={stored.get(name)}, not {value}"
+        return None
+
+
 @dataclass
 class History:
-    """How training went.
+    """The course of a training.
 
     Args:
         curve: [{"step", "train_loss", "learning_rate"}, …]
@@ -35,15 +95,15 @@ class History:
 
 @dataclass(frozen=True)
 class StreamReport:
-    """What training took from a stream.
+    """The rows that training took from a stream.
 
     Args:
-        rows: used, each once.
-        num_proposed: proposals that they were accepted from.
-        num_capped: rows among them with p/q > M.
-        digest: of the rows in their batches; equal for equal rows.
-        trainer_waited_seconds: for rows.
-        sampler_waited_seconds: that rows lay ready and had no room to go to.
+        rows: number of rows, each used once.
+        num_proposed: proposals from which the rows were accepted.
+        num_capped: rows with p/q > M.
+        digest: of the rows in their batches; equal rows have equal digests.
+        trainer_waited_seconds: seconds that training waited for rows.
+        sampler_waited_seconds: seconds that rows were ready and had no room.
     """
 
     rows: int
@@ -55,7 +115,7 @@ class StreamReport:
 
     @staticmethod
     def between(start: Cursor, intake: StreamProgress, chunk_size: int) -> StreamReport:
-        """Of the stretch from the stream's start to where training has come."""
+        """Report on the stretch from the stream's start to the place that training has reached."""
         end = intake.cursor
         return StreamReport(
             rows=end.rows - start.rows,
@@ -68,30 +128,30 @@ class StreamReport:
 
 
 class RunningLoss:
-    """The losses of the steps since the curve's last point; they stay on the device, where nobody waits for them.
+    """The losses of the steps since the curve's last point, kept on the device so that no step waits for them.
 
     Args:
         device: of this rank.
-        sums: of losses, and their number.
+        sums: the sum of losses, and their number.
     """
 
     def __init__(self, device: torch.device, sums: Sequence[float] = (0.0, 0.0)):
         self.sums = torch.tensor(sums, dtype=torch.float64, device=device)
 
     def add(self, loss: torch.Tensor) -> None:
-        """This rank's loss of one step."""
+        """Add this rank's loss of one step."""
         self.sums[0] += loss
         self.sums[1] += 1
 
     def gather(self) -> None:
-        """Move what all ranks have to rank 0, so that a checkpoint holds the same as training goes on with."""
+        """Move all ranks' sums to rank 0, so that a checkpoint holds the sums that training continues with."""
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.sums)
             if torch.distributed.get_rank() != 0:
                 self.sums.zero_()
 
     def mean(self) -> float:
-        """Over all ranks; it begins anew."""
+        """Return the mean over all ranks, and begin anew."""
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(self.sums)
         loss = float(self.sums[0] / self.sums[1])
@@ -101,7 +161,7 @@ class RunningLoss:
 
 @dataclass
 class TrainingState:
-    """What a checkpoint holds, so that workers started anew go on from it."""
+    """The state that a checkpoint holds, from which workers resume."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -112,7 +172,7 @@ class TrainingState:
     intake: StreamProgress | None = None
 
     def save(self, task: Task, folder: Path) -> None:
-        """model.safetensors, model.json and training.pt."""
+        """Write model.safetensors, model.json and training.pt."""
         task.save(self.model, folder)
         rest = {
             "optimizer": self.optimizer.state_dict(),
@@ -125,7 +185,7 @@ class TrainingState:
         torch.save(rest, folder / "training.pt")
 
     def restore(self, task: Task, folder: RunFolder) -> None:
-        """From the newest whole checkpoint, where there is one: rank 0's choice, on all ranks."""
+        """Restore all ranks from the newest intact checkpoint, which rank 0 chooses, if there is one."""
         rank = ray.train.get_context().get_world_rank()
         saved = folder.newest() if rank == 0 else None
         path = broadcast_from_rank_zero(saved.checkpoint.path if saved else "")
@@ -140,5 +200,5 @@ class TrainingState:
         if rank == 0:
             self.window = RunningLoss(self.window.sums.device, rest["window"])
         if rest["intake"]:
-            taken = rest["intake"]
-            self.intake = StreamProgress(**taken | {"cursor": Cursor(**taken["cursor"])})
+            intake = rest["intake"]
+            self.intake = StreamProgress(**intake | {"cursor": Cursor(**intake["cursor"])})

@@ -1,24 +1,18 @@
-"""Fine-tuning with Ray Train's TorchTrainer: blind to M, p and q, it sees rows and weights.
+"""Fine-tuning with Ray Train's TorchTrainer, which sees rows and weights, and knows nothing of M, p and q.
 
-Every worker holds a replica (DDP: gloo on CPUs, NCCL on GPUs). It trains on an equal share of stored rows, epoch after
-epoch, or of fresh ones from a stream, each used once; steps are counted, so that all ranks do the same number.
-Validation rows are not split: each rank scores every world-size-th batch and torchmetrics adds up, so that none is
-lost. What a worker does is in `training_loop`.
+Every worker holds a replica of the model (DDP: gloo on CPUs, NCCL on GPUs). A worker trains on an equal share of stored
+rows, epoch after epoch, or of fresh rows from a stream, each used once. Training is counted in steps, so that all ranks
+take the same number. Validation rows are not split: each rank scores every world-size-th batch and torchmetrics adds
+up, so that no row is lost. `training.loop` is the code of a worker.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import os
-import signal
-import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -29,21 +23,23 @@ from torch import nn
 
 from rsf_dist.cluster.capacity import check_training, max_actors, workers
 from rsf_dist.cluster.connection import ensure_cluster
+from rsf_dist.cluster.ray_workarounds import (
+    frequent_train_polls,
+    preserve_order,
+    remove_refused_snapshot,
+    restored_sigint,
+    unwrapped,
+)
 from rsf_dist.cluster.shared_storage import require_shared
 from rsf_dist.config.training import TrainingConfig
-from rsf_dist.errors import InputError, StatisticalRefusal, unwrapped
-from rsf_dist.sampling.accepted import preserve_order
+from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.sampling.stream import RowStream
 from rsf_dist.tasks.base import Task
 from rsf_dist.training.checkpoints import RunFolder
 from rsf_dist.training.loop import WorkerContext, columns, shard_name, train
-from rsf_dist.training.state import History, StreamReport
+from rsf_dist.training.state import History, StreamIdentity, StreamReport, TrainingIdentity
 
 _RESULTS = "~/ray_results"  # Ray's default
-
-
-_POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
-"""Ray Train hears of one report a poll, by default every 2 s: a training that evaluates often would wait for it."""
 
 
 _MAY_CHANGE = {
@@ -55,20 +51,21 @@ _MAY_CHANGE = {
     "max_failures",
     "wait_seconds",
 }
+"""The keys of `training` that may change before a run is resumed."""
 
 
 class FineTuner:
-    """Fine-tunes a task's model on a Ray Dataset, or on rows that are sampled meanwhile.
+    """A trainer of a task's model on a Ray Dataset, or on rows that are sampled during training.
 
     Args:
         task: the model, its loss and its metrics.
-        training: steps, batch, learning rate, workers.
-        seed: of what no weights give, of dropout and of shuffling.
-        initial: a model of the task to begin with; None: the task's own.
-        storage_path: where checkpoints go, a folder that every node sees, or a URI; None: Ray's default.
-        name: of the run beneath it; a suffix keeps it apart from earlier ones, unless it resumes one.
-        resume: go on from the newest whole checkpoint of the run of exactly this name, if there is one: after the
-            driver died, with whatever number of workers. A finished run gives its result again.
+        training: steps, batch size, learning rate and workers. None means the defaults.
+        seed: of parameters without given weights, of dropout and of shuffling.
+        initial: a model of the task to begin with. None means the task's own.
+        storage_path: the folder of checkpoints, which every node must see, or a URI. None means Ray's default.
+        name: of the run beneath `storage_path`. A suffix makes the name unique, unless the run may resume.
+        resume: resume from the newest intact checkpoint of the run of exactly this name, if there is one, on any
+            number of workers. A finished run returns its result again.
     """
 
     def __init__(
@@ -92,28 +89,28 @@ class FineTuner:
         """Train on `dataset` for the configured steps; score checkpoints on `validation`.
 
         Args:
-            dataset: rows with the task's columns, and `weight` where training.use_row_weights is set. Or a stream of
-                such rows: steps * batch_size of them, each used once. Weighted losses are divided by the rows' mean
-                weight; that of a stream's rows is not known beforehand, and its pilot's forecast stands for it.
-            validation: rows with the task's columns; None: hold out the last
-                training.validation_fraction of the dataset, which should be in random order, as accepted rows are. A
-                stream needs some.
+            dataset: rows with the task's columns, and `weight` if training.use_row_weights is set. Or a stream of
+                such rows, of which steps * batch_size are used, each once. Weighted losses are divided by the rows'
+                mean weight, or for a stream by the mean that its pilot forecasts.
+            validation: rows with the task's columns. None means that the last training.validation_fraction of the
+                dataset is held out; its rows should be in random order, as accepted rows are. A stream must have
+                validation rows.
 
         Raises:
             InputError: a column is missing, there are fewer rows than a batch, the cluster is too small, the folder is
-                not shared, a label lies outside of the classes; or the run to resume is another training.
-            StatisticalRefusal: the loss is not finite; or the stream ends before the steps are done.
+                not shared, a label lies outside of the classes, or the run to resume is another training.
+            StatisticalRefusal: the loss is not finite, or the stream ends before the last step.
         """
         ensure_cluster()
         check_training(self.training, dataset.pool if isinstance(dataset, RowStream) else None)
         if self.storage_path is not None:
             require_shared(self.storage_path, "storage_path")
-        feed = (
+        rows = (
             self._streamed(dataset, validation) if isinstance(dataset, RowStream) else self._stored(dataset, validation)
         )
-        if not self._finished(feed):
-            with unwrapped(), _restored_sigint(), _ray_train_environment():
-                result = self._trainer(feed).fit()
+        if not self._finished(rows):
+            with unwrapped(), restored_sigint(), frequent_train_polls():
+                result = self._trainer(rows).fit()
             if isinstance(result.return_value, StatisticalRefusal):
                 raise result.return_value
         return FineTuneResult.of(self._folder, self.task, self.training.checkpoint)
@@ -141,7 +138,7 @@ class FineTuner:
         return TrainingData(self._required(self._held_out(validation)), stream.mean_weight, stream=stream)
 
     def _held_out(self, validation: Dataset) -> Dataset:
-        if validation.schema() is None:  # of no rows, which is told by itself
+        if validation.schema() is None:  # without rows, which is refused by itself
             return validation
         return preserve_order(_checked(validation, list(self.task.columns), "validation column")).materialize()
 
@@ -159,37 +156,37 @@ class FineTuner:
         path = self.storage_path or _RESULTS
         return path if "://" in path else str(Path(path).expanduser().absolute())
 
-    def _identity(self, rows: TrainingData) -> dict[str, Any]:
-        """What a run must have in common with the one that it resumes."""
-        return {"seed": self.seed, **self.training.model_dump(mode="json", exclude=_MAY_CHANGE), **rows.identity()}
+    def _identity(self, rows: TrainingData) -> TrainingIdentity:
+        settings = self.training.model_dump(mode="json", exclude=_MAY_CHANGE)
+        if rows.stream is None:
+            return TrainingIdentity(self.seed, settings, batches=rows.epoch)
+        return TrainingIdentity(self.seed, settings, stream=StreamIdentity.of(rows.stream))
 
     def _finished(self, rows: TrainingData) -> bool:
-        """Whether the run to resume is done. Raises InputError where it is another training."""
+        """Return whether the run to resume is finished. Raises InputError if it is another training."""
         if not self.resume:
             return False
-        self._folder.forget_broken_list()
+        remove_refused_snapshot(self._folder.filesystem, self._folder.path)
         saved = self._folder.newest()
         if saved is None:
             return False
-        was, now = saved.described["identity"], self._identity(rows)
-        other = [name for name in now if was.get(name) != now[name]]
-        if other:
-            rule = f"holds a training with {other[0]}={was.get(other[0])}, not {now[other[0]]}"
-            raise InputError("name", self.name, rule, "name another run, or configure that one")
+        difference = self._identity(rows).difference(saved.described["identity"])
+        if difference is not None:
+            rule = f"holds a training with {difference}"
+            raise InputError("name", self.name, rule, "name another run, or give this run the configuration it had")
         return saved.step >= self.training.steps
 
     def _trainer(self, rows: TrainingData) -> TorchTrainer:
         training = self.training
         resources = {"CPU": training.cpus_per_worker} | ({"GPU": 1} if training.use_gpu else {})
-        start = None if rows.stream is None else rows.stream.start
         loop = WorkerContext(
-            self.task, training, self.seed, rows.mean_weight, rows.epoch, self._folder, self._identity(rows), start
+            self.task, training, self.seed, rows.mean_weight, rows.epoch, self._folder, self._identity(rows)
         )
         by = {"checkpoint_score_attribute": self.task.metric} if training.checkpoint == "best" else {}
         return TorchTrainer(
             train,
             train_loop_config={
-                "loop": ray.put(loop),  # not unpickled by Ray Train's controller, which would import all of this for it
+                "loop": ray.put(loop),  # as a reference, which Ray Train's controller need not unpickle
                 "initial": ray.put(copy.deepcopy(self.initial).cpu()),
                 "stream": rows.stream and ray.put(rows.stream),
             },
@@ -202,7 +199,7 @@ class FineTuner:
                 name=self.name,
                 storage_path=self._storage,
                 failure_config=FailureConfig(max_failures=training.max_failures),
-                # Two, so that one is left where the other is damaged. Ray Train never deletes the latest.
+                # Two, so that one is left if the other is damaged. Ray Train never deletes the latest.
                 checkpoint_config=CheckpointConfig(num_to_keep=2, **by),
             ),
         )
@@ -210,14 +207,14 @@ class FineTuner:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What to train on, stored or streamed.
+    """The rows of a training, stored or streamed.
 
     Args:
-        validation: what checkpoints are scored on.
+        validation: rows that checkpoints are scored on.
         mean_weight: of the training rows.
-        stored: materialised, with the columns wanted.
+        stored: the training rows, materialised. None means a stream.
         epoch: batches in all stored rows.
-        stream: where they come from, with a pool that fits beside the workers.
+        stream: the stream, with a pool that fits beside the workers. None means stored rows.
     """
 
     validation: Dataset
@@ -227,23 +224,17 @@ class TrainingData:
     stream: RowStream | None = None
 
     def shares(self, num_workers: int) -> dict[str, Dataset]:
-        """Each rank's stored rows, equally many; always the same ones, which Ray Train's own split does not promise."""
+        """Split the stored rows evenly among the ranks.
+
+        A rank always gets the same rows, which Ray Train's own split does not promise.
+        """
         if self.stored is None:
             return {}
         return {shard_name(rank): part for rank, part in enumerate(self.stored.split(num_workers, equal=True))}
 
-    def identity(self) -> dict[str, Any]:
-        """What tells these rows from others, as far as it is cheaply known."""
-        if self.stream is None:
-            return {"batches": self.epoch}
-        work = self.stream.work
-        known = {name: getattr(work, name) for name in ("seed", "stage", "round", "chunk_size", "log_m")}
-        known |= {f"start.{name}": value for name, value in asdict(self.stream.start).items()}
-        return {f"stream.{name}": value for name, value in known.items()}
-
 
 def _checked(dataset: Dataset, wanted: list[str], field: str) -> Dataset:
-    """The columns wanted. Raises InputError where one is missing or holds text."""
+    """Select columns. Raises InputError if a column is missing or holds text."""
     schema = dataset.schema()
     kinds = dict(zip(schema.names, schema.types, strict=True)) if schema else {}
     _require_columns(wanted, list(kinds), field)
@@ -253,47 +244,22 @@ def _checked(dataset: Dataset, wanted: list[str], field: str) -> Dataset:
     return dataset.select_columns(wanted)
 
 
-def _require_columns(wanted: list[str], there: list[str], field: str) -> None:
-    missing = [name for name in wanted if name not in there]
+def _require_columns(wanted: list[str], present: list[str], field: str) -> None:
+    missing = [name for name in wanted if name not in present]
     if missing:
-        raise InputError(field, missing[0], f"is not among the dataset's {there}", "add or rename it")
-
-
-@contextmanager
-def _ray_train_environment() -> Iterator[None]:
-    """Set what Ray Train reads from the environment for the length of the block; what is set there already stays."""
-    ours = {name: value for name, value in _POLL.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            del os.environ[name]
-
-
-@contextmanager
-def _restored_sigint() -> Iterator[None]:
-    """Ray Train takes SIGINT over, exits with 0 when it comes, and never gives it back."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
+        raise InputError(field, missing[0], f"is not among the dataset's {present}", "add or rename it")
 
 
 @dataclass(frozen=True)
 class FineTuneResult:
-    """What fine-tuning gave.
+    """The result of fine-tuning.
 
     Args:
         metrics: of the chosen checkpoint on the validation rows, and its step.
-        history: over the whole training.
-        checkpoint: the chosen one.
-        task: what it is a model of.
-        stream: what was taken from a stream; None where the rows were stored.
+        history: of the whole training.
+        checkpoint: the chosen checkpoint.
+        task: the task of its model.
+        stream: the rows taken from a stream. None means that the rows were stored.
     """
 
     metrics: dict[str, float]
@@ -303,20 +269,25 @@ class FineTuneResult:
     stream: StreamReport | None = None
 
     def load_model(self) -> nn.Module:
-        """The fine-tuned model, on the CPU, in evaluation mode."""
+        """Read the fine-tuned model, on the CPU and in evaluation mode."""
         with self.checkpoint.as_directory() as folder:
             return self.task.load(Path(folder))
 
     @staticmethod
     def of(folder: RunFolder, task: Task, keep: str) -> FineTuneResult:
-        """From the whole checkpoints of a run; keep: `last`, or `best` by the task's metric.
+        """Choose among a run's intact checkpoints.
+
+        Args:
+            folder: of the run.
+            task: the task of its model.
+            keep: `last`, or `best` by the task's metric.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no intact checkpoint.
         """
         last = folder.newest()
         if last is None:
-            raise InputError("checkpoints", folder.path, "none there is whole", "train again")
+            raise InputError("checkpoints", folder.path, "holds no intact checkpoint", "train again")
         chosen = last
         if keep == "best":
             chosen = max(folder.newest_first(), key=lambda saved: saved.described["metrics"][task.metric])

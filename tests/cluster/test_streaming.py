@@ -17,11 +17,11 @@ import torch
 from faults import Stepping, all_took, killing, steps_taken_again, wait_until
 
 import rsf_dist as rsf
+from rsf_dist.cluster.ray_workarounds import unwrapped
 from rsf_dist.config.images import ImagesConfig
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.data.arrow import from_table
 from rsf_dist.data.images import load_images
-from rsf_dist.errors import unwrapped
 from rsf_dist.sampling.accepted import describe_columns, fingerprint
 from rsf_dist.sampling.stream import LEDGER, Cursor, RowStream, ledger_in
 from rsf_dist.training.batch_server import (

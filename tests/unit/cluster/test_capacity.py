@@ -1,4 +1,4 @@
-"""Placing bundles on nodes, and waiting for them; a cluster in name only."""
+"""Placing shares on nodes, and waiting for room; a cluster in name only."""
 
 import os
 import shutil
@@ -8,28 +8,29 @@ import pytest
 import torch
 
 from rsf_dist.cluster import capacity, connection, workers
-from rsf_dist.cluster.capacity import Bundle, fits
+from rsf_dist.cluster.capacity import fits
 from rsf_dist.cluster.shared_storage import check_disk
 from rsf_dist.config.ratio import ClassifierRatioConfig
+from rsf_dist.config.resources import Share
 from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.config.training import TrainingConfig
 from rsf_dist.errors import InputError
 from rsf_dist.runtime.device import device, set_device
 
-TWO_BY_TWO = [Bundle(2), Bundle(2)]
+TWO_BY_TWO = [Share(2), Share(2)]
 
 
 @pytest.mark.parametrize(
     ("bundles", "nodes", "placed"),
     [
-        ([Bundle(1)] * 4, TWO_BY_TWO, True),
-        ([Bundle(1)] * 5, TWO_BY_TWO, False),
-        ([Bundle(3)], TWO_BY_TWO, False),  # 4 CPUs in all, but no node with 3
-        ([Bundle(1.5), Bundle(1.5), Bundle(1)], TWO_BY_TWO, False),  # half a CPU is left on either node
-        ([Bundle(0.5), Bundle(0.5), Bundle(1)], [Bundle(2)], True),
-        ([Bundle(1, 1)] * 2, [Bundle(8), Bundle(4, 2)], True),
-        ([Bundle(1, 1)] * 2, [Bundle(8), Bundle(1, 2)], False),
-        ([Bundle(4), Bundle(1, 1)], [Bundle(4, 1), Bundle(4)], True),  # the one with a GPU first
+        ([Share(1)] * 4, TWO_BY_TWO, True),
+        ([Share(1)] * 5, TWO_BY_TWO, False),
+        ([Share(3)], TWO_BY_TWO, False),  # 4 CPUs in all, but no node with 3
+        ([Share(1.5), Share(1.5), Share(1)], TWO_BY_TWO, False),  # half a CPU is left on either node
+        ([Share(0.5), Share(0.5), Share(1)], [Share(2)], True),
+        ([Share(1, 1)] * 2, [Share(8), Share(4, 2)], True),
+        ([Share(1, 1)] * 2, [Share(8), Share(1, 2)], False),
+        ([Share(4), Share(1, 1)], [Share(4, 1), Share(4)], True),  # the one with a GPU first
     ],
 )
 def test_fits(bundles, nodes, placed):
@@ -38,13 +39,13 @@ def test_fits(bundles, nodes, placed):
 
 @pytest.fixture
 def cluster(monkeypatch):
-    nodes = [Bundle(2)]
+    nodes = [Share(2)]
     asked = []
 
     def request(bundles):
         asked.append(bundles)
         if bundles:
-            nodes.append(Bundle(8, 1))
+            nodes.append(Share(8, 1))
 
     monkeypatch.setattr(capacity, "nodes_up", lambda: nodes)
     monkeypatch.setattr(capacity, "request_resources", request)
@@ -72,7 +73,7 @@ def test_workers_must_leave_ray_data_a_cpu(cluster):
 
 
 def test_as_many_actors_as_the_nodes_have_room_for(monkeypatch):
-    monkeypatch.setattr(capacity, "nodes_up", lambda: [Bundle(0), Bundle(8, 1), Bundle(3)])
+    monkeypatch.setattr(capacity, "nodes_up", lambda: [Share(0), Share(8, 1), Share(3)])
     assert capacity.max_actors(PoolConfig()) == 11
     assert capacity.max_actors(PoolConfig(cpus_per_actor=2)) == 5  # 4 and 1
     assert capacity.max_actors(PoolConfig(cpus_per_actor=4)) == 2
@@ -81,7 +82,7 @@ def test_as_many_actors_as_the_nodes_have_room_for(monkeypatch):
 
 
 def test_training_on_a_stream_needs_workers_and_actors_at_once(monkeypatch):
-    monkeypatch.setattr(capacity, "nodes_up", lambda: [Bundle(2)])
+    monkeypatch.setattr(capacity, "nodes_up", lambda: [Share(2)])
     workers = TrainingConfig(num_workers=2, cpus_per_worker=0.5)
     capacity.check_training(workers, PoolConfig())
     capacity.check_training(TrainingConfig(num_workers=2, cpus_per_worker=0.75), PoolConfig(cpus_per_actor=0.5))
@@ -92,7 +93,7 @@ def test_training_on_a_stream_needs_workers_and_actors_at_once(monkeypatch):
 
 
 def test_actors_take_what_other_work_leaves(monkeypatch):
-    monkeypatch.setattr(capacity, "nodes_up", lambda: [Bundle(4), Bundle(2)])
+    monkeypatch.setattr(capacity, "nodes_up", lambda: [Share(4), Share(2)])
     workers = capacity.workers(TrainingConfig(num_workers=2, cpus_per_worker=1.5))
     assert capacity.max_actors(PoolConfig(), workers) == 3  # 1 CPU on the first node, 2 on the second
     assert capacity.max_actors(PoolConfig(max_actors=2), workers) == 2
@@ -123,7 +124,7 @@ def test_a_worker_computes_on_the_gpu_that_it_was_lent(lent, works, where, seen,
     monkeypatch.setattr(workers, "retain_freed_memory", lambda: None)
     threads = torch.get_num_threads()
     try:
-        workers.limit_to_allocation(1.5)
+        workers.limit_to_allocation(1)
         assert torch.get_num_threads() == 1
         assert (device(), os.environ["CUDA_VISIBLE_DEVICES"]) == (torch.device(where), seen)
     finally:

@@ -4,7 +4,7 @@ import pytest
 
 from rsf_dist.config.class_prior import ClassPriorConfig
 from rsf_dist.config.ratio import RATIO_KINDS, RatioKind
-from rsf_dist.config.resources import Bundle, Reservation
+from rsf_dist.config.resources import Reservation, Share
 
 CLASSIFIER = {"kind": "classifier", "optimizer": {"steps": 400}}
 ESTIMATED = {"kind": "label_shift"}
@@ -69,11 +69,11 @@ def test_a_warm_start_costs_its_share_of_the_steps():
 
 def test_reservations_name_their_keys():
     task = CLASSIFIER | {"cpus": 2, "wait_seconds": 5}
-    assert kind(task).reservations() == (Reservation("cpus", 2, (Bundle(2),), 5),)
-    assert kind(ESTIMATED | {"gpus": 0.5}).reservations() == (Reservation("gpus", 0.5, (Bundle(1, 0.5),)),)
+    assert kind(task).reservations() == (Reservation("cpus", 2, (Share(2),), 5),)
+    assert kind(ESTIMATED | {"gpus": 0.5}).reservations() == (Reservation("gpus", 0.5, (Share(1, 0.5),)),)
     workers, after = kind(task | {"num_workers": 2}).reservations()
     # two workers, and a CPU for Ray Data beside them; then the task that calibrates
-    assert (workers.field, workers.value, workers.bundles) == ("num_workers", 2, (Bundle(2), Bundle(2), Bundle(1)))
+    assert (workers.field, workers.value, workers.shares) == ("num_workers", 2, (Share(2), Share(2), Share(1)))
     assert "Ray Data" in workers.reason
     assert after.field == "cpus"
     nested = kind(product(VERIFIER, product(VERIFIER, CLASSIFIER))).reservations()

@@ -14,6 +14,7 @@ from torch import nn
 from rsf_dist.builders.components import build_task
 from rsf_dist.config.evaluation import Arm
 from rsf_dist.config.load import parse_config
+from rsf_dist.config.resources import Share
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.arrow import to_table
@@ -179,7 +180,7 @@ def test_each_arm_has_as_many_rows_of_its_own_kind(tmp_path, rows_by):
     assert rows("one_shot") == OneShot(RoundsConfig(), 77)
     assert rows("random") == ("random_rows", config, "q", 77, 3)
     assert rows("weighted") == ("weighted_rows", config, "q", ("ratio of", "q", 0), 77, 3)
-    assert rows("pseudo_labels") == ("pseudo_labelled_rows", before, SOURCE, 0.9, 77, 3)
+    assert rows("pseudo_labels") == ("pseudo_labelled_rows", before, SOURCE, 0.9, 77, 3, Share())
     assert rows("oracle") == ("oracle_rows", SOURCE, 77, 3)
     one_shot = trial_of(compared(["random"]), tmp_path / "one_shot")
     assert arm_rows(one_shot, "one_shot", ACCEPTED, before) == "own rows"
@@ -238,12 +239,17 @@ def test_arms_are_fine_tuned_alike_but_for_their_rows_weights(use_row_weights, t
 
 def test_arms_that_are_not_fine_tuned(tmp_path, tuned, monkeypatch):
     asked = []
-    monkeypatch.setattr(arms, "_adapted", SimpleNamespace(remote=lambda *given: asked.append(given) or "adapted"))
-    monkeypatch.setattr(arms.ray, "get", lambda given: given)
-    seed_run, before = trial_of(compared(), tmp_path), object()
+
+    def run_in_task(function, *arguments, share):
+        asked.append((function, *arguments, share))
+        return "adapted"
+
+    monkeypatch.setattr(arms, "run_in_task", run_in_task)
+    training = {"cpus_per_worker": 2, "use_gpu": True}
+    seed_run, before = trial_of(compared(training=training), tmp_path), object()
     assert arm_model(seed_run, "pretrained", ACCEPTED, before) is before
     assert arm_model(seed_run, "batch_norm", ACCEPTED, before) == "adapted"
-    assert asked == [(before, SOURCE, 3)]
+    assert asked == [(baselines.with_target_statistics, before, SOURCE, 3, Share(2, 1))]
     assert tuned == []
 
 
@@ -251,7 +257,8 @@ def test_a_trial_judges_every_arm_once_for_its_rows(tmp_path, tuned, monkeypatch
     """Half of the test images are of class b; a model that says so of all of them is right on these."""
     judged = []
 
-    def judge(models, images):
+    def judge(models, images, share):
+        assert share == Share()
         judged.append(list(models))
         truth = SOURCE.labels.numpy()
         return {} if images is None else {arm: Predictions(np.ones(4, np.int64), truth, 2) for arm in models}
@@ -338,8 +345,8 @@ def here(monkeypatch):
 def pseudo_labelled(monkeypatch, probability, confidence):
     """1,000 rows of ten target images, image i of level i, of which a model is so sure; it says class i."""
     sure = torch.tensor(probability), torch.arange(10)
-    monkeypatch.setattr(baselines, "_predicted", SimpleNamespace(remote=lambda *_: sure))
-    images, labels = baselines.pseudo_labelled_rows(None, ImageSet(grey(range(10))), confidence, 1_000, seed=0)
+    monkeypatch.setattr(baselines, "run_in_task", lambda function, *_, share: sure)
+    images, labels = baselines.pseudo_labelled_rows(None, ImageSet(grey(range(10))), confidence, 1_000, 0, Share())
     assert images.shape == (1_000, 1, 8, 8)
     assert torch.equal(images[:, 0, 0, 0].long(), labels)
     return set(labels.tolist())
@@ -358,7 +365,7 @@ def test_a_prediction_is_the_likeliest_class(here):
         def forward(self, images):
             return torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]])[images[:, 0, 0, 0].long()]
 
-    probability, label = baselines._predicted._function(Fixed(), grey([0, 1, 0] * 200))
+    probability, label = baselines._predicted(Fixed(), grey([0, 1, 0] * 200))
     assert label.tolist() == [1, 0, 1] * 200
     assert probability.tolist() == pytest.approx([0.75, 0.8, 0.75] * 200)
 

@@ -15,7 +15,6 @@ from torch import nn
 from torch.distributions import Independent, Normal, Uniform
 
 from rsf_dist.builders import classifier_fit, preflight, prior_estimation
-from rsf_dist.builders import prior_estimation as fitting
 from rsf_dist.builders.context import RatioContext, WarmStart
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig, LabelShiftRatioConfig
@@ -246,9 +245,8 @@ def test_what_is_drawn_twice_is_found_to_be_the_same_there(proposal):
         preflight._drawn_twice(proposal(), seed=0)
 
 
-def test_a_prior_and_means_are_estimated_there(monkeypatch):
+def test_a_prior_and_means_are_estimated_there():
     """What runs in Ray tasks, without Ray."""
-    monkeypatch.setattr(fitting, "limit_to_allocation", lambda cpus=1: None)
     images = photographs()
     task = ClassificationTask(images.classes, ModelConfig(width=4), channels=1)
     raw = {"kind": "label_shift", "num_proposals": 300, "optimizer": {"steps": 100, "batch_size": 32}}

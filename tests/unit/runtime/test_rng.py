@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsf_dist.runtime.rng import Stage, Streams
+from rsf_dist.runtime.rng import Purpose, Stage, Streams
 
 BASE = Streams(seed=1, stage=Stage.SAMPLE, round=2, chunk=3)
 OTHERS = [
@@ -95,3 +95,42 @@ def test_global_generator_is_restored_after_an_error():
 def test_key_out_of_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Streams(**({"seed": 0} | wrong))
+
+
+def test_stages_and_purposes_keep_their_values():
+    """Old runs depend on them."""
+    assert [(stage.name, int(stage)) for stage in Stage] == [
+        ("SAMPLE", 0),
+        ("PILOT", 1),
+        ("RATIO", 2),
+        ("CONTROL", 3),
+        ("TARGET", 4),
+        ("PRETRAIN", 5),
+        ("CONTROL_PILOT", 6),
+        ("TRAIN", 7),
+    ]
+    assert {name: int(purpose) for name, purpose in Purpose.__members__.items()} == {
+        "ACCEPT_KEYS": 0,
+        "ROWS": 1,
+        "GLOBAL_GENERATOR": 2,
+        "SPLIT": 3,
+        "SHUFFLE": 3,
+        "ORACLE_ROWS": 3,
+        "MINIBATCHES": 4,
+        "PSEUDO_LABELS": 4,
+        "DROPOUT": 5,
+        "BATCH_NORM_ORDER": 5,
+        "BALANCED_ROWS": 6,
+        "BATCH_NORM_DROPOUT": 6,
+        "ENSEMBLE_MEMBER": 7,
+        "SHIFT_PARAMETERS": 7,
+        "PIXEL_NOISE": 8,
+        "TARGET_MIXTURE": 8,
+        "ROUND_SEED": 9,
+        "DEFENSIVE_MIXTURE": 10,
+    }
+
+
+def test_integers_are_those_of_the_stream():
+    assert BASE.integer(1_000, Purpose.ROUND_SEED) == int(BASE.numpy(9).integers(1_000))
+    assert BASE.torch_seed() == int(BASE.numpy(2).integers(2**63))

@@ -156,7 +156,7 @@ def test_what_nobody_waits_for_any_more_is_not_begun():
         threads = set(threading.enumerate()) - others
         go_on.set()
         for thread in threads:
-            if thread.daemon and thread.name.endswith("(_answer_all)"):
+            if thread.daemon and thread.name.endswith("(_call_all)"):
                 thread.join(10)
 
     in_another_thread(lambda: one_of(calls))

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 from torch import nn
 
+from rsf_dist.cluster.ray_workarounds import frequent_train_polls
 from rsf_dist.config.training import TrainingConfig
 from rsf_dist.training import trainer
 
@@ -14,14 +15,14 @@ POLL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 def test_it_is_told_while_it_trains(monkeypatch):
     monkeypatch.delenv(POLL, raising=False)
     before = dict(os.environ)
-    with trainer._ray_train_environment():
+    with frequent_train_polls():
         assert os.environ[POLL] == "0.25"
     assert os.environ == before
 
 
 def test_what_the_user_says_stays(monkeypatch):
     monkeypatch.setenv(POLL, "7")
-    with trainer._ray_train_environment():
+    with frequent_train_polls():
         assert os.environ[POLL] == "7"
     assert os.environ[POLL] == "7"
 
