@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import (
@@ -82,23 +81,11 @@ class StrictModel(BaseModel):
         return value
 
 
-def kind_tag(*kinds: str) -> str:
-    """Return the tag that marks a union's member with the kinds that the member stands for."""
-    return TAG + ",".join(kinds)
-
-
-def kind_discriminator(default: str | None = None, together: Sequence[str] = ()) -> Discriminator:
-    """Return what chooses a member of a union by its `kind`.
-
-    Args:
-        default: the kind of a section that names none. None means that `kind` is required.
-        together: kinds that one member of the union stands for. Every other member stands for one kind.
-    """
+def kind_discriminator(default: str | None = None) -> Discriminator:
+    """Chooses a member of a union by its `kind`, which may be left out where there is a default."""
 
     def tag(raw: Any) -> str | None:
         kind = raw.get("kind", default) if isinstance(raw, dict) else getattr(raw, "kind", None)
-        if kind is None:
-            return None
-        return kind_tag(*together) if kind in tuple(together) else kind_tag(str(kind))
+        return None if kind is None else f"{TAG}{kind}"
 
     return Discriminator(tag)

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -23,9 +22,8 @@ from rsf_dist.config.base import (
     Prior,
     Size,
     StrictModel,
-    kind_discriminator,
-    kind_tag,
 )
+from rsf_dist.config.messages import TAG
 
 
 def _all_different(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -44,14 +42,8 @@ ClassNames = Annotated[tuple[str, ...], AfterValidator(_all_different)]
 Channels = Literal[1, 3]
 
 
-def _kind_may_come_from_data(schema: dict[str, Any]) -> None:
-    schema.pop("required")
-
-
 class ImagesConfig(StrictModel):
     """A set of images, with or without labels. Keys that it leaves out are taken from `data`."""
-
-    model_config = ConfigDict(json_schema_extra=_kind_may_come_from_data)
 
     kind: ImagesKind
     """Layout of the files. `digits`: scikit-learn's 1,797 scans, in its wheel. `idx`: MNIST's and Fashion-MNIST's
@@ -169,16 +161,24 @@ class ShiftedImagesConfig(StrictModel):
     """Images to make."""
 
 
-_READ = get_args(ImagesKind)
+_READ = f"{TAG}{','.join(get_args(ImagesKind))}"
+
+
+def _images_tag(raw: Any) -> str | None:
+    """Return the tag of an image set's kind. The kinds that are read from files share one model, and one tag."""
+    kind = raw.get("kind") if isinstance(raw, dict) else getattr(raw, "kind", None)
+    if kind is None:
+        return None
+    return _READ if kind in list(get_args(ImagesKind)) else f"{TAG}{kind}"
 
 
 TargetConfig = Annotated[
-    Annotated[ImagesConfig, Tag(kind_tag(*_READ))] | Annotated[ShiftedTargetConfig, Tag("kind=shifted")],
-    kind_discriminator(together=_READ),
+    Annotated[ImagesConfig, Tag(_READ)] | Annotated[ShiftedTargetConfig, Tag("kind=shifted")],
+    Discriminator(_images_tag),
 ]
 
 
 TargetImagesConfig = Annotated[
-    Annotated[ImagesConfig, Tag(kind_tag(*_READ))] | Annotated[ShiftedImagesConfig, Tag("kind=shifted")],
-    kind_discriminator(together=_READ),
+    Annotated[ImagesConfig, Tag(_READ)] | Annotated[ShiftedImagesConfig, Tag("kind=shifted")],
+    Discriminator(_images_tag),
 ]

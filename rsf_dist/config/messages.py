@@ -36,7 +36,7 @@ def first_error(error: ValidationError, root: type[BaseModel]) -> InputError:
     if first["type"].startswith("union_tag"):
         return _kind_error(field, first)
     if first["type"] == "extra_forbidden":
-        return _unknown_key(location, first["input"], _keys_at(root, tagged[:-1]))
+        return _unknown_key(field, location[-1], first["input"], _keys_at(root, tagged[:-1]))
     if first["type"] == "missing":
         return InputError(field, "(absent)", "is required", "add it")
     rule = one_line(first["msg"].removeprefix("Value error, "))
@@ -44,11 +44,10 @@ def first_error(error: ValidationError, root: type[BaseModel]) -> InputError:
     return InputError(field, value, rule[0].lower() + rule[1:], "correct it")
 
 
-def _unknown_key(location: Sequence[str], value: Any, known: Sequence[str]) -> InputError:
-    field = ".".join(location)
+def _unknown_key(field: str, name: str, value: Any, known: Sequence[str]) -> InputError:
     if field in RENAMED:
         return InputError(field, value, "this key has a new name", f"write {RENAMED[field]}")
-    close = difflib.get_close_matches(location[-1], known, n=1)
+    close = difflib.get_close_matches(name, known, n=1)
     remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
     return InputError(field, value, "unknown key", remedy)
 
