@@ -17,8 +17,8 @@ from rsf_dist.config.base import (
     NonNegative,
     PositiveInt,
     StrictModel,
-    kind_discriminator,
 )
+from rsf_dist.config.kinds import kind_discriminator
 
 
 class FixedEnvelopeConfig(StrictModel):

@@ -23,7 +23,7 @@ from rsf_dist.config.base import (
     Size,
     StrictModel,
 )
-from rsf_dist.config.messages import TAG
+from rsf_dist.config.kinds import TAG
 
 
 def _all_different(names: tuple[str, ...]) -> tuple[str, ...]:

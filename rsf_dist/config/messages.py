@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
+from rsf_dist.config.kinds import TAG, Kinds
 from rsf_dist.errors import InputError
 
 RENAMED = {
@@ -20,9 +22,6 @@ RENAMED = {
     "evaluation.judge": "evaluation.feature_network",
 }
 """New names of keys that earlier versions called otherwise."""
-
-TAG = "kind="
-"""Prefix of the tags of a union's members, which tells them from keys. Kinds follow, separated by commas."""
 
 
 def first_error(error: ValidationError, root: type[BaseModel]) -> InputError:
@@ -74,7 +73,7 @@ def _keys_at(root: type[BaseModel], location: Sequence[str]) -> list[str]:
             inner
             for model in models
             if part in model.model_fields
-            for inner in _models_in(model.model_fields[part].annotation)
+            for inner in _models_in_field(model.model_fields[part])
         ] or models
     return sorted({name for model in models for name in model.model_fields})
 
@@ -84,7 +83,13 @@ def kinds(model: type[BaseModel]) -> tuple[str, ...]:
     return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
 
 
+def _models_in_field(field: FieldInfo) -> list[type[BaseModel]]:
+    return [model for part in (field.annotation, *field.metadata) for model in _models_in(part)]
+
+
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, Kinds):
+        return list(annotation.models)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in get_args(annotation) for model in _models_in(argument)]

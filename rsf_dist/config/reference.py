@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from rsf_dist.config.base import _LARGEST_COUNT
+from rsf_dist.config.kinds import Kinds
 from rsf_dist.config.messages import kinds
 from rsf_dist.config.run import RunConfig
 
@@ -59,10 +60,15 @@ def _models_and_paths() -> dict[type[BaseModel], list[str]]:
     for model, path in waiting:
         if model not in paths:
             for name, field in model.model_fields.items():
-                members = list(_members(field.annotation, f"{path}.{name}".lstrip(".")))
-                waiting += [(member, _with_kind(at, member) if len(members) > 1 else at) for member, at in members]
+                waiting += _models_of_key(field, f"{path}.{name}".lstrip("."))
         paths.setdefault(model, []).append(path)
     return paths
+
+
+def _models_of_key(field: FieldInfo, path: str) -> list[tuple[type[BaseModel], str]]:
+    """Return the models that a key's section can be, with their paths; if there are several, a path names the kind."""
+    members = [member for part in (field.annotation, *field.metadata) for member in _members(part, path)]
+    return [(model, _with_kind(at, model) if len(members) > 1 else at) for model, at in members]
 
 
 def _in_order_of_the_file(paths: dict[type[BaseModel], list[str]]) -> list[tuple[type[BaseModel], list[str]]]:
@@ -70,13 +76,19 @@ def _in_order_of_the_file(paths: dict[type[BaseModel], list[str]]) -> list[tuple
     return sorted(paths.items(), key=lambda item: tops.index(item[1][0].partition(".")[0].partition("[")[0]))
 
 
-def _members(annotation: Any, path: str) -> Iterator[tuple[type[BaseModel], str]]:
-    """Yield the models in a field's annotation and their paths; `*` stands for an item of a list or a dictionary."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation, path
-    inner = f"{path}.*" if get_origin(annotation) in (tuple, list, dict) else path
-    for argument in get_args(annotation):
+def _members(part: Any, path: str) -> Iterator[tuple[type[BaseModel], str]]:
+    """Yield the models in a part of a field's type, and their paths; `*` is an item of a list or a dictionary."""
+    if isinstance(part, Kinds):
+        yield from ((model, path) for model in part.models)
+    elif isinstance(part, type) and issubclass(part, BaseModel) and not _is_base_of_kinds(part):
+        yield part, path
+    inner = f"{path}.*" if get_origin(part) in (tuple, list, dict) else path
+    for argument in get_args(part):
         yield from _members(argument, inner)
+
+
+def _is_base_of_kinds(model: type[BaseModel]) -> bool:
+    return "kind" in model.model_fields and model.model_fields["kind"].annotation is str
 
 
 def _with_kind(path: str, model: type[BaseModel]) -> str:

@@ -10,8 +10,8 @@ from pydantic import (
 )
 
 from rsf_dist.config.base import Fraction, PositiveInt, StrictModel
+from rsf_dist.config.class_prior import ClassPriorConfig
 from rsf_dist.config.envelope import require_accepted_pilot_rows
-from rsf_dist.config.ratio import ClassPriorConfig
 
 
 class RoundsConfig(StrictModel):
