@@ -19,7 +19,7 @@ class ModelConfig(StrictModel):
     """`small_cnn` (three convolutions, for tiny images), the name of a torchvision classification model, `mlp` (for
     rows of numbers instead of images), or the import path `package.module:function` of a function of your own. The
     function is called with num_outputs, channels and `options`. It returns a torch module for float images
-    [n, channels, h, w] on the scale 0 to 1, see `rsf_dist.models.networks.NetworkSpec`."""
+    [n, channels, h, w] on the scale 0 to 1, see `rsf_dist.models.spec.NetworkSpec`."""
     options: dict[str, Any] = {}
     """Keyword arguments of a function of your own."""
     width: PositiveInt = 16

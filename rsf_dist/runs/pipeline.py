@@ -21,7 +21,7 @@ from rsf_dist.config.resume import differences
 from rsf_dist.config.load import dump_config, parse_text
 from rsf_dist.errors import InputError
 from rsf_dist.storage.lock import run_lock
-from rsf_dist.models.networks import load_network
+from rsf_dist.models.spec import load_network
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.report import report_json
 from rsf_dist.report.html import write_html

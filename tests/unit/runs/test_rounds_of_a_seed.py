@@ -23,7 +23,7 @@ from rsf_dist.data.arrow import to_table
 from rsf_dist.data.batch import num_rows
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal
-from rsf_dist.models.networks import NetworkSpec
+from rsf_dist.models.spec import NetworkSpec
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal, DistributionProposal
 from rsf_dist.ratios import ClassifierRatio, ConstantRatio, DensityRatio, ClassConditionalRatio, ReweightedRatio, ProductRatio
 from rsf_dist.ratios.class_prior import ClassPrior
