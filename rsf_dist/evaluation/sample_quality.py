@@ -19,6 +19,7 @@ from rsf_dist.models.networks import in_pieces
 from rsf_dist.models.spec import NetworkSpec
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import Ratio
+from rsf_dist.ratios.info import info_of
 from rsf_dist.runtime.device import device
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.sampling.accepted import AcceptedSet
@@ -40,7 +41,7 @@ def two_sample_tests(
     Of 2,000 rows at most.
 
     Args:
-        ratio: where it has a `test_index`, only those target images are used, which it was not fitted to.
+        ratio: where its `info` names target images that it was not fitted to, only these are used.
         proposals, accepted: what is held against the target.
         target: images uint8 [n, c, h, w].
         feature_network: the network whose features tell rows apart; None: image statistics.
@@ -48,8 +49,8 @@ def two_sample_tests(
 
     None where either side has too few rows for a test.
     """
-    index = getattr(ratio, "test_index", None)
-    held_out = target if index is None else target[torch.tensor(index)]
+    known = info_of(ratio).held_out
+    held_out = target if known is None or known.index is None else target[torch.tensor(known.index)]
     if min(len(held_out), accepted.report.num_accepted) < MIN_ROWS:
         return None
     rows = from_table(accepted.head(_ROWS))["image"]

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import beta
 
 from rsf_dist.config.sampling import Budget
+from rsf_dist.ratios.info import info_of
 from rsf_dist.sampling.accept import key_quantile
 from rsf_dist.sampling.collector import RowCollector
 from rsf_dist.sampling.diagnostics import Statistics, mean_interval, target_side_bound, target_side_lower
@@ -304,7 +305,8 @@ def acceptance_limits(plan: SamplingPlan, by_quantile: bool) -> tuple[float, flo
 
 def bias_at(plan: SamplingPlan, log_m: float) -> tuple[float, tuple[float, float] | None]:
     """The bound on the total variation distance at an M, and its 95 % limits where target rows give them."""
-    target = getattr(plan.work.ratio, "target_log_ratio", None)
+    held_out = info_of(plan.work.ratio).held_out
+    target = None if held_out is None else held_out.log_ratio
     if target is None:
         log_ratio = plan.pilot.rows.log_ratio
         return min(1.0, Statistics.of(log_ratio, log_ratio > log_m, log_m).tv_bound), None

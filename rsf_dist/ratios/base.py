@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rsf_dist.data.batch import Batch, Index, LazyBatch, num_rows
 from rsf_dist.errors import InputError
+from rsf_dist.ratios.info import info_of
 from rsf_dist.runtime.device import device
 from rsf_dist.runtime.user_code import reported_as
 
@@ -20,14 +21,8 @@ from rsf_dist.runtime.user_code import reported_as
 class Ratio(Protocol):
     """The logarithm of target density over proposal density, up to a constant that M absorbs.
 
-    A ratio may say more of itself, each an attribute that may be missing:
-    `normalised`: True where no constant is left, E_q[r] = 1, so that an acceptance of (1 - eps)/M is expected;
-    `target_log_ratio`: float64 [m], log r of target rows that it was not fitted to, for the p-side bounds;
-    `target_at_most`: True where these are upper bounds, since target rows do not show all that the ratio depends on;
-    `columns`: the names of all columns that it looks at, so that others need not be made of rows that it rejects;
-    `test_index`: int64 [m], which of the target rows these were;
-    `on_device`: True where it takes costly columns as they are made, on the GPU that an actor may have; otherwise all
-        columns are shown to it on the CPU.
+    A ratio may have an attribute `info`, a RatioInfo, that states more facts. A ratio without one may have the
+    attributes `normalised` and `columns` instead; see `rsf_dist.ratios.info.info_of`.
     """
 
     @property
@@ -88,7 +83,7 @@ def log_ratios(ratio: Ratio, batch: Batch | LazyBatch, field: str = "ratio") -> 
 
 def on_ratio_device(batch: Batch | LazyBatch, ratio: Ratio) -> Batch | LazyBatch:
     """What a ratio is to select rows and columns from, where it expects them."""
-    here = device().type == "cpu" or getattr(ratio, "on_device", False)
+    here = device().type == "cpu" or info_of(ratio).on_device
     if here or not isinstance(batch, LazyBatch):  # itself, which remembers what it made, for the rows that are accepted
         return batch
     return batch.with_producers({name: _to_cpu_when_made(make) for name, make in batch.producers.items()})
@@ -100,7 +95,8 @@ def _to_cpu_when_made(make: Callable[[Index], Tensor]) -> Callable[[Index], Tens
 
 def _visible_columns(batch: Batch | LazyBatch, ratio: Ratio, field: str) -> Batch:
     """What a ratio is shown: the columns that it names, or all; where it expects them."""
-    columns = getattr(ratio, "columns", None)
+    info = info_of(ratio)
+    columns = info.columns
     if isinstance(batch, LazyBatch):
         wanted = batch.keys() if columns is None else columns
         for name in wanted:
@@ -108,7 +104,7 @@ def _visible_columns(batch: Batch | LazyBatch, ratio: Ratio, field: str) -> Batc
                 rule = f"is not among the rows' {sorted(batch)}"
                 raise InputError(f"{field}.columns", name, rule, "correct the name")
         batch = batch.columns | {name: batch[name] for name in wanted}
-    if getattr(ratio, "on_device", False):
+    if info.on_device:
         return batch
     return {name: column.cpu() if columns is None or name in columns else column for name, column in batch.items()}
 

@@ -11,6 +11,8 @@ own mean within each class, and r = p(y)/q(y).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from rsf_dist.data.batch import Batch
 from rsf_dist.ratios.base import Ratio, log_ratios
+from rsf_dist.ratios.info import RatioInfo, info_of
 from rsf_dist.ratios.label_shift import LabelShiftRatio
 from rsf_dist.types import Floats
 
@@ -37,28 +40,38 @@ class ClassConditionalRatio:
         classes: log p(y)/q(y).
         log_means: log E_q[g | y], float64 [k].
 
-    Target rows have no class: `target_log_ratio`, where g has one, takes the class of the lowest mean, so that what
+    Target rows have no class: `info.held_out`, where g has it, takes the class of the lowest mean, so that what
     capping costs is not told too low.
     """
 
-    target_at_most = True
-    on_device = True
-
     def __init__(self, ratio: Ratio, classes: LabelShiftRatio, log_means: Floats):
         self.ratio, self.classes, self.log_means = ratio, classes, torch.from_numpy(np.asarray(log_means))
-        for known in ("quality", "test_index"):
-            if getattr(ratio, known, None) is not None:
-                setattr(self, known, getattr(ratio, known))
-        self.estimate = classes.estimate
-        on_target = getattr(ratio, "target_log_ratio", None)
-        if on_target is not None:
-            self.target_log_ratio = on_target + float((classes.log_weight - self.log_means).max())
+        self.info = self._info(info_of(ratio))
+
+    def _info(self, of_images: RatioInfo) -> RatioInfo:
+        held_out = of_images.held_out
+        if held_out is not None:
+            on_target = None if held_out.log_ratio is None else held_out.log_ratio + self._largest_factor
+            held_out = replace(held_out, log_ratio=on_target, at_most=True)
+        return replace(
+            of_images,
+            normalised=False,  # means that are cut at a quantile are too low
+            columns=None,
+            on_device=True,
+            held_out=held_out,
+            class_prior=self.classes.estimate,
+            bounded_by_construction=False,
+        )
+
+    @property
+    def _largest_factor(self) -> float:
+        return float((self.classes.log_weight - self.log_means).max())
 
     @property
     def log_bound(self) -> float | None:
         """The bound of g and the largest factor of a class; None where g has none."""
         bound = self.ratio.log_bound
-        return None if bound is None else bound + float((self.classes.log_weight - self.log_means).max())
+        return None if bound is None else bound + self._largest_factor
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""

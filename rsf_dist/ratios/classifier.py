@@ -32,6 +32,7 @@ from rsf_dist.models.optimization import descend
 from rsf_dist.models.spec import NetworkSpec, load_network, save_network
 from rsf_dist.ratios import calibration as calibrations
 from rsf_dist.ratios.calibration import Calibration, calibrate, truth_and_weights
+from rsf_dist.ratios.info import HeldOut, RatioInfo, RatioQuality
 from rsf_dist.runtime.device import device, seeded, to_cpu_copy
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.types import Floats
@@ -57,34 +58,6 @@ class Splits:
     test_index: NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class RatioQuality:
-    """How good a calibrated ratio is, on rows that neither fitting nor calibration saw.
-
-    Args:
-        num_target, num_proposals: size of the test part.
-        log_loss: balanced over both classes, in nats; log 2 = 0.693 is chance.
-        brier: balanced mean squared error of D; chance is 0.25.
-        calibration_error: expected calibration error, ten bins of equal mass, balanced weights.
-        auc: area under the ROC curve.
-        calibration: in words; a slope of 1 and an intercept of 0 mean that the network needed none.
-        mean_ratio_proposals: mean of r over proposals; 1 for the true ratio.
-        mean_inverse_ratio_target: mean of 1/r over the target; 1 for the true ratio where p covers q, else below.
-        reliability: ten pairs (mean predicted D, balanced share of target rows), the bins of calibration_error.
-    """
-
-    num_target: int
-    num_proposals: int
-    log_loss: float
-    brier: float
-    calibration_error: float
-    auc: float
-    calibration: str
-    mean_ratio_proposals: float
-    mean_inverse_ratio_target: float
-    reliability: tuple[tuple[float, float], ...]
-
-
 class ClassifierRatio:
     """log r(x) = the calibrated mean of the networks' logits, cut off at `max_log_ratio`.
 
@@ -98,9 +71,6 @@ class ClassifierRatio:
         column: what the networks look at.
         max_log_ratio: where to cut log r; None: nowhere.
     """
-
-    normalised = True
-    on_device = True
 
     def __init__(
         self,
@@ -117,6 +87,8 @@ class ClassifierRatio:
         self.spec, self.calibration, self.quality = spec, calibration, quality
         self.target_log_ratio, self.test_index = target_log_ratio, test_index
         self.column, self.max_log_ratio = column, max_log_ratio
+        held_out = HeldOut(target_log_ratio, test_index)
+        self.info = RatioInfo(normalised=True, on_device=True, held_out=held_out, quality=quality)
 
     @property
     def log_bound(self) -> float | None:

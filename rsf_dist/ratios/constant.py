@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from rsf_dist.data.batch import Batch, num_rows
+from rsf_dist.ratios.info import RatioInfo
 
 
 class ConstantRatio:
     """p = q: log ratio 0 everywhere, so that at M = 1 everything is accepted."""
 
     log_bound = 0.0
-    columns = ()
+    info = RatioInfo(columns=())
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """Zeros, float64 [n]."""

@@ -17,6 +17,7 @@ from rsf_dist.data.batch import Batch
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.distribution import DistributionProposal, log_density
 from rsf_dist.ratios.bounds import log_supremum
+from rsf_dist.ratios.info import HeldOut, RatioInfo
 
 
 class DensityRatio:
@@ -52,14 +53,14 @@ class DensityRatio:
             raise InputError("target", list(target.event_shape), rule, "give p and q of the same x")
         self.target = target
         self.proposal = proposal
-        self.columns = (proposal.column,)
         self.log_bound = log_supremum(target, proposal.distribution) if log_bound is None else log_bound
         if self.log_bound is not None and not math.isfinite(self.log_bound):
             raise InputError("log_bound", log_bound, "must be finite", "leave it out where no bound is known")
-        self.normalised = isinstance(target, Distribution)
-        self.target_log_ratio = None
+        held_out = None
         if target_samples is not None:
-            self.target_log_ratio = self.log_ratio({proposal.column: target_samples}).numpy()
+            held_out = HeldOut(self.log_ratio({proposal.column: target_samples}).numpy())
+        normalised = isinstance(target, Distribution)
+        self.info = RatioInfo(normalised=normalised, columns=(proposal.column,), held_out=held_out)
 
     @classmethod
     def of_energy(

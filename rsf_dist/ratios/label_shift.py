@@ -19,6 +19,7 @@ from torch import Tensor
 from rsf_dist.data.batch import Batch
 from rsf_dist.errors import InputError
 from rsf_dist.ratios.class_prior import ClassPrior
+from rsf_dist.ratios.info import RatioInfo
 from rsf_dist.types import Floats
 
 
@@ -34,8 +35,6 @@ class LabelShiftRatio:
         InputError: a prior that is none, or a class that the target has and proposals never show; at scoring, no such
             column, or a label outside the classes.
     """
-
-    normalised = True
 
     def __init__(
         self,
@@ -58,7 +57,7 @@ class LabelShiftRatio:
         self.log_bound = float(log_weight.max())
         self.target_prior, self.proposal_prior = target, proposal
         self.column, self.estimate = column, estimate
-        self.columns = (column,)
+        self.info = RatioInfo(normalised=True, columns=(column,), class_prior=estimate)
 
     def save(self, folder: Path) -> None:
         """Write ratio.json: both priors, and the estimate's interval."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import reduce
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from torch import Tensor
 from rsf_dist.data.batch import Batch, LazyBatch, num_rows, select
 from rsf_dist.errors import InputError
 from rsf_dist.ratios.base import Ratio, SavableRatio, Screened, log_ratios
+from rsf_dist.ratios.info import HeldOut, RatioInfo, info_of
 
 _ROUNDING = 1e-6  # relative; a float32 factor may exceed its bound by this, and such rows must not be lost
 
@@ -41,33 +43,17 @@ class ProductRatio:
         InputError: fewer than two factors.
     """
 
-    on_device = True
-
     def __init__(self, factors: Sequence[Ratio]):
         if len(factors) < 2:
             raise InputError("ratio.factors", len(factors), "a product needs two or more", "use the factor itself")
         self.factors = list(factors)
-        for known in ("quality", "estimate"):  # for reports, where one factor alone was learned
-            found = [getattr(factor, known) for factor in factors if getattr(factor, known, None) is not None]
-            if len(found) == 1:
-                setattr(self, known, found[0])
-        held_out = [index for factor in factors if (index := getattr(factor, "test_index", None)) is not None]
-        if held_out:
-            self.test_index = reduce(np.intersect1d, held_out)
+        self.info = _joint_info([info_of(factor) for factor in factors])
 
     @property
     def log_bound(self) -> float | None:
         """The sum of the factors' bounds: a bound, though perhaps not the supremum. None where one has none."""
         bound = _bound(self.factors)
         return None if math.isinf(bound) else bound
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        """Those that some factor looks at; None where one does not say."""
-        named = [getattr(factor, "columns", None) for factor in self.factors]
-        if any(columns is None for columns in named):
-            return None
-        return tuple(dict.fromkeys(name for columns in named if columns is not None for name in columns))
 
     def save(self, folder: Path) -> None:
         """Write factor-0/, factor-1/, … of the factors that can be written."""
@@ -101,6 +87,26 @@ class ProductRatio:
         scored = torch.zeros(n, dtype=torch.bool)
         scored[left] = True
         return Screened(torch.where(scored, total, -torch.inf), scored, torch.where(scored, inclusion, 0.0))
+
+
+def _joint_info(factors: Sequence[RatioInfo]) -> RatioInfo:
+    """Return the facts of a product. Figures for reports come from the only factor that has them."""
+    qualities = [info.quality for info in factors if info.quality is not None]
+    priors = [info.class_prior for info in factors if info.class_prior is not None]
+    indices = [info.held_out.index for info in factors if info.held_out is not None and info.held_out.index is not None]
+    return RatioInfo(
+        columns=_union([info.columns for info in factors]),
+        on_device=True,
+        held_out=HeldOut(index=reduce(np.intersect1d, indices)) if indices else None,
+        quality=qualities[0] if len(qualities) == 1 else None,
+        class_prior=priors[0] if len(priors) == 1 else None,
+    )
+
+
+def _union(columns: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+    """Return the columns that some factor looks at. None means any, because a factor does not say."""
+    named = [names for names in columns if names is not None]
+    return tuple(dict.fromkeys(chain(*named))) if len(named) == len(columns) else None
 
 
 def _bound(factors: Sequence[Ratio]) -> float:

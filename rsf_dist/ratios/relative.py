@@ -10,6 +10,7 @@ target rows alone, and everything else at random.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from rsf_dist.data.batch import Batch
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.target_mixture import COMPONENT, TargetMixtureProposal
 from rsf_dist.ratios.base import Ratio, SavableRatio, log_ratios
+from rsf_dist.ratios.info import RatioInfo, info_of
 
 
 class RelativeRatio:
@@ -27,20 +29,21 @@ class RelativeRatio:
     Args:
         ratio: p/q of the target and of the mixture's proposal, normalised (a constant factor would change the law).
         mixture: where rows come from; its share of target rows is a. Rows that the ratio's figures are taken from
-            (`test_index`) are better left out of it.
+            (`info.held_out`) are better left out of it.
     """
-
-    normalised = True
-    on_device = True
 
     def __init__(self, ratio: Ratio, mixture: TargetMixtureProposal):
         self.ratio, self.mixture, self.alpha = ratio, mixture, mixture.alpha
         self.log_bound = -math.log(mixture.alpha)
-        for known in ("quality", "test_index"):
-            if hasattr(ratio, known):
-                setattr(self, known, getattr(ratio, known))
-        on_target = getattr(ratio, "target_log_ratio", None)
-        self.target_log_ratio = None if on_target is None else self._relative(torch.from_numpy(on_target)).numpy()
+        self.info = self._info(info_of(ratio))
+
+    def _info(self, of_ratio: RatioInfo) -> RatioInfo:
+        held_out = of_ratio.held_out
+        if held_out is not None and held_out.log_ratio is not None:
+            held_out = replace(held_out, log_ratio=self._relative(torch.from_numpy(held_out.log_ratio)).numpy())
+        return replace(
+            of_ratio, normalised=True, columns=None, on_device=True, held_out=held_out, bounded_by_construction=True
+        )
 
     def save(self, folder: Path) -> None:
         """Write the ratio that it is made of, where that can be written."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from rsf_dist.data.batch import Batch, num_rows
 from rsf_dist.errors import InputError
 from rsf_dist.ratios.base import checked_columns
+from rsf_dist.ratios.info import RatioInfo
 from rsf_dist.runtime.user_code import reported_as
 
 
@@ -49,7 +50,8 @@ class RewardRatio:
         if max_score is not None and not math.isfinite(max_score / beta):
             remedy = "leave it out where no bound is known"
             raise InputError("ratio.max_score", max_score, "max_score/beta must be finite", remedy)
-        self.score, self.beta, self.max_score, self.columns = score, beta, max_score, checked_columns(columns)
+        self.score, self.beta, self.max_score = score, beta, max_score
+        self.info = RatioInfo(columns=checked_columns(columns))
         self.log_bound = None if max_score is None else max_score / beta
 
     def log_ratio(self, batch: Batch) -> Tensor:

@@ -17,6 +17,7 @@ from rsf_dist.errors import InputError
 from rsf_dist.proposals import DefensiveProposal
 from rsf_dist.proposals.base import DensityProposal
 from rsf_dist.ratios.base import Ratio, log_ratios
+from rsf_dist.ratios.info import RatioInfo, info_of
 
 
 class ReweightedRatio:
@@ -36,8 +37,8 @@ class ReweightedRatio:
                 rule = "has no log_prob, by which a ratio that is not learned follows a proposal that moves"
                 raise InputError("proposal", type(part).__name__, rule, "give it one, or set rounds=1")
         self.ratio, self.moved = ratio, moved
-        self.normalised = getattr(ratio, "normalised", False)
-        self.estimate = getattr(ratio, "estimate", None)  # for reports
+        known = info_of(ratio)  # of p/q0: its columns and held-out ratios do not hold for p/q
+        self.info = RatioInfo(normalised=known.normalised, class_prior=known.class_prior)
 
     @property
     def log_bound(self) -> float | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from rsf_dist.data.batch import Batch, num_rows
 from rsf_dist.errors import InputError
 from rsf_dist.ratios.base import checked_columns
+from rsf_dist.ratios.info import RatioInfo
 from rsf_dist.runtime.user_code import reported_as
 
 
@@ -32,7 +33,8 @@ class VerifierRatio:
     log_bound = 0.0
 
     def __init__(self, passes: Callable[[Batch], Tensor], columns: Sequence[str] | None = None):
-        self.passes, self.columns = passes, checked_columns(columns)
+        self.passes = passes
+        self.info = RatioInfo(columns=checked_columns(columns))
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]."""

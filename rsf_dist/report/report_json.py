@@ -13,6 +13,7 @@ from typing import Any
 from rsf_dist.errors import InputError
 from rsf_dist.evaluation.predictions import Predictions, gap_closed
 from rsf_dist.ratios import Ratio
+from rsf_dist.ratios.info import info_of
 from rsf_dist.report.trust_card import trust_card
 from rsf_dist.sampling.accepted import AcceptedSet
 from rsf_dist.storage.run_store import RunStore
@@ -155,12 +156,17 @@ def describe_round(
 
 def describe_ratio(ratio: Ratio) -> dict[str, Any]:
     """Its kind and bound; the quality of a learned one; the class prior that was estimated for it."""
-    described: dict[str, Any] = {"kind": type(ratio).__name__, "log_bound": ratio.log_bound}
-    quality, estimate = getattr(ratio, "quality", None), getattr(ratio, "estimate", None)
-    if quality is not None:
-        described |= asdict(quality)
-    if estimate is not None:
-        described["estimate"] = estimate.to_json()
+    info = info_of(ratio)
+    described: dict[str, Any] = {
+        "kind": type(ratio).__name__,
+        "log_bound": ratio.log_bound,
+        "bounded_by_construction": info.bounded_by_construction,
+        "target_at_most": info.held_out is not None and info.held_out.at_most,
+    }
+    if info.quality is not None:
+        described |= asdict(info.quality)
+    if info.class_prior is not None:
+        described["estimate"] = info.class_prior.to_json()
     return finite(described)
 
 

@@ -292,7 +292,7 @@ def bias(sampling: Numbers, ratio: Numbers) -> Finding:
     if not from_target:
         light = "amber" if light == "green" else light
         meaning += " This is blind to what proposals never met: give target rows to judge it on."
-    elif ratio["kind"] == "ClassConditionalRatio":
+    elif ratio["target_at_most"]:
         meaning += " Target rows have no class, and each counts as of the one that capping costs most."
     elif proposals is not None and bound > 2 * proposals + TV_GREEN:
         meaning += " Proposals alone show less of it: they hardly meet part of the target."
@@ -617,7 +617,7 @@ def _certified(sampling: Numbers, ratio: Numbers) -> bool:
 
 def _cut_off(ratio: Numbers) -> bool:
     """Whether a bound is where a learned ratio was cut off, rather than one of the ratio as it should be."""
-    return ratio["log_bound"] is not None and "auc" in ratio and ratio["kind"] != "RelativeRatio"
+    return ratio["log_bound"] is not None and "auc" in ratio and not ratio["bounded_by_construction"]
 
 
 def _isotonic(ratio: Numbers) -> bool:

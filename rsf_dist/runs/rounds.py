@@ -22,6 +22,7 @@ from rsf_dist.errors import InputError, Shortfall
 from rsf_dist.evaluation.sample_quality import two_sample_tests
 from rsf_dist.proposals import DefensiveProposal, Proposal, Refittable
 from rsf_dist.ratios import Ratio
+from rsf_dist.ratios.info import info_of
 from rsf_dist.report import report_json, sample_images
 from rsf_dist.report.trust_card import format_trust_card
 from rsf_dist.sampling.sampler import RejectionSampler
@@ -97,8 +98,8 @@ def explore_once(seed_run: SeedRun, number: int) -> float | None:
             raise Shortfall(finding, _MORE_TO_EXPLORE) from short
     if not report_json.has_round(seed_run.store, accepted.fingerprint):
         _tell(seed_run, number, proposal, ratio, accepted)
-    quality = getattr(ratio, "quality", None)
-    return getattr(quality, "auc", None)
+    quality = info_of(ratio).quality
+    return None if quality is None else quality.auc
 
 
 def round_proposal(seed_run: SeedRun, number: int) -> Proposal:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsf_dist.ratios.info import info_of
 from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.collector import RowCollector
 from rsf_dist.sampling.diagnostics import Statistics
@@ -55,13 +56,13 @@ class SamplingPlan:
 
     def setting(self, log_m: float) -> Setting:
         """What the report needs to know, log_m being the M in the end."""
-        ratio, log_ratio = self.work.ratio, self.pilot.rows.log_ratio
+        info, log_ratio = info_of(self.work.ratio), self.pilot.rows.log_ratio
         return Setting(
             log_m=log_m,
             source=self.choice.source,
-            normalised=getattr(ratio, "normalised", False),
-            target_log_ratio=getattr(ratio, "target_log_ratio", None),
-            target_at_most=getattr(ratio, "target_at_most", False),
+            normalised=info.normalised,
+            target_log_ratio=None if info.held_out is None else info.held_out.log_ratio,
+            target_at_most=info.held_out is not None and info.held_out.at_most,
             pilot=Statistics.of(log_ratio, log_ratio > log_m, log_m),
             log_ratio_quantile=float(np.quantile(log_ratio, 0.999, method="higher")),
         )

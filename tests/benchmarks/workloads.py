@@ -14,6 +14,7 @@ from rsf_dist.data.batch import Batch
 from rsf_dist.data.images import ImageSet
 from rsf_dist.models.networks import in_pieces
 from rsf_dist.models.spec import NetworkSpec
+from rsf_dist.ratios.info import RatioInfo
 from rsf_dist.runtime.device import device
 from rsf_dist.sampling.chunk import ChunkWork
 
@@ -61,7 +62,7 @@ class Scored:
     """A network's logit of the image, as a classifier ratio has it, without its fit."""
 
     log_bound = 10.0
-    on_device = True
+    info = RatioInfo(on_device=True)
 
     def __init__(self) -> None:
         self.network = NetworkSpec(ModelConfig(name="small_cnn", width=16), num_outputs=1, channels=1).build().eval()

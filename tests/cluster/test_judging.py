@@ -10,6 +10,7 @@ import torch
 import rsf_dist as rsf
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.evaluation.sample_quality import two_sample_tests
+from rsf_dist.ratios.info import HeldOut, RatioInfo
 
 pytestmark = pytest.mark.ray
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the actors cannot import a test module
@@ -26,7 +27,7 @@ class Bright:
     """Keeps bright images; says that it was not fitted to the first N target images."""
 
     log_bound = 0.0
-    test_index = np.arange(N)
+    info = RatioInfo(held_out=HeldOut(index=np.arange(N)))
 
     def log_ratio(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         bright = batch["image"].float().mean(dim=(1, 2, 3)) > 100

@@ -11,6 +11,7 @@ from torch.distributions import Uniform
 import rsf_dist as rsf
 from rsf_dist.config.load import parse_config
 from rsf_dist.data.images import ImageSet
+from rsf_dist.ratios.info import RatioInfo
 from rsf_dist.runs import pipeline
 from rsf_dist.runs.rounds import stored_sampler
 from rsf_dist.runs.verification import verify
@@ -33,7 +34,7 @@ class Brightness:
     """Of images that are where they were rendered: on the GPU, but in the driver."""
 
     log_bound = 0.0
-    on_device = True
+    info = RatioInfo(on_device=True)
 
     def __init__(self):
         self.driver = os.getpid()

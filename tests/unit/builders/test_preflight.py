@@ -260,14 +260,14 @@ def test_rewards_and_verifiers_of_ones_own():
     verifier = built({"kind": "verifier", "passes": "my_kinds:is_bright", "options": {"above": 0.9}})
     assert isinstance(verifier, VerifierRatio)
     assert verifier.log_ratio(batch).tolist() == [-torch.inf, 0.0]
-    assert (reward.columns, verifier.columns) == (None, None)
+    assert (reward.info.columns, verifier.info.columns) == (None, None)
 
 
 @pytest.mark.parametrize(
     "kind", [{"kind": "reward", "score": "my_kinds:bright"}, {"kind": "verifier", "passes": "my_kinds:is_bright"}]
 )
 def test_the_columns_that_a_function_looks_at(kind):
-    assert built(kind | {"columns": ["label", "rotation"]}).columns == ("label", "rotation")
+    assert built(kind | {"columns": ["label", "rotation"]}).info.columns == ("label", "rotation")
 
 
 def test_a_known_label_shift():

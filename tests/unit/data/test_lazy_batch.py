@@ -197,8 +197,8 @@ def test_a_ratio_that_does_not_name_its_columns_is_shown_all_in_a_plain_dict(aug
 
 def test_a_product_looks_at_what_its_factors_look_at():
     label, rotation = RATIOS["label"][0], RATIOS["verdict"][0]
-    assert ProductRatio([label, rotation]).columns == ("label", "rotation")
-    assert ProductRatio([label, RATIOS["image"][0]]).columns is None
+    assert ProductRatio([label, rotation]).info.columns == ("label", "rotation")
+    assert ProductRatio([label, RATIOS["image"][0]]).info.columns is None
 
 
 class Tinted(AugmentProposal):

@@ -29,6 +29,7 @@ from rsf_dist.forecast.estimate import (
 from rsf_dist.forecast.measure import RowCost, _costs
 from rsf_dist.forecast.plan_run import LEAST_PILOT, PILOT_SECONDS, pilot_size
 from rsf_dist.forecast.text import format_forecast
+from rsf_dist.ratios.info import HeldOut, RatioInfo
 from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.sampling.chunk import ChunkWork
@@ -117,7 +118,7 @@ def test_the_bias_is_the_excess_over_m() -> None:
 
 def test_target_rows_give_the_bias_limits() -> None:
     ratio = rsf.ConstantRatio()
-    ratio.target_log_ratio = np.array([math.log(4)] * 20 + [0.0] * 80)
+    ratio.info = RatioInfo(held_out=HeldOut(np.array([math.log(4)] * 20 + [0.0] * 80)))
     bias, (low, high) = bias_at(planned(np.zeros(100), LN2, ratio=ratio), LN2)
     assert bias == pytest.approx(0.1)  # (1 - 2/4) for 20 of 100
     assert low < 0.1 < high

@@ -122,7 +122,7 @@ def test_a_density_ratio_knows_its_bound_and_stays_below(p, q):
     highest = float(ratio.log_ratio(proposal.sample(20_000, Streams(0))).max())
     assert highest <= ratio.log_bound + 1e-6
     assert highest > ratio.log_bound - 0.01
-    assert ratio.normalised
+    assert ratio.info.normalised
 
 
 def test_a_bound_that_was_given_is_kept():

@@ -16,6 +16,7 @@ from rsf_dist.builders import prior_estimation as fitting
 from rsf_dist.ratios import ClassConditionalRatio, ConstantRatio, LabelShiftRatio, ProductRatio, Ratio, VerifierRatio
 from rsf_dist.ratios.class_conditional import class_log_means
 from rsf_dist.ratios.class_prior import ClassPrior
+from rsf_dist.ratios.info import HeldOut, RatioInfo
 from rsf_dist.runtime.rng import Streams
 from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.envelope import Choice
@@ -70,7 +71,7 @@ def test_a_row_by_hand():
     assert found.exp().tolist() == pytest.approx([1.6, 1 / 7.2, 3 / 0.55])
     assert found.dtype == torch.float64
     assert isinstance(JOINT, Ratio)
-    assert not hasattr(JOINT, "normalised")  # means that are cut at a quantile are too low
+    assert not JOINT.info.normalised  # means that are cut at a quantile are too low
 
 
 def test_its_mean_over_proposals_is_one():
@@ -140,19 +141,18 @@ def test_a_class_that_the_target_lacks_and_a_row_that_g_rejects_are_rejected():
 
 
 def test_what_is_known_of_g_is_known_of_it():
-    quality, held_out = object(), np.array([3, 1])
-    learned = SimpleNamespace(log_bound=None, quality=quality, test_index=held_out)
-    joint = ClassConditionalRatio(learned, CLASSES, LOG_MEANS)
-    assert (joint.quality, joint.test_index) == (quality, held_out)
-    for name in ("quality", "test_index", "target_log_ratio"):
-        assert not hasattr(JOINT, name)
+    quality, index = object(), np.array([3, 1])
+    learned = SimpleNamespace(log_bound=None, info=RatioInfo(quality=quality, held_out=HeldOut(index=index)))
+    info = ClassConditionalRatio(learned, CLASSES, LOG_MEANS).info
+    assert (info.quality, info.held_out.index, info.held_out.log_ratio) == (quality, index, None)
+    assert (JOINT.info.quality, JOINT.info.held_out) == (None, None)
     again = pickle.loads(pickle.dumps(JOINT))
     rows = Looks().sample(50, Streams(0))
     assert torch.equal(again.log_ratio(rows), JOINT.log_ratio(rows))
 
 
 def test_a_report_takes_what_target_rows_tell_as_upper_bounds():
-    learned = SimpleNamespace(log_bound=None, target_log_ratio=np.log([1.0, 2.0]))
+    learned = SimpleNamespace(log_bound=None, info=RatioInfo(held_out=HeldOut(np.log([1.0, 2.0]))))
     work = ChunkWork(None, ClassConditionalRatio(learned, CLASSES, LOG_MEANS), 0.0, chunk_size=10, seed=0)
     pilot = SimpleNamespace(rows=SimpleNamespace(log_ratio=np.zeros(4)))
     assert SamplingPlan(Choice(0.0, "given"), work, pilot).setting(0.0).target_at_most
@@ -161,18 +161,18 @@ def test_a_report_takes_what_target_rows_tell_as_upper_bounds():
 
 def test_target_rows_are_of_the_class_that_capping_costs_most():
     # .4, .667/2.4 = .278 and 3/.55: of a target row's g, none of its classes makes more than 3/.55 times as much
-    learned = SimpleNamespace(log_bound=None, target_log_ratio=np.log([1.0, 2.0]))
+    learned = SimpleNamespace(log_bound=None, info=RatioInfo(held_out=HeldOut(np.log([1.0, 2.0]))))
     joint = ClassConditionalRatio(learned, CLASSES, LOG_MEANS)
-    assert np.exp(joint.target_log_ratio) == pytest.approx([3 / 0.55, 6 / 0.55])
-    assert np.exp(learned.target_log_ratio) == pytest.approx([1.0, 2.0])
+    assert np.exp(joint.info.held_out.log_ratio) == pytest.approx([3 / 0.55, 6 / 0.55])
+    assert np.exp(learned.info.held_out.log_ratio) == pytest.approx([1.0, 2.0])
     gone = ClassConditionalRatio(learned, LabelShiftRatio([0.0, 0.4, 0.6], Q), LOG_MEANS)
-    assert np.isfinite(gone.target_log_ratio).all()
+    assert np.isfinite(gone.info.held_out.log_ratio).all()
 
 
 def test_the_estimate_of_the_mix_goes_with_it():
     found = estimate(0.2, 0.2, 0.6)
-    assert ClassConditionalRatio(OfLooks(), LabelShiftRatio(P, Q, estimate=found), LOG_MEANS).estimate is found
-    assert JOINT.estimate is None
+    assert ClassConditionalRatio(OfLooks(), LabelShiftRatio(P, Q, estimate=found), LOG_MEANS).info.class_prior is found
+    assert JOINT.info.class_prior is None
 
 
 # class_log_means

@@ -297,7 +297,7 @@ def test_energy_by_hand():
     proposal = DistributionProposal(Uniform(-2.0, 2.0))
     ratio = DensityRatio.of_energy(lambda x: x**2, proposal, temperature=0.5)
     assert ratio.log_ratio({"x": torch.tensor([0.0, 1.0])}).tolist() == pytest.approx([math.log(4), math.log(4) - 2])
-    assert (ratio.log_bound, ratio.normalised) == (None, False)
+    assert (ratio.log_bound, ratio.info.normalised) == (None, False)
     walled = DensityRatio.of_energy(lambda x: torch.where(x > 0, torch.inf, 0.0), proposal)
     assert walled.log_ratio({"x": torch.tensor([1.0, -1.0, 3.0])}).tolist() == (
         pytest.approx([-math.inf, math.log(4), -math.inf])

@@ -13,6 +13,7 @@ from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import AugmentProposal, DatasetProposal, DistributionProposal, Proposal, TargetMixtureProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, Ratio, RelativeRatio
+from rsf_dist.ratios.info import HeldOut, RatioInfo
 from rsf_dist.runtime.rng import Streams
 from rsf_dist.sampling.chunk import ChunkWork
 
@@ -55,13 +56,15 @@ def test_the_ends(alpha):
 
 
 def test_bound_and_what_is_known_of_the_ratio():
-    inner = SimpleNamespace(log_ratio=None, quality="good", test_index=np.arange(3))
+    inner = SimpleNamespace(log_ratio=None, info=RatioInfo(quality="good", held_out=HeldOut(np.zeros(3), np.arange(3))))
     ratio = RelativeRatio(inner, mixture_of(WIDE, MARKED, 0.2))
     assert ratio.log_bound == pytest.approx(math.log(5))
-    assert ratio.normalised
-    assert (ratio.quality, ratio.test_index.tolist()) == ("good", [0, 1, 2])
+    assert ratio.info.normalised
+    assert ratio.info.bounded_by_construction
+    assert (ratio.info.quality, ratio.info.held_out.index.tolist()) == ("good", [0, 1, 2])
+    assert ratio.info.held_out.log_ratio.tolist() == pytest.approx([0, 0, 0])  # r = 1 gives r_a = 1
     assert isinstance(ratio, Ratio)
-    assert not hasattr(RelativeRatio(Column(), mixture_of(WIDE, MARKED)), "quality")
+    assert RelativeRatio(Column(), mixture_of(WIDE, MARKED)).info.quality is None
 
 
 def test_accepting_at_its_bound_gives_the_target_and_only_from_the_mixture():

@@ -92,9 +92,9 @@ def test_a_ratio_without_a_bound_has_none_and_the_constant_is_minded():
     known = DensityRatio(TARGET, BROAD)
     assert known.log_bound is None
     assert ReweightedRatio(known, mixture()).log_bound is None
-    assert ReweightedRatio(known, mixture()).normalised is True
+    assert ReweightedRatio(known, mixture()).info.normalised is True
     tilted = RewardRatio(lambda batch: -batch["x"].abs(), max_score=0.0)
-    assert ReweightedRatio(tilted, mixture()).normalised is False
+    assert ReweightedRatio(tilted, mixture()).info.normalised is False
     assert ReweightedRatio(tilted, mixture()).log_bound == pytest.approx(-math.log(0.2))
 
 

@@ -12,6 +12,7 @@ import pytest
 from rsf_dist.ratios import ConstantRatio, LabelShiftRatio, ProductRatio
 from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.ratios.classifier import evaluate_ratio
+from rsf_dist.ratios.info import RatioInfo
 from rsf_dist.report import report_json, trust_card
 from rsf_dist.report.html import write_html
 from rsf_dist.report.text import format_report
@@ -54,6 +55,8 @@ GOOD_REPORT = SamplingReport(
 SAMPLING = GOOD_REPORT.to_dict()
 RATIO = {
     "kind": "ClassifierRatio",
+    "bounded_by_construction": False,
+    "target_at_most": False,
     "log_bound": None,
     "num_target": 60,
     "num_proposals": 3_200,
@@ -66,7 +69,12 @@ RATIO = {
     "mean_inverse_ratio_target": 0.9,
     "reliability": [[(2 * bin + 1) / 20] * 2 for bin in range(10)],
 }
-GIVEN = {"kind": "DensityRatio", "log_bound": 2.3}  # not learned, of known bound
+GIVEN = {
+    "kind": "DensityRatio",
+    "log_bound": 2.3,
+    "bounded_by_construction": False,
+    "target_at_most": False,
+}  # not learned, of known bound
 CUT = RATIO | {"log_bound": 2.3}  # learned, and cut off at M
 
 
@@ -340,7 +348,7 @@ def test_a_bound_that_target_rows_exceed_certifies_no_lack_of_bias():
 
 
 def test_a_relative_ratio_is_exact():
-    few, relative = SAMPLING | {"tv_bound_upper": 0.2}, CUT | {"kind": "RelativeRatio"}
+    few, relative = SAMPLING | {"tv_bound_upper": 0.2}, CUT | {"kind": "RelativeRatio", "bounded_by_construction": True}
     assert trust_card.bias(few, relative).light == "green"
     assert "capping causes no bias" in trust_card.bias(few, relative).meaning
     assert "rejection is exact" in trust_card.constant(few, relative).meaning
@@ -452,7 +460,7 @@ def test_no_more_is_said_than_was_found():
 def test_where_target_rows_have_no_class_the_bias_says_so():
     wide = SAMPLING | {"tv_bound": 0.4, "tv_bound_upper": 0.45, "tv_bound_proposals": 0.01}
     assert "hardly meet part of the target" in trust_card.bias(wide, RATIO).meaning
-    told = trust_card.bias(wide, RATIO | {"kind": "ClassConditionalRatio"}).meaning
+    told = trust_card.bias(wide, RATIO | {"kind": "ClassConditionalRatio", "target_at_most": True}).meaning
     assert "hardly meet" not in told
     assert "Target rows have no class" in told
 
@@ -519,14 +527,13 @@ def learned():
     with np.errstate(over="ignore"):
         quality = evaluate_ratio(np.array([2.0, 1.0, -800.0]), np.array([-2.0, 0.0, -1.0]), "none")
     assert quality.mean_inverse_ratio_target == math.inf
-    return SimpleNamespace(quality=quality, log_bound=None)
+    return SimpleNamespace(info=RatioInfo(quality=quality), log_bound=None)
 
 
 @pytest.fixture
 def estimated():
-    ratio = LabelShiftRatio([0.3, 0.7], [0.5, 0.5])
-    ratio.estimate = ClassPrior(np.array([0.3, 0.7]), np.array([0.2, 0.6]), np.array([0.4, 0.8]), "em")
-    return ratio
+    estimate = ClassPrior(np.array([0.3, 0.7]), np.array([0.2, 0.6]), np.array([0.4, 0.8]), "em")
+    return LabelShiftRatio([0.3, 0.7], [0.5, 0.5], estimate=estimate)
 
 
 def test_a_round_is_strict_json_and_reads_the_same(learned):

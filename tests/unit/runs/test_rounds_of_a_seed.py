@@ -75,7 +75,8 @@ class Learned(DensityRatio):
     def __init__(self, proposal, distance):
         super().__init__(Normal(0.8, 0.1), DistributionProposal(Uniform(-1.5, 1.5), column="rotation"), log_bound=4.0)
         spread = np.linspace(-1, 1, 50)
-        self.quality = evaluate_ratio(spread + distance, spread - distance, "none")
+        quality = evaluate_ratio(spread + distance, spread - distance, "none")
+        self.info = replace(self.info, quality=quality)
 
 
 def trial_in(folder: Path, **sections) -> SeedRun:
@@ -654,7 +655,7 @@ def test_with_moved_classes_the_last_ratio_says_nothing_of_them_but_their_mix(se
         assert isinstance(ratio, ClassConditionalRatio)
         assert ratio.classes.target_prior.tolist() == pytest.approx(proposal.class_prior.tolist())
         assert ratio.log_ratio(rows).tolist() == pytest.approx((-LOG_MEANS).tolist())
-        assert ratio.estimate.to_json() == ESTIMATE.to_json()
+        assert ratio.info.class_prior.to_json() == ESTIMATE.to_json()
 
 
 def test_means_that_are_missing_or_damaged_are_refused_and_made_again(seed_run, rows_of, means):
