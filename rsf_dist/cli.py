@@ -1,4 +1,8 @@
-"""The command `rsf`: words in, exit codes out. Whatever imports torch or Ray is imported when a command runs."""
+"""The command `rsf`: parse the command line, call the library, print the result, exit with the right code.
+
+Modules that import torch or Ray take seconds to import. Each command imports its own, so that `rsf --help` and an error
+in the configuration are quick.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -35,27 +40,34 @@ app = typer.Typer(
 )
 
 
-Config = Annotated[Path, typer.Argument(help="The run's YAML file.")]
+Config = Annotated[Path, typer.Argument(help="YAML file of the run. `rsf schema config --markdown` lists its keys.")]
 
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value, e.g. training.steps=100.", metavar="[KEY=VALUE]...")
+    list[str] | None,
+    typer.Argument(
+        help="Overrides of the file's keys, e.g. training.steps=100.",
+        metavar="[KEY=VALUE]...",
+    ),
 ]
 
 
-Directory = Annotated[str, typer.Argument(help="The run's directory, a path or a URI.")]
+Directory = Annotated[str, typer.Argument(help="Directory of the run: a local path or a URI.")]
 
 
-Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; `auto`: the one on this machine.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Address of a Ray cluster; `auto` is the one on this machine."),
+]
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of text.")]
 
 
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 3 where the trust card is red.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 3 if the report's trust card is red.")]
 
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the workers' output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the output of the workers.")]
 
 
 @app.command()
@@ -67,10 +79,10 @@ def run(
     strict: Strict = False,
     debug: Debug = False,
 ) -> None:
-    """Sample, fine-tune, compare, report: the main job."""
+    """Sample, fine-tune, compare with the baselines and report."""
     from rsf_dist.config.load import load_config
 
-    _carry_out("run", load_config(config, overrides or ()), address, as_json, strict, debug)
+    _run_job("run", load_config(config, overrides or ()), address, as_json, strict, debug)
 
 
 @app.command()
@@ -79,30 +91,35 @@ def compare(
     overrides: Overrides = None,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Repeat with so many seeds; by default the file's num_seeds if above 1, else 3."),
+        typer.Option(min=1, help="Number of seeds. By default num_seeds of the file if above 1, else 3."),
     ] = None,
     arms: Annotated[
-        str | None, typer.Option(help="Which, e.g. random,one_shot,oracle; by default all that the file allows.")
+        str | None,
+        typer.Option(help="Arms, e.g. random,one_shot,oracle. By default all that the file allows."),
     ] = None,
-    output: Annotated[str | None, typer.Option(help="Where to; by default the file's output with -compare.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Directory to write to. By default the file's output with -compare.")
+    ] = None,
     address: Address = None,
     as_json: Json = False,
     strict: Strict = False,
     debug: Debug = False,
 ) -> None:
-    """Hold the run against its alternatives, at equal rows and optimizer steps, over several seeds."""
+    """Compare the run with its baselines over several seeds.
+
+    All arms have equally many rows and optimizer steps.
+    """
     from rsf_dist.config.load import load_config
     from rsf_dist.config.run import comparable_arms
 
-    given = list(overrides or ())
-    once = load_config(config, given)
-    possible = comparable_arms(once)
+    loaded = load_config(config, overrides or ())
+    possible = comparable_arms(loaded)
     chosen = possible if arms is None else [name.strip() for name in arms.split(",")]
-    where = output or _compared(once.output)
-    count = seeds or (once.num_seeds if once.num_seeds > 1 else 3)
-    ours = [f"evaluation.arms=[{', '.join(chosen)}]", f"num_seeds={count}", f"output={json.dumps(where)}"]
-    ours += [] if "oracle" in chosen else ["evaluation.oracle=null"]
-    _carry_out("run", load_config(config, [*given, *ours]), address, as_json, strict, debug)
+    folder = output or _beside(loaded.output)
+    num_seeds = seeds or (loaded.num_seeds if loaded.num_seeds > 1 else 3)
+    own = [f"evaluation.arms=[{', '.join(chosen)}]", f"num_seeds={num_seeds}", f"output={json.dumps(folder)}"]
+    own += [] if "oracle" in chosen else ["evaluation.oracle=null"]
+    _run_job("run", load_config(config, [*(overrides or ()), *own]), address, as_json, strict, debug)
 
 
 @app.command()
@@ -114,15 +131,15 @@ def sample(
     strict: Strict = False,
     debug: Debug = False,
 ) -> None:
-    """Fit the ratio and sample, for `rsf train` to go on with."""
+    """Fit the ratio and sample; `rsf train` continues from there."""
     from rsf_dist.config.load import load_config
 
-    _carry_out("sample", load_config(config, overrides or ()), address, as_json, strict, debug)
+    _run_job("sample", load_config(config, overrides or ()), address, as_json, strict, debug)
 
 
 @app.command()
 def train(directory: Directory, address: Address = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Fine-tune on a run's accepted rows, compare, report."""
+    """Fine-tune on the accepted rows of a run, compare and report."""
     from rsf_dist.runs import pipeline
 
     with _progress() as progress:
@@ -132,7 +149,7 @@ def train(directory: Directory, address: Address = None, as_json: Json = False, 
 
 @app.command()
 def report(directory: Directory, as_json: Json = False, debug: Debug = False) -> None:
-    """Draw a run's report.html again."""
+    """Write the report.html of a run again."""
     from rsf_dist.runs import pipeline
 
     _show(pipeline.rebuild_report(directory), as_json)
@@ -143,54 +160,109 @@ def plan(
     config: Config,
     overrides: Overrides = None,
     actors: Annotated[
-        int | None, typer.Option(min=1, help="How many to forecast for; by default all there are.")
+        int | None,
+        typer.Option(min=1, help="Number of actors to forecast for. By default all there are."),
     ] = None,
     address: Address = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Forecast acceptance, bias and cost of sampling from a pilot, and recommend an envelope; writes nothing."""
+    """Forecast the acceptance, bias and cost of sampling.
+
+    A pilot is drawn, an envelope is recommended, and nothing is written.
+    """
     from rsf_dist.config.load import load_config
 
     loaded = load_config(config, overrides or ())
-    from rsf_dist.forecast.plan_run import plan_run  # seconds; what is wrong with the configuration is said before
+    from rsf_dist.forecast.plan_run import plan_run  # takes seconds; errors in the configuration came before
     from rsf_dist.forecast.text import format_forecast
 
     with _progress() as progress:
-        found = plan_run(loaded, actors=actors, address=address, verbose=debug, progress=progress)
-    print(json.dumps(found.to_dict(), indent=2) if as_json else format_forecast(found))
+        forecast = plan_run(loaded, actors=actors, address=address, verbose=debug, progress=progress)
+    print(json.dumps(forecast.to_dict(), indent=2) if as_json else format_forecast(forecast))
 
 
 @app.command()
 def verify(
     directory: Directory,
-    chunks: Annotated[int, typer.Option(min=0, help="How many chunks to draw again, chosen at random.")] = 8,
+    chunks: Annotated[int, typer.Option(min=0, help="Number of chunks, chosen at random, to draw again.")] = 8,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a run: its files' hashes, some chunks drawn again, the report against the rows; exit code 2 if it fails."""
+    """Check a run's files, chunks and report.
+
+    The files are checked against their hashes, some chunks are drawn again, and the report is compared with the rows.
+    Exit with code 2 if something is wrong.
+    """
     from rsf_dist.runs.verification import verify as verify_run
 
     with _progress() as progress:
-        found = verify_run(directory, num_chunks=chunks, progress=progress)
+        verification = verify_run(directory, num_chunks=chunks, progress=progress)
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
+        print(json.dumps(verification.to_dict(), indent=2))
     else:
-        print("\n".join([f"wrong: {line}" for line in found.wrong] or [f"in order: {found}"]))
-    if found.wrong:
+        print("\n".join([f"wrong: {line}" for line in verification.wrong] or [f"in order: {verification}"]))
+    if verification.wrong:
         raise typer.Exit(InputError.exit_code)
+
+
+class Described(str, Enum):
+    """The files whose schema can be printed: a run's YAML file, report.json and manifest.json."""
+
+    CONFIG = "config"
+    REPORT = "report"
+    MANIFEST = "manifest"
+
+
+@app.command()
+def schema(
+    file: Annotated[Described, typer.Argument(help="The file: a run's YAML file, report.json or manifest.json.")],
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the keys of `config` as a Markdown list instead.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Print the JSON Schema of a YAML file, report or manifest.
+
+    An editor with a YAML language server completes and explains keys if the YAML file begins with
+    `# yaml-language-server: $schema=config.schema.json`, after `rsf schema config > config.schema.json`.
+    """
+    from rsf_dist.config import reference
+
+    if markdown and file is not Described.CONFIG:
+        raise InputError("--markdown", file.value, "only config has a key reference", "leave --markdown out")
+    if markdown:
+        print(reference.config_markdown(), end="")
+        return
+    described = reference.config_schema() if file is Described.CONFIG else _schema_of_a_written_file(file)
+    print(json.dumps(described, indent=2))
+
+
+def _schema_of_a_written_file(file: Described) -> dict[str, Any]:
+    from rsf_dist.config.reference import DIALECT
+
+    if file is Described.REPORT:
+        from rsf_dist.report.schema import Report as Model
+    else:
+        from rsf_dist.storage.manifest import Manifest as Model
+    return {"$schema": DIALECT, **Model.model_json_schema(mode="serialization")}
 
 
 @app.command()
 def demo(
     overrides: Overrides = None,
-    output: Annotated[str | None, typer.Option(help="A local folder; by default runs/demo, or runs/demo-2, …")] = None,
-    seeds: Annotated[int, typer.Option(help="Repeat with this many seeds.")] = 1,
+    output: Annotated[
+        str | None, typer.Option(help="Local folder to write to. By default runs/demo, or runs/demo-2, …")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 1,
     address: Address = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Real digits, a place where they look different, and what rejection sampling makes of it. Minutes on two cores."""
+    """Adapt a classifier of digits to a made target domain.
+
+    The digits are real scans. In the target domain they are turned, dim and noisy. It takes minutes on two cores.
+    """
     from importlib.resources import files
 
     from rsf_dist.config.load import load_config
@@ -201,27 +273,28 @@ def demo(
     output = output or next(name for name in _demo_names() if not Path(name).exists())
     if "://" in output:
         raise InputError("--output", output, "the demo writes its images there as files", "name a local folder")
-    place = Path(output) / "place"
-    paths = {"target": "unlabelled", "evaluation.test": "test", "evaluation.oracle": "oracle"}
-    ours = [f"output={output}", f"num_seeds={seeds}", *(f"{key}.root={place / name}" for key, name in paths.items())]
-    loaded = load_config(str(files("rsf_dist.demo") / "digits.yaml"), [*ours, *(overrides or ())])
+    domain = Path(output) / "target_domain"
+    roots = {"target": "unlabelled", "evaluation.test": "test", "evaluation.oracle": "oracle"}
+    own = [f"output={output}", f"num_seeds={seeds}", *(f"{key}.root={domain / name}" for key, name in roots.items())]
+    loaded = load_config(str(files("rsf_dist.demo") / "digits.yaml"), [*own, *(overrides or ())])
     pipeline.require_same(RunStore(output), loaded)
     with _progress() as progress:
-        if not place.exists():
-            progress.say(f"writing the target place's images into {place}")
-            make_domain(place.with_name("place.partial"))
-            place.with_name("place.partial").rename(place)
+        if not domain.exists():
+            progress.say(f"writing the target domain's images into {domain}")
+            partial = domain.with_name("target_domain.partial")
+            make_domain(partial)
+            partial.rename(domain)
         result = pipeline.run(loaded, address=address, verbose=debug, progress=progress)
     _show(result, as_json)
 
 
 def main() -> None:
     """Run the command and exit: 0 done, 1 our bug, 2 the user's input, 3 a statistical refusal, 130 interrupted."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to interrupt
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers interrupt by SIGTERM
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False)
-        if code == INTERRUPTED:  # Typer has caught Ctrl-C by itself
+        if code == INTERRUPTED:  # Typer catches Ctrl-C itself
             raise KeyboardInterrupt
         sys.exit(code or 0)
     except RsfError as err:
@@ -233,16 +306,16 @@ def main() -> None:
         _complain("interrupted")
         sys.exit(INTERRUPTED)
     except Exception as err:
-        if not hasattr(err, "format_message"):  # only click's usage errors have one, whichever click Typer brings
+        if not hasattr(err, "format_message"):  # only click's usage errors have it; Typer may bring a click of its own
             raise
         _complain(err.format_message())
         sys.exit(InputError.exit_code)
 
 
-def _compared(output: str) -> str:
-    """Where a comparison goes, beside the run itself."""
-    path, mark, options = output.partition("?")  # as in s3://bucket/run?endpoint_override=…
-    return f"{path.rstrip('/')}-compare{mark}{options}"
+def _beside(output: str) -> str:
+    """Return the comparison's directory, beside the run's own."""
+    path, question_mark, options = output.partition("?")  # as in s3://bucket/run?endpoint_override=…
+    return f"{path.rstrip('/')}-compare{question_mark}{options}"
 
 
 def _demo_names() -> Iterator[str]:
@@ -256,7 +329,7 @@ def _progress() -> Iterator[Progress]:
 
     progress = for_this_terminal()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # standard output is for the result
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for the result alone
             yield progress
     finally:
         progress.close()
@@ -266,10 +339,10 @@ def _complain(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
 
 
-def _carry_out(
+def _run_job(
     job: Literal["run", "sample"], config: RunConfig, address: str | None, as_json: bool, strict: bool, debug: bool
 ) -> None:
-    from rsf_dist.runs import pipeline  # seconds; what is wrong with the configuration was said before
+    from rsf_dist.runs import pipeline  # takes seconds; errors in the configuration came before
 
     with _progress() as progress:
         result = getattr(pipeline, job)(config, address=address, verbose=debug, progress=progress)
@@ -281,12 +354,13 @@ def _refuse_red(result: RunResult, strict: bool) -> None:
     red = sorted({name for names in result.report["red"] for name in names})
     if strict and red:
         raise StatisticalRefusal(
-            f"the trust card is red: {', '.join(red)}", f"see {result.store.uri}/report.html; what was made is kept"
+            f"the trust card is red: {', '.join(red)}",
+            f"see {result.store.uri}/report.html; all files are kept",
         )
 
 
 def _show(result: RunResult, as_json: bool) -> None:
-    """The result on standard output: the arms' accuracies, and where the report is."""
+    """Print the result: the arms' accuracies, and the place of the report."""
     if as_json:
         print(json.dumps({"output": result.store.uri, **result.report}, indent=2))
         return

@@ -1,4 +1,4 @@
-"""The image sets of a run, read or made, and checked against each other."""
+"""The image sets of a run: read or made, and checked against each other."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ class Inputs:
     """The images of a run, checked against each other.
 
     Args:
-        source: labelled; what proposals are made from.
-        target: of the place where the model must work; its labels are dropped.
-        test, source_test, oracle: labelled, for the evaluation; None where the configuration has none.
+        source: labelled images that proposals are made from.
+        target: images of the target domain, without labels.
+        test: labelled images of the target domain, for the evaluation. None means that no model is evaluated.
+        source_test: labelled images of the source domain, for the evaluation. None means that there are none.
+        oracle: labelled images of the target domain, for arm `oracle`. None means that there are none.
     """
 
     source: ImageSet
@@ -35,25 +37,25 @@ class Inputs:
     oracle: ImageSet | None
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of each set that is there, for a run to tell whether it goes on with the images it began with."""
+        """Return the SHA-256 of each set, by which a resumed run knows that its images are the same."""
         sets = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: images.digest() for name, images in sets.items() if images is not None}
 
 
 def load_inputs(config: RunConfig) -> Inputs:
-    """Read, or make, every image set of the run. Raises InputError."""
+    """Read or make every image set of the run. Raises InputError."""
     source = load_images(config.source, "source")
     source.require_labels("source")
-    target = _read_or_made(config.target, "target", config, source)
+    target = _read_or_make(config.target, "target", config, source)
     target.require_like(source, "target")
 
     def labelled(images: TargetImagesConfig | None, field: str) -> ImageSet | None:
         if images is None:
             return None
-        found = _read_or_made(images, field, config, source)
-        found.require_labels(field)
-        found.require_like(source, field)
-        return found
+        image_set = _read_or_make(images, field, config, source)
+        image_set.require_labels(field)
+        image_set.require_like(source, field)
+        return image_set
 
     evaluation = config.evaluation
     if len(target) < MIN_TARGET_IMAGES:
@@ -71,24 +73,22 @@ def load_inputs(config: RunConfig) -> Inputs:
     return inputs
 
 
-_PLACE_CHUNKS = {"target": 0, "evaluation.oracle": 1, "evaluation.test": 2}
-"""Which stream each made set draws from; renumbering them would change the images."""
+_SHIFTED_CHUNKS = {"target": 0, "evaluation.oracle": 1, "evaluation.test": 2}
+"""The chunk number of each made set's random stream. Other numbers would change the images."""
 
 
-def _read_or_made(
+def _read_or_make(
     images: TargetConfig | TargetImagesConfig, field: str, config: RunConfig, source: ImageSet
 ) -> ImageSet:
-    """The images; those of kind `shifted` are made as the target is. Errors name `field`, or target.shift."""
+    """Read the images, or make those of kind `shifted`. Raises InputError, which names `field` or target.shift."""
     if isinstance(images, ImagesConfig):
         return load_images(images, field)
-    assert isinstance(config.target, ShiftedTargetConfig)  # else the configuration would have been refused
-    count = images.num_images
+    assert isinstance(config.target, ShiftedTargetConfig)  # RunConfig refuses other targets
     base = load_images(images.base, f"{field}.base")
     base.require_labels(f"{field}.base")
     base.require_like(source, f"{field}.base")
     try:
-        return make_shifted_images(
-            base, config.target.shift, count, Streams(config.seed, Stage.TARGET, 0, _PLACE_CHUNKS[field])
-        )
+        streams = Streams(config.seed, Stage.TARGET, 0, _SHIFTED_CHUNKS[field])
+        return make_shifted_images(base, config.target.shift, images.num_images, streams)
     except InputError as err:
         raise InputError("target.shift.prior", err.value, f"{err.rule} ({field}.base)", err.remedy) from err

@@ -36,7 +36,8 @@ from rsf_dist.config.run import RunConfig
 from rsf_dist.data.batch import Batch, select, to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, StatisticalRefusal
-from rsf_dist.models.networks import NetworkSpec, require_batch_norm
+from rsf_dist.models.networks import require_batch_norm
+from rsf_dist.models.spec import NetworkSpec
 from rsf_dist.proposals import DefensiveProposal, DensityProposal, Proposal, Refittable
 from rsf_dist.ratios import Ratio
 from rsf_dist.ratios.classifier import network_spec

@@ -1,7 +1,8 @@
-"""A place made for an experiment: photographs turned, dimmed, mixed by laws that a configuration names.
+"""A target domain made for an experiment: photographs augmented by distributions that a configuration names.
 
-A row is drawn as class ~ prior, photograph ~ uniform in the class, parameter_j ~ its law, and rendered as proposals are
-(`AugmentProposal`). Blur and gamma, which no proposal has, are the lens's and the film's: they come before the noise.
+A row is drawn as class ~ prior, photograph ~ uniform in the class, parameter_j ~ its distribution, and rendered as
+`AugmentProposal` renders proposals. Blur and gamma, which no proposal has, stand for a camera's lens and film. They
+come before the noise.
 """
 
 from __future__ import annotations
@@ -22,15 +23,24 @@ _LEAST_BLUR = 0.1  # pixels: the next pixel's weight is exp(-50), which changes 
 
 
 def make_shifted_images(base: ImageSet, shift: ShiftConfig, count: int, streams: Streams) -> ImageSet:
-    """`count` labelled images of the place, uint8 [count, channels, height, width] like `base`'s.
+    """Make labelled images of the target domain, which follow from these arguments alone.
 
-    They follow from the base, the shift and the streams alone. Raises InputError: `base` has no labels, or not the
-    classes that `shift.prior` wants.
+    Args:
+        base: the photographs, labelled, uint8 [n, channels, height, width].
+        shift: how the images differ from the photographs.
+        count: number of images to make.
+        streams: the random streams that they are drawn from.
+
+    Returns:
+        The images, uint8 [count, channels, height, width], with labels and the photographs' classes.
+
+    Raises:
+        InputError: `base` has no labels, or `shift.prior` does not fit its classes.
     """
     prior = None if shift.prior is None else torch.tensor(shift.prior, dtype=torch.float64)
     parameters = shift_distributions(shift)
-    seen_through = shift.blur >= _LEAST_BLUR or shift.gamma != 1
-    noise = parameters.pop("noise", None) if seen_through else None
+    has_camera = shift.blur >= _LEAST_BLUR or shift.gamma != 1
+    noise = parameters.pop("noise", None) if has_camera else None
     rows = AugmentProposal(base, parameters, prior).sample(count, streams)
     images = with_gamma(blurred(rows["image"], shift.blur), shift.gamma)
     if noise is not None:
@@ -41,13 +51,13 @@ def make_shifted_images(base: ImageSet, shift: ShiftConfig, count: int, streams:
 
 
 def shift_distributions(shift: ShiftConfig) -> dict[str, Distribution]:
-    """A scalar law, to draw from, for each parameter that is not neutral."""
-    given = {name: getattr(shift, name) for name in NEUTRAL}
-    return {name: _shift_distribution(law) for name, law in given.items() if law is not None}
+    """Return a scalar distribution, to draw from, for each parameter that is not neutral."""
+    configured = {name: getattr(shift, name) for name in NEUTRAL}
+    return {name: _shift_distribution(config) for name, config in configured.items() if config is not None}
 
 
 def _shift_distribution(config: ParameterShiftConfig) -> Distribution:
-    # A standard deviation of 0 has no density, which torch refuses unless told not to look; drawing is well defined.
+    # A standard deviation of 0 has no density, so that torch refuses it unless validation is off. Drawing works.
     if not isinstance(config.mean, tuple):
         return Normal(config.mean, config.sd, validate_args=False)
     means = torch.tensor(config.mean)
@@ -56,10 +66,10 @@ def _shift_distribution(config: ParameterShiftConfig) -> Distribution:
 
 
 def blurred(images: Tensor, sd: float) -> Tensor:
-    """uint8 [n, c, h, w] under a Gaussian of `sd` pixels, cut off at three of them and where the image ends."""
+    """Blur uint8 images [n, c, h, w] by a Gaussian of `sd` pixels, cut off at 3 sd and at the image's size."""
     if sd < _LEAST_BLUR:
         return images
-    from torchvision.transforms.v2 import functional as F  # here: it takes long to import, and few places are blurred
+    from torchvision.transforms.v2 import functional as F  # slow to import, and rarely needed
 
     height, width = images.shape[-2:]
     sizes = [2 * min(math.ceil(3 * sd), length - 1) + 1 for length in (width, height)]
@@ -67,7 +77,7 @@ def blurred(images: Tensor, sd: float) -> Tensor:
 
 
 def with_gamma(images: Tensor, gamma: float) -> Tensor:
-    """uint8 images of any shape, each intensity v on the scale 0 to 1 replaced by v**gamma."""
+    """Replace each intensity v on the scale 0 to 1 by v**gamma, in uint8 images of any shape."""
     if gamma == 1:
         return images
     curve = ((torch.arange(256, dtype=torch.float64) / 255) ** gamma * 255).round().to(torch.uint8)

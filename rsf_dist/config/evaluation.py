@@ -1,4 +1,4 @@
-"""What the fine-tuned model is compared with, and on what."""
+"""The evaluation: test images, and the arms that the fine-tuned model is compared with."""
 
 from __future__ import annotations
 
@@ -16,28 +16,34 @@ Arm = Literal["pretrained", "batch_norm", "pseudo_labels", "random", "weighted",
 
 
 class EvaluationConfig(StrictModel):
-    """What the fine-tuned model is compared with, and on what.
+    """The images that models are evaluated on, and the arms that are compared.
 
-    test: labelled images of the target place, used for nothing but the report; kind `shifted`: made as the target is.
-    source_test: labelled images of the source, held out: what fine-tuning costs there.
-    oracle: labelled images of the target place, other ones; kind `shifted` as with test.
-    arms: what the run itself is compared with, at equal rows and optimizer steps. `pretrained`: the model before
-        fine-tuning. `batch_norm`: that model, its batch norm statistics taken anew from the target images.
-        `pseudo_labels`: fine-tuned on target images with the labels that it gives them with pseudo_label_confidence.
-        `random`: on proposals accepted at random. `weighted`: on those, each row's loss weighted by the ratio of the
-        first round. `one_shot`: on rows of one-shot rejection. `oracle`: on the labelled images of `oracle`. The run's
-        own arm, `adaptive` with rounds and `one_shot` without, needs no mention.
-    pseudo_label_confidence: the least probability of a pseudo-label, but a tenth of the images have one whatever it is.
-    feature_network: a network whose features (the input of its last layer) tell accepted rows from target images in
-        the report's two-sample tests; None: simple image statistics. Give it weights, and not those of the ratio.
+    Arms are fine-tuned on equally many rows, with equally many optimizer steps. Only the report uses test images.
     """
 
     test: TargetImagesConfig | None = None
+    """Labelled images of the target domain. Kind `shifted` makes them as the target is made. null means that no model
+    is evaluated."""
     source_test: ImagesConfig | None = None
+    """Labelled images of the source domain that are held out. They show what fine-tuning costs there. null means that
+    this is not measured."""
     oracle: TargetImagesConfig | None = None
+    """Labelled images of the target domain for arm `oracle`, at least sampling.num_accepted, other ones than in `test`.
+    Kind `shifted` makes them as the target is made. Needed if `arms` names `oracle`, and refused otherwise."""
     arms: tuple[Arm, ...] = ("pretrained", "random")
+    """Models that the run's own is compared with. `pretrained`: the model before fine-tuning. `batch_norm`: the same,
+    with batch-norm statistics from the target images. `pseudo_labels`: fine-tuned on target images, labelled by the
+    pretrained model. `random`: fine-tuned on proposals accepted at random. `weighted`: the same, each row's loss
+    weighted by the first round's ratio. `one_shot`: fine-tuned on rows of one-shot rejection. `adaptive`: fine-tuned on
+    the last round's rows. `oracle`: fine-tuned on the images of `oracle`. The run's own arm is always there: `adaptive`
+    with several rounds, `one_shot` with one. Each arm costs one fine-tuning for each seed, except the first two."""
     pseudo_label_confidence: Fraction = 0.9
+    """Least probability of a pseudo-label. If fewer than a tenth of the target images have one, the most confident
+    tenth is taken. Raising it leaves fewer, more reliable labels."""
     feature_network: ModelConfig | None = None
+    """A network whose features (the input of its last layer) the report's two-sample tests compare, between accepted
+    rows and target images. Give it pretrained weights, and another network than the ratio's. null means simple image
+    statistics."""
 
     @model_validator(mode="after")
     def _arms_have_data(self) -> EvaluationConfig:

@@ -1,9 +1,8 @@
-"""Where images are read from, and how a shifted target domain is made from photographs."""
+"""Image sets: where images are read from, and how a shifted target domain is made from photographs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -13,14 +12,24 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import Count, NonEmptyStr, PositiveFloat, PositiveInt, StrictModel
-from rsf_dist.config.kinds import TAG, kind_discriminator
+from rsf_dist.config.base import (
+    Count,
+    Finite,
+    NonEmptyStr,
+    NonNegative,
+    PositiveFloat,
+    PositiveInt,
+    Prior,
+    Size,
+    StrictModel,
+)
+from rsf_dist.config.kinds import TAG
 
 
 def _all_different(names: tuple[str, ...]) -> tuple[str, ...]:
-    twice = [name for number, name in enumerate(names) if name in names[:number]]
-    if twice:
-        raise ValueError(f"classes must differ, and {twice[0]} is there twice")
+    repeated = [name for number, name in enumerate(names) if name in names[:number]]
+    if repeated:
+        raise ValueError(f"classes must differ, and {repeated[0]} is there twice")
     return names
 
 
@@ -33,29 +42,28 @@ ClassNames = Annotated[tuple[str, ...], AfterValidator(_all_different)]
 Channels = Literal[1, 3]
 
 
-Size = tuple[PositiveInt, PositiveInt]
-
-
 class ImagesConfig(StrictModel):
-    """Where images are read from.
-
-    kind: `digits` (scikit-learn's), `idx` (MNIST's files), `image_folder` (images, or a sub-folder a class) or `npz`.
-    root: the folder or file; not for `digits`.
-    split: which of the IDX files; not looked at for other kinds.
-    start, limit: take images start to start + limit of what is found.
-    classes: the classes' names, in order of their labels; by default those found.
-    size: for image_folder, [height, width] that images are scaled to cover and cropped to; needed where they differ.
-    channels: for image_folder, 1 (grey) or 3 (RGB).
-    """
+    """A set of images, with or without labels. Keys that it leaves out are taken from `data`."""
 
     kind: ImagesKind
+    """Layout of the files. `digits`: scikit-learn's 1,797 scans, in its wheel. `idx`: MNIST's and Fashion-MNIST's
+    files. `image_folder`: a folder of images, or of one sub-folder a class. `npz`: arrays `images` and, if labelled,
+    `labels`. Required here or in `data`."""
     root: NonEmptyStr | None = None
+    """Path of the folder (`idx`, `image_folder`) or file (`npz`). Required, except for `digits`."""
     split: Literal["train", "test"] = "train"
+    """Which of the IDX files to read. Other kinds ignore it."""
     start: Count = 0
+    """Number of images to skip, in the order in which they are found."""
     limit: PositiveInt | None = None
+    """Largest number of images to take, after `start`. null means all."""
     classes: ClassNames = ()
+    """The classes' names, in the order of their labels. Empty means the names that the files or folders give."""
     size: Size | None = None
+    """[height, width] in pixels that images of an `image_folder` are scaled to cover and cropped to. null means that
+    they stay as they are, which requires images of one size."""
     channels: Channels = 3
+    """Channels of an `image_folder`'s images: 1 (grey) or 3 (RGB)."""
 
     @model_validator(mode="after")
     def _has_root(self) -> ImagesConfig:
@@ -64,112 +72,113 @@ class ImagesConfig(StrictModel):
         return self
 
 
-_AnyImages = (
-    Annotated[ImagesConfig, Tag("kind=digits")]
-    | Annotated[ImagesConfig, Tag("kind=idx")]
-    | Annotated[ImagesConfig, Tag("kind=image_folder")]
-    | Annotated[ImagesConfig, Tag("kind=npz")]
-)
-
-
 class DataConfig(StrictModel):
-    """What image sets take where they do not say it themselves; of a shifted one, its `base`. Keys as in ImagesConfig.
+    """Defaults for every image set; for kind `shifted`, for its `base`. A key given in an image set itself wins.
 
-    None: nothing. In a resolved configuration (a run's config.yaml) every set says all itself, and `data` changes none.
+    The resolved config.yaml spells every image set out, so that `data` has no effect there.
     """
 
     kind: ImagesKind | None = None
+    """Default of the image sets' `kind`. null means none."""
     root: NonEmptyStr | None = None
+    """Default of the image sets' `root`. null means none."""
     classes: ClassNames | None = None
+    """Default of the image sets' `classes`. null means none."""
     size: Size | None = None
+    """Default of the image sets' `size`. null means none."""
     channels: Channels | None = None
-
-
-def _number_or_list() -> Discriminator:
-    """Chooses by what is given, so that complaints are about that alone."""
-    return Discriminator(lambda raw: f"{TAG}list" if isinstance(raw, (list, tuple)) else f"{TAG}number")
-
-
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
+    """Default of the image sets' `channels`. null means none."""
 
 
 Modes = Annotated[
-    Annotated[_Finite, Tag("kind=number")] | Annotated[tuple[_Finite, ...], Field(min_length=1), Tag("kind=list")],
-    _number_or_list(),
+    Annotated[Finite, Tag("kind=number")] | Annotated[tuple[Finite, ...], Field(min_length=1), Tag("kind=list")],
+    Discriminator(lambda raw: "kind=list" if isinstance(raw, (list, tuple)) else "kind=number"),
 ]
+"""A number or a list of numbers. The value's form chooses, so that error messages are about this form alone."""
 
 
 class ParameterShiftConfig(StrictModel):
-    """The law of one parameter of the target's images.
-
-    mean: of a normal law; a list: of several, equally likely. sd: the standard deviation of each; 0: constant.
-    """
+    """The distribution of one parameter of the target's images: normal, or a mixture of normal distributions."""
 
     mean: Modes
-    sd: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Mean of the normal distribution, in the parameter's unit. A list means several distributions, equally likely."""
+    sd: NonNegative = 0.0
+    """Standard deviation of each normal distribution, in the parameter's unit. 0 means constant."""
 
 
 class ShiftConfig(StrictModel):
-    """How a place differs from the photographs that it is made from.
+    """The difference between a made target domain and the photographs that it is made from.
 
-    rotation, scale, brightness, contrast, translate_x, translate_y, noise: as of proposals; None: neutral.
-    blur: before the noise, the standard deviation of a Gaussian blur, in pixels; 0: none.
-    gamma: then, the exponent of the intensities on the scale 0 to 1; 1: none, below 1: brighter.
-    prior: how likely each class is, one number a class; None: as in the photographs.
-
-    Blur and gamma are what no proposal knows of: with them the proposals cannot reach the place.
+    No proposal has blur or gamma. With either of them the proposals cannot reach the target domain.
     """
 
     rotation: ParameterShiftConfig | None = None
+    """Angle in radians, clockwise. null means 0."""
     scale: ParameterShiftConfig | None = None
+    """Factor on the size of the image's content. null means 1."""
     brightness: ParameterShiftConfig | None = None
+    """Factor on the intensities. null means 1."""
     contrast: ParameterShiftConfig | None = None
+    """Factor on the distance from the image's mean intensity. null means 1."""
     translate_x: ParameterShiftConfig | None = None
+    """Shift to the right, as a fraction of half the width. null means 0."""
     translate_y: ParameterShiftConfig | None = None
+    """Shift downwards, as a fraction of half the height. null means 0."""
     noise: ParameterShiftConfig | None = None
-    blur: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Standard deviation of Gaussian pixel noise, as a fraction of the full range. null means 0."""
+    blur: NonNegative = 0.0
+    """Standard deviation in pixels of a Gaussian blur, before the noise. 0 means none."""
     gamma: PositiveFloat = 1.0
-    prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
+    """Exponent of the intensities on the scale 0 to 1, after the blur and before the noise. Below 1 is brighter."""
+    prior: Prior | None = None
+    """Weight of each class, one number a class; they are normalised. null means as frequent as in the photographs."""
 
 
 class ShiftedTargetConfig(StrictModel):
-    """A target made for an experiment, from photographs that neither the source nor the test should share.
+    """A target domain made for an experiment from photographs, which neither the source nor the test should share.
 
-    base: the photographs, labelled. num_images: images made of them; their labels are dropped like any target's.
-    shift: how. The images follow from the run's `seed`, and are the same for all of num_seeds.
+    The images follow from the run's `seed` and are the same for all of num_seeds.
     """
 
     kind: Literal["shifted"]
+    """Makes the target's images."""
     base: ImagesConfig
+    """The photographs, labelled."""
     num_images: PositiveInt = 2_000
+    """Images to make. Their labels are dropped, as any target's."""
     shift: ShiftConfig = ShiftConfig()
+    """How the images differ from the photographs."""
 
 
 class ShiftedImagesConfig(StrictModel):
-    """Labelled images made like the target's, by its `shift`: num_images of the photographs `base`."""
+    """Labelled images of a made target domain: made by `target.shift`, from other photographs."""
 
     kind: Literal["shifted"]
+    """Makes the images. It needs a target of kind `shifted`."""
     base: ImagesConfig
+    """The photographs, labelled."""
     num_images: PositiveInt = 5_000
+    """Images to make."""
 
 
-TargetConfig = Annotated[_AnyImages | Annotated[ShiftedTargetConfig, Tag("kind=shifted")], kind_discriminator()]
+_READ = f"{TAG}{','.join(get_args(ImagesKind))}"
 
 
-TargetImagesConfig = Annotated[_AnyImages | Annotated[ShiftedImagesConfig, Tag("kind=shifted")], kind_discriminator()]
+def _images_tag(raw: Any) -> str | None:
+    """Return the tag of an image set's kind. The kinds that are read from files share one model, and one tag."""
+    kind = raw.get("kind") if isinstance(raw, dict) else getattr(raw, "kind", None)
+    if kind is None:
+        return None
+    return _READ if kind in list(get_args(ImagesKind)) else f"{TAG}{kind}"
 
 
-def _with_data(section: Any, names: Sequence[str], defaults: dict[str, Any]) -> Any:
-    """A copy of the section with the defaults in the image sets of these names; what is no section stays as it is."""
-    if not isinstance(section, dict):
-        return section
-    return section | {name: _filled(section[name], defaults) for name in names if name in section}
+TargetConfig = Annotated[
+    Annotated[ImagesConfig, Tag(_READ)] | Annotated[ShiftedTargetConfig, Tag("kind=shifted")],
+    Discriminator(_images_tag),
+]
 
 
-def _filled(images: Any, defaults: dict[str, Any]) -> Any:
-    if not isinstance(images, dict):
-        return images
-    if images.get("kind") != "shifted":
-        return defaults | images
-    base = images.get("base")
-    return images | {"base": defaults | base} if isinstance(base, dict) else images
+TargetImagesConfig = Annotated[
+    Annotated[ImagesConfig, Tag(_READ)] | Annotated[ShiftedImagesConfig, Tag("kind=shifted")],
+    Discriminator(_images_tag),
+]

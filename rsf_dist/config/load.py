@@ -1,7 +1,7 @@
-"""From YAML and overrides to a checked RunConfig, and back to YAML.
+"""Read a configuration from YAML and overrides, check it, and write it back.
 
-`load_config` turns each of pydantic's complaints into one InputError that names the field, the value, the rule and a
-remedy.
+`load_config` turns pydantic's first error into one InputError that names the key, the value, the rule and a remedy.
+Three things are spelt out before validation: overrides, the keys of `data`, and `rounds: 5` for `rounds.num_rounds: 5`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from rsf_dist.config import safe_yaml
+from rsf_dist.config.images import DataConfig
 from rsf_dist.config.messages import first_error, one_line
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The YAML at `path`, with `key.sub=value` overrides (values are read as YAML), checked.
+    """Read and check the YAML file at `path`.
 
-    Relative paths in the file are relative to where the command runs. Raises InputError.
+    Args:
+        path: relative paths in the file are relative to the working directory, not to the file.
+        overrides: each `key.sub=value`, its value read as YAML. They come after the file's own keys.
+
+    Raises:
+        InputError: the first thing that is wrong.
     """
     try:
         with Path(path).open(encoding="utf-8") as file:
@@ -37,7 +41,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def parse_text(text: str, overrides: Sequence[str] = (), path: str = "config.yaml") -> RunConfig:
-    """As `load_config`, of a file's text; `path` names it in errors."""
+    """Check a configuration given as YAML text; `path` names the file in errors. Raises InputError."""
     try:
         raw = safe_yaml.read(text)
     except ValueError as err:
@@ -50,16 +54,48 @@ def parse_text(text: str, overrides: Sequence[str] = (), path: str = "config.yam
 
 
 def parse_config(raw: dict[str, Any]) -> RunConfig:
-    """Check a configuration given as nested dicts. Raises InputError for the first thing that is wrong."""
+    """Check a configuration given as nested dicts, as a file holds it. Raises InputError."""
     try:
-        return RunConfig.model_validate(raw)
+        return RunConfig.model_validate(_with_data(_with_rounds(raw)))
     except ValidationError as err:
         raise first_error(err, RunConfig) from None
 
 
 def dump_config(config: RunConfig) -> str:
-    """The resolved configuration, every default spelt out, as YAML."""
+    """Return the resolved configuration as YAML, every default spelt out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _with_data(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with the keys of `data` in every image set that does not have them itself."""
+    data, evaluation = raw.get("data"), raw.get("evaluation")
+    if not isinstance(data, dict):
+        return raw
+    defaults = {key: data[key] for key in DataConfig.model_fields if data.get(key) is not None}
+    if isinstance(evaluation, dict):
+        raw = raw | {"evaluation": _with_filled_sets(evaluation, ("test", "source_test", "oracle"), defaults)}
+    return _with_filled_sets(raw, ("source", "target"), defaults)
+
+
+def _with_filled_sets(section: dict[str, Any], names: Sequence[str], defaults: dict[str, Any]) -> dict[str, Any]:
+    return section | {name: _filled(section[name], defaults) for name in names if isinstance(section.get(name), dict)}
+
+
+def _filled(images: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    if images.get("kind") != "shifted":
+        return defaults | images
+    return _with_filled_sets(images, ("base",), defaults)
+
+
+def _with_rounds(raw: dict[str, Any]) -> dict[str, Any]:
+    return raw | {"rounds": _rounds_section(raw["rounds"])} if "rounds" in raw else raw
+
+
+def _rounds_section(value: Any, section: Any = None) -> Any:
+    """Return `rounds` as a section: a number is its num_rounds, and leaves the other keys of `section` as they are."""
+    if type(value) is not int:
+        return value
+    return (section if isinstance(section, dict) else {}) | {"num_rounds": value}
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -76,7 +112,6 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             raise InputError("override", override, f"{parent} is a value, not a section", "correct the key")
     try:
         value = safe_yaml.read(text)
-        short = key == "rounds" and type(value) is int and isinstance(node.get(leaf), dict)
-        node[leaf] = {**node[leaf], "num_rounds": value} if short else value
     except ValueError as err:
         raise InputError("override", override, f"its value is not YAML ({one_line(err)})", "quote it") from err
+    node[leaf] = _rounds_section(value, node.get(leaf)) if key == "rounds" else value

@@ -1,4 +1,4 @@
-"""Pydantic's complaints in the user's own words: field, value, rule, remedy."""
+"""Pydantic's errors in the user's words: field, value, rule, remedy."""
 
 from __future__ import annotations
 
@@ -21,50 +21,53 @@ RENAMED = {
     "training.keep": "training.checkpoint",
     "evaluation.judge": "evaluation.feature_network",
 }
-"""Keys of earlier versions and what they are called now."""
+"""New names of keys that earlier versions called otherwise."""
 
 
 def first_error(error: ValidationError, root: type[BaseModel]) -> InputError:
-    """Of a configuration that should be a `root`: the first thing wrong with it."""
-    # A misspelt key that is required is both unknown and missing; the spelling is what to mend.
-    found = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    """Return the first thing that is wrong with a configuration that should be a `root`."""
+    # A misspelt key that is required is both unknown and missing; the spelling is what to fix.
+    first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
     # Pydantic puts a union's chosen kind among the keys; the file has no such key.
-    tagged = [str(part) for part in found["loc"]]
+    tagged = [str(part) for part in first["loc"]]
     location = [part for part in tagged if not part.startswith(TAG)]
     field = ".".join(location) or "config"
-    if found["type"].startswith("union_tag"):
-        return _kind_error(field, found)
-    if found["type"] == "extra_forbidden":
-        if field in RENAMED:
-            return InputError(field, found["input"], "this key has a new name", f"write {RENAMED[field]}")
-        known = _keys_at(root, tagged[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-        return InputError(field, found["input"], "unknown key", remedy)
-    if found["type"] == "missing":
+    if first["type"].startswith("union_tag"):
+        return _kind_error(field, first)
+    if first["type"] == "extra_forbidden":
+        return _unknown_key(field, location[-1], first["input"], _keys_at(root, tagged[:-1]))
+    if first["type"] == "missing":
         return InputError(field, "(absent)", "is required", "add it")
-    rule = one_line(found["msg"].removeprefix("Value error, "))
-    value = found["input"] if not isinstance(found["input"], dict) else "{…}"
+    rule = one_line(first["msg"].removeprefix("Value error, "))
+    value = first["input"] if not isinstance(first["input"], dict) else "{…}"
     return InputError(field, value, rule[0].lower() + rule[1:], "correct it")
 
 
-def _kind_error(field: str, found: Any) -> InputError:
-    given = found["input"]
-    if not isinstance(given, dict):
-        return InputError(field, given, "must hold keys and values, `kind` among them", "see the examples")
-    if given.get("kind") is None:
+def _unknown_key(field: str, name: str, value: Any, known: Sequence[str]) -> InputError:
+    if field in RENAMED:
+        return InputError(field, value, "this key has a new name", f"write {RENAMED[field]}")
+    close = difflib.get_close_matches(name, known, n=1)
+    remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+    return InputError(field, value, "unknown key", remedy)
+
+
+def _kind_error(field: str, error: Any) -> InputError:
+    section = error["input"]
+    if not isinstance(section, dict):
+        return InputError(field, section, "must hold keys and values, `kind` among them", "see the examples")
+    if section.get("kind") is None:
         return InputError(f"{field}.kind", "(absent)", "is required", "add it")
-    kinds = [kind.strip("' ").removeprefix(TAG) for kind in found["ctx"]["expected_tags"].split(",")]
-    close = difflib.get_close_matches(str(given["kind"]), kinds, n=1)
+    kinds = [kind.strip("' ").removeprefix(TAG) for kind in error["ctx"]["expected_tags"].split(",")]
+    close = difflib.get_close_matches(str(section["kind"]), kinds, n=1)
     remedy = f"did you mean {close[0]}?" if close else "choose one of these"
-    return InputError(f"{field}.kind", given["kind"], f"must be one of {', '.join(kinds)}", remedy)
+    return InputError(f"{field}.kind", section["kind"], f"must be one of {', '.join(kinds)}", remedy)
 
 
 def _keys_at(root: type[BaseModel], location: Sequence[str]) -> list[str]:
     models = [root]
     for part in location:
         if part.startswith(TAG):
-            models = [model for model in models if part[len(TAG) :] in get_args(model.model_fields["kind"].annotation)]
+            models = [model for model in models if part == TAG + ",".join(kinds(model))]
             continue
         models = [
             inner
@@ -73,6 +76,11 @@ def _keys_at(root: type[BaseModel], location: Sequence[str]) -> list[str]:
             for inner in _models_in_field(model.model_fields[part])
         ] or models
     return sorted({name for model in models for name in model.model_fields})
+
+
+def kinds(model: type[BaseModel]) -> tuple[str, ...]:
+    """Return the kinds that a union's member stands for."""
+    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
 
 
 def _models_in_field(field: FieldInfo) -> list[type[BaseModel]]:
@@ -88,5 +96,5 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def one_line(text: object) -> str:
-    """The text without its line breaks."""
+    """Return the text without its line breaks."""
     return " ".join(str(text).split())

@@ -9,37 +9,36 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import NonEmptyStr, PositiveFloat, PositiveInt, StrictModel
+from rsf_dist.config.base import NonEmptyStr, NonNegative, PositiveFloat, PositiveInt, Size, StrictModel
 
 
 class ModelConfig(StrictModel):
-    """A network.
-
-    name: `small_cnn` (three convolutions, for tiny images), the name of a torchvision classification model, `mlp` (for
-        float rows in place of images), or the import path `package.module:function` of one of your own: the function
-        gets num_outputs, channels and `options`, and returns a torch module for float images [n, channels, h, w] on the
-        scale 0 to 1; see `NetworkSpec`.
-    options: keyword arguments for a function of your own.
-    width: channels of small_cnn's first layer, units of mlp's hidden layers, best a multiple of 16; cost grows with
-        its square.
-    depth: hidden layers of mlp.
-    dropout: of small_cnn's head, after each of mlp's hidden layers.
-    weights: a local .safetensors or .pt file, or the name of torchvision weights (downloaded by torchvision); a head of
-        another shape is replaced. None: random weights, or those that a function of your own loads.
-    input_size: [height, width] that images are resized to in the network; None: as they are.
-    precision: of the layers' arithmetic, in training, scoring and use alike: `float32`; or `bfloat16`, by torch's
-        autocast, faster where a GPU has it. Weights stay float32 and so does the last linear layer's arithmetic, for a
-        logit of 8 bits makes a coarse log ratio.
-    """
+    """A network and the weights that it starts from."""
 
     name: NonEmptyStr = "small_cnn"
+    """`small_cnn` (three convolutions, for tiny images), the name of a torchvision classification model, `mlp` (for
+    rows of numbers instead of images), or the import path `package.module:function` of a function of your own. The
+    function is called with num_outputs, channels and `options`. It returns a torch module for float images
+    [n, channels, h, w] on the scale 0 to 1, see `rsf_dist.models.spec.NetworkSpec`."""
     options: dict[str, Any] = {}
+    """Keyword arguments of a function of your own."""
     width: PositiveInt = 16
+    """Channels of small_cnn's first layer, or units of mlp's hidden layers; best a multiple of 16. The cost grows with
+    its square."""
     depth: PositiveInt = 3
+    """Number of mlp's hidden layers."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Dropout probability before small_cnn's head, and after each of mlp's hidden layers. Raising it fits few rows less
+    closely."""
     weights: NonEmptyStr | None = None
-    input_size: tuple[PositiveInt, PositiveInt] | None = None
+    """Path of a .safetensors or .pt file, or the name of torchvision weights (which torchvision downloads). A head of
+    another shape is replaced. null means random weights, or the weights that a function of your own loads."""
+    input_size: Size | None = None
+    """[height, width] in pixels that images are resized to in the network. null means that they are not resized."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the layers' arithmetic in training, scoring and use. `bfloat16` uses torch's autocast, which is
+    faster on a GPU that supports it. Weights and the last linear layer stay in float32, because a logit of 8 bits gives
+    a coarse log ratio."""
 
     @model_validator(mode="after")
     def _options_have_a_taker(self) -> ModelConfig:
@@ -49,19 +48,19 @@ class ModelConfig(StrictModel):
 
 
 class OptimizerConfig(StrictModel):
-    """How to descend, counted in optimizer steps.
-
-    algorithm: `adamw`, or `sgd` without momentum.
-    schedule: `cosine`, linear warm-up and decay to zero; or `constant`.
-    steps: optimizer steps. batch_size: rows a step, over all workers together.
-    learning_rate: at its highest. weight_decay: decoupled with adamw.
-    warmup_fraction: of the steps, in which the learning rate rises to its highest.
-    """
+    """How a network is fitted, counted in optimizer steps."""
 
     algorithm: Literal["adamw", "sgd"] = "adamw"
+    """`adamw`, or `sgd` without momentum."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate over time. `cosine`: linear warm-up, then cosine decay to zero. `constant`: no change."""
     steps: PositiveInt = 400
+    """Number of optimizer steps. The cost grows in proportion."""
     batch_size: PositiveInt = 64
+    """Rows in each step, over all workers together. The cost grows in proportion."""
     learning_rate: PositiveFloat = 1e-3
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    """Largest learning rate of the schedule. Lower it if the loss is not finite."""
+    weight_decay: NonNegative = 0.01
+    """Weight decay, decoupled with `adamw`. Raising it fits few rows less closely."""
     warmup_fraction: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the steps in which the learning rate of schedule `cosine` rises to its largest value."""

@@ -119,6 +119,7 @@ class ClassifierRatioConfig(TaskResources, RatioKind):
     """The density ratio from a classifier that tells target images from proposals."""
 
     kind: Literal["classifier"] = "classifier"
+    """Chooses this ratio, the default."""
 
     network: RatioNetworkConfig = RatioNetworkConfig()
     """The classifier's network."""
@@ -207,6 +208,7 @@ class LabelShiftRatioConfig(PriorEstimatorConfig, RatioKind):
     """The ratio p(y)/q(y) of class priors, for a target that differs from the proposals in its class prior alone."""
 
     kind: Literal["label_shift"]
+    """Chooses this ratio."""
 
     bound_is_exact: ClassVar[bool] = True
 
@@ -231,6 +233,7 @@ class DensityRatioConfig(RatioKind):
     """The product of p_j/q_j over augmentation parameters j, of which the target's distributions are known."""
 
     kind: Literal["density"]
+    """Chooses this ratio."""
 
     parameters: Annotated[Distributions, Field(min_length=1)]
     """The target's distribution p_j of each parameter j. proposal.parameters must name the same parameters. Parameters
@@ -247,6 +250,7 @@ class RewardRatioConfig(RatioKind):
     """The ratio exp(score/beta), which tilts the proposal to high scores."""
 
     kind: Literal["reward"]
+    """Chooses this ratio."""
 
     score: ImportPath
     """Import path of a function that takes a batch (column -> tensor) and `options`, and returns one number a row."""
@@ -275,6 +279,7 @@ class VerifierRatioConfig(RatioKind):
     """The ratio 0 or 1 of a check, for a target that is the proposal given that the check passes."""
 
     kind: Literal["verifier"]
+    """Chooses this ratio."""
 
     bound_is_exact: ClassVar[bool] = True
 
@@ -294,6 +299,7 @@ class CustomRatioConfig(RatioKind):
     """A ratio from a factory of your own."""
 
     kind: Literal["custom"]
+    """Chooses this ratio."""
 
     factory: ImportPath
     """Import path of a class or function that takes target (uint8 [n, c, h, w]), proposal, seed and `options`.
@@ -317,6 +323,7 @@ class ProductRatioConfig(RatioKind):
     """The product of ratios."""
 
     kind: Literal["product"]
+    """Chooses this ratio."""
 
     factors: Annotated[tuple[RatioConfig, ...], Field(min_length=2)]
     """The ratios, cheap ones first. A row that the first factors reject is not shown to the later ones."""

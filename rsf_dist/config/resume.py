@@ -1,4 +1,4 @@
-"""What may change when a run goes on, and what else has changed."""
+"""The keys that may change when a run is resumed, and the others that have changed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ RESOURCES = (
     "training.max_failures",
     "wait_seconds",
 )
-"""Keys, with all beneath them, that may change when a run goes on; `wait_seconds` wherever it stands."""
+"""Keys, with all keys below them, that may change when a run is resumed; `wait_seconds` in every section."""
 
 
 def differences(before: RunConfig, now: RunConfig) -> list[str]:
-    """What else than RESOURCES differs between two configurations, as `key=value (was value)`.
+    """List the keys other than RESOURCES that differ between two configurations, as `key=value (was value)`.
 
-    What `data` says is looked at where it was taken: in the image sets.
+    `data` is left out, because the image sets hold its keys.
     """
     old, new = (dict(_leaves(config.model_dump(mode="json", exclude={"data"}))) for config in (before, now))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_resource(key)]

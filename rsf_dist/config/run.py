@@ -1,8 +1,4 @@
-"""A run's configuration: what the YAML may say, checked before anything starts.
-
-Every model refuses unknown keys. `load_config` reads a file and `key=value` overrides, and turns each of pydantic's
-complaints into one InputError that names the field, the value, the rule and a remedy. No torch and no Ray in here.
-"""
+"""The root of the configuration, and what its sections must agree on."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from pydantic import (
 from rsf_dist.config.base import NonEmptyStr, PositiveInt, StrictModel
 from rsf_dist.config.envelope import BudgetEnvelopeConfig, EnvelopeConfig
 from rsf_dist.config.evaluation import Arm, EvaluationConfig
-from rsf_dist.config.images import DataConfig, ImagesConfig, ShiftedImagesConfig, TargetConfig, _with_data
+from rsf_dist.config.images import DataConfig, ImagesConfig, ShiftedImagesConfig, TargetConfig
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.config.proposal import AugmentConfig, ProposalConfig
 from rsf_dist.config.ratio import RATIO_KINDS, ClassifierRatioConfig, RatioConfig
@@ -30,51 +26,45 @@ from rsf_dist.errors import InputError
 
 @RATIO_KINDS.holder
 class RunConfig(StrictModel):
-    """One run: sample, fine-tune, compare.
-
-    output: the run's directory, a local path or a URI that pyarrow.fs takes; on several nodes all must see it.
-    seed: every random draw follows from it. num_seeds: repeat with seed, seed + 1, … and report all.
-    code_folder: a folder of modules that import paths (`package.module:name`) may name beside what is installed; all
-        nodes must see it. Networks by import path work with it only where the run itself joins the cluster.
-    data: what all image sets have in common; each may say otherwise.
-    source: labelled images, clean. target: images of the place where the model must work; labels are not looked at.
-        Kind `shifted` makes such a place from photographs.
-    proposal: q. ratio: log p/q. envelope: how M is chosen; by default the exact bound of kinds label_shift and
-        verifier, and the best sample at an acceptance of 1 % else. sampling: how many rows, by which actors.
-    rounds: that move the proposal first; a number n stands for `num_rounds: n`. envelope and sampling are the last's.
-    task: what is learned. model: what is fine-tuned. training: how. evaluation: what it is compared with.
-    pretrain: train `model` on the clean source images first, for want of pretrained weights.
-    """
+    """A run: sample, fine-tune, compare and report."""
 
     output: NonEmptyStr
+    """The run's directory: a local path, or a URI that pyarrow's file systems take. Every node must see it."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of every random draw."""
     num_seeds: PositiveInt = 1
+    """Number of repetitions, with seed, seed + 1, …; the report shows them all. The cost grows in proportion."""
     code_folder: NonEmptyStr | None = None
+    """A folder of modules that import paths (`package.module:name`) may name besides installed packages. Every node
+    must see it. A network by import path works with it only if the run itself joins the cluster. null means that only
+    installed packages count."""
     data: DataConfig = DataConfig()
+    """Keys that the image sets have in common."""
     source: ImagesConfig
+    """Labelled images of the source domain, which proposals are made from."""
     target: TargetConfig
+    """Images of the target domain, where the model must work; their labels are ignored. Kind `shifted` makes a target
+    domain from photographs."""
     proposal: ProposalConfig = AugmentConfig()
+    """Proposal distribution q."""
     ratio: RatioConfig = ClassifierRatioConfig()
+    """Density ratio p/q of target and proposal."""
     envelope: EnvelopeConfig = BudgetEnvelopeConfig(kind="budget", acceptance=0.01)
+    """How M is chosen. Left out, ratios of kind label_shift and verifier take `certified`, their exact bound."""
     rounds: RoundsConfig = RoundsConfig()
+    """Rounds that move the proposal before the rows to train on are sampled. A number stands for num_rounds."""
     sampling: SamplingConfig
+    """How many rows to accept, and on which actors."""
     task: TaskConfig = ClassificationTaskConfig()
+    """What the model learns."""
     model: ModelConfig = ModelConfig()
+    """The network that is fine-tuned."""
     pretrain: OptimizerConfig | None = None
+    """Trains `model` on the source images first, if there are no pretrained weights. null means no pretraining."""
     training: TrainingConfig = TrainingConfig()
+    """How the model is fine-tuned."""
     evaluation: EvaluationConfig = EvaluationConfig()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _sets_take_the_data(cls, raw: Any) -> Any:
-        data = raw.get("data") if isinstance(raw, dict) else None
-        if not isinstance(data, dict):
-            return raw
-        defaults = {key: data[key] for key in DataConfig.model_fields if data.get(key) is not None}
-        filled = _with_data(raw, ("source", "target"), defaults)
-        if "evaluation" in raw:
-            filled["evaluation"] = _with_data(raw["evaluation"], ("test", "source_test", "oracle"), defaults)
-        return filled
+    """What the fine-tuned model is compared with, and on which images."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,20 +78,15 @@ class RunConfig(StrictModel):
     @field_validator("evaluation", mode="after")
     @classmethod
     def _like_a_shifted_target(cls, evaluation: EvaluationConfig, info: ValidationInfo) -> EvaluationConfig:
-        target = info.data.get("target")  # None: it is wrong itself
+        target = info.data.get("target")  # None means that the target is wrong itself
         for name in ("test", "oracle"):
             if isinstance(getattr(evaluation, name), ShiftedImagesConfig) and isinstance(target, ImagesConfig):
                 raise ValueError(f"{name} of kind shifted is made by target.shift, and target is of kind {target.kind}")
         return evaluation
 
-    @field_validator("rounds", mode="before")
-    @classmethod
-    def _as_number(cls, raw: Any) -> Any:
-        return {"num_rounds": raw} if isinstance(raw, int) else raw
-
     @property
     def own_arm(self) -> Arm:
-        """The arm that the run itself is."""
+        """Return the arm that the run itself is."""
         return "one_shot" if self.rounds.num_rounds == 1 else "adaptive"
 
     @model_validator(mode="after")
@@ -129,7 +114,11 @@ def _same_but_for_precision(one: ModelConfig, other: ModelConfig) -> bool:
 
 
 def comparable_arms(config: RunConfig) -> list[Arm]:
-    """Every arm that the configuration allows; without test images there is nothing to compare. Raises InputError."""
+    """Return every arm that the configuration allows.
+
+    Raises:
+        InputError: the configuration names no test images.
+    """
     if config.evaluation.test is None:
         rule = "a comparison needs labelled test images"
         raise InputError("evaluation.test", None, rule, "name them: only the report looks at them")

@@ -1,4 +1,4 @@
-"""YAML as plain values: no tags that make objects, no key twice, nothing that is small as text and huge once read."""
+"""Read YAML as plain values: no tags that make objects, no repeated keys, no small text that is huge once read."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ MAX_CHARACTERS = 300_000
 
 
 MAX_NODES = 100_000
-"""Values and keys of one text, those named by an alias counted wherever they stand."""
+"""Largest number of values and keys in one text. What an alias names counts again at each alias."""
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which takes the last of two equal keys; this one refuses them."""
+    """PyYAML's safe loader, made to refuse repeated keys instead of taking the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -25,7 +25,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read(text: str) -> Any:
-    """The value that the text describes. Raises ValueError, in words for the user."""
+    """Return the value that the text describes. Raises ValueError with a message for the user."""
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"it has more than {MAX_CHARACTERS:,} characters")
     try:
@@ -37,16 +37,21 @@ def read(text: str) -> Any:
         return loader.construct_document(node)
     except yaml.YAMLError as err:
         raise ValueError(str(err)) from err
-    except (KeyError, AttributeError, IndexError, TypeError) as err:  # PyYAML, of a tag that its value does not fit
+    except (
+        KeyError,
+        AttributeError,
+        IndexError,
+        TypeError,
+    ) as err:  # PyYAML's, if a tag does not fit its value
         raise ValueError("a tag (!!…) does not fit the value that it stands before") from err
     except RecursionError as err:
         raise ValueError("it is nested too deeply") from err
 
 
 def _count(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """How many nodes there are once aliases are written out; each node is looked at once."""
+    """Return the number of nodes once aliases are written out; each node is visited once."""
     if id(node) in sizes:
-        if sizes[id(node)] == 0:  # still being counted: it lies within itself
+        if sizes[id(node)] == 0:  # the node is still being counted, so it lies within itself
             raise ValueError("an alias stands within what it names")
         return sizes[id(node)]
     sizes[id(node)] = 0

@@ -1,36 +1,35 @@
-"""How many rows, by which actors, and when to stop short."""
+"""Sampling: how many rows to accept, on which actors, and when to stop short."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import (
-    Field,
     model_validator,
 )
 
-from rsf_dist.config.base import PositiveFloat, PositiveInt, Seconds, StrictModel
+from rsf_dist.config.base import NonNegative, PositiveFloat, PositiveInt, Seconds, StrictModel
 
 
 class PoolConfig(StrictModel):
-    """The pool of Ray actors that draw and score proposals.
-
-    min_actors, max_actors: the pool's size; it grows while there is work. None: as many as the nodes that are up have
-        CPUs for; name it on a cluster that scales by itself.
-    cpus_per_actor, gpus_per_actor: reserved for each; fractions are allowed.
-    max_tasks_in_flight: tasks sent to an actor at once, running or waiting there; more hide the way to it, fewer leave
-        less behind when sampling ends. None: Ray Data's own.
-    chunk_seconds: how long one chunk may take; what hangs in a proposal or ratio of your own is refused after that.
-    wait_seconds: for a cluster that scales by itself to bring up what this stage needs; 0 refuses at once.
-    """
+    """The pool of Ray actors that draw and score proposals. It changes how long a run takes, but no row."""
 
     min_actors: PositiveInt = 1
+    """Actors that the cluster must have room for before sampling starts."""
     max_actors: PositiveInt | None = None
+    """Largest number of actors; the pool grows while there is work. null means as many as the nodes that are up have
+    CPUs for. Set it on a cluster that scales by itself."""
     cpus_per_actor: PositiveFloat = 1
-    gpus_per_actor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """CPUs that Ray reserves for each actor. Fractions are allowed."""
+    gpus_per_actor: NonNegative = 0
+    """GPUs that Ray reserves for each actor. Fractions are allowed, so that actors can share a GPU."""
     max_tasks_in_flight: PositiveInt | None = None
+    """Chunks that are sent to an actor at once, running or waiting. More hide the time that a chunk travels; fewer
+    waste less work when sampling ends. null means Ray Data's own default."""
     chunk_seconds: PositiveFloat = 600.0
+    """Timeout of one chunk in seconds. A proposal or ratio of your own that takes longer is refused."""
     wait_seconds: Seconds = 0.0
+    """Seconds to wait for a cluster that scales by itself to provide what sampling needs. 0 refuses at once."""
 
     @model_validator(mode="after")
     def _ordered(self) -> PoolConfig:
@@ -40,36 +39,35 @@ class PoolConfig(StrictModel):
 
 
 class Budget(StrictModel):
-    """When to stop without the rows that were asked for.
-
-    max_proposals: None: 1,000 a wanted row, at least 100,000.
-    max_seconds: of sampling, over all attempts at it; looked at whenever a chunk arrives. None: no limit. A stream
-        knows max_proposals alone, and ends in an error.
-    on_shortfall: `error` refuses (exit code 3), `partial` goes on with the rows there are; none at all is refused.
-    """
+    """The limits at which sampling stops with fewer rows than sampling.num_accepted."""
 
     max_proposals: PositiveInt | None = None
+    """Largest number of proposals. null means 1,000 for each row of num_accepted, and at least 100,000."""
     max_seconds: PositiveFloat | None = None
+    """Largest number of seconds of sampling, over all attempts of a run. It is looked at whenever a chunk arrives, and
+    not in mode `stream`. null means no limit."""
     on_shortfall: Literal["error", "partial"] = "error"
+    """`error`: refuse a shortfall, with exit code 3. `partial`: go on with the rows that were accepted, if there are
+    any. A stream always ends in an error."""
 
     def proposals_for(self, num_accepted: int) -> int:
-        """The limit in force when num_accepted rows are wanted."""
+        """Return the largest number of proposals when num_accepted rows are wanted."""
         return self.max_proposals or max(100_000, 1_000 * num_accepted)
 
 
 class SamplingConfig(StrictModel):
-    """How many rows, and how.
-
-    num_accepted: rows to keep.
-    mode: `store` trains on these rows, epoch after epoch. `stream` samples while it trains: these rows are stored for
-        validation and for the report, and training takes training.steps * training.batch_size further ones, each fresh
-        and used once. It needs an envelope whose M stays, and room for workers and actors at once.
-    chunk_size: proposals drawn and scored at once, the unit of work and of randomness.
-    pool: the actors. budget: when to stop short.
-    """
+    """How many rows to accept, and how."""
 
     num_accepted: PositiveInt
+    """Rows to accept and store."""
     mode: Literal["store", "stream"] = "store"
+    """`store`: train on the stored rows, epoch after epoch. `stream`: sample while training. Then the stored rows are
+    for validation and the report, and training takes training.steps * training.batch_size further rows, each used once.
+    `stream` needs an envelope whose M does not change, and room for workers and actors at the same time."""
     chunk_size: PositiveInt = 4096
+    """Proposals that are drawn and scored together: the unit of work and of randomness. Another size accepts other
+    rows. Larger chunks need more memory."""
     pool: PoolConfig = PoolConfig()
+    """The Ray actors."""
     budget: Budget = Budget()
+    """The limits at which sampling stops short."""

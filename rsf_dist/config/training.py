@@ -23,28 +23,30 @@ from rsf_dist.config.model import OptimizerConfig
 
 
 class TrainingConfig(OptimizerConfig):
-    """Fine-tuning, data parallel.
-
-    num_workers: DDP workers; batch_size is shared among them.
-    cpus_per_worker: fractions are allowed; Ray Data needs what the workers leave, at least one CPU.
-    use_gpu: one GPU a worker, with NCCL; otherwise gloo.
-    use_row_weights: multiply each row's loss by its `weight`, max(1, p/(Mq)), which takes the bias of capping out.
-    validation_fraction: of the rows, held out to score checkpoints.
-    evaluate_every: steps between evaluations (and checkpoints).
-    checkpoint: `last` (the schedule has decayed; the default) or `best` by the validation metric becomes the model.
-    max_failures: times that workers which died are started again from their last checkpoint.
-    wait_seconds: for a cluster that scales by itself to bring up what this stage needs; 0 refuses at once.
-    """
+    """Fine-tuning, data parallel with Ray Train."""
 
     num_workers: PositiveInt = 1
+    """DDP workers. They share batch_size, which must be a multiple of this number."""
     cpus_per_worker: PositiveFloat = 1
+    """CPUs that Ray reserves for each worker. Fractions are allowed. Ray Data needs at least one CPU that the workers
+    leave."""
     use_gpu: bool = False
+    """Whether each worker has a GPU and communicates by NCCL; otherwise by gloo."""
     use_row_weights: bool = False
+    """Whether each row's loss is multiplied by its weight max(1, p/(M q)), which removes the bias of capping and raises
+    the variance."""
     validation_fraction: Fraction = 0.1
+    """Share of the rows that is held out to score checkpoints."""
     evaluate_every: PositiveInt = 200
+    """Optimizer steps between evaluations on the held-out rows, each with a checkpoint. Fewer lose less work in a
+    failure and cost more time."""
     checkpoint: Literal["last", "best"] = "last"
+    """The checkpoint that becomes the model. `last`: the last one, where the schedule has decayed. `best`: the best by
+    the validation metric."""
     max_failures: Count = 2
+    """How often workers that died are started again, from their last checkpoint."""
     wait_seconds: Seconds = 0.0
+    """Seconds to wait for a cluster that scales by itself to provide what training needs. 0 refuses at once."""
 
     @model_validator(mode="after")
     def _even_shares(self) -> TrainingConfig:
@@ -54,20 +56,22 @@ class TrainingConfig(OptimizerConfig):
 
 
 class ClassificationTaskConfig(StrictModel):
-    """Image classification: cross entropy, top-1 accuracy."""
+    """Image classification with cross entropy, measured by top-1 accuracy."""
 
     kind: Literal["classification"] = "classification"
+    """Chooses this task, the default."""
 
 
 class CustomTaskConfig(StrictModel):
-    """A task of your own: `factory` is called with classes, model (a ModelConfig), channels and `options`.
-
-    It gives a `Task`, see `rsf_dist.tasks.base`; its model takes images to one logit a class.
-    """
+    """A task of your own."""
 
     kind: Literal["custom"]
+    """Chooses this task."""
     factory: ImportPath
+    """Import path of a class or function that is called with classes, model (a ModelConfig), channels and `options`. It
+    returns a `Task` (`rsf_dist.tasks.base`), whose model gives one logit a class for each image."""
     options: dict[str, Any] = {}
+    """Keyword arguments of `factory`."""
 
 
 TaskConfig = Annotated[

@@ -1,6 +1,6 @@
 """Image sets on disk, decoded into memory: labelled sources, unlabelled target images, labelled test images.
 
-Four layouts are read, each by the library that defines it: `digits` (scikit-learn's 1,797 scans), `idx` (MNIST's and
+Four formats are read, each by the library that defines it: `digits` (scikit-learn's 1,797 scans), `idx` (MNIST's and
 Fashion-MNIST's files, as torchvision and Debian's dataset-fashion-mnist keep them), `image_folder` (a folder of images,
 or of one sub-folder a class) and `npz` (arrays `images` and, where labelled, `labels`).
 """
@@ -32,7 +32,7 @@ _IDX_FILES = {
 }
 
 
-_MAX_CLASSES = 100_000  # a label beyond is no class number, and naming all classes below it would not end
+_MAX_CLASSES = 100_000  # larger labels are no class numbers, and naming all classes below them would not end
 
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -44,8 +44,8 @@ class ImageSet:
 
     Args:
         images: uint8 [n, channels, height, width].
-        labels: int64 [n] in [0, len(classes)), or None.
-        classes: the classes' names, by label; empty without labels.
+        labels: int64 [n] in [0, len(classes)). None means unlabelled.
+        classes: the classes' names, in the order of their labels; empty without labels.
     """
 
     images: Tensor
@@ -56,13 +56,13 @@ class ImageSet:
         return len(self.images)
 
     def subset(self, index: Tensor | slice) -> ImageSet:
-        """The images (and labels) at `index`."""
+        """Return the images (and labels) at `index`."""
         return ImageSet(
             take_rows(self.images, index), None if self.labels is None else self.labels[index], self.classes
         )
 
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, over shape, images, labels and classes."""
+        """Return the SHA-256, in hexadecimal, of shape, images, labels and classes."""
         head = json.dumps({"shape": list(self.images.shape), "classes": self.classes})
         digest = hashlib.sha256(head.encode())
         for column in (self.images, self.labels):
@@ -71,13 +71,13 @@ class ImageSet:
         return digest.hexdigest()
 
     def require_labels(self, field: str) -> Tensor:
-        """The labels; InputError naming `field` where there are none."""
+        """Return the labels. Raises InputError, which names `field`, if there are none."""
         if self.labels is None:
             raise InputError(field, "unlabelled images", "needs labels", "use one sub-folder a class, or add `labels`")
         return self.labels
 
     def require_like(self, other: ImageSet, field: str) -> None:
-        """InputError naming `field` unless images, and classes where both are labelled, are of `other`'s kind."""
+        """Raise InputError, which names `field`, unless shapes, and classes if labelled, are those of `other`."""
         ours, theirs = tuple(self.images.shape[1:]), tuple(other.images.shape[1:])
         if ours != theirs:
             raise InputError(
@@ -88,17 +88,17 @@ class ImageSet:
 
 
 def load_images(config: ImagesConfig, field: str) -> ImageSet:
-    """Read what `config` describes; errors name `field`."""
-    found = _LOADERS[config.kind](config, field)
-    if found.images.numel() == 0:
+    """Read the images that `config` describes. Raises InputError, which names `field`."""
+    images = _LOADERS[config.kind](config, field)
+    if images.images.numel() == 0:
         raise InputError(f"{field}.root", config.root, "holds no images", "point it to a folder that does")
     if config.limit is not None:
-        found = found.subset(slice(config.start, config.start + config.limit))
+        images = images.subset(slice(config.start, config.start + config.limit))
     elif config.start:
-        found = found.subset(slice(config.start, None))
-    if len(found) == 0:
+        images = images.subset(slice(config.start, None))
+    if len(images) == 0:
         raise InputError(f"{field}.start", config.start, "leaves no images", "lower it")
-    return found
+    return images
 
 
 def _load_digits(config: ImagesConfig, field: str) -> ImageSet:
@@ -128,14 +128,14 @@ def _find_idx(root: Path, name: str, field: str) -> Path:
 
 
 def _read_idx(path: Path, num_dims: int) -> np.ndarray:
-    """An array of unsigned bytes: 0, 0, 8, the number of dimensions, each as a big-endian int32, and the bytes."""
+    """Read an IDX file of bytes: 0, 0, 8, the number of dimensions, each dimension as a big-endian int32, the bytes."""
     size = 4 + 4 * num_dims
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(size)
             shape = np.frombuffer(header, ">i4", offset=4).tolist() if len(header) == size else []
             data = file.read(1 + math.prod(shape)) if shape and min(shape) >= 0 else b""
-    except Exception as err:  # of the disk, of the archive, of memory: whatever it is, the file is at fault
+    except Exception as err:  # of the disk, the archive or memory: the file is at fault for each
         raise InputError(str(path), "(a file)", f"cannot be read ({err})", "download it again") from err
     if not shape or header[:4] != bytes([0, 0, 8, num_dims]):
         rule = f"is not an IDX file of unsigned bytes with {num_dims} dimension(s)"
@@ -152,7 +152,7 @@ def _load_npz(config: ImagesConfig, field: str) -> ImageSet:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ("images", "labels", "classes") if name in file.files}
             names = sorted(file.files)
-    except Exception as err:  # of the archive, of the arrays, of memory: whatever it is, the file is at fault
+    except Exception as err:  # of the archive, the arrays or memory: the file is at fault for each
         rule = f"is not an npz file of plain arrays ({err})"
         raise InputError(f"{field}.root", path, rule, "write it again, without objects") from err
     if "images" not in arrays:
@@ -169,7 +169,7 @@ def _load_npz(config: ImagesConfig, field: str) -> ImageSet:
 
 
 def _named(arrays: dict[str, np.ndarray], field: str) -> tuple[str, ...]:
-    """The classes that an npz file names, or the numbers of its labels."""
+    """Return the classes that an npz file names, or else the numbers of its labels."""
     if "classes" not in arrays:
         return _numbered(arrays["labels"], field)
     names = [str(name) for name in arrays["classes"].reshape(-1)]
@@ -179,8 +179,8 @@ def _named(arrays: dict[str, np.ndarray], field: str) -> tuple[str, ...]:
 
 
 def _numbered(labels: np.ndarray, field: str) -> tuple[str, ...]:
-    """The classes 0, 1, … up to the largest label."""
-    largest = int(labels.max(initial=0)) if labels.dtype.kind in "iu" else 0  # of words there is no largest
+    """Return the classes 0, 1, … up to the largest label."""
+    largest = int(labels.max(initial=0)) if labels.dtype.kind in "iu" else 0  # words have no largest
     if largest >= _MAX_CLASSES:
         rule = f"labels must be class numbers below {_MAX_CLASSES:,}"
         raise InputError(f"{field}.labels", largest, rule, "number the classes 0, 1, …")
@@ -212,7 +212,7 @@ def _load_image_folder(config: ImagesConfig, field: str) -> ImageSet:
 
 
 def _image_files(folder: Path, field: str, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """The files with an image's suffix, at any depth, through links, too. Hidden ones are left out."""
+    """Yield the files with an image's suffix, at any depth and through links. Hidden files are left out."""
     real = os.path.realpath(folder)
     if real in above:
         raise InputError(f"{field}.root", folder, "is a link to a folder that it lies in", "remove the link")
@@ -230,8 +230,8 @@ def _image_files(folder: Path, field: str, above: tuple[str, ...] = ()) -> Itera
 def _decode(path: Path, config: ImagesConfig) -> Tensor:
     from torchvision.transforms.v2 import functional as F
 
-    if not path.is_file():  # a broken link; a pipe, which would be waited for
-        raise InputError(str(path), "(no file)", "is not a readable image", "mend or remove it")
+    if not path.is_file():  # a broken link, or a pipe, which would block
+        raise InputError(str(path), "(no file)", "is not a readable image", "fix or remove it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -244,8 +244,8 @@ def _decode(path: Path, config: ImagesConfig) -> Tensor:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
         rule = f"claims more than {Image.MAX_IMAGE_PIXELS:,} pixels"
         raise InputError(str(path), path.stat().st_size, rule, "remove it, or cut it into tiles") from err
-    except Exception as err:  # each format has errors of its own; whatever they are, the file is at fault
-        raise InputError(str(path), path.stat().st_size, "is not a readable image", "mend or remove it") from err
+    except Exception as err:  # each format has errors of its own, and the file is at fault for each
+        raise InputError(str(path), path.stat().st_size, "is not a readable image", "fix or remove it") from err
     if config.size is None:
         return decoded
     height, width = config.size
@@ -256,12 +256,12 @@ def _decode(path: Path, config: ImagesConfig) -> Tensor:
 
 def _require_one_frame(path: Path, image: Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # an MPO is one photograph, with previews of it behind
-        raise InputError(str(path), f"{frames} frames", "must be one image", "save the frame that is meant by itself")
+    if frames > 1 and image.format != "MPO":  # an MPO is one photograph, followed by previews
+        raise InputError(str(path), f"{frames} frames", "must be one image", "save the frame that you want by itself")
 
 
 def _with_bytes(path: Path, image: Image.Image) -> Image.Image:
-    """The image with 8 bits a channel. Pillow cuts larger numbers off at 255, where they would all be white."""
+    """Return the image with 8 bits a channel. Pillow itself clips larger numbers at 255, which makes them all white."""
     if not image.mode.startswith(("I", "F")):
         return image
     pixels = np.asarray(image)
@@ -296,7 +296,7 @@ def _existing(config: ImagesConfig, field: str) -> Path:
         if config.root is not None and root.exists():
             return root
         rule = "does not exist"
-    except (OSError, RuntimeError) as err:  # RuntimeError: the home of someone who has none
+    except (OSError, RuntimeError) as err:  # RuntimeError: `~` of a user without a home folder
         rule = f"cannot be looked up ({err})"
     raise InputError(f"{field}.root", config.root, rule, "correct the path")
 

@@ -1,1 +1,1 @@
-"""The demo: a classifier of scikit-learn's digits (real scans) meets a place where digits are turned, dim and noisy."""
+"""The demo: a classifier of scikit-learn's digits (real scans) adapts to digits that are turned, dim and noisy."""

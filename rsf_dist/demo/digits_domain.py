@@ -1,7 +1,7 @@
-"""A target place made of digits that the demo's classifier never sees: turned, scaled, dim, noisy, unevenly mixed.
+"""A target domain made of digits that the demo's classifier never sees: turned, scaled, dim, noisy, unevenly mixed.
 
-Written as image files, as somebody's own would be: unlabelled/ is what the method is given, test/ judges it, and
-oracle/ (labelled) is only for scale.
+It is written as image files, like a user's own. The method uses unlabelled/, the evaluation uses test/, and
+arm `oracle` trains on oracle/, which is labelled.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ SHIFT = ShiftConfig(
 )
 
 
-_SOURCE_END, _TEST_START = 1_000, 1_400  # digits before the first are the source's; from the second on, the test's
+_SOURCE_END, _TEST_START = 1_000, 1_400  # the source ends before the first; the test starts at the second
 
 
 def make_domain(
     folder: Path, seed: int = 1, *, num_unlabelled: int = 300, num_test: int = 2_000, num_oracle: int = 2_000
 ) -> None:
-    """Write unlabelled/*.png, and test/ and oracle/ with a sub-folder for each digit; source and test share no scan."""
+    """Write unlabelled/*.png, and test/ and oracle/ with a sub-folder for each digit. Source and test share no scan."""
     digits = load_images(ImagesConfig(kind="digits"), "digits")
-    near, far = digits.subset(slice(_SOURCE_END, _TEST_START)), digits.subset(slice(_TEST_START, None))
+    domain, held_out = digits.subset(slice(_SOURCE_END, _TEST_START)), digits.subset(slice(_TEST_START, None))
     for number, (name, base, count) in enumerate(
-        [("unlabelled", near, num_unlabelled), ("oracle", near, num_oracle), ("test", far, num_test)]
+        [("unlabelled", domain, num_unlabelled), ("oracle", domain, num_oracle), ("test", held_out, num_test)]
     ):
         _write(folder / name, base, count, Streams(seed, Stage.TARGET, chunk=number), labelled=name != "unlabelled")
 
@@ -46,6 +46,6 @@ def _write(folder: Path, base: ImageSet, count: int, streams: Streams, labelled:
     for label in range(len(base.classes)) if labelled else ():
         (folder / str(label)).mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    for index, (image, label) in enumerate(zip(made.images, made.require_labels("place").tolist(), strict=True)):
-        within = folder / str(label) if labelled else folder
-        write_png(image, str(within / f"{index:05d}.png"))
+    for index, (image, label) in enumerate(zip(made.images, made.require_labels("target").tolist(), strict=True)):
+        parent = folder / str(label) if labelled else folder
+        write_png(image, str(parent / f"{index:05d}.png"))

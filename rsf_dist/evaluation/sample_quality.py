@@ -14,7 +14,8 @@ from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.resources import Share
 from rsf_dist.data.arrow import from_table
 from rsf_dist.evaluation.two_sample import MIN_ROWS, compare, describe
-from rsf_dist.models.networks import NetworkSpec, in_pieces
+from rsf_dist.models.networks import in_pieces
+from rsf_dist.models.spec import NetworkSpec
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import Ratio
 from rsf_dist.ratios.info import info_of

@@ -1,1 +1,1 @@
-"""Networks, weights and optimizers."""
+"""Networks: their classes, their architectures by name, their weights and their optimizers."""

@@ -14,7 +14,7 @@ from rsf_dist.errors import StatisticalRefusal
 
 
 def optimizer_and_schedule(model: nn.Module, config: OptimizerConfig) -> tuple[Optimizer, LRScheduler]:
-    """An optimizer over the trainable parameters, and its schedule over `config.steps`."""
+    """Return an optimizer of the trainable parameters, and its schedule over `config.steps`."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     algorithm = {"adamw": AdamW, "sgd": SGD}[config.algorithm]
     optimizer = algorithm(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -29,10 +29,16 @@ def optimizer_and_schedule(model: nn.Module, config: OptimizerConfig) -> tuple[O
 
 
 def descend(model: nn.Module, config: OptimizerConfig, next_loss: Callable[[], Tensor], field: str) -> None:
-    """`config.steps` steps in this process, each on the scalar that `next_loss` gives; then evaluation mode.
+    """Take `config.steps` optimizer steps in this process, and leave the model in evaluation mode.
+
+    Args:
+        model: what is fitted; its trainable parameters change.
+        config: the optimizer and its schedule.
+        next_loss: returns the loss of the next step, a scalar with its graph.
+        field: the configuration's section, for error messages.
 
     Raises:
-        StatisticalRefusal: a loss is not finite; `field` names the configuration's section in the remedy.
+        StatisticalRefusal: a loss is not finite.
     """
     optimizer, schedule = optimizer_and_schedule(model, config)
     model.train()

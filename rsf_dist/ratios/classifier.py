@@ -27,8 +27,9 @@ from rsf_dist.config.model import OptimizerConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.data.batch import Batch, take_rows
 from rsf_dist.errors import InputError
-from rsf_dist.models.networks import Network, NetworkSpec, in_pieces, load_network, save_network
+from rsf_dist.models.networks import Network, in_pieces
 from rsf_dist.models.optimization import descend
+from rsf_dist.models.spec import NetworkSpec, load_network, save_network
 from rsf_dist.ratios import calibration as calibrations
 from rsf_dist.ratios.calibration import Calibration, calibrate, truth_and_weights
 from rsf_dist.ratios.info import HeldOut, RatioInfo, RatioQuality

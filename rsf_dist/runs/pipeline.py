@@ -27,6 +27,7 @@ from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError
 from rsf_dist.models.networks import load_network
+from rsf_dist.models.spec import load_network
 from rsf_dist.report import report_json
 from rsf_dist.report.html import write_html
 from rsf_dist.runs.arms import MODEL, arms, train_seed, training_bytes

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.data.batch import Batch
 from rsf_dist.errors import InputError
-from rsf_dist.models.networks import Network, NetworkSpec, load_network, save_network
+from rsf_dist.models.networks import Network
+from rsf_dist.models.spec import NetworkSpec, load_network, save_network
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.models.networks import Network, load_network, save_network
+from rsf_dist.models.networks import Network
+from rsf_dist.models.spec import load_network, save_network
 from rsf_dist.ratios.classifier import build_network, network_spec
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import rsf_dist as rsf
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.images import ImageSet
-from rsf_dist.models.networks import NetworkSpec, in_pieces
+from rsf_dist.models.networks import in_pieces
+from rsf_dist.models.spec import NetworkSpec
 from rsf_dist.ratios.info import RatioInfo
 from rsf_dist.runtime.device import device
 from rsf_dist.sampling.chunk import ChunkWork

@@ -51,7 +51,7 @@ def test_demo_with_smaller_numbers(tmp_path: Path, soak: bool) -> None:
     arms = report["evaluation"]["arms"]
     assert len({run["rows"] for run in report["training"].values()}) == 1  # every arm has as many rows
     assert set(arms) >= {"random", "adaptive", "oracle"}
-    assert len(list((tmp_path / "demo" / "place" / "unlabelled").glob("*.png"))) == 300
+    assert len(list((tmp_path / "demo" / "target_domain" / "unlabelled").glob("*.png"))) == 300
     if soak:
         assert report["evaluation"]["gap_closed"]["adaptive"] >= 0.90
 

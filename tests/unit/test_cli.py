@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from rsf_dist import cli
+from rsf_dist.config.reference import config_markdown
 
 RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
 
@@ -101,3 +103,25 @@ def test_debug_shows_where(tmp_path: Path) -> None:
     done = rsf("run", tmp_path / "absent.yaml", "--debug")
     assert "Traceback" in done.stderr
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("file", ["config", "report", "manifest"])
+def test_the_schema_of_a_file_is_printed(file: str, rsf_here) -> None:
+    done = rsf_here("schema", file)
+    assert (done.returncode, done.stderr) == (0, "")
+    schema = json.loads(done.stdout)
+    Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["properties"]
+
+
+def test_the_key_reference_is_printed_and_there_is_none_of_other_files(rsf_here) -> None:
+    assert rsf_here("schema", "config", "--markdown").stdout == config_markdown()
+    refused(rsf_here("schema", "report", "--markdown"), "--markdown=report", "only config has a key reference")
+    assert rsf("schema", "nonsense").returncode == 2
+
+
+def test_the_schema_of_the_configuration_needs_neither_torch_nor_ray() -> None:
+    code = "import sys; sys.argv = ['rsf', 'schema', 'config']; from rsf_dist.cli import main\n"
+    code += "try: main()\nexcept SystemExit: sys.exit(any(name in sys.modules for name in ('torch', 'ray')))"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

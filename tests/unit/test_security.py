@@ -18,7 +18,7 @@ import rsf_dist
 from rsf_dist.cluster import connection
 from rsf_dist.config import load, model, safe_yaml
 from rsf_dist.errors import InputError
-from rsf_dist.models.networks import load_network, save_network
+from rsf_dist.models.spec import load_network, save_network
 from rsf_dist.runtime import user_code
 from rsf_dist.tasks import ClassificationTask
 

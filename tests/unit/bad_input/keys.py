@@ -81,13 +81,13 @@ def models_walked() -> set[type[BaseModel]]:
 
 
 def models_there_are() -> set[type[BaseModel]]:
-    """The configuration's models."""
+    """The models of the configuration's sections: those in its schema, without the bases that they share."""
     modules = [
-        import_module(f"rsf_dist.config.{found.name}") for found in pkgutil.iter_modules(rsf_dist.config.__path__)
+        import_module(f"rsf_dist.config.{module.name}") for module in pkgutil.iter_modules(rsf_dist.config.__path__)
     ]
-    named = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
-    models = {one for one in named if issubclass(one, BaseModel) and one.__module__.startswith("rsf_dist.config.")}
-    return {one for one in models if one.model_fields}
+    classes = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
+    sections = {"RunConfig", *RunConfig.model_json_schema()["$defs"]}
+    return {model for model in classes if issubclass(model, BaseModel) and model.__name__ in sections}
 
 
 def _full_configurations() -> list[tuple[dict[str, Any], RunConfig]]:

@@ -15,7 +15,7 @@ from safetensors.torch import save, save_file
 from bad_input.case import Case, Changes, noise
 from bad_input.pictures import Trap
 from rsf_dist.config.model import ModelConfig
-from rsf_dist.models.networks import NetworkSpec
+from rsf_dist.models.spec import NetworkSpec
 
 Write = Callable[[Path], object]
 

@@ -8,8 +8,9 @@ from torch import nn
 
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.errors import InputError
-from rsf_dist.models.networks import ImageNetwork, NetworkSpec, head_name, in_pieces, load_network, save_network
+from rsf_dist.models.networks import ImageNetwork, head_name, in_pieces
 from rsf_dist.models.optimization import descend
+from rsf_dist.models.spec import NetworkSpec, load_network, save_network
 from rsf_dist.runtime import user_code
 
 SMALL = NetworkSpec(ModelConfig(width=4), num_outputs=3, channels=1, classes=("a", "b", "c"))

@@ -8,7 +8,8 @@ from torch.distributions import Normal
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.data.batch import num_rows
 from rsf_dist.errors import InputError
-from rsf_dist.models.networks import NetworkSpec, in_pieces
+from rsf_dist.models.networks import in_pieces
+from rsf_dist.models.spec import NetworkSpec
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, VerifierRatio
 from rsf_dist.ratios.base import ScreeningRatio
