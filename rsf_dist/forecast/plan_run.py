@@ -71,6 +71,7 @@ def plan_run(
         StatisticalRefusal: the ratio cannot be made, or the pilot allows no M.
     """
     progress = progress or Progress()
+    RunStore(config.output).manifest()  # refuses a run of another version
     inputs = prepare(config, progress)
     with connect(address, verbose, config.code_folder), TemporaryDirectory() as folder:
         check_ratio(config.ratio)

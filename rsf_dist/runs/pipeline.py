@@ -43,10 +43,6 @@ CONFIG = "config.yaml"
 INPUTS, DIGESTS = "inputs", "digests.json"
 
 
-_SWITCHED_OFF = ("fine_tuned_features: false", "relative_alpha: null")
-"""Lines that earlier versions wrote into every run's config.yaml: features that the run did not use, since deleted."""
-
-
 _ROW_BYTES = 100  # of parameters and bookkeeping
 
 
@@ -131,6 +127,7 @@ def rebuild_report(output: str) -> RunResult:
 def open_run(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
     """The run's directory, held against other writers, and the run's images. Raises InputError."""
     store = RunStore(config.output)
+    store.manifest()  # refuses a run of another version, before even the lock is written
     with run_lock(store, progress):
         require_same(store, config)
         if store.exists(CONFIG):
@@ -218,10 +215,18 @@ def forecast_bytes(config: RunConfig, inputs: Inputs, training: bool) -> int:
 
 
 def stored_config(store: RunStore) -> RunConfig:
-    """The configuration of an existing run, which may have been moved since. Raises InputError."""
-    lines = store.read(CONFIG).decode().splitlines(keepends=True)
+    """Return the configuration of an existing run, whose directory may have been moved since.
+
+    The manifest's version is checked first: a run of another version is refused for that, not for the keys of its
+    configuration.
+
+    Raises:
+        InputError: another version of rsf_dist wrote the run, or its config.yaml is missing or damaged.
+    """
+    store.manifest()
+    text = store.read(CONFIG).decode()
     try:
-        config = parse_text("".join(line for line in lines if line.strip() not in _SWITCHED_OFF))
+        config = parse_text(text)
     except InputError as err:
         rule = f"its {CONFIG} does not fit this version of rsf_dist ({err})"
         raise InputError("output", store.uri, rule, "use the version that wrote it, or name another directory") from err

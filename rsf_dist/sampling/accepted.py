@@ -22,7 +22,8 @@ from rsf_dist.sampling.accept import capped_weight
 from rsf_dist.sampling.chunk import BOOKKEEPING, class_labels
 from rsf_dist.sampling.diagnostics import ROUNDING, acceptance_interval
 from rsf_dist.sampling.report import SamplingReport
-from rsf_dist.storage.run_store import RunStore, Shard
+from rsf_dist.storage.manifest import RoundProgress, RoundResult, Shard
+from rsf_dist.storage.run_store import RunStore
 
 LEDGER_ROW = np.dtype(
     [
@@ -86,33 +87,41 @@ class AcceptedSet:
 
     @staticmethod
     def load(store: RunStore, round: int = 0) -> AcceptedSet:
-        """The rows of a stored round, each shard checked against the manifest. Raises InputError."""
-        described = store.round(round)
-        if described is None or not described["complete"]:
-            state = "is not in" if described is None else "is not complete in"
-            raise InputError("round", round, f"{state} {store.uri}", "sample it first: rsf sample")
-        shards = [Shard(**listed) for listed in described["shards"]]
-        report = SamplingReport.from_dict(described["report"])
-        found = np.concatenate(
-            [ledger_of(check_schema(store.read_shard(one), one, described["columns"])) for one in shards]
+        """Return the rows of a stored round. Every shard is checked against the manifest.
+
+        Raises:
+            InputError: the round is not complete, or a shard is missing or damaged.
+        """
+        progress, result = _complete_round(store, round)
+        report, columns = SamplingReport.from_dict(result.report), progress.columns
+        drawn = np.concatenate(
+            [ledger_of(check_schema(store.read_shard(shard), shard, columns)) for shard in progress.shards]
         )
-        ledger = found[found["accept_key"] > report.log_m][: report.num_accepted]
-        mark = fingerprint(ledger, described["columns"], report.log_m)
-        if mark != described["fingerprint"]:
-            raise InputError("fingerprint", mark, f"the manifest says {described['fingerprint']}", "sample anew")
-        rows = result_rows(stored_dataset(store, shards), found, ledger, described["drawn_at_log_m"], report.log_m)
-        return AcceptedSet(rows, report, mark, ledger, described["columns"])
+        ledger = drawn[drawn["accept_key"] > report.log_m][: report.num_accepted]
+        digest = fingerprint(ledger, columns, report.log_m)
+        if digest != result.fingerprint:
+            raise InputError("fingerprint", digest, f"the manifest says {result.fingerprint}", "sample anew")
+        rows = stored_dataset(store, progress.shards)
+        rows = result_rows(rows, drawn, ledger, progress.drawn_at_log_m, report.log_m)
+        return AcceptedSet(rows, report, digest, ledger, columns)
 
 
 def stored_rows(store: RunStore, round: int) -> pa.Table:
-    """All rows of a stored round as one table, read in this process. Raises InputError as `AcceptedSet.load`."""
-    described = store.round(round)
-    if described is None or not described["complete"]:
-        raise InputError("round", round, f"is not complete in {store.uri}", "sample it first: rsf sample")
-    report = SamplingReport.from_dict(described["report"])
-    shards = [Shard(**listed) for listed in described["shards"]]
-    rows = pa.concat_tables([check_schema(store.read_shard(one), one, described["columns"]) for one in shards])
+    """Return all rows of a stored round as one table, read in this process. Raises InputError as `AcceptedSet.load`."""
+    progress, result = _complete_round(store, round)
+    report = SamplingReport.from_dict(result.report)
+    tables = [check_schema(store.read_shard(shard), shard, progress.columns) for shard in progress.shards]
+    rows = pa.concat_tables(tables)
     return rows.filter(pc.greater(rows["accept_key"], report.log_m)).slice(0, report.num_accepted)
+
+
+def _complete_round(store: RunStore, round: int) -> tuple[RoundProgress, RoundResult]:
+    """Return a round's entry in the manifest and its outcome. Raises InputError where the round is not complete."""
+    progress = store.round(round)
+    if progress is None or progress.result is None:
+        state = "is not in" if progress is None else "is not complete in"
+        raise InputError("round", round, f"{state} {store.uri}", "sample it first: rsf sample")
+    return progress, progress.result
 
 
 def ledger_of(rows: pa.Table) -> NDArray[np.void]:

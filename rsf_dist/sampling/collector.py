@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +18,31 @@ from rsf_dist.sampling.accept import top_k
 from rsf_dist.sampling.accepted import LEDGER_ROW, describe_columns, ledger_of, preserve_order, stored_dataset
 from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.diagnostics import Statistics
-from rsf_dist.storage.run_store import RunStore, Shard
+from rsf_dist.storage.manifest import RoundProgress, Shard
+from rsf_dist.storage.run_store import RunStore
 
 # Chunks' rows are bundled, until there are so many chunks or bytes: one with a row or two would cost the driver 20 KB
 # in the object store, or 10 KB as a table.
 _BUNDLE, _BUNDLE_BYTES = 256, 4 * 2**20
+
+
+@dataclass(frozen=True)
+class DrawnChunks:
+    """The first chunks of a round, all of them complete.
+
+    Args:
+        chunks: how many there are.
+        log_m: the log M in force.
+        statistics: sums over their proposals.
+        columns: names and types of the rows' columns, as JSON.
+        shards: the files with their rows.
+    """
+
+    chunks: int
+    log_m: float
+    statistics: Statistics
+    columns: str
+    shards: list[Shard]
 
 
 @dataclass
@@ -96,18 +115,23 @@ class RowCollector:
     def _seal(self) -> None:
         self._whole = (self.num_chunks, self.scored, self.log_m, self.columns, len(self.shards))
 
-    def whole(self) -> tuple[dict[str, Any], list[Shard]]:
-        """What the manifest says of the chunks so far, and their shards; without one that an interrupt left half in."""
-        chunks, scored, log_m, columns, num_shards = self._whole
-        described = {"chunks": chunks, "log_m": log_m, "statistics": json.loads(scored.to_json()), "columns": columns}
-        return described, self.shards[:num_shards]
+    def committable(self) -> DrawnChunks:
+        """Return the state to commit: all chunks that were added completely, and their shards.
 
-    def restore(
-        self, described: Mapping[str, Any], shards: Sequence[Shard], ledgers: Sequence[NDArray[np.void]]
-    ) -> None:
-        """Take the chunks that the manifest describes; ledgers: LEDGER_ROW of each shard."""
-        self.shards, self.num_chunks = list(shards), described["chunks"]
-        self._take(Statistics.from_json(json.dumps(described["statistics"])), ledgers, described["columns"])
+        A chunk whose addition was interrupted is left out.
+        """
+        chunks, statistics, log_m, columns, num_shards = self._whole
+        return DrawnChunks(chunks, log_m, statistics, columns, self.shards[:num_shards])
+
+    def restore(self, progress: RoundProgress, ledgers: Sequence[NDArray[np.void]]) -> None:
+        """Take the chunks that the manifest lists.
+
+        Args:
+            progress: the round's entry in the manifest.
+            ledgers: LEDGER_ROW of each shard.
+        """
+        self.shards, self.num_chunks = list(progress.shards), progress.chunks
+        self._take(Statistics.from_json(json.dumps(progress.statistics)), ledgers, progress.columns)
 
     def raise_to(self, log_m: float) -> None:
         """Hold all rows against log_m, if it is larger than what they were held against."""

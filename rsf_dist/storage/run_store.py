@@ -9,32 +9,22 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from rsf_dist.errors import InputError
-
-MANIFEST = "manifest.json"
-
-
-PREVIOUS = "manifest.previous.json"
-
-
-VERSION = 2
-
+from rsf_dist.storage.manifest import MANIFEST, PREVIOUS, Manifest, RoundProgress, Shard, read_manifest
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -43,16 +33,6 @@ _DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp$")
 
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One Parquet file of accepted rows: its chunk, its path within the run, rows and SHA-256."""
-
-    chunk: int
-    path: str
-    rows: int
-    sha256: str
 
 
 class _Damaged(Exception):
@@ -202,45 +182,37 @@ class RunStore:
             raise InputError(shard.path, self.uri, "is missing, or differs from its SHA-256 in the manifest", remedy)
         return rows
 
-    def manifest(self) -> dict[str, Any]:
-        """The manifest, or the one before where it is damaged; empty before anything was committed.
+    def manifest(self) -> Manifest:
+        """Return the manifest, the one before it where the last one is damaged, or an empty one before any commit.
 
         Raises:
-            InputError: neither can be read, or they are of another version.
+            InputError: both are damaged, or another version of rsf_dist wrote them.
         """
-        there = [name for name in (MANIFEST, PREVIOUS) if self.exists(name)]
-        if not there:
-            return {"version": VERSION, "folders": {}, "rounds": {}}
-        for name in there:
-            manifest = _parsed(self.read(name))
-            if manifest is not None and _is_manifest(manifest):
-                return self._of_this_version(manifest)
+        present = [name for name in (MANIFEST, PREVIOUS) if self.exists(name)]
+        if not present:
+            return Manifest()
+        for name in present:
+            manifest = read_manifest(self.read(name), self.uri)
+            if manifest is not None:
+                return manifest
         raise InputError(MANIFEST, self.uri, "is damaged, and so is the one before it", "name another directory")
 
-    def _of_this_version(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        if manifest["version"] != VERSION:
-            rule = f"this version of rsf_dist reads manifests of version {VERSION}"
-            raise InputError(f"{MANIFEST} version", manifest["version"], rule, "use the version that wrote the run")
-        return manifest
-
-    def commit(self, change: Callable[[dict[str, Any]], None]) -> None:
-        """Let `change` edit the manifest, and replace it."""
+    def commit(self, change: Callable[[Manifest], object]) -> None:
+        """Let `change` edit the manifest, then replace the file. Raises InputError."""
         manifest = self.manifest()
         change(manifest)
         last = self.read(MANIFEST) if self.exists(MANIFEST) else b""
-        sound = _parsed(last)
-        if sound is not None and _is_manifest(sound):
+        if read_manifest(last, self.uri) is not None:
             self.write(PREVIOUS, last)
-        self.write(MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        self.write(MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
-    def round(self, round: int) -> dict[str, Any] | None:
-        """What the manifest says of a round; None: nothing."""
-        return self.manifest()["rounds"].get(str(round))
+    def round(self, round: int) -> RoundProgress | None:
+        """Return the manifest's entry of a round, or None where it has none. Raises InputError."""
+        return self.manifest().rounds.get(round)
 
-    def commit_round(self, round: int, shards: Sequence[Shard], described: dict[str, Any]) -> None:
-        """List a round's shards in the manifest, and whatever else describes the round."""
-        entry = {**described, "shards": [asdict(shard) for shard in shards]}
-        self.commit(lambda manifest: manifest["rounds"].update({str(round): entry}))
+    def commit_round(self, round: int, progress: RoundProgress) -> None:
+        """Replace the manifest's entry of a round, shards included. Raises InputError."""
+        self.commit(lambda manifest: manifest.rounds.update({round: progress}))
 
     def write_folder(self, folder: str, write: Callable[[Path], object]) -> dict[str, str]:
         """Let `write` fill a temporary folder, and copy its files into the run's `folder`: name -> SHA-256."""
@@ -256,7 +228,7 @@ class RunStore:
     def commit_folder(self, folder: str, write: Callable[[Path], object]) -> None:
         """As `put`, and list the folder in the manifest."""
         written = self.write_folder(folder, write)
-        self.commit(lambda manifest: manifest["folders"].update({folder: written}))
+        self.commit(lambda manifest: manifest.folders.update({folder: written}))
 
     def damage_of(self, folder: str) -> str | None:
         """What is wrong with a folder that was kept, in words; None: nothing."""
@@ -269,7 +241,7 @@ class RunStore:
 
     def is_listed(self, folder: str) -> bool:
         """Whether the folder was kept, damaged or not."""
-        return folder in self.manifest()["folders"]
+        return folder in self.manifest().folders
 
     def is_intact(self, folder: str) -> bool:
         """Whether the folder was kept and is undamaged."""
@@ -307,7 +279,7 @@ class RunStore:
 
     def _files(self, folder: str) -> Iterator[tuple[str, bytes]]:
         """Name and bytes of each file of a kept folder. Raises _Damaged."""
-        listed = self.manifest()["folders"].get(folder)
+        listed = self.manifest().folders.get(folder)
         if listed is None:
             raise _Damaged(f"{folder or 'the model'} is not in the manifest")
         for name, sha256 in listed.items():
@@ -388,22 +360,6 @@ def _write_durably(target: Path, data: bytes) -> None:
         os.fsync(folder)  # the new name, too, outlives a power cut
     finally:
         os.close(folder)
-
-
-def _is_manifest(found: dict[str, Any]) -> bool:
-    """Whether it has the parts of a manifest; of another version, others."""
-    if found.get("version") != VERSION:
-        return "version" in found
-    return all(isinstance(found.get(part), dict) for part in ("folders", "rounds"))
-
-
-def _parsed(data: bytes) -> dict[str, Any] | None:
-    """The JSON object, or None where it is none."""
-    try:
-        found = json.loads(data)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _sha256(data: bytes) -> str:

@@ -219,7 +219,7 @@ def test_a_stopped_run_loses_nothing_and_goes_on_with_other_resources(by, config
     assert 0 < len(before["rounds/000/accepted"]) <= chunks
     with pipeline.open_run(config, Progress()) as (opened, inputs):  # as a run does: it holds the lock
         sampler = stored_sampler(next(pipeline.seed_runs(config, inputs, opened, Progress())), 0)
-        wanted = sum(shard["rows"] for shard in store.manifest()["rounds"]["0"]["shards"]) + 1_000
+        wanted = sum(shard.rows for shard in store.manifest().rounds[0].shards) + 1_000
         again = sampler.sample(wanted)
     assert committed(store) > chunks
     assert_kept(before, store)
@@ -279,8 +279,8 @@ def stop(config_file: Path, by: signal.Signals, worker: str, ready: Callable[[],
 def kept_files(store: rsf.RunStore) -> Files:
     """What the manifest lists."""
     manifest, found = store.manifest(), defaultdict(dict)
-    names = [shard["path"] for of_round in manifest["rounds"].values() for shard in of_round["shards"]]
-    names += [f"{folder}/{name}".lstrip("/") for folder, files in manifest["folders"].items() for name in files]
+    names = [shard.path for progress in manifest.rounds.values() for shard in progress.shards]
+    names += [f"{folder}/{name}".lstrip("/") for folder, files in manifest.folders.items() for name in files]
     for file in (Path(store.path(name)) for name in names):
         folder = file.parent.relative_to(store.root).as_posix()
         found[folder][file.name] = file.read_bytes(), file.stat().st_mtime_ns

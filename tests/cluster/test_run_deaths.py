@@ -51,7 +51,7 @@ def told(result: pipeline.RunResult) -> dict[str, Any]:
 
 def kept(result: pipeline.RunResult) -> dict[str, dict[str, str]]:
     """SHA-256 of all that was kept, but for the pilot's seconds."""
-    folders = result.store.manifest()["folders"]
+    folders = result.store.manifest().folders
     folders["rounds/000/pilot"].pop("pilot.json")
     return folders
 
@@ -102,5 +102,5 @@ def test_a_run_killed_while_it_fine_tunes_goes_on_from_its_checkpoint(
     report_times(record_property, "driver killed", took, time.monotonic() - started, 50, "steps taken again")
     assert steps_taken_again(fresh_log, kills=0, every=100, last=300) == 0
     assert trained == fresh.report["training"]["one_shot"]
-    models = [rsf.RunStore(tmp_path / name).manifest()["folders"][""]["model.safetensors"] for name in ("run", "fresh")]
+    models = [rsf.RunStore(tmp_path / name).manifest().folders[""]["model.safetensors"] for name in ("run", "fresh")]
     assert models[0] == models[1]

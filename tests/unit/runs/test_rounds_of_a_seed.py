@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from records import progress_of, result_of
 from torch.distributions import Normal, Uniform
 
 from rsf_dist import cli
@@ -97,8 +98,8 @@ def broad():
 def stored(store, number, rows, report):
     """Put a round's rows into the store, as the sampler leaves them."""
     table = to_table(rows)
-    described = {"complete": True, "columns": describe_columns(table), "report": report.to_dict()}
-    store.commit_round(number, [store.write_shard(number, 0, table)], described)
+    shard, result = store.write_shard(number, 0, table), result_of(report)
+    store.commit_round(number, progress_of(shard, result=result, columns=describe_columns(table)))
     return SimpleNamespace(report=report, fingerprint=f"{number + 10:064x}")
 
 
@@ -445,7 +446,7 @@ def test_a_known_ratio_is_made_once_and_follows_the_proposal(tmp_path, rows_of):
     rows = proposal.sample(100, Streams(0))
     shift = proposal.broad.log_prob(rows) - proposal.log_prob(rows)
     assert torch.allclose(ratio.log_ratio(rows), first.log_ratio(rows) + shift, atol=1e-5)
-    assert seed_run.store.manifest()["folders"].keys() == {"rounds/000/ratio"}
+    assert seed_run.store.manifest().folders.keys() == {"rounds/000/ratio"}
     sampler = rounds.stored_sampler(seed_run, 1)
     assert sampler.ratio.log_ratio(rows).tolist() == ratio.log_ratio(rows).tolist()
 
