@@ -278,7 +278,7 @@ def _carry_out(
 
 
 def _refuse_red(result: RunResult, strict: bool) -> None:
-    red = sorted({name for names in result.report["red"] for name in names})
+    red = sorted({name for names in result.report.red for name in names})
     if strict and red:
         raise StatisticalRefusal(
             f"the trust card is red: {', '.join(red)}", f"see {result.store.uri}/report.html; what was made is kept"
@@ -288,7 +288,7 @@ def _refuse_red(result: RunResult, strict: bool) -> None:
 def _show(result: RunResult, as_json: bool) -> None:
     """The result on standard output: the arms' accuracies, and where the report is."""
     if as_json:
-        print(json.dumps({"output": result.store.uri, **result.report}, indent=2))
+        print(json.dumps({"output": result.store.uri, **result.report.model_dump(mode="json")}, indent=2))
         return
     from rsf_dist.report.text import format_report
 

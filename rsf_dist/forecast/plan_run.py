@@ -98,7 +98,7 @@ def _forecast_trial(draft: SeedRun, actors: int | None, warnings: list[str]) -> 
         measure_pool(plan, sampler.pool, job.actors, look.seconds_per_row),
         num_pilot=num_pilot,
         pilot_seconds=num_pilot * plan.pilot.seconds_per_row,
-        ratio_seconds=report_json.read(draft.store)["seconds"].get("ratio"),
+        ratio_seconds=report_json.read(draft.store).seconds.get("ratio"),
         bytes_per_shard=look.bytes_per_shard,
         bytes_per_row=look.bytes_per_row,
     )

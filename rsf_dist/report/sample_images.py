@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from rsf_dist.data.arrow import from_table
 from rsf_dist.data.images import ImageSet
 from rsf_dist.evaluation.predictions import Predictions
 from rsf_dist.proposals import Proposal
+from rsf_dist.report.schema import ParameterQuantiles, finite
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.sampling.accepted import AcceptedSet, stored_rows
 from rsf_dist.storage.run_store import RunStore
@@ -56,21 +56,15 @@ def save(store: RunStore, proposal: Proposal, accepted: AcceptedSet, inputs: Inp
     _write(store, SAMPLES, arrays)
 
 
-def save_round(store: RunStore, number: int, proposal: Proposal, seed: int) -> dict[str, Any]:
-    """A few accepted images of a stored round; for its entry, quantiles of what rows are made of.
-
-    Returns {"parameters": {column: {"proposed": [q05, q25, q50, q75, q95], "accepted": the same}}}, of columns that
-    hold one real number a row.
-    """
+def save_round(store: RunStore, number: int, proposal: Proposal, seed: int) -> dict[str, ParameterQuantiles]:
+    """Keep a few accepted images of a stored round, and return quantiles of its columns of real numbers, by name."""
     drawn = proposal.sample(_MEASURED, Streams(seed, Stage.PILOT, number, chunk=1))
     rows = from_table(stored_rows(store, number))
     if "image" in rows:
         _write(store, round_samples(number), {"accepted": rows["image"][:_SHOWN_OF_ROUND].numpy()})
-    numbers = [name for name, column in drawn.items() if column.ndim == 1 and column.is_floating_point()]
+    names = [name for name, column in drawn.items() if column.ndim == 1 and column.is_floating_point()]
     return {
-        "parameters": {
-            name: {"proposed": _quantiles(drawn[name]), "accepted": _quantiles(rows[name])} for name in numbers
-        }
+        name: ParameterQuantiles(proposed=_quantiles(drawn[name]), accepted=_quantiles(rows[name])) for name in names
     }
 
 
@@ -79,8 +73,8 @@ def round_samples(number: int) -> str:
     return f"figures/round-{number:03d}.npz"
 
 
-def _quantiles(values: Tensor) -> list[float]:
-    return [float(value) for value in np.quantile(values.double().numpy(), _QUANTILES)]
+def _quantiles(values: Tensor) -> list[float | None]:
+    return finite([float(value) for value in np.quantile(values.double().numpy(), _QUANTILES)])
 
 
 def save_predictions(store: RunStore, test: ImageSet, before: Predictions | None, after: Predictions) -> None:

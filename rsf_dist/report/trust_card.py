@@ -28,20 +28,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Literal, ParamSpec
+from typing import ParamSpec
 
 import numpy as np
 from scipy.stats import norm
 
+from rsf_dist.report.schema import (
+    Check,
+    ClassPriorEntry,
+    Light,
+    RatioEntry,
+    RatioQualityEntry,
+    TwoSampleEntry,
+    TwoSampleTests,
+)
 from rsf_dist.sampling.diagnostics import ROUNDING, TOP
-
-Light = Literal["green", "amber", "red", "grey"]
-
-
-Numbers = dict[str, Any]
-
+from rsf_dist.sampling.report import SamplingReport
 
 Finding = tuple[str, Light, str]
 """A check's value, light and meaning."""
@@ -118,36 +121,19 @@ LEFT_OUT = 0.1  # of an equal share: EM gives nothing to rare classes, or to one
 DUPLICATES_GREEN, DUPLICATES_AMBER = 0.01, 0.1  # of the accepted rows
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the card.
-
-    Args:
-        name: what is looked at.
-        value: the figure in words, with its interval.
-        light: `grey` where the check does not apply to the run, or only informs.
-        meaning: what it means for this run; for grey, why there is no light.
-        rule: the thresholds.
-    """
-
-    name: str
-    value: str
-    light: Light
-    meaning: str
-    rule: str
-
-
 def trust_card(
-    sampling: Numbers, ratio: Numbers, two_sample: Numbers | None, mix: Numbers | None = None
+    sampling: SamplingReport,
+    ratio: RatioEntry,
+    two_sample: TwoSampleTests | None,
+    class_prior: ClassPriorEntry | None = None,
 ) -> list[Check]:
-    """All checks of a round.
+    """Return all checks of a round.
 
     Args:
-        sampling: a SamplingReport as a dict.
-        ratio: `kind`, `log_bound`, and of a learned ratio the entries of its RatioQuality.
-        two_sample: a TwoSample as a dict each: target rows against proposals as configured, `before`; where rounds
-            moved them, against those of the last round, `moved`; and against accepted rows, `after`.
-        mix: what rounds made of the mix of classes; see `class_mix.describe`.
+        sampling: the figures on its accepted rows, None for each that is not finite.
+        ratio: by which they were accepted.
+        two_sample: the tests of target rows against proposals and accepted rows; None means not tested.
+        class_prior: the treatment of the class prior; None means that the round is not the last of several.
     """
     return [
         constant(sampling, ratio),
@@ -163,7 +149,7 @@ def trust_card(
         two_sample_auc(two_sample),
         two_sample_mmd(two_sample),
         classes(sampling),
-        estimated_class_prior(mix),
+        estimated_class_prior(class_prior),
         duplicates(sampling),
         rows_found(sampling),
         screened_out(sampling),
@@ -176,14 +162,14 @@ def overall(lights: Iterable[str]) -> Light:
     return next((light for light in SEVERITY if light in shown), "grey")
 
 
-def format_trust_card(trust: Sequence[Numbers]) -> str:
-    """The card as a line: how many lights of each colour, and which are the worst."""
-    count = Counter(check["light"] for check in trust)
+def format_trust_card(trust: Sequence[Check]) -> str:
+    """Return the card as a line: how many lights there are of each colour, and which checks have the worst."""
+    count = Counter(check.light for check in trust)
     worst = overall(count)
     text = ", ".join(f"{count[light]} {light}" for light in ("green", "amber", "red") if count[light])
     if worst not in ("red", "amber"):
         return f"trust: {text or 'nothing to judge'}"
-    names = [check["name"] for check in trust if check["light"] == worst]
+    names = [check.name for check in trust if check.light == worst]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"trust: {text} ({worst}: {', '.join(names[:3])}{more})"
 
@@ -206,15 +192,15 @@ def _check(name: str, rule: str) -> Callable[[Callable[P, Finding]], Callable[P,
     "Red where a ratio was not finite. Else by the share of the accepted rows with r > M: "
     f"green up to {100 * CAPPED_GREEN:g} %, amber up to {100 * CAPPED_AMBER:g} %.",
 )
-def constant(sampling: Numbers, ratio: Numbers) -> Finding:
+def constant(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
     """Where M is from, and how many rows it caps."""
-    scored, capped = sampling["num_scored"], sampling["num_capped"]
-    value = f"log M {sampling['log_m']:.3f}, {sampling['log_m_source']}; {capped:,} of {scored:,} proposals capped"
-    if sampling["num_nonfinite"]:
-        value += f", {sampling['num_nonfinite']:,} ratios not finite"
+    scored, capped = sampling.num_scored, sampling.num_capped
+    value = f"log M {sampling.log_m:.3f}, {sampling.log_m_source}; {capped:,} of {scored:,} proposals capped"
+    if sampling.num_nonfinite:
+        value += f", {sampling.num_nonfinite:,} ratios not finite"
         return value, "red", "Ratios that are NaN or infinite say nothing: mend the ratio."
     if capped:
-        share = min(1.0, capped / scored / max(sampling["acceptance_rate"], 1e-300))  # capped rows are accepted
+        share = min(1.0, capped / scored / max(sampling.acceptance_rate, 1e-300))  # capped rows are accepted
         meaning = f"{_percent(share)} of the accepted rows were capped: among themselves they follow the proposals."
         return value, _up_to(share, CAPPED_GREEN, CAPPED_AMBER), f"{meaning} {_ROW_WEIGHTS}"
     if not _certified(sampling, ratio):
@@ -228,10 +214,10 @@ def constant(sampling: Numbers, ratio: Numbers) -> Finding:
 _ROW_WEIGHTS = "Only with training.use_row_weights are they weighted to make up for it."
 
 
-def _cost_of_cut(sampling: Numbers, ratio: Numbers) -> str:
+def _cost_of_cut(sampling: SamplingReport, ratio: RatioEntry) -> str:
     if _isotonic(ratio):
         return "What that costs is not all seen: the calibration cuts off the target rows' ratios as well."
-    if sampling["tv_bound_source"] == "target":
+    if sampling.tv_bound_source == "target":
         return "What that costs, eps from the target's side says."
     return "What that costs is not known without target rows."
 
@@ -241,28 +227,32 @@ def _cost_of_cut(sampling: Numbers, ratio: Numbers) -> str:
     "Green where the 95 % interval meets (1 − eps)/M, eps within its limits, or the rate is within a factor of "
     f"{ACCEPTANCE_GREEN:g} of it; amber up to a factor of {ACCEPTANCE_AMBER:g}.",
 )
-def acceptance(sampling: Numbers) -> Finding:
+def acceptance(sampling: SamplingReport) -> Finding:
     """The acceptance rate against (1 - eps)/M."""
-    rate, predicted = sampling["acceptance_rate"], sampling["acceptance_predicted"]
-    low, high = sampling["acceptance_interval"]
+    rate, predicted = sampling.acceptance_rate, sampling.acceptance_predicted
+    low, high = sampling.acceptance_interval
     value = f"{_percent(rate)} (95 % interval {_percent(low)} to {_percent(high)})"
     if predicted is None:
         return value, "grey", "Nothing predicts it: M was raised afterwards."
     value += f", predicted {_percent(predicted)}"
-    bound, lower, upper = (sampling[key] for key in ("tv_bound", "tv_bound_lower", "tv_bound_upper"))
-    exact = bound is None or bound >= 1  # else eps may be from few target rows
-    least, most = (
-        predicted if exact or limit is None else predicted * (1 - limit) / (1 - bound) for limit in (upper, lower)
-    )
+    bound, lower, upper = sampling.tv_bound, sampling.tv_bound_lower, sampling.tv_bound_upper
+    least, most = (_predicted_at(limit, predicted, bound) for limit in (upper, lower))
     off = 1.0 if low <= most and least <= high else _factor(rate, predicted)
     light = _up_to(off, ACCEPTANCE_GREEN, ACCEPTANCE_AMBER)
     if light == "green":
         return value, light, "Rows are accepted as often as the ratio, M and eps imply."
     cause = "the mean ratio is not the 1 that it should be, or eps is misjudged"
-    if not sampling["normalised"]:
+    if not sampling.normalised:
         cause = "eps is misjudged"
     times = f"{rate / predicted:.3g} times as often as predicted" if predicted > 0 else "though none should be"
     return value, light, f"Rows are accepted {times}: {cause}."
+
+
+def _predicted_at(limit: float | None, predicted: float, bound: float | None) -> float:
+    """Return the predicted acceptance with eps at a confidence limit, since eps may rest on few target rows."""
+    if limit is None or bound is None or bound >= 1:
+        return predicted
+    return predicted * (1 - limit) / (1 - bound)
 
 
 @_check(
@@ -271,12 +261,12 @@ def acceptance(sampling: Numbers) -> Finding:
     f"{TV_GREEN:g}, amber up to {TV_AMBER:g}. From proposals alone at best amber, unless M is certified by a "
     "ratio that was not cut off.",
 )
-def bias(sampling: Numbers, ratio: Numbers) -> Finding:
+def bias(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
     """The bound on the total variation distance that capping causes: the target's side where there is one."""
-    bound, upper, proposals = (sampling[key] for key in ("tv_bound", "tv_bound_upper", "tv_bound_proposals"))
+    bound, upper, proposals = sampling.tv_bound, sampling.tv_bound_upper, sampling.tv_bound_proposals
     if bound is None:
         return "not finite", "red", "Some ratios are not usable, so that no bound could be computed."
-    from_target, certified, cut = sampling["tv_bound_source"] == "target", _certified(sampling, ratio), _cut_off(ratio)
+    from_target, certified, cut = sampling.tv_bound_source == "target", _certified(sampling, ratio), _cut_off(ratio)
     value = f"eps {bound:.3f} from proposals"
     if from_target:
         limit = "" if upper is None else f" (95 % limit {upper:.3f})"
@@ -292,7 +282,7 @@ def bias(sampling: Numbers, ratio: Numbers) -> Finding:
     if not from_target:
         light = "amber" if light == "green" else light
         meaning += " This is blind to what proposals never met: give target rows to judge it on."
-    elif ratio["kind"] == "ClassConditionalRatio":
+    elif ratio.kind == "ClassConditionalRatio":
         meaning += " Target rows have no class, and each counts as of the one that capping costs most."
     elif proposals is not None and bound > 2 * proposals + TV_GREEN:
         meaning += " Proposals alone show less of it: they hardly meet part of the target."
@@ -304,9 +294,9 @@ def bias(sampling: Numbers, ratio: Numbers) -> Finding:
     f"Green where no ratio exceeds M; amber where the largest is up to {WEIGHT_AMBER:g} M, so that a capped row should "
     f"count for up to {WEIGHT_AMBER:g}.",
 )
-def largest_ratio(sampling: Numbers) -> Finding:
+def largest_ratio(sampling: SamplingReport) -> Finding:
     """The largest log ratio and a high quantile, relative to log M."""
-    top, quantile, log_m = (sampling[key] for key in ("max_log_ratio", "log_ratio_quantile", "log_m"))
+    top, quantile, log_m = sampling.max_log_ratio, sampling.log_ratio_quantile, sampling.log_m
     if top is None:
         return "–", "grey", "No proposal had a ratio above 0."
     value = f"log r up to log M {top - log_m:+.2f}"
@@ -326,12 +316,12 @@ def largest_ratio(sampling: Numbers) -> Finding:
     "standard errors; amber up to min(0.7, 1 − 1/log10 n); red above. With a certified M, green and amber in place of "
     "amber and red.",
 )
-def tail(sampling: Numbers, ratio: Numbers) -> Finding:
+def tail(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
     """The tail index against its threshold."""
-    index, threshold = sampling["tail_index"], sampling["tail_threshold"]
+    index, threshold = sampling.tail_index, sampling.tail_threshold
     if index is None:
         return "–", "grey", "There are too few different large ratios to fit a tail to."
-    error, certified = _tail_error(sampling), _certified(sampling, ratio)
+    error, certified = _tail_error(sampling, index), _certified(sampling, ratio)
     value = f"index {index:.2f} ± {error:.2f} (standard error), threshold {threshold:.2f}"
     if index + ERRORS * error < 0:
         return value, "green", "The largest ratios approach an end point, so that some M is exact."
@@ -341,18 +331,18 @@ def tail(sampling: Numbers, ratio: Numbers) -> Finding:
     return value, "amber" if certified else "red", meaning
 
 
-def _tail_error(sampling: Numbers) -> float:
-    """The tail index's standard error, by the number of ratios that `Statistics.tail_index` fits."""
-    n = sampling["num_scored"]
-    if sampling["num_screened_out"]:  # it is then the pilot's, of as many rows as the threshold is for, or more
-        n = min(n, round(10 ** (1 / (1 - sampling["tail_threshold"]))))
-    return max(0.0, 1 + sampling["tail_index"]) / math.sqrt(min(TOP, max(25, n // 10)))
+def _tail_error(sampling: SamplingReport, index: float) -> float:
+    """Return the tail index's standard error, from the number of ratios that `Statistics.tail_index` fits."""
+    n = sampling.num_scored
+    if sampling.num_screened_out:  # it is then the pilot's, of as many rows as the threshold is for, or more
+        n = min(n, round(10 ** (1 / (1 - sampling.tail_threshold))))
+    return max(0.0, 1 + index) / math.sqrt(min(TOP, max(25, n // 10)))
 
 
 @_check("effective sample size", f"Green from {ESS_GREEN} rows, amber from {ESS_AMBER}.")
-def effective_sample_size(sampling: Numbers) -> Finding:
+def effective_sample_size(sampling: SamplingReport) -> Finding:
     """How many rows of the target the scored proposals are worth."""
-    fraction, rate, scored = (sampling[key] for key in ("ess_fraction", "acceptance_rate", "num_scored"))
+    fraction, rate, scored = sampling.ess_fraction, sampling.acceptance_rate, sampling.num_scored
     rows = fraction * scored
     meaning = f"Of the target, {scored:,} proposals tell as much as {_count(rows)} rows of its own."
     if fraction > ESS_WASTE * rate > 0:
@@ -365,10 +355,10 @@ def effective_sample_size(sampling: Numbers) -> Finding:
     f"Over proposals it should be 1: green within {ERRORS:g} standard errors or a factor of {MEAN_GREEN:g}, amber up "
     f"to a factor of {MEAN_AMBER:g}; amber at best where the standard error exceeds {MEAN_ERROR:g}.",
 )
-def mean_ratio(sampling: Numbers, ratio: Numbers) -> Finding:
+def mean_ratio(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
     """E_q[r] against 1."""
-    mean, error = sampling["mean_ratio"], sampling["mean_ratio_error"]
-    if not sampling["normalised"]:
+    mean, error = sampling.mean_ratio, sampling.mean_ratio_error
+    if not sampling.normalised:
         return "–", "grey", "The ratio has a constant factor, so that no mean is expected."
     if mean is None or error is None:
         return "not finite", "red", "The mean overflows: the ratio is not usable."
@@ -392,12 +382,12 @@ def mean_ratio(sampling: Numbers, ratio: Numbers) -> Finding:
     "Over target rows it should not exceed 1; the true ratio's sample mean exceeds c with probability at most 1/c: "
     f"green up to {INVERSE_GREEN:g}, amber up to {INVERSE_AMBER:g}. No light below {INVERSE_LITTLE:g}.",
 )
-def mean_inverse_ratio(sampling: Numbers) -> Finding:
+def mean_inverse_ratio(sampling: SamplingReport) -> Finding:
     """E_p[1/r], which the true ratio does not take above 1."""
-    mean = sampling["mean_inverse_ratio"]
-    if not sampling["normalised"]:
+    mean = sampling.mean_inverse_ratio
+    if not sampling.normalised:
         return "–", "grey", "The ratio has a constant factor, so that no mean is expected."
-    if sampling["tv_bound_source"] != "target":
+    if sampling.tv_bound_source != "target":
         return "–", "grey", "There are no target rows to take it over."
     if mean is None:
         return "not finite", "red", "A target row has ratio 0: rows like it are never accepted."
@@ -418,27 +408,28 @@ def mean_inverse_ratio(sampling: Numbers) -> Finding:
     "By the expected calibration error on held-out rows, less that of a perfect ratio on as many: green up to "
     f"{ECE_GREEN:g}, amber up to {ECE_AMBER:g}; red too where the log loss exceeds chance by {LOSS_MARGIN:g}.",
 )
-def calibration(ratio: Numbers) -> Finding:
+def calibration(ratio: RatioEntry) -> Finding:
     """Whether a learned ratio's probabilities hold on held-out rows."""
-    if "auc" not in ratio:
-        return "–", "grey", f"{ratio['kind']} has no figures on held-out target rows."
-    error, brier, loss = (ratio[key] for key in ("calibration_error", "brier", "log_loss"))
+    quality = ratio.quality
+    if quality is None:
+        return "–", "grey", f"{ratio.kind} has no figures on held-out target rows."
+    error, brier, loss = quality.calibration_error, quality.brier, quality.log_loss
     if error is None or brier is None or loss is None:
         return "not finite", "red", "The ratio is not usable: its figures on held-out rows are not finite."
-    chance = chance_calibration_error(ratio)
+    chance = chance_calibration_error(quality)
     value = f"error {error:.3f} (a perfect ratio's {chance:.3f}), Brier {brier:.3f}, log loss {loss:.3f}"
     if loss > CHANCE_LOSS + LOSS_MARGIN:
         return value, "red", "On held-out rows the ratio is worse than the constant 1."
     light = _up_to(error - chance, ECE_GREEN, ECE_AMBER)
     if light == "green":
-        return value, light, f"Held-out rows, {ratio['num_target']:,} of the target, bear the ratio out."
+        return value, light, f"Held-out rows, {quality.num_target:,} of the target, bear the ratio out."
     return value, light, "The ratio is wrong in size on held-out rows, even if it orders them rightly."
 
 
-def chance_calibration_error(ratio: Numbers) -> float:
-    """The calibration error to expect of a perfect ratio, by the noise in bins of equal mass."""
-    predicted = np.array([mean for mean, _ in ratio["reliability"]])
-    noise = (1 - predicted) / ratio["num_target"] + predicted / ratio["num_proposals"]
+def chance_calibration_error(quality: RatioQualityEntry) -> float:
+    """Return the calibration error to expect of a perfect ratio, from the noise in bins of equal mass."""
+    predicted = np.array([mean for mean, _ in quality.reliability])
+    noise = (1 - predicted) / quality.num_target + predicted / quality.num_proposals
     return float(np.sqrt(2 / np.pi * len(predicted) * predicted * (1 - predicted) * noise / 2).mean())
 
 
@@ -447,12 +438,13 @@ def chance_calibration_error(ratio: Numbers) -> float:
     f"By the learned ratio's AUC on held-out rows: green up to {AUC_GREEN:g}, amber up to {AUC_AMBER:g}. Towards 1, M "
     "grows and the size of the ratio can no longer be learned.",
 )
-def distance(ratio: Numbers) -> Finding:
+def distance(ratio: RatioEntry) -> Finding:
     """How far the proposals are from the target, by the AUC of the ratio."""
-    if "auc" not in ratio:
-        return "–", "grey", f"{ratio['kind']} has no figures on held-out target rows."
-    auc = ratio["auc"]
-    value = f"AUC {auc:.3f} on {ratio['num_target']:,} target rows and {ratio['num_proposals']:,} proposals"
+    quality = ratio.quality
+    if quality is None:
+        return "–", "grey", f"{ratio.kind} has no figures on held-out target rows."
+    auc = quality.auc
+    value = f"AUC {auc:.3f} on {quality.num_target:,} target rows and {quality.num_proposals:,} proposals"
     if auc >= 1:
         return value, "red", "Nothing of the target looks like a proposal: bring the proposals closer."
     light, kl = _up_to(auc, AUC_GREEN, AUC_AMBER), float(norm.ppf(max(auc, 0.5))) ** 2
@@ -466,23 +458,22 @@ def distance(ratio: Numbers) -> Finding:
     f"amber where {100 * HALF_WAY:g} % or more of the distance of proposals as configured is gone; red else. "
     f"Amber at best where the null deviation exceeds {AUC_NULL_SD:g}.",
 )
-def two_sample_auc(two_sample: Numbers | None) -> Finding:
-    """A classifier's verdict on proposals and on accepted rows, each against target rows."""
+def two_sample_auc(two_sample: TwoSampleTests | None) -> Finding:
+    """Compare the AUC of proposals and of accepted rows, each against target rows."""
     if two_sample is None:
         return "–", "grey", _NO_TWO_SAMPLE
-    before, after = two_sample["before"], two_sample["after"]
-    low, high = after["auc_interval"]
-    value = (
-        f"{_proposals(two_sample, 'auc', '.3f')}, accepted {after['auc']:.3f} (95 % interval {low:.3f} to {high:.3f})"
-    )
-    had, left = (abs(one["auc"] - 0.5) for one in (before, after))
-    if left > ERRORS * after["auc_null_sd"]:
-        moved = abs(two_sample["moved"]["auc"] - 0.5) if "moved" in two_sample else None
-        return value, *_way_gone(had, left, after["features"], moved)
-    if after["auc_null_sd"] > AUC_NULL_SD:
-        chance = f"{0.5 + ERRORS * after['auc_null_sd']:.2f}"
+    before, moved, after = two_sample.before, two_sample.moved, two_sample.after
+    low, high = after.auc_interval
+    of_moved = "" if moved is None else f", moved {moved.auc:.3f}"
+    value = f"proposals {before.auc:.3f}{of_moved}, accepted {after.auc:.3f} (95 % interval {low:.3f} to {high:.3f})"
+    distance_before, distance_after = abs(before.auc - 0.5), abs(after.auc - 0.5)
+    if distance_after > ERRORS * after.auc_null_sd:
+        distance_moved = None if moved is None else abs(moved.auc - 0.5)
+        return value, *_way_gone(distance_before, distance_after, after.features, distance_moved)
+    if after.auc_null_sd > AUC_NULL_SD:
+        chance = f"{0.5 + ERRORS * after.auc_null_sd:.2f}"
         return value, "amber", f"The rows are too few to tell: an AUC of {chance} would pass for chance."
-    return value, "green", _not_told_apart(after, had <= ERRORS * before["auc_null_sd"])
+    return value, "green", _not_told_apart(after, distance_before <= ERRORS * before.auc_null_sd)
 
 
 @_check(
@@ -490,29 +481,24 @@ def two_sample_auc(two_sample: Numbers | None) -> Finding:
     f"Green where a permutation test of accepted against target rows gives p of {MMD_LEVEL:g} or more; amber where "
     f"{100 * HALF_WAY:g} % or more of the MMD² of proposals as configured is gone; red else.",
 )
-def two_sample_mmd(two_sample: Numbers | None) -> Finding:
-    """The kernel test of proposals and of accepted rows, each against target rows."""
+def two_sample_mmd(two_sample: TwoSampleTests | None) -> Finding:
+    """Compare the MMD of proposals and of accepted rows, each against target rows."""
     if two_sample is None:
         return "–", "grey", _NO_TWO_SAMPLE
-    before, after = two_sample["before"], two_sample["after"]
-    value = f"{_proposals(two_sample, 'mmd2', '.2g')}, accepted {after['mmd2']:.2g} (p = {after['mmd_pvalue']:.2g})"
-    if after["mmd_pvalue"] < MMD_LEVEL:
-        moved = two_sample["moved"]["mmd2"] if "moved" in two_sample else None
-        return value, *_way_gone(before["mmd2"], after["mmd2"], after["features"], moved)
-    return value, "green", _not_told_apart(after, before["mmd_pvalue"] >= MMD_LEVEL)
-
-
-def _proposals(two_sample: Numbers, name: str, digits: str) -> str:
-    moved = f", moved {two_sample['moved'][name]:{digits}}" if "moved" in two_sample else ""
-    return f"proposals {two_sample['before'][name]:{digits}}{moved}"
+    before, moved, after = two_sample.before, two_sample.moved, two_sample.after
+    of_moved = "" if moved is None else f", moved {moved.mmd2:.2g}"
+    value = f"proposals {before.mmd2:.2g}{of_moved}, accepted {after.mmd2:.2g} (p = {after.mmd_pvalue:.2g})"
+    if after.mmd_pvalue < MMD_LEVEL:
+        return value, *_way_gone(before.mmd2, after.mmd2, after.features, None if moved is None else moved.mmd2)
+    return value, "green", _not_told_apart(after, before.mmd_pvalue >= MMD_LEVEL)
 
 
 _NO_TWO_SAMPLE = "Not tested: there are no target rows that the ratio was not fitted to."
 
 
-def _not_told_apart(after: Numbers, at_once: bool) -> str:
-    rows = f"{after['num_first']:,} and {after['num_second']:,} rows"
-    text = f"By {after['features']}, accepted and target rows cannot be told apart ({rows})"
+def _not_told_apart(after: TwoSampleEntry, at_once: bool) -> str:
+    rows = f"{after.num_first:,} and {after.num_second:,} rows"
+    text = f"By {after.features}, accepted and target rows cannot be told apart ({rows})"
     return f"{text}; nor could the proposals, so that there was nothing to gain." if at_once else f"{text}."
 
 
@@ -532,12 +518,12 @@ def _way_gone(had: float, left: float, features: str, moved: float | None) -> tu
     f"Green where the most accepted class is accepted up to {SPREAD_GREEN:g} times as often as the least, amber above; "
     f"red where one is never accepted. Only classes with {CLASS_EXPECTED} or more accepted rows to be expected.",
 )
-def classes(sampling: Numbers) -> Finding:
+def classes(sampling: SamplingReport) -> Finding:
     """How acceptance differs between classes."""
-    rates, scored = sampling["acceptance_by_label"], sampling["scored_by_label"]
+    rates, scored = sampling.acceptance_by_label, sampling.scored_by_label
     if len(rates) < 2:
         return "–", "grey", "All rows are of one class." if rates else "The rows have no labels."
-    judged = [label for label in rates if scored[label] * sampling["acceptance_rate"] >= CLASS_EXPECTED]
+    judged = [label for label in rates if scored[label] * sampling.acceptance_rate >= CLASS_EXPECTED]
     if len(judged) < 2:
         return "–", "grey", "Too few rows were proposed to compare classes."
     least, most = min(judged, key=rates.__getitem__), max(judged, key=rates.__getitem__)
@@ -555,22 +541,24 @@ def classes(sampling: Numbers) -> Finding:
 
 
 @_check(
-    "mix of classes",
-    f"Green where rounds follow an estimate of it that leaves every class {100 * LEFT_OUT:g} % or more of an equal "
-    "share; amber where it leaves one less, and where it was to be moved and was not.",
+    "class prior",
+    f"Green where rounds follow an estimate that leaves every class {100 * LEFT_OUT:g} % or more of an equal share; "
+    "amber where it leaves a class less, and where an estimate was to be followed and was not.",
 )
-def estimated_class_prior(mix: Numbers | None) -> Finding:
-    """What rounds made of the target's mix of classes, which they estimate apart."""
-    if mix is None or (mix["class_mix_kept"] and not mix["tried"]):
+def estimated_class_prior(entry: ClassPriorEntry | None) -> Finding:
+    """Report the treatment of the target's class prior, which rounds estimate separately."""
+    if entry is None or (entry.reason_kept and not entry.wanted):
         return "–", "grey", "Not estimated by rounds."
-    if mix["class_mix_kept"]:
-        kept = mix["class_mix_kept"]
-        return "as configured", "amber", f"It was to be moved, and stays: {kept}. Classes are as the ratio has them."
-    prior, effective = mix["class_prior"]["prior"], mix["class_prior"]["effective_classes"]
-    value = f"{effective:.1f} effective classes of {len(prior)}, by {mix['class_prior']['method']}"
-    little = ", ".join(str(label) for label, share in enumerate(prior) if share < LEFT_OUT / len(prior))
-    if little:
-        meaning = f"Next to nothing of class {little}: right only if the target has none. Smoothing alone keeps it."
+    if entry.reason_kept or entry.estimate is None:
+        meaning = f"An estimate was to be followed and is not: {entry.reason_kept}. Classes are as the ratio has them."
+        return "as configured", "amber", meaning
+    estimate = entry.estimate
+    value = f"{estimate.effective_classes:.1f} effective classes of {len(estimate.prior)}, by {estimate.method}"
+    rare = [str(label) for label, share in enumerate(estimate.prior) if share < LEFT_OUT / len(estimate.prior)]
+    if rare:
+        meaning = (
+            f"Next to nothing of class {', '.join(rare)}: right only if the target has none. Smoothing alone keeps it."
+        )
         return value, "amber", meaning
     return value, "green", "Every class has a share in the estimate."
 
@@ -579,9 +567,9 @@ def estimated_class_prior(mix: Numbers | None) -> Finding:
     "duplicates",
     f"By their share of the rows: green up to {100 * DUPLICATES_GREEN:g} %, amber up to {100 * DUPLICATES_AMBER:g} %.",
 )
-def duplicates(sampling: Numbers) -> Finding:
+def duplicates(sampling: SamplingReport) -> Finding:
     """Accepted rows that equal an earlier one to the last bit."""
-    copies, rows = sampling["num_duplicates"], sampling["num_accepted"]
+    copies, rows = sampling.num_duplicates, sampling.num_accepted
     light = _up_to(copies / max(rows, 1), DUPLICATES_GREEN, DUPLICATES_AMBER)
     few = "Accepted rows are different ones, but for a few." if copies else "No accepted row equals another."
     meaning = (
@@ -591,37 +579,37 @@ def duplicates(sampling: Numbers) -> Finding:
 
 
 @_check("rows found", "Amber where the budget was spent before as many rows were accepted as were asked for.")
-def rows_found(sampling: Numbers) -> Finding:
+def rows_found(sampling: SamplingReport) -> Finding:
     """Whether as many rows were found as were asked for."""
-    found, short = sampling["num_accepted"], sampling["shortfall"]
+    found, short = sampling.num_accepted, sampling.shortfall
     if short:
         return f"{found:,} of {found + short:,}", "amber", "The budget was spent first; those found are as good."
     return f"{found:,}", "green", "As many as were asked for."
 
 
 @_check("screened out", "For information.")
-def screened_out(sampling: Numbers) -> Finding:
+def screened_out(sampling: SamplingReport) -> Finding:
     """Proposals that were given up before their ratio was complete."""
-    count = sampling["num_screened_out"]
-    value = f"{count:,} of {sampling['num_scored']:,} proposals"
+    count = sampling.num_screened_out
+    value = f"{count:,} of {sampling.num_scored:,} proposals"
     if count:
         return value, "grey", "Saves work and changes no row; sums over the proposals are estimated from the others."
     return value, "grey", "Every ratio was computed in full."
 
 
-def _certified(sampling: Numbers, ratio: Numbers) -> bool:
+def _certified(sampling: SamplingReport, ratio: RatioEntry) -> bool:
     """Whether the ratio vouches for M, and has kept to it."""
-    bound = ratio["log_bound"]
-    return bound is not None and sampling["log_m"] >= bound - ROUNDING and not sampling["num_capped"]
+    bound = ratio.log_bound
+    return bound is not None and sampling.log_m >= bound - ROUNDING and not sampling.num_capped
 
 
-def _cut_off(ratio: Numbers) -> bool:
+def _cut_off(ratio: RatioEntry) -> bool:
     """Whether a bound is where a learned ratio was cut off, rather than one of the ratio as it should be."""
-    return ratio["log_bound"] is not None and "auc" in ratio and ratio["kind"] != "RelativeRatio"
+    return ratio.log_bound is not None and ratio.quality is not None and ratio.kind != "RelativeRatio"
 
 
-def _isotonic(ratio: Numbers) -> bool:
-    return "calibration" in ratio and ratio["calibration"].startswith("isotonic")
+def _isotonic(ratio: RatioEntry) -> bool:
+    return ratio.quality is not None and ratio.quality.calibration.startswith("isotonic")
 
 
 def _up_to(value: float, green: float, amber: float) -> Light:

@@ -22,6 +22,8 @@ from rsf_dist.builders.prior_estimation import estimate_prior, class_log_mean_ra
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ClassConditionalRatio, LabelShiftRatio, Ratio
 from rsf_dist.ratios.class_prior import ClassPrior
+from rsf_dist.report import report_json
+from rsf_dist.report.schema import ClassPriorEntry
 from rsf_dist.tasks import ClassificationTask
 from rsf_dist.runs.seed_run import SeedRun
 
@@ -90,17 +92,16 @@ def decide_class_prior(seed_run: SeedRun, number: int, proposal: Proposal) -> No
     seed_run.store.commit_folder(class_prior_folder(number), lambda at: (at / _MIX).write_text(mix))
 
 
-def describe(seed_run: SeedRun, number: int, proposal: Proposal) -> dict[str, Any] | None:
-    """For the report of a round; None where it is not the last of several.
-
-    `class_prior`: the estimate, with its effective classes; `class_mix_kept`: why the mix stays as configured;
-    `tried`: whether it was to be moved.
-    """
+def describe(seed_run: SeedRun, number: int, proposal: Proposal) -> ClassPriorEntry | None:
+    """Return the report's entry on the class prior, or None where the round is not the last of several."""
     if not seed_run.store.is_listed(class_prior_folder(number)):
         return None
-    mix = stored_decision(seed_run, number)
-    estimate = mix.estimate and mix.estimate.to_json() | {"effective_classes": mix.estimate.effective_classes}
-    return {"class_prior": estimate, "class_mix_kept": mix.kept, "tried": reason_to_keep(seed_run, proposal) is None}
+    decision = stored_decision(seed_run, number)
+    return ClassPriorEntry(
+        estimate=None if decision.estimate is None else report_json.describe_class_prior(decision.estimate),
+        reason_kept=decision.kept,
+        wanted=reason_to_keep(seed_run, proposal) is None,
+    )
 
 
 def reason_to_keep(seed_run: SeedRun, proposal: Proposal) -> str | None:

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 from torch import nn
 from rsf_dist.runtime import user_code
 from rsf_dist.runs.arms import MODEL, arms, train_seed, training_bytes
@@ -26,6 +25,7 @@ from rsf_dist.models.networks import load_network
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.report import report_json
 from rsf_dist.report.html import write_html
+from rsf_dist.report.schema import Report
 from rsf_dist.cluster.shared_storage import check_disk, require_shared
 from rsf_dist.cluster.capacity import check_pool, check_ratio, check_training
 from rsf_dist.cluster.connection import connect
@@ -56,11 +56,11 @@ class RunResult:
     """
 
     store: RunStore
-    report: dict[str, Any]
+    report: Report
 
     def load_model(self, seed: int | None = None) -> nn.Module:
         """The fine-tuned model, uint8 images [n, c, h, w] -> logits; of the first seed unless another is named."""
-        seeds = self.report["seeds"]
+        seeds = self.report.seeds
         number = 0 if seed is None else seeds.index(seed)
         return self.store.at(seed_folder(number, len(seeds))).load_folder(MODEL, load_network)
 

@@ -66,7 +66,7 @@ def sample_seed(seed_run: SeedRun) -> AcceptedSet:
             tested = two_sample_tests(ratio, proposals, accepted, target, feature_network, seed_run.seed)
         sample_images.save(seed_run.store, proposal, accepted, seed_run.inputs, seed_run.seed)
         _tell(seed_run, last, proposal, ratio, accepted, tested, last=True)
-        seed_run.progress.say(format_trust_card(report_json.last_round(seed_run.store)["trust"]))
+        seed_run.progress.say(format_trust_card(report_json.last_round(seed_run.store).trust))
     return accepted
 
 
@@ -156,12 +156,12 @@ def stored_sampler(seed_run: SeedRun, number: int) -> RejectionSampler:
 
 def last_rows(seed_run: SeedRun) -> AcceptedSet:
     """The rows to train on, as the trial keeps them. Raises InputError where the sampling half is not done."""
-    return AcceptedSet.load(seed_run.store, report_json.last_round(seed_run.store)["round"])
+    return AcceptedSet.load(seed_run.store, report_json.last_round(seed_run.store).round)
 
 
 def last_stream(seed_run: SeedRun, accepted: AcceptedSet, num_rows: int) -> RowStream:
     """What draws the rows that come after the accepted ones of the last round."""
-    number = report_json.last_round(seed_run.store)["round"]
+    number = report_json.last_round(seed_run.store).round
     return stored_sampler(seed_run, number).row_stream(num_rows, number, after=Cursor.after(accepted))
 
 
@@ -174,8 +174,8 @@ def _tell(
     tested: dict[str, Any] | None = None,
     last: bool = False,
 ) -> None:
-    mix = describe(seed_run, number, proposal)
-    described = report_json.describe_round(number, accepted, ratio, tested, last, mix)
-    described |= sample_images.save_round(seed_run.store, number, proposal, seed_run.seed)
-    report_json.add_round(seed_run.store, described)
-    seed_run.progress.say(report_json.format_round(described))
+    class_prior = describe(seed_run, number, proposal)
+    parameters = sample_images.save_round(seed_run.store, number, proposal, seed_run.seed)
+    entry = report_json.describe_round(number, accepted, ratio, tested, last, class_prior, parameters)
+    report_json.add_round(seed_run.store, entry)
+    seed_run.progress.say(report_json.format_round(entry))

@@ -24,6 +24,7 @@ from rsf_dist.runs.pipeline import changed_inputs, prepare, stored_config, seed_
 from rsf_dist.sampling.pool import USER_CODE_FIELD, TIMEOUT_REMEDY
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.report import report_json
+from rsf_dist.report.schema import Report, finite
 from rsf_dist.runs.rounds import stored_sampler
 from rsf_dist.sampling.report import SamplingReport
 from rsf_dist.storage.manifest import MANIFEST, RoundProgress, Shard
@@ -91,15 +92,15 @@ def verify(
 
 
 def _verify_summary(store: RunStore, num_seeds: int) -> Findings:
-    """The report.json of several seeds against theirs."""
+    """Compare the report.json of several seeds with the one that their own give."""
     folders = [seed_folder(number, num_seeds) for number in range(num_seeds)]
     try:
-        wanted = report_json.finite(report_json.merge([store.at(folder) for folder in folders], folders))
-        told = report_json.read(store)
+        expected = report_json.merge([store.at(folder) for folder in folders], folders)
+        stored = report_json.read(store)
     except InputError as err:
         return Findings((f"the run's report.json cannot be compared with its seeds: {err}",))
-    other = sorted(name for name in wanted.keys() | told.keys() if wanted.get(name) != told.get(name))
-    return Findings(tuple(f"the run's report.json differs from its seeds' in {name}" for name in other))
+    differing = [name for name in sorted(Report.model_fields) if getattr(expected, name) != getattr(stored, name)]
+    return Findings(tuple(f"the run's report.json differs from its seeds' in {name}" for name in differing))
 
 
 def _verify_seed(seed_run: SeedRun, num_chunks: int, rng: np.random.Generator) -> Findings:
@@ -258,13 +259,13 @@ def _wrong_in_report_json(
     store: RunStore, round: int, stored_fingerprint: str, report: SamplingReport
 ) -> Iterator[str]:
     try:
-        entry = report_json.read(store)["rounds"][round]
+        entry = report_json.read(store).rounds[round]
     except (InputError, IndexError):
         yield "report.json does not tell of it, or is damaged"
         return
-    if entry["fingerprint"] != stored_fingerprint:
+    if entry.fingerprint != stored_fingerprint:
         yield "report.json has another fingerprint"
-    reported = report_json.finite(report.to_dict())
-    for name in sorted(reported.keys() | entry["sampling"].keys()):
-        if entry["sampling"].get(name) != reported.get(name):
-            yield f"report.json has sampling.{name}={entry['sampling'].get(name)}, the manifest {reported.get(name)}"
+    reported, expected = entry.sampling.to_dict(), finite(report.to_dict())
+    for name in sorted(expected):
+        if reported[name] != expected[name]:
+            yield f"report.json has sampling.{name}={reported[name]}, the manifest {expected[name]}"

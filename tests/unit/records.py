@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rsf_dist.config.sampling import Budget
+from rsf_dist.report.schema import Evaluation, RatioEntry, RoundEntry
 from rsf_dist.sampling.report import CurvePoint, SamplingReport
 from rsf_dist.storage.manifest import RoundProgress, RoundResult, Shard, WorkIdentity
 
@@ -53,3 +54,17 @@ def result_of(report: SamplingReport = GOOD_REPORT, fingerprint: str = "f", **ch
     """The outcome of a round."""
     described = {"wanted": report.num_accepted, "budget": Budget(), "fingerprint": fingerprint}
     return RoundResult(**described | {"report": report.to_dict()} | changes)
+
+
+def entry_of(number: int = 0, last: bool = False, fingerprint: str = "f", **changes: Any) -> RoundEntry:
+    """A round in the report."""
+    described: dict[str, Any] = {"sampling": GOOD_REPORT, "ratio": RatioEntry(kind="ConstantRatio", log_bound=0.0)}
+    return RoundEntry(round=number, last=last, fingerprint=fingerprint, **described | {"trust": []} | changes)
+
+
+def evaluation_of(arms: dict[str, list[float]], **changes: Any) -> Evaluation:
+    """An evaluation with these accuracies; on source images they are half as large."""
+    described: dict[str, Any] = {"metric": "accuracy", "num_test": 100, "arms": arms, "gap_closed": {}}
+    described |= {"source": {arm: [value / 2 for value in values] for arm, values in arms.items()}}
+    described |= {"classes": ["a", "b"], "by_class": {arm: [0.5, None] for arm in arms}}
+    return Evaluation.model_validate(described | {"own_arm": "adaptive", "fingerprint": "f"} | changes)

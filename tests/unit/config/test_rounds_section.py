@@ -20,7 +20,7 @@ from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import comparable_arms
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
-from rsf_dist.report import figures, report_json
+from rsf_dist.report.arm_texts import ARMS
 from rsf_dist.runs import pipeline
 from rsf_dist.runs.arms import training_bytes
 from rsf_dist.storage.run_store import RunStore
@@ -245,8 +245,8 @@ def test_the_runs_own_arm_needs_no_mention():
 
 def test_every_arm_has_a_name_and_a_colour():
     arms = list(get_args(Arm))
-    assert list(report_json.ARMS) == arms  # in the order in which they are shown
-    assert set(figures._COLOURS) == set(arms)
+    assert list(ARMS) == arms  # in the order in which they are shown
+    assert len({text.label for text in ARMS.values()}) == len({text.colour for text in ARMS.values()}) == len(arms)
 
 
 EVERY = ["pretrained", "batch_norm", "pseudo_labels", "random", "weighted", "one_shot"]

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
-from records import progress_of, result_of
+from records import entry_of, evaluation_of, progress_of, result_of
 from torch.distributions import Normal, Uniform
 
 from rsf_dist import cli
@@ -32,6 +33,7 @@ from rsf_dist.ratios.classifier import evaluate_ratio, split_samples
 from rsf_dist.report import report_json
 from rsf_dist.report import sample_images
 from rsf_dist.report.html import write_html
+from rsf_dist.report.schema import Check, RatioEntry, report_schema
 from rsf_dist.report.text import format_report
 from rsf_dist.runs import class_prior
 from rsf_dist.runs import pipeline, rounds
@@ -421,7 +423,7 @@ def test_accepted_rows_are_judged_beside_proposals_as_configured_and_as_moved(la
         "condition_on_class": lambda seed_run, number, proposal, ratio: ratio,
         "round_sampler": lambda *_: SimpleNamespace(sample=lambda *_: sampled),
         "two_sample_tests": lambda ratio, proposals, *_: asked.append(proposals),
-        "_tell": lambda *_, **__: report_json.add_round(seed_run.store, entry(last, last=True)),
+        "_tell": lambda *_, **__: report_json.add_round(seed_run.store, entry_of(last, last=True)),
     }.items():
         monkeypatch.setattr(rounds, name, stand_in)
     monkeypatch.setattr(rounds.sample_images, "save", lambda *_: None)
@@ -550,7 +552,8 @@ def test_a_refusal_is_kept_with_its_reason_and_not_asked_for_again(refusal, seed
     assert told_mix(seed_run, 2) == (None, str(refusal))
     assert f"the mix of classes stays as configured: {refusal}" in seed_run.progress.lines
     tell(seed_run, 2, last=True)
-    assert report_json.last_round(seed_run.store)["class_prior"] is None
+    kept = report_json.last_round(seed_run.store).class_prior
+    assert (kept.estimate, kept.reason_kept, kept.wanted) == (None, str(refusal), True)
 
 
 def test_a_mistake_of_the_configuration_is_no_refusal(seed_run, rows_of, monkeypatch):
@@ -576,8 +579,8 @@ def test_a_collapsed_estimate_is_told_and_kept_but_not_followed(seed_run, rows_o
     assert rounds.round_proposal(seed_run, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
     tell(seed_run, 2, last=True)
     last = report_json.last_round(seed_run.store)
-    assert last["class_mix_kept"] == why
-    (light,) = (check["light"] for check in last["trust"] if check["name"] == "mix of classes")
+    assert last.class_prior.reason_kept == why
+    (light,) = (check.light for check in last.trust if check.name == "class prior")
     assert light == "amber"
 
 
@@ -777,25 +780,21 @@ def test_one_shot_rejection_beside_rounds_has_their_budget(of_the_rounds, pilot,
 # The record
 
 
-def entry(number, last=False, mark="f"):
-    return {"round": number, "last": last, "fingerprint": mark, "trust": []}
-
-
 def test_an_entry_takes_its_place_and_later_ones_go(tmp_path):
     store = RunStore(tmp_path)
     report_json.begin(store, seed=0)
     for number in range(3):
-        report_json.add_round(store, entry(number, last=number == 2, mark=f"f{number}"))
-    assert [one["round"] for one in report_json.read(store)["rounds"]] == [0, 1, 2]
-    assert report_json.last_round(store)["round"] == 2
+        report_json.add_round(store, entry_of(number, last=number == 2, fingerprint=f"f{number}"))
+    assert [one.round for one in report_json.read(store).rounds] == [0, 1, 2]
+    assert report_json.last_round(store).round == 2
     assert report_json.has_round(store, "f1")
-    report_json.add_round(store, entry(1, mark="other"))
-    assert [one["fingerprint"] for one in report_json.read(store)["rounds"]] == ["f0", "other"]
+    report_json.add_round(store, entry_of(1, fingerprint="other"))
+    assert [one.fingerprint for one in report_json.read(store).rounds] == ["f0", "other"]
     assert not report_json.has_round(store, "f1")
     assert not report_json.has_round(store, "f2")
 
 
-@pytest.mark.parametrize("entries", [[], [entry(0)], [entry(0), entry(1)]])
+@pytest.mark.parametrize("entries", [[], [entry_of(0)], [entry_of(0), entry_of(1)]])
 def test_a_run_whose_last_round_is_missing_has_no_rows_to_train_on(entries, tmp_path):
     store = RunStore(tmp_path)
     report_json.begin(store, seed=0)
@@ -810,13 +809,14 @@ def test_a_run_whose_last_round_is_missing_has_no_rows_to_train_on(entries, tmp_
     assert str(tmp_path) in str(caught.value)
 
 
-def two_trials(folder, second_is_done=True, evaluations=(None, None)):
+def two_trials(folder, second_is_done=True, evaluations=()):
     stores = [RunStore(folder / name) for name in ("000", "001")]
-    for seed, (store, evaluation) in enumerate(zip(stores, evaluations, strict=True)):
+    for seed, store in enumerate(stores):
         report_json.begin(store, seed)
-        report_json.add_round(store, entry(0, mark=f"f{seed}"))
-        report_json.add_round(store, entry(1, last=second_is_done or seed == 0))
-        report_json.add(store, evaluation=evaluation)
+        report_json.add_round(store, entry_of(0, fingerprint=f"f{seed}"))
+        report_json.add_round(store, entry_of(1, last=second_is_done or seed == 0))
+    for store, evaluation in zip(stores, evaluations, strict=False):
+        report_json.set_evaluation(store, evaluation)
     return stores
 
 
@@ -830,43 +830,38 @@ def test_the_trial_whose_last_round_is_missing_is_named(tmp_path):
 def test_records_of_two_seeds_are_merged(tmp_path):
     """Means of two seeds: random .6, adaptive .8, oracle .9, hence (.8 - .6)/(.9 - .6) of the gap."""
     values = [{"random": 0.5, "adaptive": 0.7, "oracle": 0.9}, {"random": 0.7, "adaptive": 0.9, "oracle": 0.9}]
-    evaluations = [
-        {
-            "metric": "accuracy",
-            "arms": {arm: [value] for arm, value in one.items()},
-            "source": {arm: [value / 2] for arm, value in one.items()},
-            "gap_closed": {},
-            "own_arm": "adaptive",
-        }
-        for one in values
-    ]
+    evaluations = [evaluation_of({arm: [value] for arm, value in one.items()}) for one in values]
     merged = report_json.merge(two_trials(tmp_path, evaluations=evaluations), ["a", "b"])
-    assert (merged["seeds"], merged["trials"]) == ([0, 1], ["a", "b"])
-    assert [one["fingerprint"] for one in merged["rounds"]] == ["f0", "f"]
-    assert merged["evaluation"]["arms"] == {"random": [0.5, 0.7], "adaptive": [0.7, 0.9], "oracle": [0.9, 0.9]}
-    assert merged["evaluation"]["source"]["oracle"] == [0.45, 0.45]
-    assert merged["evaluation"]["gap_closed"] == pytest.approx({"adaptive": 2 / 3})
+    assert (merged.seeds, merged.folders) == ([0, 1], ["a", "b"])
+    assert [one.fingerprint for one in merged.rounds] == ["f0", "f"]
+    assert merged.evaluation.arms == {"random": [0.5, 0.7], "adaptive": [0.7, 0.9], "oracle": [0.9, 0.9]}
+    assert merged.evaluation.source["oracle"] == [0.45, 0.45]
+    assert merged.evaluation.gap_closed == pytest.approx({"adaptive": 2 / 3})
 
 
-def test_trials_that_were_only_sampled_have_nothing_to_compare(tmp_path):
-    assert report_json.merge(two_trials(tmp_path), ["a", "b"])["evaluation"] is None
+@pytest.mark.parametrize("evaluated", [0, 1])
+def test_trials_that_were_only_sampled_have_nothing_to_compare(evaluated, tmp_path):
+    evaluations = [evaluation_of({"random": [0.5], "adaptive": [0.7]})] * evaluated
+    assert report_json.merge(two_trials(tmp_path, evaluations=evaluations), ["a", "b"]).evaluation is None
 
 
 def test_the_red_checks_of_each_trials_last_round_are_merged(tmp_path):
+    def trust(**lights):
+        return [Check(name, "value", light, "meaning", "rule") for name, light in lights.items()]
+
     stores = two_trials(tmp_path)
     lights = (("red", "red"), ("green", "red"))
     for store, (one, other) in zip(stores, lights, strict=True):
-        trust = [{"name": "bias", "light": one}, {"name": "tail", "light": other}, {"name": "rows", "light": "amber"}]
-        report_json.add_round(store, entry(0) | {"trust": [{"name": "before", "light": "red"}]})
-        report_json.add_round(store, entry(1, last=True) | {"trust": trust})
-    assert report_json.merge(stores, ["a", "b"])["red"] == [["bias", "tail"], ["tail"]]
-    assert report_json.merge(stores[1:], ["b"])["red"] == [["tail"]]
+        report_json.add_round(store, entry_of(0, trust=trust(before="red")))
+        report_json.add_round(store, entry_of(1, last=True, trust=trust(bias=one, tail=other, rows="amber")))
+    assert report_json.merge(stores, ["a", "b"]).red == [["bias", "tail"], ["tail"]]
+    assert report_json.merge(stores[1:], ["b"]).red == [["tail"]]
 
 
 def test_the_line_of_the_card_says_whose_it_is(three):
     _, report = three
     assert "on the cards of the others" not in format_report(report)
-    told = format_report(report | {"seeds": [5, 6, 7], "red": [["bias"], [], ["bias", "tail"]]})
+    told = format_report(report.model_copy(update={"seeds": [5, 6, 7], "red": [["bias"], [], ["bias", "tail"]]}))
     assert "that is of seed 5; red on the cards of the others: seed 6: none; seed 7: bias, tail" in told
 
 
@@ -890,9 +885,9 @@ def test_what_rows_are_made_of_in_quantiles(seed_run):
     report = tell(seed_run, 0, last=True).report
     stored(seed_run.store, 4, rows, replace(report, num_accepted=101))
     told = sample_images.save_round(seed_run.store, 4, Turned(), seed=0)
-    assert told["parameters"].keys() == {"turn"}
-    assert told["parameters"]["turn"]["accepted"] == pytest.approx([0.05, 0.25, 0.5, 0.75, 0.95])
-    assert told["parameters"]["turn"]["proposed"] == [3.0] * 5
+    assert told.keys() == {"turn"}
+    assert told["turn"].accepted == pytest.approx([0.05, 0.25, 0.5, 0.75, 0.95])
+    assert told["turn"].proposed == [3.0] * 5
     assert sample_images.load(seed_run.store, sample_images.round_samples(4))["accepted"].shape == (12, 1, 8, 8)
 
 
@@ -905,7 +900,7 @@ def test_a_rounds_line(seed_run):
     assert "log M 1.500" in first
     assert "held-out AUC of the ratio 0." in first
     assert second.startswith("round 1: accepted ")
-    alone = report_json.last_round(seed_run.store) | {"round": 0}
+    alone = report_json.last_round(seed_run.store).model_copy(update={"round": 0})
     assert report_json.format_round(alone).startswith("accepted ")  # the only one
 
 
@@ -913,10 +908,11 @@ def test_a_round_tells_of_an_estimated_mix_and_its_effective_classes(seed_run):
     keep_mix(seed_run, 1)
     tell(seed_run, 0, last=False)
     tell(seed_run, 1, last=True)
-    first, last = report_json.read(seed_run.store)["rounds"]
-    assert first["class_prior"] is None
+    first, last = report_json.read(seed_run.store).rounds
+    assert first.class_prior is None
     effective = {"effective_classes": pytest.approx(2.8, abs=0.01)}
-    assert last["class_prior"] == ESTIMATE.to_json() | effective
+    assert last.class_prior.estimate.model_dump() == ESTIMATE.to_json() | effective
+    assert last.class_prior.reason_kept is None
 
 
 @pytest.fixture(scope="module")
@@ -953,11 +949,11 @@ def test_the_page_of_three_rounds(three):
     page = page_of(folder, report)
     assert {"movement", "rounds"} <= pictures(folder)
     assert "<h2>Rounds</h2>" in page
-    for told in report["rounds"]:
-        name = f"{told['round']}, the last" if told["last"] else f"{told['round']}"
+    for told in report.rounds:
+        name = f"{told.round}, the last" if told.last else f"{told.round}"
         assert f"<tr><td>{name}</td><td>1,500</td>" in page
-        assert f"<td>{told['ratio']['auc']:.3f}</td>" in page
-        assert f"<td>{100 * told['sampling']['ess_fraction']:.1f} %</td>" in page
+        assert f"<td>{told.ratio.quality.auc:.3f}</td>" in page
+        assert f"<td>{100 * told.sampling.ess_fraction:.1f} %</td>" in page
     assert "How the proposal moved" in page
     assert "one row a round" in page
     assert "share of the target, by em" in page
@@ -967,8 +963,17 @@ def test_the_page_of_three_rounds(three):
 def test_the_page_tells_of_an_estimate_that_was_not_followed(three):
     folder, report = three
     assert "stays as configured" not in page_of(folder, report)
-    report["rounds"][-1]["class_mix_kept"] = "the estimate collapsed"
-    assert "The mix of classes stays as configured: the estimate collapsed." in page_of(folder, report)
+    report.rounds[-1].class_prior.reason_kept = "the estimate collapsed"
+    assert "The class prior stays as configured: the estimate collapsed." in page_of(folder, report)
+
+
+def test_the_report_of_three_rounds_is_valid_by_its_schema(three):
+    folder, report = three
+    report_json.write(RunStore(folder), report)
+    written = json.loads((folder / "report.json").read_text())
+    jsonschema.validate(written, report_schema())
+    assert written["rounds"][2]["ratio"]["quality"]["auc"] > 0.5
+    assert written["rounds"][2]["class_prior"]["estimate"]["method"] == "em"
 
 
 def test_the_lines_of_three_rounds(three):
@@ -986,10 +991,10 @@ def test_the_page_of_one_round_has_no_table_of_rounds(tmp_path):
 
 def test_rounds_of_rows_that_are_made_of_no_numbers(three):
     folder, report = three
-    for told in report["rounds"]:
-        told["parameters"] = {}
-        told["ratio"] = {"kind": "VerifierRatio", "log_bound": 0.0}
-        told["class_prior"] = None
+    for told in report.rounds:
+        told.parameters = {}
+        told.ratio = RatioEntry(kind="VerifierRatio", log_bound=0.0)
+        told.class_prior = None
     page = page_of(folder, report)
     assert "<h2>Rounds</h2>" in page
     assert "How the proposal moved" not in page
@@ -1022,8 +1027,8 @@ def test_images_of_a_round_that_were_lost_are_a_row_less(three):
 )
 def test_strict_refuses_what_is_red_in_any_trial(command, found, options, red, three, tmp_path, monkeypatch, capsys):
     folder, report = three
-    report |= {"red": found, "seeds": list(range(len(found)))}
-    result = RunResult(RunStore(folder), report)
+    changed = report.model_copy(update={"red": found, "seeds": list(range(len(found)))})
+    result = RunResult(RunStore(folder), changed)
     for name in ("run", "sample"):
         monkeypatch.setattr(pipeline, name, lambda *_, **__: result)
     path = tmp_path / "run.yaml"
