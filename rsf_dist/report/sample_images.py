@@ -1,4 +1,4 @@
-"""A few images of every kind, kept with the run so that its report can be drawn again without its inputs."""
+"""A few images of every kind, kept with the run. The report can then be drawn again without the run's inputs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,15 @@ Arrays = dict[str, NDArray]
 
 
 def save(store: RunStore, proposal: Proposal, accepted: AcceptedSet, inputs: Inputs, seed: int) -> None:
-    """Images of proposals, accepted rows and target, uint8 [n, c, h, w], and the log ratios of all accepted rows."""
+    """Keep images of source, proposals, accepted rows and target, and the log ratios of all accepted rows.
+
+    Args:
+        store: the seed's directory.
+        proposal: of the last round.
+        accepted: its accepted rows.
+        inputs: the source and target images.
+        seed: of the proposals drawn.
+    """
     drawn = proposal.sample(_SHOWN, Streams(seed, Stage.PILOT))
     rows = from_table(accepted.head(_SHOWN))
     arrays = {
@@ -69,7 +77,7 @@ def save_round(store: RunStore, number: int, proposal: Proposal, seed: int) -> d
 
 
 def round_samples(number: int) -> str:
-    """Where a round's images are kept."""
+    """Return the file, within the run's directory, of a round's images."""
     return f"figures/round-{number:03d}.npz"
 
 
@@ -78,7 +86,14 @@ def _quantiles(values: Tensor) -> list[float | None]:
 
 
 def save_predictions(store: RunStore, test: ImageSet, before: Predictions | None, after: Predictions) -> None:
-    """Test images with their truth and what the model said before and after; evenly spread over the set."""
+    """Keep test images, evenly spread over the set, with their classes and the predictions before and after.
+
+    Args:
+        store: the seed's directory.
+        test: the test images.
+        before: predictions of the model before fine-tuning; None means that they were not made.
+        after: predictions of the fine-tuned model.
+    """
     index = torch.linspace(0, len(test) - 1, min(_PREDICTED, len(test))).long().numpy()
     before = before or after
     arrays = {
@@ -91,13 +106,13 @@ def save_predictions(store: RunStore, test: ImageSet, before: Predictions | None
 
 
 def load(store: RunStore, name: str) -> Arrays | None:
-    """What was saved under `name`, or None."""
+    """Return the arrays that were kept under this name, or None where they are missing or damaged."""
     if not store.exists(name):
         return None
     try:
         with np.load(io.BytesIO(store.read(name)), allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile):  # damaged: a picture less
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):  # damaged: the report goes without this picture
         return None
 
 

@@ -22,7 +22,7 @@ def format_report(report: Report) -> str:
 
 
 def _table(evaluation: Evaluation) -> Iterator[str]:
-    yield f"target {evaluation.metric} on {evaluation.num_test:,} test images, by what was fine-tuned on"
+    yield f"target {evaluation.metric} on {evaluation.num_test:,} test images, by fine-tuning data"
     arms = [arm for arm in ARMS if arm in evaluation.arms]
     width = max(len(ARMS[arm].label) for arm in arms)
     for arm in arms:
@@ -36,8 +36,8 @@ def _other_cards(report: Report) -> Iterator[str]:
     """Yield a line on the cards of the other seeds, if there are any: the line above is the first seed's."""
     others = list(zip(report.seeds, report.red, strict=True))[1:]
     if others:
-        red_of_others = (f"seed {seed}: {', '.join(red) or 'none'}" for seed, red in others)
-        yield f"that is of seed {report.seeds[0]}; red on the cards of the others: {'; '.join(red_of_others)}"
+        red_of_others = "; ".join(f"seed {seed}: {', '.join(red) or 'none'}" for seed, red in others)
+        yield f"the card above is that of seed {report.seeds[0]}; red on the cards of the others: {red_of_others}"
 
 
 def _listed(values: Sequence[float]) -> str:

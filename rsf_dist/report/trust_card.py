@@ -1,26 +1,27 @@
-"""The trust card: how far a round's accepted rows can be relied on, one light for each thing that can go wrong.
+"""The trust card: how far a round's accepted rows can be relied on, with one light for each thing that can go wrong.
 
-With r = p/q as the ratio gives it, the constant M, and eps = E_p[(1 - M/r)+]:
+Let r be the estimated p/q, M the constant and eps = E_p[(1 - M/r)+]:
 
-    acceptance            (1 - eps)/M of a ratio with E_q[r] = 1
+    acceptance            (1 - eps)/M for a ratio with E_q[r] = 1
     total variation       TV(p, accepted) <= eps, from target rows with an upper confidence limit, else from proposals
-    E_q[r]                1 of the true ratio; below where p has parts that q never reaches
-    E_p[1/r]              at most 1 of the true ratio; below where q has parts that p never reaches. Its mean over
+    E_q[r]                1 for the true ratio; less where p has parts that q never reaches
+    E_p[1/r]              at most 1 for the true ratio; less where q has parts that p never reaches. Its mean over
                           target rows exceeds c with probability at most 1/c (Markov's inequality)
-    KL(p || q)            Phi^-1(AUC)^2 between two normal laws of one covariance, AUC of the best classifier; and
-                          log M >= KL whatever the laws, as KL is a mean of log r over p
+    KL(p || q)            Phi^-1(AUC)^2 between two normal distributions of one covariance, with the AUC of the best
+                          classifier; log M >= KL for all distributions, as KL is a mean of log r over p
     ESS fraction          E_q[r]^2/E_q[r^2] >= 1/M (Kong 1992)
-    E_q[min(r, M)]        1 - eps of a true ratio that was itself cut off at M
-    tail index            of a generalised Pareto law: below 0, r has an end point; above min(0.7, 1 - 1/log10 n),
-                          estimates from n ratios are not reliable (Vehtari, Simpson, Gelman, Yao & Gabry, JMLR 2024);
-                          standard error (1 + index)/sqrt(k) from the k largest (Smith, Biometrika 1987)
+    E_q[min(r, M)]        1 - eps for a true ratio that was itself cut off at M
+    tail index            of a generalised Pareto distribution: below 0, r has an end point; above
+                          min(0.7, 1 - 1/log10 n), estimates from n ratios are not reliable (Vehtari, Simpson, Gelman,
+                          Yao & Gabry, JMLR 2024); standard error (1 + index)/sqrt(k) from the k largest (Smith,
+                          Biometrika 1987)
     calibration error     sqrt(2/pi) s in each of b bins for a perfect ratio, s^2 = b D (1 - D) ((1 - D)/m + D/n) / 2,
                           m target rows and n proposals, D = P(target): the noise of the bin's counts
     two-sample tests      AUC of 1/2 within 2 null deviations (Mann & Whitney 1947; Lopez-Paz & Oquab, ICLR 2017), MMD
                           by permutations (Gretton et al., JMLR 2012)
 
-Green says that a check found nothing, no more. Everything here is a function of what report.json holds, where numbers
-that are not finite are None.
+Green means only that a check found nothing. Every check is a function of entries of report.json, where a number that is
+not finite is None.
 """
 
 from __future__ import annotations
@@ -47,18 +48,18 @@ from rsf_dist.sampling.diagnostics import ROUNDING, TOP
 from rsf_dist.sampling.report import SamplingReport
 
 Finding = tuple[str, Light, str]
-"""A check's value, light and meaning."""
+"""The value, the light and the meaning that a check finds."""
 
 
 P = ParamSpec("P")
 
 
 SEVERITY: tuple[Light, ...] = ("red", "amber", "green", "grey")
-"""The lights, worst first. Grey is none: the check does not apply, or only informs."""
+"""The lights, worst first. A grey check does not apply, or only informs."""
 
 
-# Thresholds. Those without a source are choices: round numbers, wide enough for runs without the fault to stay green.
-CAPPED_GREEN, CAPPED_AMBER = 0.01, 0.5  # of the accepted rows; beyond a half, most follow the proposals' law
+# Thresholds. One without a source is a choice: a round number, wide enough for runs without the fault to stay green.
+CAPPED_GREEN, CAPPED_AMBER = 0.01, 0.5  # of the accepted rows; beyond a half, most follow the proposals' distribution
 
 
 ACCEPTANCE_GREEN, ACCEPTANCE_AMBER = 1.1, 2.0  # factor; at 2, M might as well be half or twice what it is
@@ -67,19 +68,19 @@ ACCEPTANCE_GREEN, ACCEPTANCE_AMBER = 1.1, 2.0  # factor; at 2, M might as well b
 TV_GREEN, TV_AMBER = 0.05, 0.5  # 60 target rows of which none exceeds M have the limit 1 - 0.05^(1/60) = 0.049
 
 
-WEIGHT_AMBER = 100  # rows that one capped row should count for
+WEIGHT_AMBER = 100  # the number of rows that one capped row should count for
 
 
 ESS_GREEN, ESS_AMBER = 400, 100  # rows; 400 is asked of Markov chains by Vehtari et al., Bayesian Analysis 2021
 
 
-ESS_WASTE = 10  # times the acceptance, from which on a smaller M is worth a thought
+ESS_WASTE = 10  # times the acceptance; above, a smaller M is worth a thought
 
 
 MEAN_GREEN, MEAN_AMBER = 1.1, 2.0  # factor; as for acceptance, which is proportional to the mean ratio
 
 
-MEAN_ERROR = 0.25  # from this standard error on, means of 1 and of 1/2 are within two of them
+MEAN_ERROR = 0.25  # above this standard error, means of 1 and of 1/2 are within two standard errors
 
 
 ERRORS = 2.0  # standard errors or null deviations within which a figure agrees: false alarms of 4.6 %
@@ -97,13 +98,13 @@ ECE_GREEN, ECE_AMBER = 0.03, 0.1  # above chance; 5 % of perfect ratios exceed 0
 CHANCE_LOSS, LOSS_MARGIN = math.log(2), 0.05  # nats; what a ratio of 1 loses, and noise where 1 is the truth
 
 
-AUC_GREEN, AUC_AMBER = 0.95, 0.999  # KL of 2.7 and 9.5 nats between normal laws: M of at least 15 and 14,000
+AUC_GREEN, AUC_AMBER = 0.95, 0.999  # KL of 2.7 and 9.5 nats between normal distributions: M of at least 15 and 14,000
 
 
-AUC_NULL_SD = 0.05  # beyond it, an AUC of 0.6 passes for chance: with many accepted rows, below 34 target rows
+AUC_NULL_SD = 0.05  # above, an AUC of 0.6 passes for chance; with many accepted rows, this is below 34 target rows
 
 
-HALF_WAY = 0.5  # of the way from the proposals to what cannot be told apart
+HALF_WAY = 0.5  # of the way from the proposals to rows that cannot be told apart from the target
 
 
 MMD_LEVEL = 0.05  # false alarms
@@ -112,10 +113,10 @@ MMD_LEVEL = 0.05  # false alarms
 SPREAD_GREEN = 10  # the most accepted class over the least
 
 
-CLASS_EXPECTED = 5  # accepted rows; none are found of as many with probability e^-5 = 0.7 %
+CLASS_EXPECTED = 5  # accepted rows; a class with this expectation has none with probability e^-5 = 0.7 %
 
 
-LEFT_OUT = 0.1  # of an equal share: EM gives nothing to rare classes, or to one of two that look alike
+LEFT_OUT = 0.1  # of an equal share: EM gives nothing to rare classes, or to one of two classes that look alike
 
 
 DUPLICATES_GREEN, DUPLICATES_AMBER = 0.01, 0.1  # of the accepted rows
@@ -157,7 +158,7 @@ def trust_card(
 
 
 def overall(lights: Iterable[str]) -> Light:
-    """The worst of the lights; grey ones count only where there is nothing else."""
+    """Return the worst of the lights. Grey ones count only where there are no others."""
     shown = set(lights)
     return next((light for light in SEVERITY if light in shown), "grey")
 
@@ -175,7 +176,7 @@ def format_trust_card(trust: Sequence[Check]) -> str:
 
 
 def _check(name: str, rule: str) -> Callable[[Callable[P, Finding]], Callable[P, Check]]:
-    """Gives what a function finds its name and rule."""
+    """Make a function that returns a finding return a Check with this name and rule."""
 
     def decorate(find: Callable[P, Finding]) -> Callable[P, Check]:
         @wraps(find)
@@ -193,12 +194,12 @@ def _check(name: str, rule: str) -> Callable[[Callable[P, Finding]], Callable[P,
     f"green up to {100 * CAPPED_GREEN:g} %, amber up to {100 * CAPPED_AMBER:g} %.",
 )
 def constant(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
-    """Where M is from, and how many rows it caps."""
+    """Report the origin of M and the number of rows that it caps."""
     scored, capped = sampling.num_scored, sampling.num_capped
     value = f"log M {sampling.log_m:.3f}, {sampling.log_m_source}; {capped:,} of {scored:,} proposals capped"
     if sampling.num_nonfinite:
         value += f", {sampling.num_nonfinite:,} ratios not finite"
-        return value, "red", "Ratios that are NaN or infinite say nothing: mend the ratio."
+        return value, "red", "A ratio that is NaN or infinite means nothing: fix the ratio."
     if capped:
         share = min(1.0, capped / scored / max(sampling.acceptance_rate, 1e-300))  # capped rows are accepted
         meaning = f"{_percent(share)} of the accepted rows were capped: among themselves they follow the proposals."
@@ -211,15 +212,15 @@ def constant(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
     return value, "green", "M is a bound of the ratio: rejection is exact, as far as the ratio is."
 
 
-_ROW_WEIGHTS = "Only with training.use_row_weights are they weighted to make up for it."
+_ROW_WEIGHTS = "Only with training.use_row_weights does their weight make up for it."
 
 
 def _cost_of_cut(sampling: SamplingReport, ratio: RatioEntry) -> str:
     if _isotonic(ratio):
-        return "What that costs is not all seen: the calibration cuts off the target rows' ratios as well."
+        return "The cost is not all seen: the calibration cuts off the target rows' ratios as well."
     if sampling.tv_bound_source == "target":
-        return "What that costs, eps from the target's side says."
-    return "What that costs is not known without target rows."
+        return "The cost is eps from target rows."
+    return "The cost is not known without target rows."
 
 
 @_check(
@@ -228,12 +229,12 @@ def _cost_of_cut(sampling: SamplingReport, ratio: RatioEntry) -> str:
     f"{ACCEPTANCE_GREEN:g} of it; amber up to a factor of {ACCEPTANCE_AMBER:g}.",
 )
 def acceptance(sampling: SamplingReport) -> Finding:
-    """The acceptance rate against (1 - eps)/M."""
+    """Compare the acceptance rate with (1 - eps)/M."""
     rate, predicted = sampling.acceptance_rate, sampling.acceptance_predicted
     low, high = sampling.acceptance_interval
     value = f"{_percent(rate)} (95 % interval {_percent(low)} to {_percent(high)})"
     if predicted is None:
-        return value, "grey", "Nothing predicts it: M was raised afterwards."
+        return value, "grey", "There is no prediction: M was raised afterwards."
     value += f", predicted {_percent(predicted)}"
     bound, lower, upper = sampling.tv_bound, sampling.tv_bound_lower, sampling.tv_bound_upper
     least, most = (_predicted_at(limit, predicted, bound) for limit in (upper, lower))
@@ -241,10 +242,10 @@ def acceptance(sampling: SamplingReport) -> Finding:
     light = _up_to(off, ACCEPTANCE_GREEN, ACCEPTANCE_AMBER)
     if light == "green":
         return value, light, "Rows are accepted as often as the ratio, M and eps imply."
-    cause = "the mean ratio is not the 1 that it should be, or eps is misjudged"
+    cause = "the mean ratio is not 1 as it should be, or the estimate of eps is wrong"
     if not sampling.normalised:
-        cause = "eps is misjudged"
-    times = f"{rate / predicted:.3g} times as often as predicted" if predicted > 0 else "though none should be"
+        cause = "the estimate of eps is wrong"
+    times = f"{rate / predicted:.3g} times as often as predicted" if predicted > 0 else "although none should be"
     return value, light, f"Rows are accepted {times}: {cause}."
 
 
@@ -262,10 +263,10 @@ def _predicted_at(limit: float | None, predicted: float, bound: float | None) ->
     "ratio that was not cut off.",
 )
 def bias(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
-    """The bound on the total variation distance that capping causes: the target's side where there is one."""
+    """Report the bound on the bias of capping, from target rows where there are any."""
     bound, upper, proposals = sampling.tv_bound, sampling.tv_bound_upper, sampling.tv_bound_proposals
     if bound is None:
-        return "not finite", "red", "Some ratios are not usable, so that no bound could be computed."
+        return "not finite", "red", "Some ratios are not usable, so no bound could be computed."
     from_target, certified, cut = sampling.tv_bound_source == "target", _certified(sampling, ratio), _cut_off(ratio)
     value = f"eps {bound:.3f} from proposals"
     if from_target:
@@ -281,11 +282,12 @@ def bias(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
         meaning += f" {_cost_of_cut(sampling, ratio)}"
     if not from_target:
         light = "amber" if light == "green" else light
-        meaning += " This is blind to what proposals never met: give target rows to judge it on."
+        meaning += " Parts of the target that no proposal met are not seen: give target rows to evaluate them."
     elif ratio.kind == "ClassConditionalRatio":
-        meaning += " Target rows have no class, and each counts as of the one that capping costs most."
+        meaning += " Target images are unlabelled, so each is counted as the class for which capping costs most: this "
+        meaning += "bound is conservative."
     elif proposals is not None and bound > 2 * proposals + TV_GREEN:
-        meaning += " Proposals alone show less of it: they hardly meet part of the target."
+        meaning += " Proposals alone show less bias: they hardly meet part of the target."
     return value, light, meaning
 
 
@@ -295,7 +297,7 @@ def bias(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
     f"count for up to {WEIGHT_AMBER:g}.",
 )
 def largest_ratio(sampling: SamplingReport) -> Finding:
-    """The largest log ratio and a high quantile, relative to log M."""
+    """Compare the largest log ratio and a high quantile with log M."""
     top, quantile, log_m = sampling.max_log_ratio, sampling.log_ratio_quantile, sampling.log_m
     if top is None:
         return "–", "grey", "No proposal had a ratio above 0."
@@ -303,7 +305,7 @@ def largest_ratio(sampling: SamplingReport) -> Finding:
     if quantile is not None:
         value += f", for 99.9 % of the proposals up to log M {quantile - log_m:+.2f}"
     if top <= log_m + ROUNDING:
-        return value, "green", "M covers every ratio that was met."
+        return value, "green", "M is above every ratio that was met."
     weight = math.exp(min(top - log_m, 700.0))
     meaning = f"The largest ratio is {_count(weight)} M: its row should count for {_count(weight)}, "
     meaning += "and counts for one unless training.use_row_weights is set."
@@ -317,14 +319,14 @@ def largest_ratio(sampling: SamplingReport) -> Finding:
     "amber and red.",
 )
 def tail(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
-    """The tail index against its threshold."""
+    """Compare the tail index with its threshold."""
     index, threshold = sampling.tail_index, sampling.tail_threshold
     if index is None:
         return "–", "grey", "There are too few different large ratios to fit a tail to."
     error, certified = _tail_error(sampling, index), _certified(sampling, ratio)
     value = f"index {index:.2f} ± {error:.2f} (standard error), threshold {threshold:.2f}"
     if index + ERRORS * error < 0:
-        return value, "green", "The largest ratios approach an end point, so that some M is exact."
+        return value, "green", "The largest ratios approach an end point, so some M is exact."
     if index <= threshold:
         return (value, "green", "M is certified.") if certified else (value, "amber", "No M can be called exact.")
     meaning = "Means over the proposals' ratios, the effective sample size among them, cannot be relied on."
@@ -334,17 +336,17 @@ def tail(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
 def _tail_error(sampling: SamplingReport, index: float) -> float:
     """Return the tail index's standard error, from the number of ratios that `Statistics.tail_index` fits."""
     n = sampling.num_scored
-    if sampling.num_screened_out:  # it is then the pilot's, of as many rows as the threshold is for, or more
+    if sampling.num_screened_out:  # the index is the pilot's, from as many rows as the threshold is for, or more
         n = min(n, round(10 ** (1 / (1 - sampling.tail_threshold))))
     return max(0.0, 1 + index) / math.sqrt(min(TOP, max(25, n // 10)))
 
 
 @_check("effective sample size", f"Green from {ESS_GREEN} rows, amber from {ESS_AMBER}.")
 def effective_sample_size(sampling: SamplingReport) -> Finding:
-    """How many rows of the target the scored proposals are worth."""
+    """Report the number of target rows that the scored proposals are worth."""
     fraction, rate, scored = sampling.ess_fraction, sampling.acceptance_rate, sampling.num_scored
     rows = fraction * scored
-    meaning = f"Of the target, {scored:,} proposals tell as much as {_count(rows)} rows of its own."
+    meaning = f"About the target, {scored:,} proposals tell as much as {_count(rows)} rows of the target."
     if fraction > ESS_WASTE * rate > 0:
         meaning += f" That is {fraction / rate:,.0f} times what was accepted: a smaller M would waste less."
     return f"{_percent(fraction)} of the proposals: {_count(rows)} rows", _from(rows, ESS_GREEN, ESS_AMBER), meaning
@@ -356,10 +358,10 @@ def effective_sample_size(sampling: SamplingReport) -> Finding:
     f"to a factor of {MEAN_AMBER:g}; amber at best where the standard error exceeds {MEAN_ERROR:g}.",
 )
 def mean_ratio(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
-    """E_q[r] against 1."""
+    """Compare E_q[r] with 1."""
     mean, error = sampling.mean_ratio, sampling.mean_ratio_error
     if not sampling.normalised:
-        return "–", "grey", "The ratio has a constant factor, so that no mean is expected."
+        return "–", "grey", "The ratio has a constant factor, so no mean is expected."
     if mean is None or error is None:
         return "not finite", "red", "The mean overflows: the ratio is not usable."
     value = f"{mean:.3g} ± {error:.2g} (standard error)"
@@ -383,12 +385,12 @@ def mean_ratio(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
     f"green up to {INVERSE_GREEN:g}, amber up to {INVERSE_AMBER:g}. No light below {INVERSE_LITTLE:g}.",
 )
 def mean_inverse_ratio(sampling: SamplingReport) -> Finding:
-    """E_p[1/r], which the true ratio does not take above 1."""
+    """Compare E_p[1/r] with its bound, which is 1 for the true ratio."""
     mean = sampling.mean_inverse_ratio
     if not sampling.normalised:
-        return "–", "grey", "The ratio has a constant factor, so that no mean is expected."
+        return "–", "grey", "The ratio has a constant factor, so no mean is expected."
     if sampling.tv_bound_source != "target":
-        return "–", "grey", "There are no target rows to take it over."
+        return "–", "grey", "There are no target rows to compute it from."
     if mean is None:
         return "not finite", "red", "A target row has ratio 0: rows like it are never accepted."
     value, light = f"{mean:.3g}", _up_to(mean, INVERSE_GREEN, INVERSE_AMBER)
@@ -396,7 +398,7 @@ def mean_inverse_ratio(sampling: SamplingReport) -> Finding:
         return (
             value,
             "grey",
-            "Tells little: target rows miss the bulk of the proposals, as is usual if these are far.",
+            "Tells little: target rows miss the bulk of the proposals, as is usual for distant proposals.",
         )
     if light == "green":
         return value, light, "Nothing was found: the true ratio may well have as large a mean over these rows."
@@ -409,7 +411,7 @@ def mean_inverse_ratio(sampling: SamplingReport) -> Finding:
     f"{ECE_GREEN:g}, amber up to {ECE_AMBER:g}; red too where the log loss exceeds chance by {LOSS_MARGIN:g}.",
 )
 def calibration(ratio: RatioEntry) -> Finding:
-    """Whether a learned ratio's probabilities hold on held-out rows."""
+    """Evaluate the probabilities of a learned ratio on held-out rows."""
     quality = ratio.quality
     if quality is None:
         return "–", "grey", f"{ratio.kind} has no figures on held-out target rows."
@@ -422,8 +424,8 @@ def calibration(ratio: RatioEntry) -> Finding:
         return value, "red", "On held-out rows the ratio is worse than the constant 1."
     light = _up_to(error - chance, ECE_GREEN, ECE_AMBER)
     if light == "green":
-        return value, light, f"Held-out rows, {quality.num_target:,} of the target, bear the ratio out."
-    return value, light, "The ratio is wrong in size on held-out rows, even if it orders them rightly."
+        return value, light, f"Held-out rows, {quality.num_target:,} of the target, confirm the ratio."
+    return value, light, "The ratio has the wrong size on held-out rows, even if it orders them rightly."
 
 
 def chance_calibration_error(quality: RatioQualityEntry) -> float:
@@ -439,7 +441,7 @@ def chance_calibration_error(quality: RatioQualityEntry) -> float:
     "grows and the size of the ratio can no longer be learned.",
 )
 def distance(ratio: RatioEntry) -> Finding:
-    """How far the proposals are from the target, by the AUC of the ratio."""
+    """Report the distance from the proposals to the target, by the AUC of the ratio."""
     quality = ratio.quality
     if quality is None:
         return "–", "grey", f"{ratio.kind} has no figures on held-out target rows."
@@ -448,7 +450,8 @@ def distance(ratio: RatioEntry) -> Finding:
     if auc >= 1:
         return value, "red", "Nothing of the target looks like a proposal: bring the proposals closer."
     light, kl = _up_to(auc, AUC_GREEN, AUC_AMBER), float(norm.ppf(max(auc, 0.5))) ** 2
-    needed = f"between normal laws this AUC means a KL divergence of {kl:.1f} nats, so M above {_count(math.exp(kl))}"
+    needed = f"between normal distributions this AUC means a KL divergence of {kl:.1f} nats, "
+    needed += f"so M above {_count(math.exp(kl))}"
     return value, light, f"The proposals are {'close to' if light == 'green' else 'far from'} the target: {needed}."
 
 
@@ -503,7 +506,14 @@ def _not_told_apart(after: TwoSampleEntry, at_once: bool) -> str:
 
 
 def _way_gone(had: float, left: float, features: str, moved: float | None) -> tuple[Light, str]:
-    """The light and the meaning of a distance to the target of which so much is left; `moved`: the last proposals'."""
+    """Return the light and the meaning of a distance to the target that rejection was to remove.
+
+    Args:
+        had: the distance of the proposals as configured.
+        left: the distance of the accepted rows.
+        features: by which rows are described.
+        moved: the distance of the last round's proposals; None without rounds.
+    """
     if left >= had:
         return "red", f"By {features}, the accepted rows are no closer to the target than the proposals."
     gone = 1 - left / had
@@ -519,7 +529,7 @@ def _way_gone(had: float, left: float, features: str, moved: float | None) -> tu
     f"red where one is never accepted. Only classes with {CLASS_EXPECTED} or more accepted rows to be expected.",
 )
 def classes(sampling: SamplingReport) -> Finding:
-    """How acceptance differs between classes."""
+    """Compare the acceptance rates of the classes."""
     rates, scored = sampling.acceptance_by_label, sampling.scored_by_label
     if len(rates) < 2:
         return "–", "grey", "All rows are of one class." if rates else "The rows have no labels."
@@ -535,7 +545,7 @@ def classes(sampling: SamplingReport) -> Finding:
         return value, "red", f"Never accepted: class {never}. Right only if the target has none of it."
     spread = rates[most] / rates[least]
     if spread > SPREAD_GREEN:
-        meaning = f"A factor of {spread:.3g}: right only if the target's mix of classes is that unusual."
+        meaning = f"A factor of {spread:.3g}: right only if the target's class prior is that unusual."
         return value, "amber", meaning
     return value, "green", f"A factor of {spread:.3g}: each of these classes is among the accepted rows."
 
@@ -568,7 +578,7 @@ def estimated_class_prior(entry: ClassPriorEntry | None) -> Finding:
     f"By their share of the rows: green up to {100 * DUPLICATES_GREEN:g} %, amber up to {100 * DUPLICATES_AMBER:g} %.",
 )
 def duplicates(sampling: SamplingReport) -> Finding:
-    """Accepted rows that equal an earlier one to the last bit."""
+    """Count accepted rows that equal an earlier row to the last bit."""
     copies, rows = sampling.num_duplicates, sampling.num_accepted
     light = _up_to(copies / max(rows, 1), DUPLICATES_GREEN, DUPLICATES_AMBER)
     few = "Accepted rows are different ones, but for a few." if copies else "No accepted row equals another."
@@ -580,31 +590,39 @@ def duplicates(sampling: SamplingReport) -> Finding:
 
 @_check("rows found", "Amber where the budget was spent before as many rows were accepted as were asked for.")
 def rows_found(sampling: SamplingReport) -> Finding:
-    """Whether as many rows were found as were asked for."""
+    """Compare the number of accepted rows with the number that was asked for."""
     found, short = sampling.num_accepted, sampling.shortfall
     if short:
-        return f"{found:,} of {found + short:,}", "amber", "The budget was spent first; those found are as good."
+        return (
+            f"{found:,} of {found + short:,}",
+            "amber",
+            "The budget was spent first. The rows that were found are as good.",
+        )
     return f"{found:,}", "green", "As many as were asked for."
 
 
 @_check("screened out", "For information.")
 def screened_out(sampling: SamplingReport) -> Finding:
-    """Proposals that were given up before their ratio was complete."""
+    """Count proposals that were given up before their ratio was complete."""
     count = sampling.num_screened_out
     value = f"{count:,} of {sampling.num_scored:,} proposals"
     if count:
-        return value, "grey", "Saves work and changes no row; sums over the proposals are estimated from the others."
+        return (
+            value,
+            "grey",
+            "This saves work and changes no row. Sums over the proposals are estimated from the others.",
+        )
     return value, "grey", "Every ratio was computed in full."
 
 
 def _certified(sampling: SamplingReport, ratio: RatioEntry) -> bool:
-    """Whether the ratio vouches for M, and has kept to it."""
+    """Return True if the ratio's bound certifies M, and no ratio exceeded M."""
     bound = ratio.log_bound
     return bound is not None and sampling.log_m >= bound - ROUNDING and not sampling.num_capped
 
 
 def _cut_off(ratio: RatioEntry) -> bool:
-    """Whether a bound is where a learned ratio was cut off, rather than one of the ratio as it should be."""
+    """Return True if the bound is a cut-off of a learned ratio, and not a property of the true ratio."""
     return ratio.log_bound is not None and ratio.quality is not None and ratio.kind != "RelativeRatio"
 
 
@@ -621,7 +639,7 @@ def _from(value: float, green: float, amber: float) -> Light:
 
 
 def _factor(value: float, expected: float) -> float:
-    """How many times the smaller the larger is."""
+    """Return the larger of two numbers divided by the smaller."""
     low, high = sorted((value, expected))
     return high / low if low > 0 else math.inf
 

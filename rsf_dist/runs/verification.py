@@ -1,49 +1,52 @@
-"""Is a run what it says it is? Files against the manifest, chunks against themselves, the report against the rows.
+"""Verification of a run: files against the manifest, chunks against themselves, the report against the rows.
 
-Needs no cluster: a chunk is a pure function, and a few are drawn again in this process, as an actor would.
+It needs no cluster. A chunk is a pure function, and a few chunks are drawn again in this process, as an actor would.
 """
 
 from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
 import numpy as np
 import pyarrow as pa
-from rsf_dist.sampling.accept import capped_weight
-from rsf_dist.sampling.accepted import LEDGER_ROW, check_schema, fingerprint, ledger_of, num_duplicates
-from rsf_dist.runs.arms import arms
+
+from rsf_dist.config.ratio import is_learned
 from rsf_dist.data.arrow import from_table
 from rsf_dist.data.batch import row_digests
-from rsf_dist.sampling.chunk import ChunkWork
-from rsf_dist.runs.class_prior import means_folder, class_prior_folder
-from rsf_dist.sampling.diagnostics import ROUNDING
 from rsf_dist.errors import InputError, RsfError
-from rsf_dist.config.ratio import is_learned
-from rsf_dist.sampling.pilot import one_thread
-from rsf_dist.runs.pipeline import changed_inputs, prepare, stored_config, seed_folder
-from rsf_dist.sampling.pool import USER_CODE_FIELD, TIMEOUT_REMEDY
-from rsf_dist.runtime.progress import Progress
 from rsf_dist.report import report_json
 from rsf_dist.report.schema import Report, finite
+from rsf_dist.runs.arms import arms
+from rsf_dist.runs.class_prior import class_prior_folder, means_folder
+from rsf_dist.runs.pipeline import changed_inputs, prepare, seed_folder, stored_config
 from rsf_dist.runs.rounds import stored_sampler
+from rsf_dist.runs.seed_run import SeedRun, pilot_folder, ratio_folder
+from rsf_dist.runtime.progress import Progress
+from rsf_dist.runtime.timeouts import time_limit
+from rsf_dist.sampling.accept import capped_weight
+from rsf_dist.sampling.accepted import LEDGER_ROW, check_schema, fingerprint, ledger_of, num_duplicates
+from rsf_dist.sampling.chunk import ChunkWork
+from rsf_dist.sampling.diagnostics import ROUNDING
+from rsf_dist.sampling.pilot import one_thread
+from rsf_dist.sampling.pool import TIMEOUT_REMEDY, USER_CODE_FIELD
 from rsf_dist.sampling.report import SamplingReport
 from rsf_dist.storage.manifest import MANIFEST, RoundProgress, Shard
 from rsf_dist.storage.run_store import RunStore
-from rsf_dist.runtime.timeouts import time_limit
-from rsf_dist.runs.seed_run import SeedRun, pilot_folder, ratio_folder
-
 
 _NO_ROWS = np.empty(0, LEDGER_ROW)
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a verification found.
+    """The findings of a verification.
 
     Args:
-        wrong: one line each; empty for a run in order.
-        num_files, num_rows: whose SHA-256 and whose bookkeeping were checked.
-        num_chunks: drawn again and compared bit for bit.
+        wrong: one line for each finding; empty for a run in order.
+        num_files: files whose SHA-256 was checked.
+        num_rows: rows whose bookkeeping was checked.
+        num_chunks: chunks that were drawn again and compared bit for bit.
     """
 
     wrong: tuple[str, ...] = ()
@@ -59,36 +62,36 @@ class Findings:
         return Findings(self.wrong + other.wrong, *counts)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields as plain values, for JSON."""
         return asdict(self)
 
 
 def verify(
     output: str, num_chunks: int = 8, rng: np.random.Generator | None = None, progress: Progress | None = None
 ) -> Findings:
-    """Check the run in the directory `output`.
+    """Check a run.
 
     Args:
-        output: a path or a URI.
-        num_chunks: how many chunks of each seed to draw again, at most.
-        rng: chooses them; None: others every time.
-        progress: who is told.
+        output: the run's directory, a path or a URI.
+        num_chunks: the largest number of chunks to draw again, of each round of each seed.
+        rng: chooses the chunks; None means other chunks every time.
+        progress: shows messages.
 
     Raises:
-        InputError: there is no run, its manifest cannot be read, or its inputs are gone.
+        InputError: the directory has no run, its manifest cannot be read, or its inputs are missing.
     """
     progress, store = progress or Progress(), RunStore(output)
     config = stored_config(store)
     inputs = prepare(config, progress)
-    found = Findings(tuple(f"the images of {name} have changed" for name in changed_inputs(store, inputs)))
+    findings = Findings(tuple(f"the images of {name} have changed" for name in changed_inputs(store, inputs)))
     for number in range(config.num_seeds):
         at = store.at(seed_folder(number, config.num_seeds))
         progress.say(f"verifying {at.uri}")
         seed_run = SeedRun(config, inputs, at, config.seed + number, progress)
-        found += _verify_seed(seed_run, num_chunks, rng or np.random.default_rng())
+        findings += _verify_seed(seed_run, num_chunks, rng or np.random.default_rng())
         if config.own_arm != "one_shot" and "one_shot" in arms(config) and seed_run.one_shot().store.exists(MANIFEST):
-            found += _verify_seed(seed_run.one_shot(), num_chunks, rng or np.random.default_rng())
-    return found if config.num_seeds == 1 else found + _verify_summary(store, config.num_seeds)
+            findings += _verify_seed(seed_run.one_shot(), num_chunks, rng or np.random.default_rng())
+    return findings if config.num_seeds == 1 else findings + _verify_summary(store, config.num_seeds)
 
 
 def _verify_summary(store: RunStore, num_seeds: int) -> Findings:
@@ -159,13 +162,15 @@ def _verify_chunks(
 ) -> Findings:
     """Draw some of a round's chunks again and compare their rows bit for bit.
 
-    Chunks without an accepted row may be among them. Chunks with a damaged shard are left out: they are reported anyway.
+    Chunks without an accepted row may be among them. Chunks with a damaged shard are left out, as they are reported.
     """
     missing = _missing_for_redraw(seed_run, number)
     if missing:
         return Findings((f"no chunk can be drawn again without {', '.join(missing)}",))
     if seed_run.config.sampling.pool.gpus_per_actor:
-        seed_run.progress.say("its chunks were drawn on GPUs, where rows come out otherwise: none is drawn again here")
+        seed_run.progress.say(
+            "chunks were drawn on GPUs, which round otherwise than CPUs: none is drawn again here"
+        )
         return Findings()
     undamaged = [chunk for chunk in range(progress.chunks) if chunk not in damaged]
     chosen = sorted(rng.choice(undamaged, min(num_chunks, len(undamaged)), replace=False).tolist())
@@ -221,7 +226,7 @@ def _verify_rows(store: RunStore, round: int, progress: RoundProgress, ledger: n
 def _wrong_in_rows(progress: RoundProgress, ledger: np.ndarray) -> Iterator[str]:
     position = ledger["chunk"] * np.int64(progress.work.chunk_size) + ledger["index"]
     if (np.diff(position) <= 0).any():
-        yield "rows are not in the order of chunk and index, or one is there twice"
+        yield "rows are not in the order of chunk and index, or a row is there twice"
     if not (ledger["accept_key"] > progress.drawn_at_log_m).all():
         yield f"a row's accept_key is not above log M = {progress.drawn_at_log_m:g}"
 
@@ -261,7 +266,7 @@ def _wrong_in_report_json(
     try:
         entry = report_json.read(store).rounds[round]
     except (InputError, IndexError):
-        yield "report.json does not tell of it, or is damaged"
+        yield "report.json has no entry for it, or is damaged"
         return
     if entry.fingerprint != stored_fingerprint:
         yield "report.json has another fingerprint"

@@ -1,4 +1,4 @@
-"""The accepted rows: a Ray Dataset, its report, and a fingerprint that is the same for equal rows in equal order."""
+"""The accepted rows: a Ray Dataset, its report, and a fingerprint that is equal for equal rows in equal order."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LEDGER_ROW = np.dtype(
         ("digest", "u1", 32),
     ]
 )
-"""What the driver keeps of each accepted row: 72 bytes, whatever the row's size. label: -1 where there is none."""
+"""The driver's entry for each accepted row: 72 bytes, whatever the row's size. A label of -1 means none."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class AcceptedSet:
     Args:
         dataset: the proposal's columns, and round, chunk, index (int64), log_ratio, accept_key (float64), weight
             (float32).
-        report: how they came about.
+        report: the figures on how the rows came about.
         fingerprint: SHA-256 over the columns' names and types, log M and the ledger.
         ledger: LEDGER_ROW [N].
         columns: name -> "dtype shape" of each column, for the fingerprint.
@@ -58,14 +58,18 @@ class AcceptedSet:
     columns: str
 
     def rethreshold(self, log_m: float) -> AcceptedSet:
-        """The set that a larger M would have given from the same proposals: a filter on the keys, nothing is redrawn.
+        """Return the set that a larger M would have given from the same proposals, by a filter on the keys.
 
-        Rows that were capped at the old M are thinned as they should have been, and weights follow the new M. The count
-        of proposals stays, as do ESS and tail, which are of the proposals; the TV bound is that of the old M, which the
-        new one only lowers. Capped rows are counted among the set's own num_proposed, no longer in whole chunks.
+        Nothing is drawn again. Rows that were capped at the old M are thinned as the new M requires, and weights follow
+        the new M. The number of proposals stays, and so do the ESS and the tail, which describe the proposals. The TV
+        bound stays that of the old M, which a larger M only lowers. Capped rows are counted among num_proposed, no
+        longer in whole chunks.
+
+        Args:
+            log_m: the new log M, finite and not below the set's own.
 
         Raises:
-            InputError: log_m is below the set's own, whose rows the lower M would need were not kept, or accepts none.
+            InputError: log_m is below the set's own, or accepts no row.
         """
         if not log_m >= self.report.log_m or not np.isfinite(log_m):
             rule = f"must be finite and not below the set's own {self.report.log_m:g}: the rows between were not kept"
@@ -82,7 +86,7 @@ class AcceptedSet:
         )
 
     def head(self, n: int) -> pa.Table:
-        """The first n rows, fewer where there are fewer."""
+        """Return the first n rows, or all of them where the set has fewer."""
         return pa.concat_tables(self.dataset.limit(n).iter_batches(batch_size=None, batch_format="pyarrow"))
 
     @staticmethod
@@ -125,7 +129,7 @@ def _complete_round(store: RunStore, round: int) -> tuple[RoundProgress, RoundRe
 
 
 def ledger_of(rows: pa.Table) -> NDArray[np.void]:
-    """The ledger's entries of accepted rows; the digest is of the proposal's own columns."""
+    """Return the ledger's entries of accepted rows. Their digests are taken over the proposal's own columns."""
     batch = from_table(rows)
     ledger = np.empty(num_rows(batch), LEDGER_ROW)
     for name in ("chunk", "index", "log_ratio", "accept_key"):
@@ -138,33 +142,33 @@ def ledger_of(rows: pa.Table) -> NDArray[np.void]:
 
 
 def num_duplicates(ledger: NDArray[np.void]) -> int:
-    """Rows whose content equals that of an earlier one."""
+    """Return the number of rows whose content equals that of an earlier row."""
     return len(ledger) - len(np.unique(ledger["digest"].view("V32")))
 
 
 def fingerprint(ledger: NDArray[np.void], columns: str, log_m: float) -> str:
-    """SHA-256, in hexadecimal."""
+    """Return the SHA-256, in hexadecimal, over the columns' description, log M and the ledger."""
     head = json.dumps({"columns": columns, "log_m": float(log_m).hex()}, sort_keys=True)
     return hashlib.sha256(head.encode() + np.ascontiguousarray(ledger).tobytes()).hexdigest()
 
 
 def describe_columns(rows: pa.Table) -> str:
-    """The columns' names and types, in order of name."""
+    """Return the columns' names and types as JSON, in order of name."""
     return json.dumps({name: str(rows.schema.field(name).type) for name in sorted(rows.column_names)})
 
 
 def check_schema(rows: pa.Table, shard: Shard, columns: str) -> pa.Table:
-    """A shard's rows themselves. Raises InputError where their columns are not those that the manifest describes."""
-    told, found = json.loads(columns), json.loads(describe_columns(rows))
-    for name in sorted(told.keys() | found.keys()):
-        if told.get(name) != found.get(name):
-            rule = f"this column is {found.get(name, 'missing')}, and by the manifest {told.get(name, 'missing')}"
+    """Return a shard's rows unchanged. Raises InputError where their columns are not those in the manifest."""
+    expected, actual = json.loads(columns), json.loads(describe_columns(rows))
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
+            rule = f"this column is {actual.get(name, 'missing')}, and by the manifest {expected.get(name, 'missing')}"
             raise InputError(shard.path, name, rule, "restore the file, or sample anew into another directory")
     return rows
 
 
 def stored_dataset(store: RunStore, shards: Sequence[Shard]) -> Dataset:
-    """All rows of the shards, in order."""
+    """Return all rows of the shards, in order."""
     paths = [store.path(shard.path) for shard in shards if shard.rows]
     context = DataContext.get_current().copy()
     context.use_datasource_v2 = False  # each execution of a V2 read starts 32 actors to look at footers
@@ -175,9 +179,16 @@ def stored_dataset(store: RunStore, shards: Sequence[Shard]) -> Dataset:
 def result_rows(
     drawn: Dataset, found: NDArray[np.void], ledger: NDArray[np.void], drawn_at: float, log_m: float
 ) -> Dataset:
-    """The dataset of the rows in `ledger`: of those `found` at log M = drawn_at, those up to its last, at log_m.
+    """Return the dataset of the rows in a ledger.
 
-    Surplus rows of the last chunk, and rows that a larger M gave up, are kept where they are and not handed over.
+    Surplus rows of the last chunk, and rows that a larger M gives up, are stored but not handed over.
+
+    Args:
+        drawn: all stored rows.
+        found: LEDGER_ROW of all stored rows.
+        ledger: LEDGER_ROW of the rows to hand over, the first of those accepted at log_m.
+        drawn_at: the log M at which the rows were stored.
+        log_m: the log M in force.
     """
     if log_m > drawn_at:
         drawn = filter_by_key(drawn, log_m)
@@ -188,13 +199,13 @@ def result_rows(
 
 
 def filter_by_key(dataset: Dataset, log_m: float) -> Dataset:
-    """Only the rows with a key above log_m, their weights those of that M."""
+    """Return the rows with a key above log_m, with the weights of this M."""
     kept = dataset.filter(expr=col("accept_key") > log_m)
     return preserve_order(kept.map_batches(_reweigh, fn_kwargs={"log_m": log_m}, batch_format="pyarrow"))
 
 
 def preserve_order(dataset: Dataset) -> Dataset:
-    """The dataset itself, told to give its blocks in their order rather than as they are finished."""
+    """Make the dataset give its blocks in their order, rather than as they are finished, and return it."""
     dataset.context.execution_options.preserve_order = True
     return dataset
 
@@ -202,7 +213,7 @@ def preserve_order(dataset: Dataset) -> Dataset:
 def _report_at(
     report: SamplingReport, before: NDArray[np.void], ledger: NDArray[np.void], log_m: float
 ) -> SamplingReport:
-    # Whatever exceeds M has a key above it and was accepted, so that the ledger holds every capped row.
+    # A row whose ratio exceeds M has a key above log M and was accepted, so the ledger holds every capped row.
     num_capped = int((ledger["log_ratio"] > log_m + ROUNDING).sum())
     blind = report.tv_bound_source == "proposals" and num_capped == 0
 

@@ -1,7 +1,8 @@
-"""A round's progress in the manifest: what was drawn is committed while it comes in, and is not drawn again.
+"""A round's progress in the manifest: chunks are committed while they come in, and are not drawn again.
 
-Chunks come in the order of their ids, so that a round is always a first so many chunks: their shards, the merged
-statistics of all of them, and M. A damaged shard is drawn again; its chunk is a pure function, and must come out alike.
+Chunks come in the order of their ids, so a round in the manifest is always its first chunks without a gap: their
+shards, their merged statistics, and M. A damaged shard is drawn again; a chunk is a pure function, so its rows must be
+the same.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from rsf_dist.storage.manifest import RoundProgress, RoundResult, Shard, WorkIde
 from rsf_dist.storage.run_store import RunStore
 
 COMMIT_SECONDS = 1.0
-"""At most so often is the manifest replaced, and more seldom where that takes long: a twentieth of the time."""
+"""The shortest time between two commits. It is longer where commits are slow: they take a twentieth of the time."""
 
 
 Draw = Callable[[Sequence[int]], Iterable[dict]]
-"""Chunk ids -> their records, the shards written anew."""
+"""A function from chunk ids to their records, which writes their shards anew."""
 
 
 @dataclass
 class RoundCheckpoint:
-    """Commits a round's harvest to the store; without a store it keeps nothing.
+    """The commits of a round's chunks to the store.
 
     Args:
-        store: the run's directory, or None.
-        work: what the chunks are computed by; a round goes on only with the same.
-        started: when work on the round began, by `time.monotonic`.
+        store: the run's directory; None means that nothing is kept.
+        work: computes the chunks. A round goes on only with equal work.
+        started: the time of `time.monotonic` at which work on the round began.
     """
 
     store: RunStore | None
@@ -54,7 +55,7 @@ class RoundCheckpoint:
 
     @property
     def seconds(self) -> float:
-        """Spent on the round, earlier attempts included."""
+        """Seconds spent on the round, earlier attempts included."""
         return self.seconds_before + time.monotonic() - self.started
 
     def restore(self, collector: RowCollector, draw: Draw) -> None:
@@ -151,7 +152,11 @@ class RoundCheckpoint:
         )
 
     def _ledgers(self, store: RunStore, shards: Sequence[Shard], columns: str, draw: Draw) -> list[NDArray[np.void]]:
-        """LEDGER_ROW of each shard; one that is damaged is drawn again."""
+        """Return LEDGER_ROW of each shard. A damaged shard is drawn again.
+
+        Raises:
+            InputError: a damaged shard comes out differently when drawn again.
+        """
         found = ((shard, store.find_shard(shard)) for shard in shards)
         ledgers = {
             shard.chunk: None if rows is None else ledger_of(check_schema(rows, shard, columns))
@@ -161,8 +166,10 @@ class RoundCheckpoint:
         records = draw([shard.chunk for shard in damaged]) if damaged else ()
         for shard, record in zip(damaged, records, strict=True):
             if record["sha256"] != shard.sha256:
-                rule = "was damaged, and now comes out otherwise than the manifest says"
-                remedy = "restore the file, or draw with the libraries and on the processors that it was drawn with"
+                rule = "was damaged, and its chunk now comes out otherwise than the manifest says"
+                remedy = (
+                    "restore the file, or go on with the libraries and the kind of processor that it was drawn with"
+                )
                 raise InputError(shard.path, store.uri, rule, remedy)
             ledgers[shard.chunk] = np.frombuffer(record["ledger"], LEDGER_ROW)
         return [ledger for ledger in ledgers.values() if ledger is not None]

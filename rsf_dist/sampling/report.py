@@ -175,15 +175,16 @@ _ADAPTER = TypeAdapter(SamplingReport)
 
 @dataclass(frozen=True)
 class Setting:
-    """What acceptance was asked to be, and what is known beside the accepted rows.
+    """The envelope in force, and what is known about the ratio besides the accepted rows.
 
     Args:
-        log_m, source: the envelope's constant in the end, and where it is from.
-        normalised: as in SamplingReport.
-        target_log_ratio: log r of target rows, float64 [m], or None.
+        log_m: the logarithm of the final M.
+        source: the origin of M, in words.
+        normalised: True if the ratio claims E_q[r] = 1.
+        target_log_ratio: log r of target rows, float64 [m]; None without target rows.
         pilot: the statistics of the pilot, whose log ratios are all complete.
-        log_ratio_quantile: as in SamplingReport.
-        target_at_most: whether target_log_ratio are no more than upper bounds; then eps has no lower limit but 0.
+        log_ratio_quantile: the 99.9 % quantile of the pilot's log ratios; None where it is not known.
+        target_at_most: True if target_log_ratio holds upper bounds only, so that eps has no lower limit but 0.
     """
 
     log_m: float
@@ -208,14 +209,15 @@ def summarise(
     shortfall: int = 0,
     seconds: float = 0.0,
 ) -> SamplingReport:
-    """The report of a set.
+    """Return the report of a set of accepted rows.
 
     Args:
-        setting: see there.
-        statistics: of all scored proposals, at the M in force in the end.
-        log_ratio, accept_key: of all accepted rows that these hold, float64 [n], the surplus included.
+        setting: the envelope in force, and what is known about the ratio.
+        statistics: sums over all scored proposals, at the final M.
+        log_ratio: of all accepted rows among these proposals, float64 [n], the surplus included.
+        accept_key: of the same rows, float64 [n].
         num_proposed, num_accepted, num_duplicates, shortfall, seconds: as in SamplingReport.
-        stopped: whether sampling stopped at the last row, rather than after a number of proposals.
+        stopped: True if sampling stopped at the last row, rather than after a fixed number of proposals.
     """
     bias, target, log_mean_ratio = _bias(setting, statistics), setting.target_log_ratio, statistics.log_mean_ratio
     mean_ratio = float(np.exp(log_mean_ratio)) if setting.normalised else None
@@ -255,7 +257,7 @@ def summarise(
 
 
 def _bias(setting: Setting, statistics: Statistics) -> dict[str, Any]:
-    """The bound on the total variation distance: by target rows where there are any, else by proposals."""
+    """Return the fields on the total variation distance, from target rows where there are any, else from proposals."""
     target, log_m = setting.target_log_ratio, setting.log_m
     if target is None:
         bound, source, lower, upper = statistics.tv_bound, "proposals", None, None
@@ -274,10 +276,18 @@ def curve(
     target_log_ratio: Floats | None = None,
     points: int = 25,
 ) -> tuple[CurvePoint, ...]:
-    """Acceptance and bias at M and above, from the accepted rows' log ratios and keys [n]: all that either depends on.
+    """Return acceptance and bias at M and at larger ones, from the accepted rows alone.
 
-    Whatever exceeds some M' >= M has a key above it, and so was accepted. num_scored: proposals that the rows are from;
-    log_mean_ratio: log E_q[r]; target_log_ratio: as in Setting.
+    A row whose ratio exceeds some M' >= M has a key above log M', and so was accepted.
+
+    Args:
+        log_ratio: of the accepted rows, float64 [n].
+        accept_key: of the accepted rows, float64 [n].
+        num_scored: proposals that the rows come from.
+        log_mean_ratio: log E_q[r].
+        log_m: the smallest log M of the curve.
+        target_log_ratio: log r of target rows, float64 [m]; None without target rows.
+        points: the number of points.
     """
 
     def at(log_m: float) -> CurvePoint:

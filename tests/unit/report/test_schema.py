@@ -62,7 +62,7 @@ def test_what_is_no_report_is_not_valid(harm, written):
 
 def test_every_key_is_described():
     schema = report_schema()
-    assert len(schema["$defs"]) == 17
+    assert schema["$defs"].keys() >= {"RoundEntry", "SamplingReport", "RatioEntry", "Check", "Evaluation"}
     for model in (schema, *schema["$defs"].values()):
         assert model["description"]
         for name, field in model["properties"].items():

@@ -309,7 +309,7 @@ def test_a_ratio_that_was_cut_off_is_not_exact():
     assert found["bias of capping"].light == "red"
     assert "cutting the ratio off at M" in found["bias of capping"].meaning
     assert "no bias" not in found["bias of capping"].meaning
-    assert "itself was cut off at M. What that costs, eps from the target's side says" in found["constant M"].meaning
+    assert "itself was cut off at M. The cost is eps from target rows." in found["constant M"].meaning
     assert found["mean ratio"].light == "red"
     assert "cut off at M" in found["mean ratio"].meaning
     assert "cut off" not in trust_card.mean_ratio(costly, RATIO).meaning
@@ -449,7 +449,7 @@ def test_where_target_rows_have_no_class_the_bias_says_so():
     assert "hardly meet part of the target" in trust_card.bias(wide, RATIO).meaning
     told = trust_card.bias(wide, of_kind("ClassConditionalRatio", RATIO)).meaning
     assert "hardly meet" not in told
-    assert "Target rows have no class" in told
+    assert "Target images are unlabelled" in told
 
 
 def test_the_demos_auc_is_far():

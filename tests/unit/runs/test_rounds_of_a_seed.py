@@ -862,7 +862,7 @@ def test_the_line_of_the_card_says_whose_it_is(three):
     _, report = three
     assert "on the cards of the others" not in format_report(report)
     told = format_report(report.model_copy(update={"seeds": [5, 6, 7], "red": [["bias"], [], ["bias", "tail"]]}))
-    assert "that is of seed 5; red on the cards of the others: seed 6: none; seed 7: bias, tail" in told
+    assert "the card above is that of seed 5; red on the cards of the others: seed 6: none; seed 7: bias, tail" in told
 
 
 # A round's entry, its line and its page
