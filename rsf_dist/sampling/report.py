@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -214,22 +214,19 @@ def summarise(
     Args:
         setting: the envelope in force, and what is known about the ratio.
         statistics: sums over all scored proposals, at the final M.
-        log_ratio: of all accepted rows among these proposals, float64 [n], the surplus included.
-        accept_key: of the same rows, float64 [n].
+        log_ratio, accept_key: of all accepted rows among these proposals, float64 [n], the surplus included.
         num_proposed, num_accepted, num_duplicates, shortfall, seconds: as in SamplingReport.
         stopped: True if sampling stopped at the last row, rather than after a fixed number of proposals.
     """
     bias, target, log_mean_ratio = _bias(setting, statistics), setting.target_log_ratio, statistics.log_mean_ratio
     mean_ratio = float(np.exp(log_mean_ratio)) if setting.normalised else None
-    likely = np.log1p(-min(bias["tv_bound"], 1.0)) - setting.log_m
-    predicted = (0.0 if setting.normalised else log_mean_ratio) + likely
     complete = setting.pilot if statistics.num_screened_out else statistics
     return SamplingReport(
         num_proposed=num_proposed,
         num_accepted=num_accepted,
         acceptance_rate=num_accepted / num_proposed,
         acceptance_interval=acceptance_interval(num_proposed, num_accepted, stopped),
-        acceptance_predicted=float(np.exp(min(predicted, 0.0))),
+        acceptance_predicted=_predicted_acceptance(setting, log_mean_ratio, bias.tv_bound),
         log_m=setting.log_m,
         log_m_source=setting.source,
         normalised=setting.normalised,
@@ -246,7 +243,7 @@ def summarise(
         mean_ratio=mean_ratio,
         mean_ratio_error=None if mean_ratio is None else mean_ratio * statistics.mean_ratio_error,
         mean_inverse_ratio=None if target is None else float(np.exp(-target).mean()),
-        **bias,
+        **bias._asdict(),
         tv_bound_proposals=statistics.tv_bound,
         acceptance_by_label={label: kept / n for label, (n, kept) in statistics.by_label.items()},
         scored_by_label={label: n for label, (n, _) in statistics.by_label.items()},
@@ -256,15 +253,29 @@ def summarise(
     )
 
 
-def _bias(setting: Setting, statistics: Statistics) -> dict[str, Any]:
-    """Return the fields on the total variation distance, from target rows where there are any, else from proposals."""
+class _Bias(NamedTuple):
+    """The fields on the total variation distance, as in SamplingReport."""
+
+    tv_bound: float
+    tv_bound_source: str
+    tv_bound_lower: float | None = None
+    tv_bound_upper: float | None = None
+
+
+def _bias(setting: Setting, statistics: Statistics) -> _Bias:
+    """Return the bound from target rows where there are any, else from proposals."""
     target, log_m = setting.target_log_ratio, setting.log_m
     if target is None:
-        bound, source, lower, upper = statistics.tv_bound, "proposals", None, None
-    else:
-        (bound, upper), source = target_side_bound(target, log_m), "target"
-        lower = 0.0 if setting.target_at_most else target_side_lower(target, log_m)
-    return {"tv_bound": bound, "tv_bound_source": source, "tv_bound_lower": lower, "tv_bound_upper": upper}
+        return _Bias(statistics.tv_bound, "proposals")
+    bound, upper = target_side_bound(target, log_m)
+    lower = 0.0 if setting.target_at_most else target_side_lower(target, log_m)
+    return _Bias(bound, "target", lower, upper)
+
+
+def _predicted_acceptance(setting: Setting, log_mean_ratio: float, tv_bound: float) -> float:
+    """Return (1 - eps)/M, times E_q[r] where the ratio is not normalised; at most 1."""
+    log_kept = np.log1p(-min(tv_bound, 1.0)) - setting.log_m
+    return float(np.exp(min((0.0 if setting.normalised else log_mean_ratio) + log_kept, 0.0)))
 
 
 def curve(
