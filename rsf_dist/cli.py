@@ -239,13 +239,13 @@ def schema(
 
 
 def _schema_of_a_written_file(file: Described) -> dict[str, Any]:
-    from rsf_dist.config.reference import DIALECT
-
     if file is Described.REPORT:
-        from rsf_dist.report.schema import Report as Model
-    else:
-        from rsf_dist.storage.manifest import Manifest as Model
-    return {"$schema": DIALECT, **Model.model_json_schema(mode="serialization")}
+        from rsf_dist.report.schema import report_schema
+
+        return report_schema()
+    from rsf_dist.storage.manifest import manifest_schema
+
+    return manifest_schema()
 
 
 @app.command()
@@ -351,7 +351,7 @@ def _run_job(
 
 
 def _refuse_red(result: RunResult, strict: bool) -> None:
-    red = sorted({name for names in result.report["red"] for name in names})
+    red = sorted({name for names in result.report.red for name in names})
     if strict and red:
         raise StatisticalRefusal(
             f"the trust card is red: {', '.join(red)}",
@@ -362,7 +362,7 @@ def _refuse_red(result: RunResult, strict: bool) -> None:
 def _show(result: RunResult, as_json: bool) -> None:
     """Print the result: the arms' accuracies, and the place of the report."""
     if as_json:
-        print(json.dumps({"output": result.store.uri, **result.report}, indent=2))
+        print(json.dumps({"output": result.store.uri, **result.report.model_dump(mode="json")}, indent=2))
         return
     from rsf_dist.report.text import format_report
 

@@ -66,6 +66,7 @@ def plan_run(
         StatisticalRefusal: the ratio cannot be made, or the pilot allows no M.
     """
     progress = progress or Progress()
+    RunStore(config.output).manifest()  # refuses a run of another version
     inputs = prepare(config, progress)
     with connect(address, verbose, config.code_folder), TemporaryDirectory() as folder:
         check_ratio(config.ratio)
@@ -92,7 +93,7 @@ def _forecast_seed_run(draft: SeedRun, actors: int | None, warnings: list[str]) 
         measure_pool(plan, sampler.pool, request.actors, row_cost.seconds_per_row),
         num_pilot=num_pilot,
         pilot_seconds=num_pilot * plan.pilot.seconds_per_row,
-        ratio_seconds=report_json.read(draft.store)["seconds"].get("ratio"),
+        ratio_seconds=report_json.read(draft.store).seconds.get("ratio"),
         bytes_per_shard=row_cost.bytes_per_shard,
         bytes_per_row=row_cost.bytes_per_row,
     )

@@ -1,1 +1,1 @@
-"""report.json, report.html and what they are drawn from."""
+"""report.json, report.html and the images that they are drawn from."""

@@ -1,220 +1,254 @@
-"""report.json: what each stage of a trial found, added as it is found, and merged over trials at the end."""
+"""report.json of a seed and of a run: each stage adds its entry when it is done; at the end the seeds' are merged."""
 
 from __future__ import annotations
 
-import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from pydantic import ValidationError
+
+from rsf_dist.config.evaluation import Arm
 from rsf_dist.errors import InputError
 from rsf_dist.evaluation.predictions import Predictions, gap_closed
 from rsf_dist.ratios import Ratio
+from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.ratios.info import info_of
+from rsf_dist.report.schema import (
+    ClassPriorEntry,
+    ClassPriorEstimate,
+    Evaluation,
+    ParameterQuantiles,
+    RatioEntry,
+    Report,
+    RoundEntry,
+    TrainingEntry,
+    TwoSampleTests,
+    finite,
+)
 from rsf_dist.report.trust_card import trust_card
 from rsf_dist.sampling.accepted import AcceptedSet
+from rsf_dist.sampling.report import SamplingReport
 from rsf_dist.storage.run_store import RunStore
 from rsf_dist.training.state import StreamReport
 from rsf_dist.training.trainer import FineTuneResult
 
-RECORD = "report.json"
-
-
-ARMS = {
-    "pretrained": "the model before fine-tuning",
-    "batch_norm": "that, batch norm taken from the target",
-    "pseudo_labels": "target images with its own labels",
-    "random": "proposals accepted at random",
-    "weighted": "these, weighted by the ratio",
-    "one_shot": "proposals accepted by rejection",
-    "adaptive": "proposals accepted after rounds",
-    "oracle": "labelled target images",
-}
-"""The arms, in the order in which they are shown, and what each was fine-tuned on."""
-
-
-_PARTS = {"versions", "seeds", "rounds", "training", "evaluation", "seconds"}
+REPORT = "report.json"
 
 
 _LIBRARIES = ("rsf-dist", "ray", "torch", "torchvision", "numpy", "pyarrow")
 
 
 def begin(store: RunStore, seed: int) -> None:
-    """An empty record, where there is none."""
-    if store.exists(RECORD) and _parsed(store) is not None:
+    """Write an empty report, unless the store has a readable one."""
+    if store.exists(REPORT) and _parse(store.read(REPORT)) is not None:
         return
     versions = {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
-    write(
-        store, {"versions": versions, "seeds": [seed], "rounds": [], "training": {}, "evaluation": None, "seconds": {}}
-    )
+    write(store, Report(versions=versions, seeds=[seed]))
 
 
-def add(store: RunStore, **found: Any) -> None:
-    """Replace or, for `training`, extend entries of the record."""
-    record = read(store)
-    for name, value in found.items():
-        record[name] = record[name] | value if name == "training" else value
-    write(store, record)
+def read(store: RunStore) -> Report:
+    """Return the report. Raises InputError where it is missing or damaged."""
+    report = _parse(store.read(REPORT))
+    if report is None:
+        raise InputError(REPORT, store.uri, "is damaged", "run it again with the same configuration: it is made again")
+    return report
+
+
+def _parse(data: bytes) -> Report | None:
+    try:
+        return Report.model_validate_json(data)
+    except ValidationError:
+        return None
+
+
+def write(store: RunStore, report: Report) -> None:
+    """Replace the report, atomically."""
+    store.write(REPORT, report.model_dump_json(indent=2) + "\n")
 
 
 def add_seconds(store: RunStore, stage: str, seconds: float) -> None:
-    """Add to what a stage took, over all attempts at it."""
-    record = read(store)
-    record["seconds"][stage] = round(record["seconds"].get(stage, 0.0) + seconds, 2)
-    write(store, record)
+    """Add to the seconds that a stage took, over all attempts at it."""
+    report = read(store)
+    report.seconds[stage] = round(report.seconds.get(stage, 0.0) + seconds, 2)
+    write(store, report)
 
 
-def add_round(store: RunStore, described: dict[str, Any]) -> None:
-    """Put a round's entry in its place; entries of later rounds, which came from other rows, go."""
-    earlier = [one for one in read(store)["rounds"] if one["round"] < described["round"]]
-    add(store, rounds=[*earlier, described])
+def add_round(store: RunStore, entry: RoundEntry) -> None:
+    """Put a round's entry in its place. Entries of later rounds, which rest on other rows, are removed."""
+    report = read(store)
+    report.rounds = [*(earlier for earlier in report.rounds if earlier.round < entry.round), entry]
+    write(store, report)
 
 
-def last_round(store: RunStore) -> dict[str, Any]:
-    """The entry of the round that gave the rows to train on. Raises InputError where there is none yet."""
-    rounds = read(store)["rounds"]
-    if not rounds or not rounds[-1]["last"]:
+def add_training(store: RunStore, arm: Arm, entry: TrainingEntry) -> None:
+    """Add or replace the entry of an arm's training."""
+    report = read(store)
+    report.training[arm] = entry
+    write(store, report)
+
+
+def set_evaluation(store: RunStore, evaluation: Evaluation) -> None:
+    """Replace the evaluation."""
+    report = read(store)
+    report.evaluation = evaluation
+    write(store, report)
+
+
+def last_round(store: RunStore) -> RoundEntry:
+    """Return the entry of the round whose rows are trained on. Raises InputError where there is none yet."""
+    rounds = read(store).rounds
+    if not rounds or not rounds[-1].last:
         raise InputError("run", store.uri, "has no accepted rows to train on", "sample them first: rsf sample")
     return rounds[-1]
 
 
 def has_round(store: RunStore, fingerprint: str) -> bool:
-    """Whether the record tells of a round with these rows."""
-    return any(described["fingerprint"] == fingerprint for described in read(store)["rounds"])
+    """Return True if the report has a round with these rows."""
+    return any(entry.fingerprint == fingerprint for entry in read(store).rounds)
 
 
-def read(store: RunStore) -> dict[str, Any]:
-    """The record. Raises InputError where there is none, or a damaged one."""
-    record = _parsed(store)
-    if record is None:
-        raise InputError(RECORD, store.uri, "is damaged", "run it again with the same configuration: it is made again")
-    return record
+def merge(stores: Sequence[RunStore], folders: Sequence[str]) -> Report:
+    """Return the first seed's report with the seeds, red checks and evaluations of all.
 
+    Args:
+        stores: the seeds' directories.
+        folders: where these are, relative to the run's directory.
 
-def _parsed(store: RunStore) -> dict[str, Any] | None:
-    try:
-        record = json.loads(store.read(RECORD))
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and record.keys() >= _PARTS else None
-
-
-def write(store: RunStore, record: dict[str, Any]) -> None:
-    """Replace the record, atomically. Numbers that are not finite, for which JSON has no word, become null."""
-    store.write(RECORD, json.dumps(finite(record), indent=2, allow_nan=False) + "\n")
-
-
-def merge(stores: Sequence[RunStore], folders: Sequence[str]) -> dict[str, Any]:
-    """The first trial's record, with the seeds and the evaluations of all; `folders` says where the trials are."""
-    records = [read(store) for store in stores]
-    for store, record in zip(stores, records, strict=True):
-        if not record["rounds"] or not record["rounds"][-1]["last"]:
+    Raises:
+        InputError: a seed's report is missing or damaged, or its last round is not done.
+    """
+    reports = [read(store) for store in stores]
+    for store, report in zip(stores, reports, strict=True):
+        if not report.rounds or not report.rounds[-1].last:
             raise InputError("run", store.uri, "has no accepted rows to report on", "run it again")
-    red = [[check["name"] for check in one["rounds"][-1]["trust"] if check["light"] == "red"] for one in records]
-    merged = (
-        records[0]
-        | {"red": red}
-        | {"seeds": [seed for record in records for seed in record["seeds"]], "trials": list(folders)}
-    )
-    evaluations = [record["evaluation"] for record in records]
-    if None in evaluations:  # trials that were only sampled
-        return merged | {"evaluation": None}
+    red = [[check.name for check in report.rounds[-1].trust if check.light == "red"] for report in reports]
+    seeds = [seed for report in reports for seed in report.seeds]
+    evaluations = [report.evaluation for report in reports if report.evaluation is not None]
+    together = _merged(evaluations) if len(evaluations) == len(reports) else None  # else seeds that were only sampled
+    return reports[0].model_copy(update={"red": red, "seeds": seeds, "folders": list(folders), "evaluation": together})
 
-    def gather(name: str) -> dict[str, list[float]]:
-        return {arm: [value for one in evaluations for value in one[name][arm]] for arm in evaluations[0][name]}
 
-    together = {"arms": gather("arms"), "source": gather("source")}
-    return merged | {"evaluation": evaluations[0] | together | {"gap_closed": gap_closed(together["arms"])}}
+def _merged(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Return the first evaluation with the values of all seeds."""
+    first = evaluations[0]
+    arms = {arm: [value for one in evaluations for value in one.arms[arm]] for arm in first.arms}
+    source = {arm: [value for one in evaluations for value in one.source[arm]] for arm in first.source}
+    return first.model_copy(update={"arms": arms, "source": source, "gap_closed": _gap_closed(arms)})
+
+
+def _gap_closed(arms: Mapping[Arm, list[float]]) -> dict[Arm, float]:
+    closed = gap_closed({str(arm): values for arm, values in arms.items()})
+    return {arm: closed[arm] for arm in arms if arm in closed}
 
 
 def describe_round(
     number: int,
     accepted: AcceptedSet,
     ratio: Ratio,
-    two_sample: dict[str, dict[str, Any]] | None = None,
+    two_sample: Mapping[str, Mapping[str, Any]] | None = None,
     last: bool = True,
-    mix: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A round's entry. two_sample, mix: as of `trust_card`; last: whether its rows are those to train on."""
-    sampling, described, tested = finite(accepted.report.to_dict()), describe_ratio(ratio), finite(two_sample)
-    return {
-        "round": number,
-        "last": last,
-        "parameters": {},
-        "class_prior": mix and mix["class_prior"],
-        "class_mix_kept": mix and mix["class_mix_kept"],
-        "sampling": sampling,
-        "fingerprint": accepted.fingerprint,
-        "ratio": described,
-        "two_sample": tested,
-        "trust": [asdict(check) for check in trust_card(sampling, described, tested, mix)],
-    }
+    class_prior: ClassPriorEntry | None = None,
+    parameters: Mapping[str, ParameterQuantiles] | None = None,
+) -> RoundEntry:
+    """Return a round's entry, with its trust card.
+
+    Args:
+        number: of the round.
+        accepted: its rows.
+        ratio: by which they were accepted.
+        two_sample: the fields of a `TwoSample` under `before`, perhaps `moved`, and `after`; None means not tested.
+        last: True if its rows are those to train on.
+        class_prior: the treatment of the class prior; None means that the round is not the last of several.
+        parameters: quantiles of the columns of real numbers.
+    """
+    sampling, described = SamplingReport.from_dict(finite(accepted.report.to_dict())), describe_ratio(ratio)
+    tests = None if two_sample is None else TwoSampleTests.model_validate(finite(dict(two_sample)))
+    return RoundEntry(
+        round=number,
+        last=last,
+        parameters=dict(parameters or {}),
+        class_prior=class_prior,
+        sampling=sampling,
+        fingerprint=accepted.fingerprint,
+        ratio=described,
+        two_sample=tests,
+        trust=trust_card(sampling, described, tests, class_prior),
+    )
 
 
-def describe_ratio(ratio: Ratio) -> dict[str, Any]:
-    """Its kind and bound; the quality of a learned one; the class prior that was estimated for it."""
+def describe_ratio(ratio: Ratio) -> RatioEntry:
+    """Return the entry of a ratio: its kind, bound and, where it has them, quality and estimated class prior."""
     info = info_of(ratio)
-    described: dict[str, Any] = {
+    described = {
         "kind": type(ratio).__name__,
         "log_bound": ratio.log_bound,
         "bounded_by_construction": info.bounded_by_construction,
         "target_at_most": info.held_out is not None and info.held_out.at_most,
+        "quality": None if info.quality is None else asdict(info.quality),
+        "estimate": None if info.class_prior is None else describe_class_prior(info.class_prior).model_dump(),
     }
-    if info.quality is not None:
-        described |= asdict(info.quality)
-    if info.class_prior is not None:
-        described["estimate"] = info.class_prior.to_json()
-    return finite(described)
+    return RatioEntry.model_validate(finite(described))
 
 
-def finite(value: Any) -> Any:
-    """The value with None for each number within that is not finite."""
-    if isinstance(value, dict):
-        return {key: finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def describe_class_prior(estimate: ClassPrior) -> ClassPriorEstimate:
+    """Return the entry of an estimated class prior."""
+    return ClassPriorEstimate(**estimate.to_json(), effective_classes=estimate.effective_classes)
 
 
-def format_round(described: dict[str, Any]) -> str:
-    """The round's entry as a line."""
-    sampling, ratio = described["sampling"], described["ratio"]
-    auc = f", held-out AUC of the ratio {ratio['auc']:.3f}" if "auc" in ratio else ""
-    round = "" if described["last"] and described["round"] == 0 else f"round {described['round']}: "
-    return (
-        f"{round}accepted {sampling['num_accepted']:,} of {sampling['num_proposed']:,} proposals "
-        f"({sampling['acceptance_rate']:.3%}), log M {sampling['log_m']:.3f}, {sampling['num_capped']:,} capped{auc}"
-    )
-
-
-def describe_training(tuned: FineTuneResult) -> dict[str, Any]:
-    """An arm's training; with a stream, what it took from it."""
-    stream = {} if tuned.stream is None else {"stream": asdict(tuned.stream)}
-    return {"metrics": tuned.metrics, **asdict(tuned.history), **stream}
-
-
-def format_stream(stream: StreamReport) -> str:
-    """Who waited for whom, as a line."""
-    return (
-        f"{stream.rows:,} fresh rows of {stream.num_proposed:,} proposals; training waited "
-        f"{stream.trainer_waited_seconds:.1f} s for them, and they {stream.sampler_waited_seconds:.1f} s for training"
-    )
+def describe_training(tuned: FineTuneResult, rows: int) -> TrainingEntry:
+    """Return the entry of an arm's training on this number of rows, with what it took from a stream."""
+    stream = None if tuned.stream is None else asdict(tuned.stream)
+    described = {"rows": rows, "metrics": dict(tuned.metrics), **asdict(tuned.history), "stream": stream}
+    return TrainingEntry.model_validate(finite(described))
 
 
 def describe_evaluation(
-    verdicts: Mapping[Any, Predictions], on_source: Mapping[Any, Predictions], classes: Sequence[str]
-) -> dict[str, Any]:
-    """Accuracy on the target's and on the source's test images, one value a seed; of each class, for this seed."""
-    arms = {arm: [verdict.accuracy] for arm, verdict in verdicts.items()}
-    return {
-        "metric": "accuracy",
-        "num_test": len(next(iter(verdicts.values())).truth),
-        "arms": arms,
-        "gap_closed": gap_closed(arms),
-        "source": {arm: [verdict.accuracy] for arm, verdict in on_source.items()},
-        "classes": list(classes),
-        "by_class": {arm: verdict.by_class for arm, verdict in verdicts.items()},
-    }
+    predictions: Mapping[Arm, Predictions],
+    on_source: Mapping[Arm, Predictions],
+    classes: Sequence[str],
+    own_arm: Arm,
+    fingerprint: str,
+) -> Evaluation:
+    """Return the evaluation of one seed.
+
+    Args:
+        predictions: of each arm's model on test images of the target domain.
+        on_source: on held-out images of the source domain; may be empty.
+        classes: their names.
+        own_arm: the arm that the configuration itself describes.
+        fingerprint: of the accepted rows that this arm was fine-tuned on.
+    """
+    arms = {arm: [predicted.accuracy] for arm, predicted in predictions.items()}
+    return Evaluation(
+        metric="accuracy",
+        num_test=len(next(iter(predictions.values())).truth),
+        arms=arms,
+        gap_closed=_gap_closed(arms),
+        source={arm: [predicted.accuracy] for arm, predicted in on_source.items()},
+        classes=list(classes),
+        by_class={arm: predicted.by_class for arm, predicted in predictions.items()},
+        own_arm=own_arm,
+        fingerprint=fingerprint,
+    )
+
+
+def format_round(entry: RoundEntry) -> str:
+    """Return a round's entry as a line."""
+    sampling, quality = entry.sampling, entry.ratio.quality
+    auc = "" if quality is None else f", held-out AUC of the ratio {quality.auc:.3f}"
+    name = "" if entry.last and entry.round == 0 else f"round {entry.round}: "
+    return (
+        f"{name}accepted {sampling.num_accepted:,} of {sampling.num_proposed:,} proposals "
+        f"({sampling.acceptance_rate:.3%}), log M {sampling.log_m:.3f}, {sampling.num_capped:,} capped{auc}"
+    )
+
+
+def format_stream(stream: StreamReport) -> str:
+    """Return the waiting times between sampling and training as a line."""
+    return (
+        f"{stream.rows:,} fresh rows of {stream.num_proposed:,} proposals; training waited for rows "
+        f"{stream.trainer_waited_seconds:.1f} s, rows waited for training {stream.sampler_waited_seconds:.1f} s"
+    )

@@ -1,10 +1,9 @@
-"""A few images of every kind, kept with the run so that its report can be drawn again without its inputs."""
+"""A few images of every kind, kept with the run. The report can then be drawn again without the run's inputs."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from rsf_dist.data.arrow import from_table
 from rsf_dist.data.images import ImageSet
 from rsf_dist.evaluation.predictions import Predictions
 from rsf_dist.proposals import Proposal
+from rsf_dist.report.schema import ParameterQuantiles, finite
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.sampling.accepted import AcceptedSet, stored_rows
 from rsf_dist.storage.run_store import RunStore
@@ -45,7 +45,15 @@ Arrays = dict[str, NDArray]
 
 
 def save(store: RunStore, proposal: Proposal, accepted: AcceptedSet, inputs: Inputs, seed: int) -> None:
-    """Images of proposals, accepted rows and target, uint8 [n, c, h, w], and the log ratios of all accepted rows."""
+    """Keep images of source, proposals, accepted rows and target, and the log ratios of all accepted rows.
+
+    Args:
+        store: the seed's directory.
+        proposal: of the last round.
+        accepted: its accepted rows.
+        inputs: the source and target images.
+        seed: of the proposals drawn.
+    """
     drawn = proposal.sample(_SHOWN, Streams(seed, Stage.PILOT))
     rows = from_table(accepted.head(_SHOWN))
     arrays = {
@@ -59,35 +67,36 @@ def save(store: RunStore, proposal: Proposal, accepted: AcceptedSet, inputs: Inp
     _write(store, SAMPLES, arrays)
 
 
-def save_round(store: RunStore, number: int, proposal: Proposal, seed: int) -> dict[str, Any]:
-    """A few accepted images of a stored round; for its entry, quantiles of what rows are made of.
-
-    Returns {"parameters": {column: {"proposed": [q05, q25, q50, q75, q95], "accepted": the same}}}, of columns that
-    hold one real number a row.
-    """
+def save_round(store: RunStore, number: int, proposal: Proposal, seed: int) -> dict[str, ParameterQuantiles]:
+    """Keep a few accepted images of a stored round, and return quantiles of its columns of real numbers, by name."""
     drawn = proposal.sample(_MEASURED, Streams(seed, Stage.PILOT, number, _MEASURED_CHUNK))
     rows = from_table(stored_rows(store, number))
     if "image" in rows:
         _write(store, round_samples(number), {"accepted": rows["image"][:_SHOWN_OF_ROUND].numpy()})
-    numbers = [name for name, column in drawn.items() if column.ndim == 1 and column.is_floating_point()]
+    names = [name for name, column in drawn.items() if column.ndim == 1 and column.is_floating_point()]
     return {
-        "parameters": {
-            name: {"proposed": _quantiles(drawn[name]), "accepted": _quantiles(rows[name])} for name in numbers
-        }
+        name: ParameterQuantiles(proposed=_quantiles(drawn[name]), accepted=_quantiles(rows[name])) for name in names
     }
 
 
 def round_samples(number: int) -> str:
-    """Where a round's images are kept."""
+    """Return the file, within the run's directory, of a round's images."""
     return f"figures/round-{number:03d}.npz"
 
 
-def _quantiles(values: Tensor) -> list[float]:
-    return [float(value) for value in np.quantile(values.double().numpy(), _QUANTILES)]
+def _quantiles(values: Tensor) -> list[float | None]:
+    return finite([float(value) for value in np.quantile(values.double().numpy(), _QUANTILES)])
 
 
 def save_predictions(store: RunStore, test: ImageSet, before: Predictions | None, after: Predictions) -> None:
-    """Test images with their truth and what the model said before and after; evenly spread over the set."""
+    """Keep test images, evenly spread over the set, with their classes and the predictions before and after.
+
+    Args:
+        store: the seed's directory.
+        test: the test images.
+        before: predictions of the model before fine-tuning; None means that they were not made.
+        after: predictions of the fine-tuned model.
+    """
     index = torch.linspace(0, len(test) - 1, min(_PREDICTED, len(test))).long().numpy()
     before = before or after
     arrays = {
@@ -100,13 +109,13 @@ def save_predictions(store: RunStore, test: ImageSet, before: Predictions | None
 
 
 def load(store: RunStore, name: str) -> Arrays | None:
-    """What was saved under `name`, or None."""
+    """Return the arrays that were kept under this name, or None where they are missing or damaged."""
     if not store.exists(name):
         return None
     try:
         with np.load(io.BytesIO(store.read(name)), allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile):  # damaged: a picture less
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):  # damaged: the report goes without this picture
         return None
 
 

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rsf_dist.report.report_json import ARMS, format_round
+from rsf_dist.report.arm_texts import ARMS
+from rsf_dist.report.report_json import format_round
+from rsf_dist.report.schema import Evaluation, Report
 from rsf_dist.report.trust_card import format_trust_card
 
 
-def format_report(report: dict[str, Any]) -> str:
-    """What was accepted, the trust card, and each arm's accuracy on the target: mean over seeds, every seed's value."""
-    current = report["rounds"][-1]
-    lines = [*map(format_round, report["rounds"]), format_trust_card(current["trust"]), *_other_cards(report)]
-    evaluation = report["evaluation"]
-    if evaluation:
-        lines += ["", f"target {evaluation['metric']} on {evaluation['num_test']:,} test images, fine-tuned on"]
-        for arm in (arm for arm in ARMS if arm in evaluation["arms"]):
-            values = evaluation["arms"][arm]
-            spread = f"   sd {np.std(values, ddof=1):.3f} over seeds {_listed(values)}" if len(values) > 1 else ""
-            name = "nothing yet" if arm == "pretrained" else ARMS[arm]
-            gap = evaluation["gap_closed"].get(arm)
-            closed = "" if gap is None else f"   {gap:4.0%} of the gap"
-            lines.append(f"  {name:<38} {np.mean(values):.3f}{closed}{spread}")
-        lines.append("")
+def format_report(report: Report) -> str:
+    """Return a line for each round, the trust card's lines, and a table of the arms: means over seeds, every seed."""
+    card = format_trust_card(report.rounds[-1].trust)
+    lines = [*map(format_round, report.rounds), card, *_other_cards(report)]
+    if report.evaluation is not None:
+        lines += ["", *_table(report.evaluation), ""]
     return "\n".join(lines)
 
 
-def _other_cards(report: dict[str, Any]) -> Iterator[str]:
-    """A line on the cards of other seeds; that above is the first one's."""
-    others = list(zip(report["seeds"], report["red"], strict=True))[1:]
+def _table(evaluation: Evaluation) -> Iterator[str]:
+    yield f"target {evaluation.metric} on {evaluation.num_test:,} test images, by fine-tuning data"
+    arms = [arm for arm in ARMS if arm in evaluation.arms]
+    width = max(len(ARMS[arm].label) for arm in arms)
+    for arm in arms:
+        values, gap = evaluation.arms[arm], evaluation.gap_closed.get(arm)
+        spread = f"   sd {np.std(values, ddof=1):.3f} over seeds {_listed(values)}" if len(values) > 1 else ""
+        closed = "" if gap is None else f"   {gap:4.0%} of the gap"
+        yield f"  {ARMS[arm].label:<{width}} {np.mean(values):.3f}{closed}{spread}"
+
+
+def _other_cards(report: Report) -> Iterator[str]:
+    """Yield a line on the cards of the other seeds, if there are any: the line above is the first seed's."""
+    others = list(zip(report.seeds, report.red, strict=True))[1:]
     if others:
-        told = (f"seed {seed}: {', '.join(red) or 'none'}" for seed, red in others)
-        yield f"that is of seed {report['seeds'][0]}; red on the cards of the others: {'; '.join(told)}"
+        red_of_others = "; ".join(f"seed {seed}: {', '.join(red) or 'none'}" for seed, red in others)
+        yield f"the card above is that of seed {report.seeds[0]}; red on the cards of the others: {red_of_others}"
 
 
-def _listed(values: list[float]) -> str:
+def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.3f}" for value in values)

@@ -7,10 +7,9 @@ All arms that train have equally many rows and optimizer steps. In mode `stream`
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from ray.data import Dataset
 from torch import nn
@@ -23,6 +22,8 @@ from rsf_dist.config.resources import Share
 from rsf_dist.config.run import RunConfig
 from rsf_dist.evaluation.predictions import predict_all
 from rsf_dist.report import report_json, sample_images
+from rsf_dist.report.arm_texts import ARMS
+from rsf_dist.report.schema import TrainedArm
 from rsf_dist.runs import baselines
 from rsf_dist.runs.rounds import last_stream, sample_seed
 from rsf_dist.runs.seed_run import SeedRun, ratio_folder
@@ -54,16 +55,16 @@ def train_seed(seed_run: SeedRun, accepted: AcceptedSet) -> None:
     before = seed_run.starting_model()
     models = {arm: arm_model(seed_run, arm, accepted, before) for arm in arms(config)}
     store.commit_folder(MODEL, lambda folder: seed_run.task().save(models[config.own_arm], folder))
-    stored = report_json.read(store)["evaluation"]
-    if inputs.test is not None and (stored is None or stored["fingerprint"] != accepted.fingerprint):
+    evaluation = report_json.read(store).evaluation
+    if inputs.test is not None and (evaluation is None or evaluation.fingerprint != accepted.fingerprint):
         with seed_run.stage("evaluation", f"evaluating on {len(inputs.test):,} labelled test images"):
             share = Share.of_training(config.training)
             predictions = predict_all(models, inputs.test, share)
             on_source = predict_all(models, inputs.source_test, share)
         sample_images.save_predictions(store, inputs.test, predictions.get("pretrained"), predictions[config.own_arm])
-        described = report_json.describe_evaluation(predictions, on_source, inputs.source.classes)
-        own = {"own_arm": config.own_arm, "fingerprint": accepted.fingerprint}
-        report_json.add(store, evaluation=described | own)
+        classes, own_arm = inputs.source.classes, config.own_arm
+        evaluation = report_json.describe_evaluation(predictions, on_source, classes, own_arm, accepted.fingerprint)
+        report_json.set_evaluation(store, evaluation)
 
 
 def arms(config: RunConfig) -> list[Arm]:
@@ -89,26 +90,25 @@ def arm_model(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Mod
         return run_in_task(baselines.with_target_statistics, before, target, seed_run.seed, share=share)
     store, folder, task = seed_run.store, f"models/{arm}", seed_run.task()
     kept = store.find_folder(folder, partial(_load_made, task))
-    if kept is None or kept[0]["fingerprint"] != accepted.fingerprint:
+    if kept is None or kept[0].fingerprint != accepted.fingerprint:
         tuned, rows = fine_tune(seed_run, arm, accepted, before)
-        described = {"rows": rows, **report_json.describe_training(tuned)}
-        made = {"fingerprint": accepted.fingerprint, "training": report_json.finite(described)}
+        made = TrainedArm(fingerprint=accepted.fingerprint, training=report_json.describe_training(tuned, rows))
         store.commit_folder(folder, partial(_save_made, task, tuned.load_model(), made))
         kept = store.load_folder(folder, partial(_load_made, task))
         if tuned.stream is not None:
             seed_run.progress.say(report_json.format_stream(tuned.stream))
     made, model = kept
-    report_json.add(store, training={arm: made["training"]})
+    report_json.add_training(store, arm, made.training)
     return model
 
 
-def _save_made(task: Task, model: nn.Module, made: dict[str, Any], folder: Path) -> None:
+def _save_made(task: Task, model: nn.Module, made: TrainedArm, folder: Path) -> None:
     task.save(model, folder)
-    (folder / MADE).write_text(json.dumps(made, indent=1) + "\n")
+    (folder / MADE).write_text(made.model_dump_json(indent=1) + "\n")
 
 
-def _load_made(task: Task, folder: Path) -> tuple[dict[str, Any], nn.Module]:
-    return json.loads((folder / MADE).read_text()), task.load(folder)
+def _load_made(task: Task, folder: Path) -> tuple[TrainedArm, nn.Module]:
+    return TrainedArm.model_validate_json((folder / MADE).read_text()), task.load(folder)
 
 
 def fine_tune(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> tuple[FineTuneResult, int]:
@@ -119,7 +119,7 @@ def fine_tune(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Mod
     training, own = seed_run.config.training, arm == seed_run.config.own_arm
     weighted = arm == "weighted" or (training.use_row_weights and arm in ("one_shot", "adaptive"))
     rows = arm_rows(seed_run, arm, accepted, before)
-    with seed_run.stage(arm, f"fine-tuning: {report_json.ARMS[arm]}"):
+    with seed_run.stage(arm, f"fine-tuning on {ARMS[arm].label}"):
         tuner = FineTuner(
             seed_run.task(),
             training.model_copy(update={"use_row_weights": weighted}),

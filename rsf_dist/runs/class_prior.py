@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +28,8 @@ from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ClassConditionalRatio, LabelShiftRatio, Ratio
 from rsf_dist.ratios.class_prior import ClassPrior
+from rsf_dist.report import report_json
+from rsf_dist.report.schema import ClassPriorEntry
 from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.tasks import ClassificationTask, Task
 from rsf_dist.types import Floats
@@ -82,12 +83,12 @@ class ClassPriorDecision:
         classes = LabelShiftRatio(self.prior, self.prior, estimate=self.estimate)  # q(y) is what is wanted already
         return ClassConditionalRatio(fitted, classes, self.log_means)
 
-    def describe(self) -> dict[str, Any] | None:
-        """Return the decision as the report tells it; None means that there was nothing to decide."""
+    def describe(self) -> ClassPriorEntry | None:
+        """Return the decision's entry in the report; None means that there was nothing to decide."""
         if self.estimate is None and self.reason_to_keep is None:
             return None
-        estimate = self.estimate and self.estimate.to_json() | {"effective_classes": self.estimate.effective_classes}
-        return {"class_prior": estimate, "class_mix_kept": self.reason_to_keep, "tried": self.tried}
+        estimate = None if self.estimate is None else report_json.describe_class_prior(self.estimate)
+        return ClassPriorEntry(estimate=estimate, reason_kept=self.reason_to_keep, wanted=self.tried)
 
     def save(self, folder: Path) -> None:
         """Write the decision, and the class means where they are computed.

@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -26,10 +25,10 @@ from rsf_dist.config.load import dump_config, parse_text
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError
-from rsf_dist.models.networks import load_network
 from rsf_dist.models.spec import load_network
 from rsf_dist.report import report_json
 from rsf_dist.report.html import write_html
+from rsf_dist.report.schema import Report
 from rsf_dist.runs.arms import MODEL, arms, train_seed, training_bytes
 from rsf_dist.runs.rounds import last_rows, sample_seed
 from rsf_dist.runs.seed_run import SeedRun
@@ -42,10 +41,6 @@ CONFIG = "config.yaml"
 
 
 INPUTS, DIGESTS = "inputs", "digests.json"
-
-
-_SWITCHED_OFF = ("fine_tuned_features: false", "relative_alpha: null")
-"""Lines that earlier versions wrote into every run's config.yaml: features that the run did not use, since deleted."""
 
 
 _ROW_BYTES = 100
@@ -62,7 +57,7 @@ class RunResult:
     """
 
     store: RunStore
-    report: dict[str, Any]
+    report: Report
 
     def load_model(self, seed: int | None = None) -> nn.Module:
         """Load the fine-tuned model, which maps uint8 images [n, c, h, w] to logits.
@@ -70,7 +65,7 @@ class RunResult:
         Args:
             seed: the seed whose model is loaded. None means the first one.
         """
-        seeds = self.report["seeds"]
+        seeds = self.report.seeds
         number = 0 if seed is None else seeds.index(seed)
         return self.store.at(seed_folder(number, len(seeds))).load_folder(MODEL, load_network)
 
@@ -138,6 +133,7 @@ def rebuild_report(output: str) -> RunResult:
 def open_run(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
     """Hold the run's directory against other writers, and yield it with the run's images. Raises InputError."""
     store = RunStore(config.output)
+    store.manifest()  # refuses a run of another version, before even the lock is written
     with run_lock(store, progress):
         require_same(store, config)
         if store.exists(CONFIG):
@@ -227,10 +223,18 @@ def forecast_bytes(config: RunConfig, inputs: Inputs, training: bool) -> int:
 
 
 def stored_config(store: RunStore) -> RunConfig:
-    """Return the configuration of an existing run, whose directory may have been moved since. Raises InputError."""
-    lines = store.read(CONFIG).decode().splitlines(keepends=True)
+    """Return the configuration of an existing run, whose directory may have been moved since.
+
+    The manifest's version is checked first: a run of another version is refused for that, not for the keys of its
+    configuration.
+
+    Raises:
+        InputError: another version of rsf_dist wrote the run, or its config.yaml is missing or damaged.
+    """
+    store.manifest()
+    text = store.read(CONFIG).decode()
     try:
-        config = parse_text("".join(line for line in lines if line.strip() not in _SWITCHED_OFF))
+        config = parse_text(text)
     except InputError as err:
         rule = f"its {CONFIG} does not fit this version of rsf_dist ({err})"
         raise InputError("output", store.uri, rule, "use the version that wrote it, or name another directory") from err

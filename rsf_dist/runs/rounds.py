@@ -85,7 +85,7 @@ def report_last_round(
         tested = two_sample_tests(ratio, proposals, accepted, target, feature_network, seed_run.seed)
     sample_images.save(seed_run.store, proposal, accepted, seed_run.inputs, seed_run.seed)
     _report_round(seed_run, number, proposal, ratio, accepted, tested, decision)
-    seed_run.progress.say(format_trust_card(report_json.last_round(seed_run.store)["trust"]))
+    seed_run.progress.say(format_trust_card(report_json.last_round(seed_run.store).trust))
 
 
 def explore(seed_run: SeedRun) -> int:
@@ -193,12 +193,12 @@ def stored_sampler(seed_run: SeedRun, number: int) -> RejectionSampler:
 
 def last_rows(seed_run: SeedRun) -> AcceptedSet:
     """Return the stored rows to train on. Raises InputError where they are not sampled yet."""
-    return AcceptedSet.load(seed_run.store, report_json.last_round(seed_run.store)["round"])
+    return AcceptedSet.load(seed_run.store, report_json.last_round(seed_run.store).round)
 
 
 def last_stream(seed_run: SeedRun, accepted: AcceptedSet, num_rows: int) -> RowStream:
     """Return the stream of rows that follow the accepted rows of the last round."""
-    number = report_json.last_round(seed_run.store)["round"]
+    number = report_json.last_round(seed_run.store).round
     return stored_sampler(seed_run, number).row_stream(num_rows, number, after=Cursor.after(accepted))
 
 
@@ -212,8 +212,9 @@ def _report_round(
     decision: ClassPriorDecision | None = None,
 ) -> None:
     """Add a round to the report; a round with a decision about its class prior is the last one."""
-    mix = None if decision is None else decision.describe()
-    described = report_json.describe_round(number, accepted, ratio, tested, decision is not None, mix)
-    described |= sample_images.save_round(seed_run.store, number, proposal, seed_run.seed)
-    report_json.add_round(seed_run.store, described)
-    seed_run.progress.say(report_json.format_round(described))
+    class_prior = None if decision is None else decision.describe()
+    parameters = sample_images.save_round(seed_run.store, number, proposal, seed_run.seed)
+    last = decision is not None
+    entry = report_json.describe_round(number, accepted, ratio, tested, last, class_prior, parameters)
+    report_json.add_round(seed_run.store, entry)
+    seed_run.progress.say(report_json.format_round(entry))

@@ -1,11 +1,11 @@
-"""Is a run what it says it is? Files against the manifest, chunks against themselves, the report against the rows.
+"""Verification of a run: files against the manifest, chunks against themselves, the report against the rows.
 
-Needs no cluster: a chunk is a pure function, and a few are drawn again in this process, as an actor would.
+It needs no cluster. A chunk is a pure function, and a few chunks are drawn again in this process, as an actor would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from rsf_dist.data.arrow import from_table
 from rsf_dist.data.batch import row_digests
 from rsf_dist.errors import InputError, RsfError
 from rsf_dist.report import report_json
+from rsf_dist.report.schema import Report, finite
 from rsf_dist.runs.arms import arms
 from rsf_dist.runs.class_prior import class_prior_folder
 from rsf_dist.runs.pipeline import changed_inputs, prepare, seed_folder, stored_config
@@ -29,19 +30,22 @@ from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.diagnostics import ROUNDING
 from rsf_dist.sampling.pilot import one_thread
 from rsf_dist.sampling.pool import TIMEOUT_REMEDY, USER_CODE_FIELD
-from rsf_dist.storage.run_store import MANIFEST, RunStore, Shard
+from rsf_dist.sampling.report import SamplingReport
+from rsf_dist.storage.manifest import MANIFEST, RoundProgress, Shard
+from rsf_dist.storage.run_store import RunStore
 
 _NO_ROWS = np.empty(0, LEDGER_ROW)
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a verification found.
+    """The findings of a verification.
 
     Args:
-        wrong: one line each; empty for a run in order.
-        num_files, num_rows: whose SHA-256 and whose bookkeeping were checked.
-        num_chunks: drawn again and compared bit for bit.
+        wrong: one line for each finding; empty for a run in order.
+        num_files: files whose SHA-256 was checked.
+        num_rows: rows whose bookkeeping was checked.
+        num_chunks: chunks that were drawn again and compared bit for bit.
     """
 
     wrong: tuple[str, ...] = ()
@@ -57,92 +61,92 @@ class Findings:
         return Findings(self.wrong + other.wrong, *counts)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields as plain values, for JSON."""
         return asdict(self)
 
 
 def verify(
     output: str, num_chunks: int = 8, rng: np.random.Generator | None = None, progress: Progress | None = None
 ) -> Findings:
-    """Check the run in the directory `output`.
+    """Check a run.
 
     Args:
-        output: a path or a URI.
-        num_chunks: how many chunks of each seed to draw again, at most.
-        rng: chooses them; None: others every time.
-        progress: who is told.
+        output: the run's directory, a path or a URI.
+        num_chunks: the largest number of chunks to draw again, of each round of each seed.
+        rng: chooses the chunks; None means other chunks every time.
+        progress: shows messages.
 
     Raises:
-        InputError: there is no run, its manifest cannot be read, or its inputs are gone.
+        InputError: the directory has no run, its manifest cannot be read, or its inputs are missing.
     """
     progress, store = progress or Progress(), RunStore(output)
     config = stored_config(store)
     inputs = prepare(config, progress)
-    found = Findings(tuple(f"the images of {name} have changed" for name in changed_inputs(store, inputs)))
+    findings = Findings(tuple(f"the images of {name} have changed" for name in changed_inputs(store, inputs)))
     for number in range(config.num_seeds):
         at = store.at(seed_folder(number, config.num_seeds))
         progress.say(f"verifying {at.uri}")
         seed_run = SeedRun(config, inputs, at, config.seed + number, progress)
-        found += _verify_trial(seed_run, num_chunks, rng or np.random.default_rng())
+        findings += _verify_seed(seed_run, num_chunks, rng or np.random.default_rng())
         if config.own_arm != "one_shot" and "one_shot" in arms(config) and seed_run.one_shot().store.exists(MANIFEST):
-            found += _verify_trial(seed_run.one_shot(), num_chunks, rng or np.random.default_rng())
-    return found if config.num_seeds == 1 else found + _verify_summary(store, config.num_seeds)
+            findings += _verify_seed(seed_run.one_shot(), num_chunks, rng or np.random.default_rng())
+    return findings if config.num_seeds == 1 else findings + _verify_summary(store, config.num_seeds)
 
 
 def _verify_summary(store: RunStore, num_seeds: int) -> Findings:
-    """The report.json of several seeds against theirs."""
+    """Compare the report.json of several seeds with the one that their own give."""
     folders = [seed_folder(number, num_seeds) for number in range(num_seeds)]
     try:
-        wanted = report_json.finite(report_json.merge([store.at(folder) for folder in folders], folders))
-        told = report_json.read(store)
+        expected = report_json.merge([store.at(folder) for folder in folders], folders)
+        stored = report_json.read(store)
     except InputError as err:
         return Findings((f"the run's report.json cannot be compared with its seeds: {err}",))
-    other = sorted(name for name in wanted.keys() | told.keys() if wanted.get(name) != told.get(name))
-    return Findings(tuple(f"the run's report.json differs from its seeds' in {name}" for name in other))
+    differing = [name for name in sorted(Report.model_fields) if getattr(expected, name) != getattr(stored, name)]
+    return Findings(tuple(f"the run's report.json differs from its seeds' in {name}" for name in differing))
 
 
-def _verify_trial(seed_run: SeedRun, num_chunks: int, rng: np.random.Generator) -> Findings:
+def _verify_seed(seed_run: SeedRun, num_chunks: int, rng: np.random.Generator) -> Findings:
     manifest = seed_run.store.manifest()
-    found = _verify_folders(seed_run.store, manifest["folders"])
-    if not manifest["rounds"]:
-        return found + Findings((f"{seed_run.store.uri} has no round of accepted rows",))
-    for number, described in manifest["rounds"].items():
-        shards = {listed["chunk"]: Shard(**listed) for listed in described["shards"]}
-        ledgers, wrong, damaged = _read(seed_run.store, described, shards.values())
-        found += Findings(tuple(wrong), num_files=len(shards))
-        found += _verify_chunks(seed_run, int(number), described, shards, damaged, num_chunks, rng)
+    findings = _verify_folders(seed_run.store, manifest.folders)
+    if not manifest.rounds:
+        return findings + Findings((f"{seed_run.store.uri} has no round of accepted rows",))
+    for number, progress in manifest.rounds.items():
+        ledgers, wrong, damaged = _read(seed_run.store, progress)
+        findings += Findings(tuple(wrong), num_files=len(progress.shards))
+        findings += _verify_chunks(seed_run, number, progress, damaged, num_chunks, rng)
         if not damaged:
-            found += _verify_rows(seed_run.store, int(number), described, np.concatenate([_NO_ROWS, *ledgers]))
-    return found
+            findings += _verify_rows(seed_run.store, number, progress, np.concatenate([_NO_ROWS, *ledgers]))
+    return findings
 
 
-def _read(
-    store: RunStore, described: dict[str, Any], shards: Iterable[Shard]
-) -> tuple[list[np.ndarray], list[str], set[int]]:
-    """LEDGER_ROW of each whole shard, what is wrong with shards, and which chunks are damaged."""
+def _read(store: RunStore, progress: RoundProgress) -> tuple[list[np.ndarray], list[str], set[int]]:
+    """Return LEDGER_ROW of each undamaged shard, what is wrong with shards, and the chunks with a damaged one."""
     ledgers, wrong, damaged = [], [], set()
-    for shard in shards:
+    for shard in progress.shards:
         try:
             rows = store.find_shard(shard)
             if rows is None:
                 wrong.append(f"{shard.path} is missing or differs from its SHA-256")
                 damaged.add(shard.chunk)
                 continue
-            check_schema(rows, shard, described["columns"])
+            check_schema(rows, shard, progress.columns)
         except InputError as err:
             wrong.append(str(err))
             damaged.add(shard.chunk)
             continue
         ledgers.append(ledger_of(rows))
-        if rows.num_rows != shard.rows:
-            wrong.append(f"{shard.path} has {rows.num_rows:,} rows, and the manifest says {shard.rows:,}")
-        weight = capped_weight(rows["log_ratio"].to_numpy(), described["drawn_at_log_m"])
-        if not np.array_equal(rows["weight"].to_numpy(), weight):
-            wrong.append(f"{shard.path} has weights that are not max(1, r/M)")
+        wrong += _wrong_in_shard(shard, rows, progress.drawn_at_log_m)
     return ledgers, wrong, damaged
 
 
-def _verify_folders(store: RunStore, folders: dict[str, dict[str, str]]) -> Findings:
+def _wrong_in_shard(shard: Shard, rows: pa.Table, log_m: float) -> Iterator[str]:
+    if rows.num_rows != shard.rows:
+        yield f"{shard.path} has {rows.num_rows:,} rows, and the manifest says {shard.rows:,}"
+    if not np.array_equal(rows["weight"].to_numpy(), capped_weight(rows["log_ratio"].to_numpy(), log_m)):
+        yield f"{shard.path} has weights that are not max(1, r/M)"
+
+
+def _verify_folders(store: RunStore, folders: Mapping[str, Mapping[str, str]]) -> Findings:
     damage = [line for folder in folders if (line := store.damage_of(folder)) is not None]
     return Findings(tuple(damage), num_files=sum(map(len, folders.values())))
 
@@ -150,104 +154,120 @@ def _verify_folders(store: RunStore, folders: dict[str, dict[str, str]]) -> Find
 def _verify_chunks(
     seed_run: SeedRun,
     number: int,
-    described: dict[str, Any],
-    shards: Mapping[int, Shard],
+    progress: RoundProgress,
     damaged: set[int],
     num_chunks: int,
     rng: np.random.Generator,
 ) -> Findings:
-    """Draw some chunks again, those without an accepted row among them, but none whose shard is damaged anyway."""
-    there = [chunk for chunk in range(described["chunks"]) if chunk not in damaged]
-    chosen = sorted(rng.choice(there, min(num_chunks, len(there)), replace=False).tolist())
-    made_in = number if seed_run.config.ratio.is_learned else 0
-    kept = [class_prior_folder(number)] if seed_run.store.is_listed(class_prior_folder(number)) else []
-    wanted = [ratio_folder(made_in), pilot_folder(number), *kept]
-    lost = [folder for folder in wanted if not seed_run.store.is_intact(folder)]
-    if lost:  # nothing is made here
-        return Findings((f"no chunk can be drawn again without {', '.join(lost)}",))
+    """Draw some of a round's chunks again and compare their rows bit for bit.
+
+    Chunks without an accepted row may be among them. Chunks with a damaged shard are left out, as they are reported.
+    """
+    missing = _missing_for_redraw(seed_run, number)
+    if missing:
+        return Findings((f"no chunk can be drawn again without {', '.join(missing)}",))
     if seed_run.config.sampling.pool.gpus_per_actor:
-        seed_run.progress.say("its chunks were drawn on GPUs, where rows come out otherwise: none is drawn again here")
+        seed_run.progress.say("chunks were drawn on GPUs, which round otherwise than CPUs: none is drawn again here")
         return Findings()
+    undamaged = [chunk for chunk in range(progress.chunks) if chunk not in damaged]
+    chosen = sorted(rng.choice(undamaged, min(num_chunks, len(undamaged)), replace=False).tolist())
     if not chosen:
         return Findings()
     try:
         work = stored_sampler(seed_run, number).plan(number).work
     except RsfError as err:
         return Findings((f"no chunk can be drawn again: {err}",))
-    wrong = []
-    for chunk in chosen:
-        seed_run.progress.say(f"drawing chunk {chunk} again")
-        rows = seed_run.store.read_shard(shards[chunk]) if chunk in shards else None
-        told = f"chunk {chunk} of round {work.round} comes out otherwise when it is drawn again"
-        try:
-            with (
-                one_thread(),
-                time_limit(
-                    seed_run.config.sampling.pool.chunk_seconds, USER_CODE_FIELD, f"chunk {chunk}", TIMEOUT_REMEDY
-                ),
-            ):
-                if not _same(work, chunk, rows):
-                    wrong.append(told)
-        except RsfError as err:
-            wrong.append(f"{told}: {err}")
+    shards = {shard.chunk: shard for shard in progress.shards}
+    wrong = [line for chunk in chosen if (line := _redraw(seed_run, work, chunk, shards.get(chunk))) is not None]
     return Findings(tuple(wrong), num_chunks=len(chosen))
 
 
-def _same(work: ChunkWork, chunk: int, stored: pa.Table | None) -> bool:
-    """Whether the chunk's accepted rows are those stored, bit for bit; none where nothing is stored."""
+def _missing_for_redraw(seed_run: SeedRun, number: int) -> list[str]:
+    """Return the missing or damaged folders that a round's chunks are drawn from; verification makes none of them."""
+    fitted_in = number if seed_run.config.ratio.is_learned else 0
+    optional = [class_prior_folder(number)]
+    listed = [folder for folder in optional if seed_run.store.is_listed(folder)]
+    needed = [ratio_folder(fitted_in), pilot_folder(number), *listed]
+    return [folder for folder in needed if not seed_run.store.is_intact(folder)]
+
+
+def _redraw(seed_run: SeedRun, work: ChunkWork, chunk: int, shard: Shard | None) -> str | None:
+    """Draw a chunk again and return the finding, or None where its rows are those of the shard."""
+    seed_run.progress.say(f"drawing chunk {chunk} again")
+    stored = None if shard is None else seed_run.store.read_shard(shard)
+    finding = f"chunk {chunk} of round {work.round} comes out otherwise when it is drawn again"
+    seconds = seed_run.config.sampling.pool.chunk_seconds
+    try:
+        with one_thread(), time_limit(seconds, USER_CODE_FIELD, f"chunk {chunk}", TIMEOUT_REMEDY):
+            return None if _has_rows(work, chunk, stored) else finding
+    except RsfError as err:
+        return f"{finding}: {err}"
+
+
+def _has_rows(work: ChunkWork, chunk: int, stored: pa.Table | None) -> bool:
+    """Return True if the chunk's accepted rows are the stored ones, bit for bit. None stands for no rows."""
     drawn = work(chunk).rows
     return row_digests(drawn) == (b"" if stored is None else row_digests(from_table(stored)))
 
 
-def _verify_rows(store: RunStore, round: int, described: dict[str, Any], ledger: np.ndarray) -> Findings:
-    """Bookkeeping of the rows themselves, then the manifest and report.json against them."""
-    wrong = list(_wrong_in_rows(described, ledger))
-    if described["complete"]:
-        wrong += _wrong_in_report(store, round, described, ledger)
+def _verify_rows(store: RunStore, round: int, progress: RoundProgress, ledger: np.ndarray) -> Findings:
+    """Check the rows' own bookkeeping, then the manifest and report.json against the rows."""
+    wrong = list(_wrong_in_rows(progress, ledger))
+    if progress.result is not None:
+        report = SamplingReport.from_dict(progress.result.report)
+        wrong += _wrong_in_result(progress, progress.result.fingerprint, report, ledger)
+        wrong += _wrong_in_report_json(store, round, progress.result.fingerprint, report)
     return Findings(tuple(f"round {round}: {line}" for line in wrong), num_rows=len(ledger))
 
 
-def _wrong_in_rows(described: dict[str, Any], ledger: np.ndarray) -> Iterator[str]:
-    place = ledger["chunk"] * np.int64(described["work"]["chunk_size"]) + ledger["index"]
-    if (np.diff(place) <= 0).any():
-        yield "rows are not in the order of chunk and index, or one is there twice"
-    log_m = described["drawn_at_log_m"]
-    if not (ledger["accept_key"] > log_m).all():
-        yield f"a row's accept_key is not above log M = {log_m:g}"
+def _wrong_in_rows(progress: RoundProgress, ledger: np.ndarray) -> Iterator[str]:
+    position = ledger["chunk"] * np.int64(progress.work.chunk_size) + ledger["index"]
+    if (np.diff(position) <= 0).any():
+        yield "rows are not in the order of chunk and index, or a row is there twice"
+    if not (ledger["accept_key"] > progress.drawn_at_log_m).all():
+        yield f"a row's accept_key is not above log M = {progress.drawn_at_log_m:g}"
 
 
-def _counted(described: dict[str, Any], ledger: np.ndarray, handed_over: np.ndarray) -> dict[str, Any]:
-    """What a report must say of these rows, as far as the rows alone tell."""
-    report = described["report"]
-    counted: dict[str, Any] = {
-        "num_duplicates": num_duplicates(handed_over),
-        "num_capped": int((ledger["log_ratio"] > report["log_m"] + ROUNDING).sum()),  # each was accepted
-    }
-    if report["shortfall"] == 0 and len(handed_over) and described["work"]["pool_size"] is None:
-        last = handed_over[-1]
-        counted["num_proposed"] = int(last["chunk"] * described["work"]["chunk_size"] + last["index"] + 1)
-    counted["acceptance_rate"] = report["num_accepted"] / counted.get("num_proposed", report["num_proposed"])
-    return counted
-
-
-def _wrong_in_report(store: RunStore, round: int, described: dict[str, Any], ledger: np.ndarray) -> Iterator[str]:
-    report = described["report"]
-    handed_over = ledger[ledger["accept_key"] > report["log_m"]][: report["num_accepted"]]
-    if len(handed_over) != report["num_accepted"]:
-        yield f"the manifest reports {report['num_accepted']:,} accepted rows, and {len(handed_over):,} are there"
-    if fingerprint(handed_over, described["columns"], report["log_m"]) != described["fingerprint"]:
+def _wrong_in_result(
+    progress: RoundProgress, stored_fingerprint: str, report: SamplingReport, ledger: np.ndarray
+) -> Iterator[str]:
+    handed_over = ledger[ledger["accept_key"] > report.log_m][: report.num_accepted]
+    if len(handed_over) != report.num_accepted:
+        yield f"the manifest reports {report.num_accepted:,} accepted rows, and {len(handed_over):,} are there"
+    if fingerprint(handed_over, progress.columns, report.log_m) != stored_fingerprint:
         yield "the rows have another fingerprint than the manifest says"
-    for name, value in _counted(described, ledger, handed_over).items():
-        if report[name] != value:
-            yield f"the manifest reports {name}={report[name]}, and of the rows it is {value}"
+    for name, value in _counted(progress, report, ledger, handed_over).items():
+        if getattr(report, name) != value:
+            yield f"the manifest reports {name}={getattr(report, name)}, and of the rows it is {value}"
+
+
+def _counted(
+    progress: RoundProgress, report: SamplingReport, ledger: np.ndarray, handed_over: np.ndarray
+) -> dict[str, float]:
+    """Return the fields of the report that follow from the rows alone, with their right values."""
+    num_proposed = report.num_proposed
+    if report.shortfall == 0 and len(handed_over) and progress.work.pool_size is None:
+        last = handed_over[-1]
+        num_proposed = int(last["chunk"] * progress.work.chunk_size + last["index"] + 1)
+    return {
+        "num_duplicates": num_duplicates(handed_over),
+        "num_capped": int((ledger["log_ratio"] > report.log_m + ROUNDING).sum()),  # each was accepted
+        "num_proposed": num_proposed,
+        "acceptance_rate": report.num_accepted / num_proposed,
+    }
+
+
+def _wrong_in_report_json(
+    store: RunStore, round: int, stored_fingerprint: str, report: SamplingReport
+) -> Iterator[str]:
     try:
-        told = report_json.read(store)["rounds"][round]
+        entry = report_json.read(store).rounds[round]
     except (InputError, IndexError):
-        yield "report.json does not tell of it, or is damaged"
+        yield "report.json has no entry for it, or is damaged"
         return
-    if told["fingerprint"] != described["fingerprint"]:
+    if entry.fingerprint != stored_fingerprint:
         yield "report.json has another fingerprint"
-    reported = report_json.finite(report)
-    for name in sorted(reported.keys() | told["sampling"].keys()):
-        if told["sampling"].get(name) != reported.get(name):
-            yield f"report.json has sampling.{name}={told['sampling'].get(name)}, the manifest {reported.get(name)}"
+    reported, expected = entry.sampling.to_dict(), finite(report.to_dict())
+    for name in sorted(expected):
+        if reported[name] != expected[name]:
+            yield f"report.json has sampling.{name}={reported[name]}, the manifest {expected[name]}"

@@ -1,4 +1,4 @@
-"""The accepted rows: a Ray Dataset, its report, and a fingerprint that is the same for equal rows in equal order."""
+"""The accepted rows: a Ray Dataset, its report, and a fingerprint that is equal for equal rows in equal order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from rsf_dist.sampling.accept import capped_weight
 from rsf_dist.sampling.chunk import BOOKKEEPING, class_labels
 from rsf_dist.sampling.diagnostics import ROUNDING, acceptance_interval
 from rsf_dist.sampling.report import SamplingReport
-from rsf_dist.storage.run_store import RunStore, Shard
+from rsf_dist.storage.manifest import RoundProgress, RoundResult, Shard
+from rsf_dist.storage.run_store import RunStore
 
 LEDGER_ROW = np.dtype(
     [
@@ -35,7 +36,7 @@ LEDGER_ROW = np.dtype(
         ("digest", "u1", 32),
     ]
 )
-"""What the driver keeps of each accepted row: 72 bytes, whatever the row's size. label: -1 where there is none."""
+"""The driver's entry for each accepted row: 72 bytes, whatever the row's size. A label of -1 means none."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class AcceptedSet:
     Args:
         dataset: the proposal's columns, and round, chunk, index (int64), log_ratio, accept_key (float64), weight
             (float32).
-        report: how they came about.
+        report: the figures on how the rows came about.
         fingerprint: SHA-256 over the columns' names and types, log M and the ledger.
         ledger: LEDGER_ROW [N].
         columns: name -> "dtype shape" of each column, for the fingerprint.
@@ -58,14 +59,18 @@ class AcceptedSet:
     columns: str
 
     def rethreshold(self, log_m: float) -> AcceptedSet:
-        """The set that a larger M would have given from the same proposals: a filter on the keys, nothing is redrawn.
+        """Return the set that a larger M would have given from the same proposals, by a filter on the keys.
 
-        Rows that were capped at the old M are thinned as they should have been, and weights follow the new M. The count
-        of proposals stays, as do ESS and tail, which are of the proposals; the TV bound is that of the old M, which the
-        new one only lowers. Capped rows are counted among the set's own num_proposed, no longer in whole chunks.
+        Nothing is drawn again. Rows that were capped at the old M are thinned as the new M requires, and weights follow
+        the new M. The number of proposals stays, and so do the ESS and the tail, which describe the proposals. The TV
+        bound stays that of the old M, which a larger M only lowers. Capped rows are counted among num_proposed, no
+        longer in whole chunks.
+
+        Args:
+            log_m: the new log M, finite and not below the set's own.
 
         Raises:
-            InputError: log_m is below the set's own, whose rows the lower M would need were not kept, or accepts none.
+            InputError: log_m is below the set's own, or accepts no row.
         """
         if not log_m >= self.report.log_m or not np.isfinite(log_m):
             rule = f"must be finite and not below the set's own {self.report.log_m:g}: the rows between were not kept"
@@ -82,42 +87,50 @@ class AcceptedSet:
         )
 
     def head(self, n: int) -> pa.Table:
-        """The first n rows, fewer where there are fewer."""
+        """Return the first n rows, or all of them where the set has fewer."""
         return pa.concat_tables(self.dataset.limit(n).iter_batches(batch_size=None, batch_format="pyarrow"))
 
     @staticmethod
     def load(store: RunStore, round: int = 0) -> AcceptedSet:
-        """The rows of a stored round, each shard checked against the manifest. Raises InputError."""
-        described = store.round(round)
-        if described is None or not described["complete"]:
-            state = "is not in" if described is None else "is not complete in"
-            raise InputError("round", round, f"{state} {store.uri}", "sample it first: rsf sample")
-        shards = [Shard(**listed) for listed in described["shards"]]
-        report = SamplingReport.from_dict(described["report"])
-        found = np.concatenate(
-            [ledger_of(check_schema(store.read_shard(one), one, described["columns"])) for one in shards]
+        """Return the rows of a stored round. Every shard is checked against the manifest.
+
+        Raises:
+            InputError: the round is not complete, or a shard is missing or damaged.
+        """
+        progress, result = _complete_round(store, round)
+        report, columns = SamplingReport.from_dict(result.report), progress.columns
+        drawn = np.concatenate(
+            [ledger_of(check_schema(store.read_shard(shard), shard, columns)) for shard in progress.shards]
         )
-        ledger = found[found["accept_key"] > report.log_m][: report.num_accepted]
-        mark = fingerprint(ledger, described["columns"], report.log_m)
-        if mark != described["fingerprint"]:
-            raise InputError("fingerprint", mark, f"the manifest says {described['fingerprint']}", "sample anew")
-        rows = result_rows(stored_dataset(store, shards), found, ledger, described["drawn_at_log_m"], report.log_m)
-        return AcceptedSet(rows, report, mark, ledger, described["columns"])
+        ledger = drawn[drawn["accept_key"] > report.log_m][: report.num_accepted]
+        digest = fingerprint(ledger, columns, report.log_m)
+        if digest != result.fingerprint:
+            raise InputError("fingerprint", digest, f"the manifest says {result.fingerprint}", "sample anew")
+        rows = stored_dataset(store, progress.shards)
+        rows = result_rows(rows, drawn, ledger, progress.drawn_at_log_m, report.log_m)
+        return AcceptedSet(rows, report, digest, ledger, columns)
 
 
 def stored_rows(store: RunStore, round: int) -> pa.Table:
-    """All rows of a stored round as one table, read in this process. Raises InputError as `AcceptedSet.load`."""
-    described = store.round(round)
-    if described is None or not described["complete"]:
-        raise InputError("round", round, f"is not complete in {store.uri}", "sample it first: rsf sample")
-    report = SamplingReport.from_dict(described["report"])
-    shards = [Shard(**listed) for listed in described["shards"]]
-    rows = pa.concat_tables([check_schema(store.read_shard(one), one, described["columns"]) for one in shards])
+    """Return all rows of a stored round as one table, read in this process. Raises InputError as `AcceptedSet.load`."""
+    progress, result = _complete_round(store, round)
+    report = SamplingReport.from_dict(result.report)
+    tables = [check_schema(store.read_shard(shard), shard, progress.columns) for shard in progress.shards]
+    rows = pa.concat_tables(tables)
     return rows.filter(pc.greater(rows["accept_key"], report.log_m)).slice(0, report.num_accepted)
 
 
+def _complete_round(store: RunStore, round: int) -> tuple[RoundProgress, RoundResult]:
+    """Return a round's entry in the manifest and its outcome. Raises InputError where the round is not complete."""
+    progress = store.round(round)
+    if progress is None or progress.result is None:
+        state = "is not in" if progress is None else "is not complete in"
+        raise InputError("round", round, f"{state} {store.uri}", "sample it first: rsf sample")
+    return progress, progress.result
+
+
 def ledger_of(rows: pa.Table) -> NDArray[np.void]:
-    """The ledger's entries of accepted rows; the digest is of the proposal's own columns."""
+    """Return the ledger's entries of accepted rows. Their digests are taken over the proposal's own columns."""
     batch = from_table(rows)
     ledger = np.empty(num_rows(batch), LEDGER_ROW)
     for name in ("chunk", "index", "log_ratio", "accept_key"):
@@ -130,33 +143,33 @@ def ledger_of(rows: pa.Table) -> NDArray[np.void]:
 
 
 def num_duplicates(ledger: NDArray[np.void]) -> int:
-    """Rows whose content equals that of an earlier one."""
+    """Return the number of rows whose content equals that of an earlier row."""
     return len(ledger) - len(np.unique(ledger["digest"].view("V32")))
 
 
 def fingerprint(ledger: NDArray[np.void], columns: str, log_m: float) -> str:
-    """SHA-256, in hexadecimal."""
+    """Return the SHA-256, in hexadecimal, over the columns' description, log M and the ledger."""
     head = json.dumps({"columns": columns, "log_m": float(log_m).hex()}, sort_keys=True)
     return hashlib.sha256(head.encode() + np.ascontiguousarray(ledger).tobytes()).hexdigest()
 
 
 def describe_columns(rows: pa.Table) -> str:
-    """The columns' names and types, in order of name."""
+    """Return the columns' names and types as JSON, in order of name."""
     return json.dumps({name: str(rows.schema.field(name).type) for name in sorted(rows.column_names)})
 
 
 def check_schema(rows: pa.Table, shard: Shard, columns: str) -> pa.Table:
-    """A shard's rows themselves. Raises InputError where their columns are not those that the manifest describes."""
-    told, found = json.loads(columns), json.loads(describe_columns(rows))
-    for name in sorted(told.keys() | found.keys()):
-        if told.get(name) != found.get(name):
-            rule = f"this column is {found.get(name, 'missing')}, and by the manifest {told.get(name, 'missing')}"
+    """Return a shard's rows unchanged. Raises InputError where their columns are not those in the manifest."""
+    expected, actual = json.loads(columns), json.loads(describe_columns(rows))
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
+            rule = f"this column is {actual.get(name, 'missing')}, and by the manifest {expected.get(name, 'missing')}"
             raise InputError(shard.path, name, rule, "restore the file, or sample anew into another directory")
     return rows
 
 
 def stored_dataset(store: RunStore, shards: Sequence[Shard]) -> Dataset:
-    """All rows of the shards, in order."""
+    """Return all rows of the shards, in order."""
     paths = [store.path(shard.path) for shard in shards if shard.rows]
     with parquet_datasource_v1():
         return preserve_order(ray.data.read_parquet(paths, filesystem=store.filesystem, partitioning=None))
@@ -165,9 +178,16 @@ def stored_dataset(store: RunStore, shards: Sequence[Shard]) -> Dataset:
 def result_rows(
     drawn: Dataset, found: NDArray[np.void], ledger: NDArray[np.void], drawn_at: float, log_m: float
 ) -> Dataset:
-    """The dataset of the rows in `ledger`: of those `found` at log M = drawn_at, those up to its last, at log_m.
+    """Return the dataset of the rows in a ledger.
 
-    Surplus rows of the last chunk, and rows that a larger M gave up, are kept where they are and not handed over.
+    Surplus rows of the last chunk, and rows that a larger M gives up, are stored but not handed over.
+
+    Args:
+        drawn: all stored rows.
+        found: LEDGER_ROW of all stored rows.
+        ledger: LEDGER_ROW of the rows to hand over, the first of those accepted at log_m.
+        drawn_at: the log M at which the rows were stored.
+        log_m: the log M in force.
     """
     if log_m > drawn_at:
         drawn = filter_by_key(drawn, log_m)
@@ -178,7 +198,7 @@ def result_rows(
 
 
 def filter_by_key(dataset: Dataset, log_m: float) -> Dataset:
-    """Only the rows with a key above log_m, their weights those of that M."""
+    """Return the rows with a key above log_m, with the weights of this M."""
     kept = dataset.filter(expr=col("accept_key") > log_m)
     return preserve_order(kept.map_batches(_reweigh, fn_kwargs={"log_m": log_m}, batch_format="pyarrow"))
 
@@ -186,7 +206,7 @@ def filter_by_key(dataset: Dataset, log_m: float) -> Dataset:
 def _report_at(
     report: SamplingReport, before: NDArray[np.void], ledger: NDArray[np.void], log_m: float
 ) -> SamplingReport:
-    # Whatever exceeds M has a key above it and was accepted, so that the ledger holds every capped row.
+    # A row whose ratio exceeds M has a key above log M and was accepted, so the ledger holds every capped row.
     num_capped = int((ledger["log_ratio"] > log_m + ROUNDING).sum())
     blind = report.tv_bound_source == "proposals" and num_capped == 0
 

@@ -1,11 +1,10 @@
-"""What chunks send back, and the driver's pile of it: statistics, a ledger entry a row, references to the rows."""
+"""The records that chunks send back, and their collection in the driver: statistics, ledger entries, rows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,23 +19,46 @@ from rsf_dist.sampling.accept import top_k
 from rsf_dist.sampling.accepted import LEDGER_ROW, describe_columns, ledger_of, stored_dataset
 from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.diagnostics import Statistics
-from rsf_dist.storage.run_store import RunStore, Shard
+from rsf_dist.storage.manifest import RoundProgress, Shard
+from rsf_dist.storage.run_store import RunStore
 
-# Chunks' rows are bundled, until there are so many chunks or bytes: one with a row or two would cost the driver 20 KB
-# in the object store, or 10 KB as a table.
+# The rows of this many chunks, or bytes, are put into the object store together. A chunk with one or two rows would
+# cost the driver 20 KB as an object of its own, or 10 KB as a table.
 _BUNDLE, _BUNDLE_BYTES = 256, 4 * 2**20
+
+
+@dataclass(frozen=True)
+class DrawnChunks:
+    """The first chunks of a round, all of them complete.
+
+    Args:
+        chunks: how many there are.
+        log_m: the log M in force.
+        statistics: sums over their proposals.
+        columns: names and types of the rows' columns, as JSON.
+        shards: the files with their rows.
+    """
+
+    chunks: int
+    log_m: float
+    statistics: Statistics
+    columns: str
+    shards: list[Shard]
 
 
 @dataclass
 class RowCollector:
-    """The records of chunks so far, in the order of their ids.
+    """The records of a round's chunks so far, in the order of their ids.
 
     Args:
-        wanted: rows.
-        log_m: what rows are held against; it may grow, and then earlier rows are judged anew by their keys.
-        margin: None: M stays. Else log M is at least the largest log ratio of everything drawn plus this.
-        exhaustive: never full: all chunks are wanted, and `keep_top` decides.
-        num_chunks: how many came in; the next one has this id.
+        wanted: the number of accepted rows to collect.
+        log_m: the log M in force. It may grow; then earlier rows are filtered anew by their keys.
+        margin: log M is kept at least this far above the largest log ratio drawn; None means that M stays.
+        exhaustive: True if all chunks are wanted, so that the collector is never full; `keep_top` then chooses rows.
+        num_chunks: the number of chunks that came in, and the id of the next one.
+        scored: sums over all scored proposals.
+        shards: the files with the chunks' rows, in their order.
+        columns: names and types of the rows' columns, as JSON.
     """
 
     wanted: int
@@ -63,11 +85,11 @@ class RowCollector:
 
     @property
     def full(self) -> bool:
-        """Whether the wanted rows are there."""
+        """True if the wanted rows are there."""
         return not self.exhaustive and self._count >= self.wanted
 
     def add(self, record: dict) -> None:
-        """Take one chunk's record, of the next chunk."""
+        """Take the record of the next chunk. Raises InputError where its columns differ from those before."""
         ledger = np.frombuffer(record["ledger"], LEDGER_ROW)
         if self.columns and record["columns"] != self.columns:
             rule = f"gives {record['columns']} in chunk {self.num_chunks}, and gave {self.columns}"
@@ -97,59 +119,64 @@ class RowCollector:
     def _seal(self) -> None:
         self._whole = (self.num_chunks, self.scored, self.log_m, self.columns, len(self.shards))
 
-    def whole(self) -> tuple[dict[str, Any], list[Shard]]:
-        """What the manifest says of the chunks so far, and their shards; without one that an interrupt left half in."""
-        chunks, scored, log_m, columns, num_shards = self._whole
-        described = {"chunks": chunks, "log_m": log_m, "statistics": json.loads(scored.to_json()), "columns": columns}
-        return described, self.shards[:num_shards]
+    def committable(self) -> DrawnChunks:
+        """Return the state to commit: all chunks that were added completely, and their shards.
 
-    def restore(
-        self, described: Mapping[str, Any], shards: Sequence[Shard], ledgers: Sequence[NDArray[np.void]]
-    ) -> None:
-        """Take the chunks that the manifest describes; ledgers: LEDGER_ROW of each shard."""
-        self.shards, self.num_chunks = list(shards), described["chunks"]
-        self._take(Statistics.from_json(json.dumps(described["statistics"])), ledgers, described["columns"])
+        A chunk whose addition was interrupted is left out.
+        """
+        chunks, statistics, log_m, columns, num_shards = self._whole
+        return DrawnChunks(chunks, log_m, statistics, columns, self.shards[:num_shards])
+
+    def restore(self, progress: RoundProgress, ledgers: Sequence[NDArray[np.void]]) -> None:
+        """Take the chunks that the manifest lists.
+
+        Args:
+            progress: the round's entry in the manifest.
+            ledgers: LEDGER_ROW of each shard.
+        """
+        self.shards, self.num_chunks = list(progress.shards), progress.chunks
+        self._take(Statistics.from_json(json.dumps(progress.statistics)), ledgers, progress.columns)
 
     def raise_to(self, log_m: float) -> None:
-        """Hold all rows against log_m, if it is larger than what they were held against."""
+        """Filter all rows by this log M, if it is larger than the one in force."""
         if log_m > self.log_m:
             self.log_m = log_m
             self._count = int((self.found()["accept_key"] > log_m).sum())
 
     def keep_top(self) -> None:
-        """Raise M to where exactly the wanted rows stay, those with the highest keys; there must be one more."""
+        """Raise M so that exactly the wanted rows stay, those with the highest keys. One more must have come in."""
         self.raise_to(top_k(self.found()["accept_key"], self.wanted)[1])
         self._seal()
 
     def found(self) -> NDArray[np.void]:
-        """LEDGER_ROW of all rows that came in, at whatever M."""
+        """Return LEDGER_ROW of all rows that came in, whatever M is now."""
         return np.concatenate([np.empty(0, LEDGER_ROW), *self._ledgers, *self._pending_ledgers])
 
     def accepted(self) -> NDArray[np.void]:
-        """LEDGER_ROW of all rows accepted at M, the surplus included."""
+        """Return LEDGER_ROW of all rows accepted at M, the surplus included."""
         found = self.found()
         return found[found["accept_key"] > self.log_m]
 
     def ledger(self) -> NDArray[np.void]:
-        """LEDGER_ROW of the rows handed over, [min(accepted, wanted)]."""
+        """Return LEDGER_ROW of the rows handed over, [min(accepted, wanted)]."""
         return self.accepted()[: self.wanted]
 
     def statistics(self) -> Statistics:
-        """Of all scored proposals, at M."""
+        """Return the statistics of all scored proposals, at M."""
         if self.log_m == self._drawn_at:
             return self.scored
         found = self.found()
         return self.scored.at(self.log_m, found["log_ratio"], found["accept_key"] > self.log_m, found["label"])
 
     def num_proposed(self, chunk_size: int) -> int:
-        """Proposals up to and including the last row handed over; all that were scored where the harvest fell short."""
+        """Return the number of proposals up to the last row handed over, or of all scored ones if rows are missing."""
         if not self.full:
             return self.scored.num_scored
         last = self.ledger()[-1]
         return int(last["chunk"]) * chunk_size + int(last["index"]) + 1
 
     def dataset(self, store: RunStore | None) -> Dataset:
-        """All rows that came in, from the store or the object store."""
+        """Return all rows that came in, from the run's store or, without one, from the object store."""
         if store is not None:
             return stored_dataset(store, self.shards)
         self._put_rows()
@@ -164,13 +191,18 @@ class RowCollector:
 
 @dataclass(frozen=True)
 class ChunkTask:
-    """Runs in an actor: computes a chunk and sends its record; rows go to the store, or along without one."""
+    """The work of an actor: compute a chunk and return its record.
+
+    Args:
+        work: computes the chunk.
+        store: takes the chunk's rows as a shard; None means that the record carries the rows.
+    """
 
     work: ChunkWork
     store: RunStore | None
 
     def __call__(self, chunk: int) -> dict[str, int | str | bytes]:
-        """The record of one chunk."""
+        """Compute one chunk and return its record."""
         done = self.work(chunk)
         rows = to_table(done.rows)
         shard = self.store.write_shard(self.work.round, chunk, rows) if self.store and rows.num_rows else None

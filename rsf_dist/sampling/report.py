@@ -1,12 +1,15 @@
-"""How a set of accepted rows came about, in one flat record: what is stored, shown and judged."""
+"""The flat record of how a set of accepted rows came about, which the manifest stores and the report shows."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from rsf_dist.errors import InputError
 from rsf_dist.sampling.diagnostics import (
     Statistics,
     acceptance_interval,
@@ -19,115 +22,169 @@ from rsf_dist.types import Floats
 
 
 @dataclass(frozen=True)
-class SamplingReport:
-    """How a set of accepted rows came about.
+class CurvePoint:
+    """The acceptance and the bias that one M would have given."""
 
-    Args:
-        num_proposed: proposals up to and including the last row of the set, in (chunk, index) order.
-        num_accepted: rows in the set.
-        acceptance_rate: num_accepted / num_proposed.
-        acceptance_interval: exact 95 % interval of the acceptance probability.
-        acceptance_predicted: (1 - eps)/M, with eps = tv_bound; times E_q[r], as estimated, for a ratio that is not
-            normalised. None where M was raised afterwards.
-        log_m, log_m_source: the envelope's constant and where it is from.
-        normalised: whether the ratio claims E_q[r] = 1.
-        num_scored: proposals in whole chunks; the figures below are taken over these.
-        num_screened_out: of them, those that were given up before their log ratio was complete.
-        num_capped: rows with l > log M, accepted with probability 1 for want of a larger M.
-        num_nonfinite: NaN or +inf log ratios; always 0 in a set that was handed over.
-        num_duplicates: accepted rows whose columns equal those of an earlier one to the last bit.
-        max_log_ratio, ess_fraction, tail_index: see `Statistics`.
-        tail_threshold: the tail index above which estimates from these ratios are not reliable.
-        log_ratio_quantile: 99.9 % quantile of the pilot's log ratios.
-        mean_ratio, mean_ratio_error: E_q[r] and its standard error, of a normalised ratio: 1 if right.
-        mean_inverse_ratio: E_p[1/r], where target samples exist; 1 for the true ratio where p covers q, else below.
-        tv_bound, tv_bound_source: bound on the total variation distance between target and sample, as far as the ratio
-            is right: `target` (p-side, its estimate) where target samples exist, else `proposals` (q-side).
-        tv_bound_lower, tv_bound_upper: 95 % confidence limits of the p-side bound, either by itself; else None. The
-            lower one is 0 where target rows give upper bounds alone.
-        tv_bound_proposals: the q-side bound; blind to what proposals never met.
-        acceptance_by_label, scored_by_label: acceptance rate of each label, and of how many proposals, where rows have
-            labels.
-        curve: what other M would have given, from the stored keys: see `curve`.
-        shortfall: rows that were asked for and not found within the budget.
-        seconds: of sampling, the pilot's included. Not part of the fingerprint.
-    """
+    __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
-    num_proposed: int
-    num_accepted: int
-    acceptance_rate: float
-    acceptance_interval: tuple[float, float]
-    acceptance_predicted: float | None
     log_m: float
-    log_m_source: str
-    normalised: bool
-    num_scored: int
-    num_screened_out: int
-    num_capped: int
-    num_nonfinite: int
-    num_duplicates: int
-    max_log_ratio: float
-    ess_fraction: float
-    tail_index: float | None
-    tail_threshold: float
-    log_ratio_quantile: float | None
-    mean_ratio: float | None
-    mean_ratio_error: float | None
-    mean_inverse_ratio: float | None
-    tv_bound: float
-    tv_bound_source: str
-    tv_bound_lower: float | None
-    tv_bound_upper: float | None
-    tv_bound_proposals: float
-    acceptance_by_label: dict[int, float]
-    scored_by_label: dict[int, int]
-    curve: tuple[CurvePoint, ...] = ()
-    shortfall: int = 0
-    seconds: float = 0.0
+    """The logarithm of this M."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+    acceptance: float
+    """The share of the proposals whose key exceeds log_m, in [0, 1]."""
 
-    @staticmethod
-    def from_dict(raw: dict[str, Any]) -> SamplingReport:
-        """The inverse of `to_dict`, also after a way through JSON."""
-        values = {entry.name: raw[entry.name] for entry in fields(SamplingReport)}
-        values["acceptance_interval"] = tuple(values["acceptance_interval"])
-        for name in ("acceptance_by_label", "scored_by_label"):
-            values[name] = {int(label): value for label, value in values[name].items()}
-        values["curve"] = tuple(CurvePoint(**point) for point in values["curve"])
-        return SamplingReport(**values)
+    bias_proposals: float | None
+    """The q-side eps at this M, in [0, 1]; null where it is not finite."""
+
+    bias_target: float | None
+    """The p-side eps at this M, in [0, 1]; null without target rows."""
 
 
 @dataclass(frozen=True)
-class CurvePoint:
-    """What one M would have given.
+class SamplingReport:
+    """The figures on how a set of accepted rows came about.
 
-    Args:
-        log_m: its logarithm.
-        acceptance: share of the proposals with a key above it.
-        bias_proposals: the q-side eps.
-        bias_target: the p-side eps, where target samples exist, else None.
+    In report.json a number that is not finite is null. In memory and in the manifest such a number stays as computed.
+    """
+
+    __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+    num_proposed: int
+    """Proposals up to and including the last row of the set, in (chunk, index) order."""
+
+    num_accepted: int
+    """Rows in the set."""
+
+    acceptance_rate: float
+    """num_accepted / num_proposed."""
+
+    acceptance_interval: tuple[float, float]
+    """The exact 95 % interval of the acceptance probability: lower and upper limit."""
+
+    acceptance_predicted: float | None
+    """(1 - eps)/M with eps = tv_bound, times the estimate of E_q[r] where the ratio is not normalised.
+
+    Null where M was raised afterwards.
     """
 
     log_m: float
-    acceptance: float
-    bias_proposals: float
-    bias_target: float | None
+    """The logarithm of the envelope's constant M."""
+
+    log_m_source: str
+    """The origin of M, in words."""
+
+    normalised: bool
+    """True if the ratio claims E_q[r] = 1."""
+
+    num_scored: int
+    """Proposals in whole chunks. The figures below are taken over these proposals."""
+
+    num_screened_out: int
+    """Scored proposals that were given up before their log ratio was complete."""
+
+    num_capped: int
+    """Rows with log ratio above log M. They are accepted with probability 1, because M is not larger."""
+
+    num_nonfinite: int
+    """Log ratios that are NaN or +inf. Always 0 in a set that was handed over."""
+
+    num_duplicates: int
+    """Accepted rows whose columns equal those of an earlier row to the last bit."""
+
+    max_log_ratio: float | None
+    """The largest log ratio; null in report.json where no proposal has a ratio above 0."""
+
+    ess_fraction: float
+    """E_q[r]^2 / E_q[r^2], the effective sample size as a fraction of the scored proposals, in [0, 1]."""
+
+    tail_index: float | None
+    """The shape of a generalised Pareto distribution fitted to the largest ratios; null with too few of them."""
+
+    tail_threshold: float
+    """The tail index above which estimates from these ratios are not reliable."""
+
+    log_ratio_quantile: float | None
+    """The 99.9 % quantile of the pilot's log ratios; null where it is not known or not finite."""
+
+    mean_ratio: float | None
+    """The estimate of E_q[r], which is 1 for the true ratio; null for a ratio that is not normalised."""
+
+    mean_ratio_error: float | None
+    """The standard error of mean_ratio; null where mean_ratio is."""
+
+    mean_inverse_ratio: float | None
+    """The mean of 1/r over target rows, 1 for the true ratio where p covers q, else below; null without target rows."""
+
+    tv_bound: float | None
+    """A bound on the total variation distance between target and sample, in [0, 1], as far as the ratio is right."""
+
+    tv_bound_source: str
+    """`target` if tv_bound is the p-side estimate over target rows, `proposals` if it is the q-side one."""
+
+    tv_bound_lower: float | None
+    """The lower 95 % confidence limit of the p-side bound; null without target rows.
+
+    0 where the log ratios of target rows are upper bounds only.
+    """
+
+    tv_bound_upper: float | None
+    """The upper 95 % confidence limit of the p-side bound; null without target rows."""
+
+    tv_bound_proposals: float | None
+    """The q-side bound. It cannot see parts of the target that no proposal met."""
+
+    acceptance_by_label: dict[int, float]
+    """The acceptance rate of each class, by the class's number; empty where rows have no labels."""
+
+    scored_by_label: dict[int, int]
+    """The number of scored proposals of each class; empty where rows have no labels."""
+
+    curve: tuple[CurvePoint, ...] = ()
+    """Acceptance and bias at this M and at larger ones, computed from the stored keys."""
+
+    shortfall: int = 0
+    """Rows that were asked for and not found within the budget."""
+
+    seconds: float = 0.0
+    """Seconds that sampling took, the pilot included. The fingerprint does not depend on them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values: tuples as lists, the numbers of classes as texts."""
+        return _ADAPTER.dump_python(self, mode="json")
+
+    @staticmethod
+    def from_dict(raw: Mapping[str, Any]) -> SamplingReport:
+        """Return the report that `to_dict` gave, also after a way through JSON.
+
+        Raises:
+            InputError: a field is missing, unknown, or of another type.
+        """
+        try:
+            return _ADAPTER.validate_python(raw)
+        except ValidationError as err:
+            first = err.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            remedy = "restore the file that holds this report, or sample anew into another directory"
+            raise InputError(
+                f"report.{field}", first["input"], f"is no part of a report ({first['msg']})", remedy
+            ) from err
+
+
+_ADAPTER = TypeAdapter(SamplingReport)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What acceptance was asked to be, and what is known beside the accepted rows.
+    """The envelope in force, and what is known about the ratio besides the accepted rows.
 
     Args:
-        log_m, source: the envelope's constant in the end, and where it is from.
-        normalised: as in SamplingReport.
-        target_log_ratio: log r of target rows, float64 [m], or None.
+        log_m: the logarithm of the final M.
+        source: the origin of M, in words.
+        normalised: True if the ratio claims E_q[r] = 1.
+        target_log_ratio: log r of target rows, float64 [m]; None without target rows.
         pilot: the statistics of the pilot, whose log ratios are all complete.
-        log_ratio_quantile: as in SamplingReport.
-        target_at_most: whether target_log_ratio are no more than upper bounds; then eps has no lower limit but 0.
+        log_ratio_quantile: the 99.9 % quantile of the pilot's log ratios; None where it is not known.
+        target_at_most: True if target_log_ratio holds upper bounds only, so that eps has no lower limit but 0.
     """
 
     log_m: float
@@ -152,26 +209,24 @@ def summarise(
     shortfall: int = 0,
     seconds: float = 0.0,
 ) -> SamplingReport:
-    """The report of a set.
+    """Return the report of a set of accepted rows.
 
     Args:
-        setting: see there.
-        statistics: of all scored proposals, at the M in force in the end.
-        log_ratio, accept_key: of all accepted rows that these hold, float64 [n], the surplus included.
+        setting: the envelope in force, and what is known about the ratio.
+        statistics: sums over all scored proposals, at the final M.
+        log_ratio, accept_key: of all accepted rows among these proposals, float64 [n], the surplus included.
         num_proposed, num_accepted, num_duplicates, shortfall, seconds: as in SamplingReport.
-        stopped: whether sampling stopped at the last row, rather than after a number of proposals.
+        stopped: True if sampling stopped at the last row, rather than after a fixed number of proposals.
     """
     bias, target, log_mean_ratio = _bias(setting, statistics), setting.target_log_ratio, statistics.log_mean_ratio
     mean_ratio = float(np.exp(log_mean_ratio)) if setting.normalised else None
-    likely = np.log1p(-min(bias["tv_bound"], 1.0)) - setting.log_m
-    predicted = (0.0 if setting.normalised else log_mean_ratio) + likely
     complete = setting.pilot if statistics.num_screened_out else statistics
     return SamplingReport(
         num_proposed=num_proposed,
         num_accepted=num_accepted,
         acceptance_rate=num_accepted / num_proposed,
         acceptance_interval=acceptance_interval(num_proposed, num_accepted, stopped),
-        acceptance_predicted=float(np.exp(min(predicted, 0.0))),
+        acceptance_predicted=_predicted_acceptance(setting, log_mean_ratio, bias.tv_bound),
         log_m=setting.log_m,
         log_m_source=setting.source,
         normalised=setting.normalised,
@@ -188,7 +243,7 @@ def summarise(
         mean_ratio=mean_ratio,
         mean_ratio_error=None if mean_ratio is None else mean_ratio * statistics.mean_ratio_error,
         mean_inverse_ratio=None if target is None else float(np.exp(-target).mean()),
-        **bias,
+        **bias._asdict(),
         tv_bound_proposals=statistics.tv_bound,
         acceptance_by_label={label: kept / n for label, (n, kept) in statistics.by_label.items()},
         scored_by_label={label: n for label, (n, _) in statistics.by_label.items()},
@@ -198,15 +253,29 @@ def summarise(
     )
 
 
-def _bias(setting: Setting, statistics: Statistics) -> dict[str, Any]:
-    """The bound on the total variation distance: by target rows where there are any, else by proposals."""
+class _Bias(NamedTuple):
+    """The fields on the total variation distance, as in SamplingReport."""
+
+    tv_bound: float
+    tv_bound_source: str
+    tv_bound_lower: float | None = None
+    tv_bound_upper: float | None = None
+
+
+def _bias(setting: Setting, statistics: Statistics) -> _Bias:
+    """Return the bound from target rows where there are any, else from proposals."""
     target, log_m = setting.target_log_ratio, setting.log_m
     if target is None:
-        bound, source, lower, upper = statistics.tv_bound, "proposals", None, None
-    else:
-        (bound, upper), source = target_side_bound(target, log_m), "target"
-        lower = 0.0 if setting.target_at_most else target_side_lower(target, log_m)
-    return {"tv_bound": bound, "tv_bound_source": source, "tv_bound_lower": lower, "tv_bound_upper": upper}
+        return _Bias(statistics.tv_bound, "proposals")
+    bound, upper = target_side_bound(target, log_m)
+    lower = 0.0 if setting.target_at_most else target_side_lower(target, log_m)
+    return _Bias(bound, "target", lower, upper)
+
+
+def _predicted_acceptance(setting: Setting, log_mean_ratio: float, tv_bound: float) -> float:
+    """Return (1 - eps)/M, times E_q[r] where the ratio is not normalised; at most 1."""
+    log_kept = np.log1p(-min(tv_bound, 1.0)) - setting.log_m
+    return float(np.exp(min((0.0 if setting.normalised else log_mean_ratio) + log_kept, 0.0)))
 
 
 def curve(
@@ -218,10 +287,18 @@ def curve(
     target_log_ratio: Floats | None = None,
     points: int = 25,
 ) -> tuple[CurvePoint, ...]:
-    """Acceptance and bias at M and above, from the accepted rows' log ratios and keys [n]: all that either depends on.
+    """Return acceptance and bias at M and at larger ones, from the accepted rows alone.
 
-    Whatever exceeds some M' >= M has a key above it, and so was accepted. num_scored: proposals that the rows are from;
-    log_mean_ratio: log E_q[r]; target_log_ratio: as in Setting.
+    A row whose ratio exceeds some M' >= M has a key above log M', and so was accepted.
+
+    Args:
+        log_ratio: of the accepted rows, float64 [n].
+        accept_key: of the accepted rows, float64 [n].
+        num_scored: proposals that the rows come from.
+        log_mean_ratio: log E_q[r].
+        log_m: the smallest log M of the curve.
+        target_log_ratio: log r of target rows, float64 [m]; None without target rows.
+        points: the number of points.
     """
 
     def at(log_m: float) -> CurvePoint:

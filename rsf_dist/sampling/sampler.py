@@ -37,6 +37,7 @@ from rsf_dist.sampling.plan import SamplingPlan
 from rsf_dist.sampling.pool import map_chunks
 from rsf_dist.sampling.report import SamplingReport, summarise
 from rsf_dist.sampling.stream import Cursor, RowStream, forecast_mean_weight, with_measured_rows
+from rsf_dist.storage.manifest import RoundResult
 from rsf_dist.storage.run_store import RunStore
 from rsf_dist.types import Floats
 
@@ -306,8 +307,8 @@ class RejectionSampler:
         report = self._report(plan, collector, checkpoint.seconds)
         ledger, drawn_at = collector.ledger(), plan.choice.log_m
         mark = fingerprint(ledger, collector.columns, collector.log_m)
-        asked = {"wanted": collector.wanted, "budget": self.budget.model_dump()}
-        checkpoint.commit(collector, fingerprint=mark, report=report.to_dict(), **asked)
+        result = RoundResult(wanted=collector.wanted, budget=self.budget, fingerprint=mark, report=report.to_dict())
+        checkpoint.commit(collector, result)
         rows = result_rows(collector.dataset(self.store), collector.found(), ledger, drawn_at, collector.log_m)
         return AcceptedSet(rows, report, mark, ledger, collector.columns)
 

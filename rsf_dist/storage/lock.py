@@ -1,8 +1,9 @@
-"""One writer a run: lock.json in its directory says who, and a heartbeat says that the writer still lives.
+"""The lock of a run: lock.json in its directory names the one writer, and its heartbeat shows that the writer lives.
 
-A writer that was killed leaves its lock behind. It is recognised as stale at once where its process has ended on this
-machine, and elsewhere when its heartbeat has not moved for `STALE_SECONDS`, watched by one's own clock, so that clocks
-need not agree. Object stores have no exclusive creation: there, whoever is read back after a moment has won.
+A writer that was killed leaves its lock behind. The lock is stale at once where its process has ended on this machine.
+Elsewhere it is stale when its heartbeat has not moved for `STALE_SECONDS`; the watching process uses its own clock, so
+that clocks need not agree. Object stores have no exclusive creation: there, the claim that is read back after a moment
+wins.
 """
 
 from __future__ import annotations
@@ -37,20 +38,23 @@ BEAT_SECONDS = 5.0
 STALE_SECONDS = 20.0
 
 
-_SETTLE_SECONDS = 0.5  # for two writers that claim at once to see whose claim stayed
+_SETTLE_SECONDS = 0.5  # after which two writers that claimed at once see whose claim stayed
 
 
 @dataclass(frozen=True)
 class LockOwner:
-    """Who holds a run.
+    """The process that holds a run.
 
     Args:
-        token: of this claim alone.
-        host, pid, started: its process, and when that began (seconds since 1970).
-        space: the boot and the namespace that the process's number belongs to, for containers of one host.
-        user: whose it is.
-        tick: when it began in ticks since the boot, which unlike `started` no setting of the clock moves.
-        beat: grows while it lives.
+        token: a random text, unique to this claim.
+        host: the name of its machine.
+        pid: its process id.
+        started: the time at which it began, in seconds since 1970.
+        user: the name of its user.
+        space: the boot and the namespace that pid belongs to, which tell the containers of one host apart.
+        tick: the time at which it began, in ticks since the boot, which no change of the clock moves; None means that
+            it is not known.
+        beat: a number that grows while the process lives.
     """
 
     token: str
@@ -64,7 +68,7 @@ class LockOwner:
 
     @staticmethod
     def this_process() -> LockOwner:
-        """A fresh claim."""
+        """Return a new claim by this process."""
         me = psutil.Process()
         began = me.create_time()
         return LockOwner(uuid.uuid4().hex, socket.gethostname(), me.pid, began, _user(), _space(), _start_tick(me.pid))
@@ -75,31 +79,35 @@ class LockOwner:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it was a process of this machine that is no more."""
+        """True if the process was one of this machine and has ended."""
         if not self.is_here:
             return False
         try:
             process = psutil.Process(self.pid)
             if self.tick is None:
-                given_again = abs(process.create_time() - self.started) > 1.0
+                reused = abs(process.create_time() - self.started) > 1.0
             else:
-                given_again = self.tick != _start_tick(self.pid)
-            return given_again or process.status() == psutil.STATUS_ZOMBIE
+                reused = self.tick != _start_tick(self.pid)
+            return reused or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 
     @property
     def is_here(self) -> bool:
-        """Whether this process can tell whether that one lives: they see the same process numbers."""
+        """True if this process can tell whether the holder lives, because both see the same process ids."""
         return (self.host, self.space) == (socket.gethostname(), _space())
 
 
 @contextmanager
 def run_lock(store: RunStore, progress: Progress | None = None) -> Iterator[None]:
-    """Hold the run for the length of the block, in which the store writes only as long as the lock is ours.
+    """Hold the run during the block, in which the store writes only while this process holds the lock.
+
+    Args:
+        store: the run's directory.
+        progress: shows a message while another process's lock is watched.
 
     Raises:
-        InputError: another process holds it; the directory cannot be written.
+        InputError: another process holds the run, or the directory cannot be written.
     """
     mine = LockOwner.this_process()
     _claim(store, mine, progress or Progress())
@@ -113,12 +121,12 @@ def run_lock(store: RunStore, progress: Progress | None = None) -> Iterator[None
         store.guard = None
         beating.set()
         thread.join()
-        with contextlib.suppress(InputError):  # of a directory that was taken away meanwhile
+        with contextlib.suppress(InputError):  # the directory may have been removed meanwhile
             _release(store, mine)
 
 
 def _require_ours(store: RunStore, mine: LockOwner) -> None:
-    """InputError where this process slept for so long that another took the run over, and may be done with it."""
+    """Raise InputError where this process stood still for so long that another took the run over."""
     now = lock_owner(store)
     if now is None or now.token != mine.token:
         rule = "was taken from this process, which stood still for too long" + (f", by {now}" if now else "")
@@ -126,7 +134,7 @@ def _require_ours(store: RunStore, mine: LockOwner) -> None:
 
 
 def lock_owner(store: RunStore) -> LockOwner | None:
-    """Who holds the run, living or not; None: nobody. Raises InputError where that cannot be told."""
+    """Return the process that holds the run, living or not, or None. Raises InputError where it cannot be read."""
     if not store.exists(LOCK):
         return None
     try:
@@ -138,7 +146,7 @@ def lock_owner(store: RunStore) -> LockOwner | None:
 
 
 def _parsed(data: bytes) -> LockOwner | None:
-    """Whoever a lock names; None where it is half-written."""
+    """Return the owner that a lock names, or None where the lock is incomplete."""
     try:
         raw: dict[str, Any] = json.loads(data)
         return LockOwner(**raw)
@@ -165,19 +173,19 @@ def _claim(store: RunStore, mine: LockOwner, progress: Progress) -> None:
 
 
 def _set_aside(store: RunStore, stale: LockOwner | None, mine: LockOwner) -> None:
-    """Remove the lock that was found stale; one that another process put there meanwhile goes back to its place."""
+    """Remove the lock that was found stale. A lock that another process put there meanwhile is put back."""
     lock = Path(store.path(LOCK))
     aside = lock.with_name(f"{LOCK}.{mine.token}.tmp")
-    with contextlib.suppress(FileNotFoundError):  # somebody else set it aside
+    with contextlib.suppress(FileNotFoundError):  # another process has set it aside
         os.rename(lock, aside)
-        found = _parsed(aside.read_bytes())
-        if found is not None and (stale is None or found.token != stale.token):
+        removed = _parsed(aside.read_bytes())
+        if removed is not None and (stale is None or removed.token != stale.token):
             os.link(aside, lock)
         aside.unlink()
 
 
 def _refuse_if_alive(store: RunStore, theirs: LockOwner, progress: Progress) -> None:
-    """InputError unless the holder's heart stands still, or it lets go, while we watch."""
+    """Raise InputError unless the holder's heartbeat stands still, or the lock is released, while we watch."""
     if theirs.is_here:
         raise _held_by(store, theirs)
     progress.say(f"the run's directory is held by {theirs}: waiting {STALE_SECONDS:.0f} s for a sign of life")
@@ -196,7 +204,7 @@ def _held_by(store: RunStore, theirs: LockOwner) -> InputError:
 
 
 def _created(store: RunStore, mine: LockOwner) -> bool:
-    """Create the lock where there is none: the one step that two processes of a shared folder cannot both take."""
+    """Create the lock if there is none. Of two processes on a shared folder, only one succeeds."""
     path = Path(store.path(LOCK))
     draft = path.with_name(f"{LOCK}.{mine.token}.tmp")
     try:
@@ -219,10 +227,10 @@ def _beat(store: RunStore, mine: LockOwner, stop: threading.Event) -> None:
     beat = 0
     while not stop.wait(BEAT_SECONDS):
         beat += 1
-        with contextlib.suppress(InputError):  # a full disk: the next beat may find room
+        with contextlib.suppress(InputError):  # the disk may be full; the next beat may find room
             now = lock_owner(store)
             if now is None or now.token != mine.token:
-                return  # this process slept for so long that another took the run over
+                return  # this process stood still for so long that another took the run over
             store.write(LOCK, _to_json(replace(mine, beat=beat)))
 
 
@@ -232,7 +240,7 @@ def _release(store: RunStore, mine: LockOwner) -> None:
         return
     store.delete(LOCK)
     if store.is_local:
-        with contextlib.suppress(OSError):  # of a refused run nothing is left
+        with contextlib.suppress(OSError):  # so that a refused run leaves nothing behind
             os.rmdir(store.root)
 
 
@@ -241,7 +249,10 @@ def _to_json(mine: LockOwner) -> str:
 
 
 def _start_tick(pid: int) -> int | None:
-    """When a process of this machine began (proc(5): stat, field 22); None: cannot be told."""
+    """Return the time at which a process of this machine began, in ticks since the boot, or None if unknown.
+
+    See proc(5): stat, field 22.
+    """
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, IndexError, ValueError):
@@ -251,7 +262,7 @@ def _start_tick(pid: int) -> int | None:
 def _space() -> str:
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # no Linux, and no such namespaces
+    except OSError:  # systems other than Linux have no such namespaces
         return ""
 
 

@@ -1,40 +1,31 @@
-"""A run's directory: shards of accepted rows, folders of whatever else was made, and the manifest that lists both.
+"""A run's directory: shards of accepted rows, folders of other results, and the manifest that lists both.
 
-Local paths and any URI that pyarrow.fs takes (s3://, gs://, …). A file appears under its name only when it is whole;
-the manifest is replaced atomically, and what it does not list does not exist. The manifest before the last one is kept
-beside it and takes its place where it cannot be read: no more than what was committed last is then made again.
+The directory is a local path or any URI that pyarrow.fs takes (s3://, gs://, …). A file appears under its name only
+when it is complete. The manifest is replaced atomically, and files that it does not list do not exist. The manifest
+before the last one is kept beside it, and takes its place where the last one is damaged. Then only the results of the
+last commit are made again.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from rsf_dist.errors import InputError
-
-MANIFEST = "manifest.json"
-
-
-PREVIOUS = "manifest.previous.json"
-
-
-VERSION = 2
-
+from rsf_dist.storage.manifest import MANIFEST, PREVIOUS, Manifest, RoundProgress, Shard, read_manifest
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -45,43 +36,33 @@ _DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp$")
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One Parquet file of accepted rows: its chunk, its path within the run, rows and SHA-256."""
-
-    chunk: int
-    path: str
-    rows: int
-    sha256: str
-
-
 class _Damaged(Exception):
-    """What is wrong with a kept folder."""
+    """The damage to a folder in the manifest, in words."""
 
 
 class RunStore:
-    """Reads and writes one run's directory.
+    """One run's directory, to read and write.
 
     Args:
-        uri: a local path or a URI; without a password, which would end up in config.yaml and in every message.
+        uri: a local path or a URI. It may hold no password, which would end up in config.yaml and in every message.
 
     Raises:
-        InputError: pyarrow knows no such file system; on use: what should be there is not, or cannot be read or
-            written, or the manifest names a path outside of the directory.
+        InputError: pyarrow has no such file system. Every method raises it, too: where a file is missing, cannot be
+            read or written, or lies outside of the directory.
     """
 
     guard: Callable[[], None] | None = None
-    """Asked before anything is written; it raises where this process is no longer the one that writes the run."""
+    """A function called before every write. It raises where this process may no longer write the run."""
 
     def __init__(self, uri: str | os.PathLike[str]):
         _refuse_password(str(uri))
         try:
             self.uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser().absolute())
-        except RuntimeError as err:  # the home of someone who has none
+        except RuntimeError as err:  # ~user, of a user without a home
             raise InputError("output", uri, f"is no path or URI ({err})", "correct it") from err
         self._open()
         if self.is_local:
-            self.uri = self.root  # also of file:///…
+            self.uri = self.root  # also for file:///…
 
     def _open(self) -> None:
         try:
@@ -100,11 +81,11 @@ class RunStore:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder of this machine's file systems."""
+        """True if the directory lies in a file system of this machine."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def at(self, folder: str) -> RunStore:
-        """The store of a folder within this one, with the same guard; `""` is this one."""
+        """Return the store of a folder within this one, with the same guard. `""` names this store itself."""
         if not folder:
             return self
         within = RunStore(self.path_for_ray(folder))
@@ -112,12 +93,16 @@ class RunStore:
         return within
 
     def path_for_ray(self, name: str) -> str:
-        """A folder of the run as Ray Train names storage: a local path or a URI."""
+        """Return a folder of the run as Ray Train names storage: a local path or a URI."""
         base, mark, options = self.uri.partition("?")  # as in s3://bucket/run?endpoint_override=…
         return f"{base.rstrip('/')}/{name}{mark}{options}"
 
     def path(self, name: str) -> str:
-        """The full path of a file of the run, in the file system's terms. Raises InputError where it leaves the run."""
+        """Return the full path of a file of the run, in the file system's terms.
+
+        Raises:
+            InputError: the path leaves the run's directory.
+        """
         full = f"{self.root}/{name}" if name else self.root
         outside = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
         if outside or (self.is_local and not _lies_within(full, self.root)):  # by a symbolic link
@@ -125,14 +110,14 @@ class RunStore:
         return full
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder."""
+        """Return True if there is such a file or folder."""
         try:
             return self.filesystem.get_file_info(self.path(name)).type != fs.FileType.NotFound
         except OSError as err:
             raise self._refused(name, "read", err) from err
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises InputError where there is none."""
+        """Return the bytes of a file. Raises InputError where it is missing."""
         if not self.exists(name):
             raise InputError(name, self.uri, "is not in this run's directory", "name the directory of an rsf run")
         try:
@@ -142,10 +127,14 @@ class RunStore:
             raise self._refused(name, "read", err) from err
 
     def write(self, name: str, data: bytes | str) -> None:
-        """Write a file whole: under another name first, flushed, then moved into place.
+        """Write a file under another name, flush it, and move it into place.
+
+        Args:
+            name: the path within the run's directory.
+            data: the content; a text is encoded as UTF-8.
 
         Raises:
-            InputError: it cannot be written; or what the guard raises.
+            InputError: the file cannot be written, or the guard refuses.
         """
         if self.guard is not None:
             self.guard()
@@ -154,14 +143,14 @@ class RunStore:
             self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
             if self.is_local:
                 _write_durably(Path(target), content)
-            else:  # object stores show an object once it is whole
+            else:  # object stores show an object only once it is complete
                 with self.filesystem.open_output_stream(target) as stream:
                     stream.write(content)
         except OSError as err:
             raise self._refused(name, "written", err) from err
 
     def delete(self, name: str) -> None:
-        """Remove a file; none is fine. Raises InputError."""
+        """Remove a file, if there is one. Raises InputError."""
         if not self.exists(name):
             return
         try:
@@ -175,7 +164,7 @@ class RunStore:
         return InputError("output", self.path_for_ray(name), f"cannot be {done} ({err})", remedy_of(err))
 
     def write_shard(self, round: int, chunk: int, rows: pa.Table) -> Shard:
-        """Write a chunk's accepted rows."""
+        """Write a chunk's accepted rows, and return their shard. Raises InputError."""
         name = f"rounds/{round:03d}/accepted/chunk-{chunk:06d}.parquet"
         sink = pa.BufferOutputStream()
         pq.write_table(rows, sink)
@@ -184,7 +173,11 @@ class RunStore:
         return Shard(chunk, name, rows.num_rows, _sha256(data))
 
     def find_shard(self, shard: Shard) -> pa.Table | None:
-        """A shard's rows; None where the file is missing, or has not the manifest's SHA-256. Raises InputError."""
+        """Return a shard's rows, or None where the file is missing or differs from its SHA-256.
+
+        Raises:
+            InputError: the file has the right SHA-256 and is not Parquet.
+        """
         data = self.read(shard.path) if self.exists(shard.path) else b""
         if _sha256(data) != shard.sha256:
             return None
@@ -195,55 +188,52 @@ class RunStore:
             raise InputError(shard.path, self.uri, f"cannot be read as Parquet ({err})", remedy) from err
 
     def read_shard(self, shard: Shard) -> pa.Table:
-        """As `find_shard`. Raises InputError where there is nothing to find."""
+        """Return a shard's rows. Raises InputError where the file is missing or damaged."""
         rows = self.find_shard(shard)
         if rows is None:
             remedy = "run it again with the same configuration, which draws that chunk again"
             raise InputError(shard.path, self.uri, "is missing, or differs from its SHA-256 in the manifest", remedy)
         return rows
 
-    def manifest(self) -> dict[str, Any]:
-        """The manifest, or the one before where it is damaged; empty before anything was committed.
+    def manifest(self) -> Manifest:
+        """Return the manifest, the one before it where the last one is damaged, or an empty one before any commit.
 
         Raises:
-            InputError: neither can be read, or they are of another version.
+            InputError: both are damaged, or another version of rsf_dist wrote them.
         """
-        there = [name for name in (MANIFEST, PREVIOUS) if self.exists(name)]
-        if not there:
-            return {"version": VERSION, "folders": {}, "rounds": {}}
-        for name in there:
-            manifest = _parsed(self.read(name))
-            if manifest is not None and _is_manifest(manifest):
-                return self._of_this_version(manifest)
+        present = [name for name in (MANIFEST, PREVIOUS) if self.exists(name)]
+        if not present:
+            return Manifest()
+        for name in present:
+            manifest = read_manifest(self.read(name), self.uri)
+            if manifest is not None:
+                return manifest
         raise InputError(MANIFEST, self.uri, "is damaged, and so is the one before it", "name another directory")
 
-    def _of_this_version(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        if manifest["version"] != VERSION:
-            rule = f"this version of rsf_dist reads manifests of version {VERSION}"
-            raise InputError(f"{MANIFEST} version", manifest["version"], rule, "use the version that wrote the run")
-        return manifest
-
-    def commit(self, change: Callable[[dict[str, Any]], None]) -> None:
-        """Let `change` edit the manifest, and replace it."""
+    def commit(self, change: Callable[[Manifest], object]) -> None:
+        """Let `change` edit the manifest, then replace the file. Raises InputError."""
         manifest = self.manifest()
         change(manifest)
         last = self.read(MANIFEST) if self.exists(MANIFEST) else b""
-        sound = _parsed(last)
-        if sound is not None and _is_manifest(sound):
+        if read_manifest(last, self.uri) is not None:
             self.write(PREVIOUS, last)
-        self.write(MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        self.write(MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
-    def round(self, round: int) -> dict[str, Any] | None:
-        """What the manifest says of a round; None: nothing."""
-        return self.manifest()["rounds"].get(str(round))
+    def round(self, round: int) -> RoundProgress | None:
+        """Return the manifest's entry of a round, or None where it has none. Raises InputError."""
+        return self.manifest().rounds.get(round)
 
-    def commit_round(self, round: int, shards: Sequence[Shard], described: dict[str, Any]) -> None:
-        """List a round's shards in the manifest, and whatever else describes the round."""
-        entry = {**described, "shards": [asdict(shard) for shard in shards]}
-        self.commit(lambda manifest: manifest["rounds"].update({str(round): entry}))
+    def commit_round(self, round: int, progress: RoundProgress) -> None:
+        """Replace the manifest's entry of a round, shards included. Raises InputError."""
+        self.commit(lambda manifest: manifest.rounds.update({round: progress}))
 
     def write_folder(self, folder: str, write: Callable[[Path], object]) -> dict[str, str]:
-        """Let `write` fill a temporary folder, and copy its files into the run's `folder`: name -> SHA-256."""
+        """Let `write` fill a temporary folder, copy its files into a folder of the run, and return their SHA-256.
+
+        Args:
+            folder: the folder within the run's directory.
+            write: is called with the temporary folder.
+        """
         written = {}
         with _scratch() as scratch:
             write(scratch)
@@ -254,12 +244,12 @@ class RunStore:
         return written
 
     def commit_folder(self, folder: str, write: Callable[[Path], object]) -> None:
-        """As `put`, and list the folder in the manifest."""
+        """Write a folder like `write_folder`, and list it in the manifest."""
         written = self.write_folder(folder, write)
-        self.commit(lambda manifest: manifest["folders"].update({folder: written}))
+        self.commit(lambda manifest: manifest.folders.update({folder: written}))
 
     def damage_of(self, folder: str) -> str | None:
-        """What is wrong with a folder that was kept, in words; None: nothing."""
+        """Return the damage to a folder in words, or None where it is listed and undamaged."""
         try:
             for _ in self._files(folder):
                 pass
@@ -268,15 +258,15 @@ class RunStore:
         return None
 
     def is_listed(self, folder: str) -> bool:
-        """Whether the folder was kept, damaged or not."""
-        return folder in self.manifest()["folders"]
+        """Return True if the manifest lists the folder, damaged or not."""
+        return folder in self.manifest().folders
 
     def is_intact(self, folder: str) -> bool:
-        """Whether the folder was kept and is undamaged."""
+        """Return True if the manifest lists the folder and its files are undamaged."""
         return self.damage_of(folder) is None
 
     def find_folder(self, folder: str, read: Callable[[Path], _T]) -> _T | None:
-        """What `read` makes of a local copy of a kept folder; None where it was not kept, or is damaged."""
+        """Return the result of `read` on a local copy of a folder, or None where it is not listed or damaged."""
         with _scratch() as scratch:
             try:
                 self._copy(folder, scratch)
@@ -285,7 +275,11 @@ class RunStore:
             return read(scratch)
 
     def load_folder(self, folder: str, read: Callable[[Path], _T]) -> _T:
-        """As `find`. Raises InputError where there is nothing to find."""
+        """Return the result of `read` on a local copy of a folder.
+
+        Raises:
+            InputError: the folder is not listed or damaged.
+        """
         with _scratch() as scratch:
             try:
                 self._copy(folder, scratch)
@@ -295,7 +289,7 @@ class RunStore:
             return read(scratch)
 
     def copy_from(self, folder: str, other: RunStore) -> None:
-        """Keep a copy of what another store keeps as `folder`, where it does."""
+        """Commit a copy of another store's folder, if that store lists it undamaged."""
         other.find_folder(
             folder, lambda copy: self.commit_folder(folder, lambda to: shutil.copytree(copy, to, dirs_exist_ok=True))
         )
@@ -306,8 +300,8 @@ class RunStore:
             (to / name).write_bytes(data)
 
     def _files(self, folder: str) -> Iterator[tuple[str, bytes]]:
-        """Name and bytes of each file of a kept folder. Raises _Damaged."""
-        listed = self.manifest()["folders"].get(folder)
+        """Yield the name and the bytes of each file of a folder. Raises _Damaged."""
+        listed = self.manifest().folders.get(folder)
         if listed is None:
             raise _Damaged(f"{folder or 'the model'} is not in the manifest")
         for name, sha256 in listed.items():
@@ -321,25 +315,27 @@ class RunStore:
             yield name, data
 
     def remove_drafts(self) -> None:
-        """Remove what killed writers left half-written."""
+        """Remove files that killed writers left unfinished."""
         if self.is_local:
             for draft in Path(self.root).rglob("*.tmp"):
-                if _DRAFT.search(draft.name) and not draft.name.startswith("lock."):  # one may be claiming right now
+                if _DRAFT.search(draft.name) and not draft.name.startswith(
+                    "lock."
+                ):  # a process may be claiming the run right now
                     draft.unlink(missing_ok=True)
 
 
 def _refuse_password(uri: str) -> None:
-    """InputError where a URI has a user's password, which may hold slashes, or an option that sounds like one."""
+    """Raise InputError where a URI has a user's password, which may hold slashes, or an option that names a secret."""
     scheme, _, rest = uri.partition("://")
     after_colon = rest.partition("/")[0].partition(":")[2]
-    of_a_user = "@" in rest and after_colon and not after_colon.isdigit()  # digits are a port
-    if of_a_user or re.search(r"[?&][^=&]*(secret|password|token|key)[^=&]*=", rest, re.IGNORECASE):
-        remedy = "give it by the environment, as its library documents"
+    has_password = "@" in rest and after_colon and not after_colon.isdigit()  # digits are a port
+    if has_password or re.search(r"[?&][^=&]*(secret|password|token|key)[^=&]*=", rest, re.IGNORECASE):
+        remedy = "give it by the environment, as the storage's documentation says"
         raise InputError("output", f"{scheme}://…", "carries a password", remedy)
 
 
 def remedy_of(err: OSError) -> str:
-    """What to do about a file system's refusal."""
+    """Return the remedy for a file system's refusal."""
     if err.errno in _FULL:
         return "free some space, then run it again: it goes on"
     return "check the path and its permissions"
@@ -347,14 +343,14 @@ def remedy_of(err: OSError) -> str:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A temporary folder. Raises InputError where its disk is full."""
+    """Give a temporary folder. Raises InputError where its disk is full."""
     with room_required(gettempdir()), TemporaryDirectory() as folder:
         yield Path(folder)
 
 
 @contextmanager
 def room_required(place: str) -> Iterator[None]:
-    """InputError, of the output `place`, in place of the word that a disk is full."""
+    """Raise InputError about the output `place` where the block meets a full disk."""
     try:
         yield
     except OSError as err:
@@ -385,25 +381,9 @@ def _write_durably(target: Path, data: bytes) -> None:
         raise
     folder = os.open(target.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name, too, outlives a power cut
+        os.fsync(folder)  # so that the new name, too, outlives a power cut
     finally:
         os.close(folder)
-
-
-def _is_manifest(found: dict[str, Any]) -> bool:
-    """Whether it has the parts of a manifest; of another version, others."""
-    if found.get("version") != VERSION:
-        return "version" in found
-    return all(isinstance(found.get(part), dict) for part in ("folders", "rounds"))
-
-
-def _parsed(data: bytes) -> dict[str, Any] | None:
-    """The JSON object, or None where it is none."""
-    try:
-        found = json.loads(data)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _sha256(data: bytes) -> str:

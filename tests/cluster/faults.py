@@ -112,7 +112,8 @@ def drawing_processes(log: Path) -> set[int]:
 
 def committed(store: rsf.RunStore) -> int:
     """The manifest lists the first so many chunks."""
-    return (store.round(0) or {"chunks": 0})["chunks"]
+    progress = store.round(0)
+    return 0 if progress is None else progress.chunks
 
 
 @dataclass

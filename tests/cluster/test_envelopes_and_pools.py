@@ -39,7 +39,7 @@ def test_adaptive_rows_are_those_of_the_last_m_from_the_start(tmp_path) -> None:
     grown, stored = growing(ONE), growing(TWO, store)
     assert grown.fingerprint == stored.fingerprint == rsf.AcceptedSet.load(store).fingerprint
     report = grown.report
-    drawn_at = store.manifest()["rounds"]["0"]["drawn_at_log_m"]
+    drawn_at = store.manifest().rounds[0].drawn_at_log_m
     assert drawn_at < report.log_m == report.max_log_ratio
     assert report.num_capped == 0
     rows, loaded = rows_of(grown), rows_of(rsf.AcceptedSet.load(store))

@@ -100,9 +100,9 @@ def test_a_ratio_on_imagenet_features_tells_what_raw_pixels_hardly_show() -> Non
 def test_fashion_shift_beats_its_random_control(tmp_path: Path) -> None:
     config = load_config(ROOT / "examples/fashion_shift/config.yaml", [f"output={tmp_path / 'run'}"])
     report = rsf.run(config).report
-    assert report["evaluation"]["gap_closed"]["adaptive"] >= 0.85
-    assert sum(told["sampling"]["num_proposed"] for told in report["rounds"]) <= 500_000
-    assert report["red"] == [[]]  # where it works, the card does not warn of it
+    assert report.evaluation.gap_closed["adaptive"] >= 0.85
+    assert sum(told.sampling.num_proposed for told in report.rounds) <= 500_000
+    assert report.red == [[]]  # where it works, the card does not warn of it
 
 
 @pytest.mark.ray

@@ -97,7 +97,7 @@ def test_sampling_fills_the_disk_and_goes_on_where_there_is_room(disk, tmp_path,
         assert str(disk.at) in str(refused.value)
         assert refused.value.remedy.startswith("free some space")
         wait_until_still(log)
-        assert store.manifest()["rounds"]["0"]["complete"] is False
+        assert not store.manifest().rounds[0].complete
         deaths.note()
         disk.grow(kib)
     accepted = sampler(log, store, 0.1).sample(WANTED)
@@ -112,20 +112,20 @@ def test_sampling_fills_the_disk_and_goes_on_where_there_is_room(disk, tmp_path,
 def test_a_commit_to_a_full_disk_leaves_the_manifest_as_it_was(disk) -> None:
     store = rsf.RunStore(disk.at / "run")
     for count in range(3):
-        described = {"count": count, "text": "x" * 10_000 * count}  # each needs more room than the one before
-        store.commit(lambda manifest, described=described: manifest["folders"].update({"a": described}))
+        described = {"count": str(count), "text": "x" * 10_000 * count}  # each needs more room than the one before
+        store.commit(lambda manifest, described=described: manifest.folders.update({"a": described}))
     filler, before = disk.fill(), sorted(disk.at.rglob("*"))
     assert disk.free() == 0
     for _ in range(2):
         with pytest.raises(rsf.InputError, match=r"No space left .* free some space"):
-            store.commit(lambda manifest: manifest["folders"].update({"b": {"text": "x" * 10_000}}))
-    assert store.manifest()["folders"] == {"a": described}
+            store.commit(lambda manifest: manifest.folders.update({"b": {"text": "x" * 10_000}}))
+    assert store.manifest().folders == {"a": described}
     assert sorted(disk.at.rglob("*")) == before  # nothing half-written
     (disk.at / "run" / "manifest.json").write_bytes(b"")  # and the one before is whole, too
-    assert store.manifest()["folders"]["a"]["count"] == 1
+    assert store.manifest().folders["a"]["count"] == "1"
     filler.unlink()
-    store.commit(lambda manifest: manifest["folders"].update({"b": {}}))
-    assert store.manifest()["folders"].keys() == {"a", "b"}
+    store.commit(lambda manifest: manifest.folders.update({"b": {}}))
+    assert store.manifest().folders.keys() == {"a", "b"}
 
 
 def test_a_full_disk_can_be_neither_claimed_nor_sampled_into(disk, tmp_path) -> None:

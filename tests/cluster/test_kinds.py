@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rsf_dist.config.load import parse_config
+from rsf_dist.report.schema import RoundEntry
 from rsf_dist.runs import pipeline
 
 pytestmark = pytest.mark.ray
@@ -45,9 +46,9 @@ class Turned:
 '''
 
 
-def sampled(raw: dict, **changes) -> dict:
+def sampled(raw: dict, **changes) -> RoundEntry:
     """The round's record, of a run that only samples."""
-    return pipeline.sample(parse_config(raw | changes)).report["rounds"][0]
+    return pipeline.sample(parse_config(raw | changes)).report.rounds[0]
 
 
 def test_label_shift_estimated_from_unlabelled_images(small_run: dict) -> None:
@@ -55,13 +56,13 @@ def test_label_shift_estimated_from_unlabelled_images(small_run: dict) -> None:
     helper = {"network": {"width": 8}, "optimizer": {"steps": 200, "batch_size": 64}, "num_proposals": 3000}
     raw = small_run | {"proposal": {}, "target": small_run["source"]}  # no shift at all: the prior is the source's
     found = sampled(raw, ratio={"kind": "label_shift", "method": "em", **helper}, envelope={"kind": "certified"})
-    sampling = found["sampling"]
-    assert found["ratio"]["kind"] == "LabelShiftRatio"
-    assert sampling["log_m_source"] == "bound of the ratio"
+    sampling = found.sampling
+    assert found.ratio.kind == "LabelShiftRatio"
+    assert sampling.log_m_source == "bound of the ratio"
     # equal priors: M is near 1, and so is the acceptance, as (1 - eps)/M says
-    assert sampling["acceptance_rate"] > 0.7
-    low, high = sampling["acceptance_interval"]
-    assert low - 0.05 < sampling["acceptance_predicted"] < high + 0.05
+    assert sampling.acceptance_rate > 0.7
+    low, high = sampling.acceptance_interval
+    assert low - 0.05 < sampling.acceptance_predicted < high + 0.05
     stored = json.loads((Path(raw["output"]) / "rounds/000/ratio/ratio.json").read_text())
     assert stored["estimate"]["method"] == "em"
     assert sum(stored["target_prior"]) == pytest.approx(1)
@@ -88,17 +89,17 @@ def test_user_classes_by_import_path(small_run: dict, tmp_path: Path) -> None:
             }
         )
     ).report
-    sampling = found["rounds"][0]["sampling"]
-    assert sampling["num_accepted"] == 256
-    assert sampling["num_screened_out"] > 0  # dim images were not shown to the second factor
-    assert found["evaluation"]["arms"]["one_shot"]
+    sampling = found.rounds[0].sampling
+    assert sampling.num_accepted == 256
+    assert sampling.num_screened_out > 0  # dim images were not shown to the second factor
+    assert found.evaluation.arms["one_shot"]
 
 
 def test_isotonic_ensemble_under_a_growing_envelope(small_run: dict) -> None:
     ratio = CLASSIFIER | {"calibration": "isotonic", "ensemble": 2}
     found = sampled(small_run, ratio=ratio, envelope={"kind": "adaptive", "num_pilot": 500})
-    bound = found["ratio"]["log_bound"]
-    assert found["ratio"]["calibration"].startswith("isotonic")
-    assert found["sampling"]["log_m"] <= bound + 1e-9
-    assert found["sampling"]["num_capped"] == 0
-    assert {"before", "after"} == set(found["two_sample"])
+    bound = found.ratio.log_bound
+    assert found.ratio.quality.calibration.startswith("isotonic")
+    assert found.sampling.log_m <= bound + 1e-9
+    assert found.sampling.num_capped == 0
+    assert found.two_sample.moved is None

@@ -106,11 +106,11 @@ def test_two_seeds(small_run: dict, tmp_path: Path) -> None:
     small_run["evaluation"]["source_test"] = {"kind": "digits", "start": 1400}
     small_run["training"] |= {"steps": 5, "num_workers": 1}
     result = rsf.run(parse_config(small_run))
-    arms = result.report["evaluation"]["arms"]
+    arms = result.report.evaluation.arms
     assert {arm: len(values) for arm, values in arms.items()} == dict.fromkeys(arms, 2)
     assert list(arms) == ["pretrained", "one_shot"]
-    assert len(result.report["evaluation"]["source"]["one_shot"]) == 2
-    assert result.report["seeds"] == [0, 1]
+    assert len(result.report.evaluation.source["one_shot"]) == 2
+    assert result.report.seeds == [0, 1]
     reports = [json.loads((tmp_path / "run" / "seeds" / f"00{n}" / "report.json").read_text()) for n in (0, 1)]
     assert [report["evaluation"]["arms"]["one_shot"][0] for report in reports] == arms["one_shot"]
     assert reports[0]["rounds"][0]["fingerprint"] != reports[1]["rounds"][0]["fingerprint"]
@@ -118,7 +118,7 @@ def test_two_seeds(small_run: dict, tmp_path: Path) -> None:
 
     # Either seed and what is said of both are verified; a better number, written where it is read, is found.
     assert verify(small_run["output"], num_chunks=1).wrong == ()
-    result.report["evaluation"]["arms"]["one_shot"][1] = 0.99
+    result.report.evaluation.arms["one_shot"][1] = 0.99
     report_json.write(result.store, result.report)
     assert verify(small_run["output"], num_chunks=1).wrong == (
         "the run's report.json differs from its seeds' in evaluation",
@@ -130,16 +130,16 @@ def test_training_while_sampling(small_run: dict, soak: bool) -> None:
     arms = ["pretrained", *(["random"] if soak else []), "one_shot"]
     small_run["evaluation"]["arms"] = arms
     result = rsf.run(parse_config(small_run))
-    stored = result.report["rounds"][0]["sampling"]
+    stored = result.report.rounds[0].sampling
     for arm in arms[1:]:
-        stream = result.report["training"][arm]["stream"]
-        assert stream["rows"] == 20 * 32  # steps * batch_size, each used once
-        assert stream["trainer_waited_seconds"] + stream["sampler_waited_seconds"] > 0
-    assert stream["num_proposed"] > 20 * 32 / 0.3  # accepted by rejection, at some 10 %
+        stream = result.report.training[arm].stream
+        assert stream.rows == 20 * 32  # steps * batch_size, each used once
+        assert stream.trainer_waited_seconds + stream.sampler_waited_seconds > 0
+    assert stream.num_proposed > 20 * 32 / 0.3  # accepted by rejection, at some 10 %
     if soak:
-        assert result.report["training"]["random"]["stream"]["num_proposed"] == 20 * 32
-    assert stored["num_accepted"] == 256
-    assert set(result.report["evaluation"]["arms"]) == set(arms)
+        assert result.report.training["random"].stream.num_proposed == 20 * 32
+    assert stored.num_accepted == 256
+    assert set(result.report.evaluation.arms) == set(arms)
 
     # The rows are those that storing would have given after the stored ones.
     store = rsf.RunStore(small_run["output"])
@@ -151,7 +151,7 @@ def test_training_while_sampling(small_run: dict, soak: bool) -> None:
     cursor = Cursor.after(rsf.AcceptedSet.load(store))
     for start in range(256, 256 + 20 * 32, 32):
         cursor = cursor.moved(whole.ledger[start : start + 32], whole.report.log_m)
-    assert stream["digest"] == cursor.digest
+    assert stream.digest == cursor.digest
 
 
 def test_a_ratio_fitted_through_ray_train(small_run: dict) -> None:
@@ -159,8 +159,8 @@ def test_a_ratio_fitted_through_ray_train(small_run: dict) -> None:
     small_run["ratio"]["optimizer"]["steps"] = 150
     config = parse_config(small_run)
     result = pipeline.sample(config)
-    assert result.report["rounds"][0]["ratio"]["auc"] > 0.75
-    assert result.report["rounds"][0]["sampling"]["num_accepted"] == 256
+    assert result.report.rounds[0].ratio.quality.auc > 0.75
+    assert result.report.rounds[0].sampling.num_accepted == 256
 
 
 def test_what_the_cluster_cannot_hold_is_one_line_and_exit_code_2(
@@ -219,7 +219,7 @@ def test_a_stopped_run_loses_nothing_and_goes_on_with_other_resources(by, config
     assert 0 < len(before["rounds/000/accepted"]) <= chunks
     with pipeline.open_run(config, Progress()) as (opened, inputs):  # as a run does: it holds the lock
         sampler = stored_sampler(next(pipeline.seed_runs(config, inputs, opened, Progress())), 0)
-        wanted = sum(shard["rows"] for shard in store.manifest()["rounds"]["0"]["shards"]) + 1_000
+        wanted = sum(shard.rows for shard in store.manifest().rounds[0].shards) + 1_000
         again = sampler.sample(wanted)
     assert committed(store) > chunks
     assert_kept(before, store)
@@ -237,7 +237,7 @@ def test_termination_stops_cleanly_and_loses_nothing(config_file: Path, small_ru
     before = stop(config_file, signal.SIGTERM, "ray::RayTrainWorker", lambda: all_took(log, 150, ranks=2))
     again = pipeline.run(parse_config(small_run))
     assert steps_taken_again(log, kills=1, every=100, last=300) == 50
-    evaluations = again.report["training"]["one_shot"]["evaluations"]
+    evaluations = again.report.training["one_shot"].evaluations
     assert [evaluation["step"] for evaluation in evaluations] == [100, 200, 300]
     assert before["rounds/000/accepted"]
     assert before["rounds/000/ratio"]
@@ -279,8 +279,8 @@ def stop(config_file: Path, by: signal.Signals, worker: str, ready: Callable[[],
 def kept_files(store: rsf.RunStore) -> Files:
     """What the manifest lists."""
     manifest, found = store.manifest(), defaultdict(dict)
-    names = [shard["path"] for of_round in manifest["rounds"].values() for shard in of_round["shards"]]
-    names += [f"{folder}/{name}".lstrip("/") for folder, files in manifest["folders"].items() for name in files]
+    names = [shard.path for progress in manifest.rounds.values() for shard in progress.shards]
+    names += [f"{folder}/{name}".lstrip("/") for folder, files in manifest.folders.items() for name in files]
     for file in (Path(store.path(name)) for name in names):
         folder = file.parent.relative_to(store.root).as_posix()
         found[folder][file.name] = file.read_bytes(), file.stat().st_mtime_ns

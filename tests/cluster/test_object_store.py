@@ -179,12 +179,12 @@ def test_the_main_job(s3, small_run, tmp_path) -> None:
     small_run["output"] = s3.uri("job")
     small_run["training"] |= {"steps": 10, "num_workers": 1, "cpus_per_worker": 1}
     result = rsf.run(parse_config(small_run))
-    assert result.report["rounds"][0]["sampling"]["num_accepted"] == 256
+    assert result.report.rounds[0].sampling.num_accepted == 256
     config = parse_config(small_run)
     test = pipeline.load_inputs(config).test
     accuracy = float((result.load_model()(test.images).argmax(1) == test.labels).float().mean())
-    assert result.report["evaluation"]["arms"]["one_shot"] == [pytest.approx(accuracy)]
-    mark = result.report["rounds"][0]["fingerprint"]
+    assert result.report.evaluation.arms["one_shot"] == [pytest.approx(accuracy)]
+    mark = result.report.rounds[0].fingerprint
     assert s3.requests("PUT", f"job/checkpoints/one_shot-{mark[:8]}/checkpoint_") > 0
     for name in ("config.yaml", "manifest.json", "model.safetensors", "report.json", "report.html"):
         assert result.store.exists(name)
@@ -197,5 +197,5 @@ def test_the_main_job(s3, small_run, tmp_path) -> None:
 
     written = s3.requests("PUT", "job/rounds/000/accepted/")
     again = rsf.run(config)  # there is nothing left to be done
-    assert again.report["rounds"][0]["fingerprint"] == result.report["rounds"][0]["fingerprint"]
+    assert again.report.rounds[0].fingerprint == result.report.rounds[0].fingerprint
     assert s3.requests("PUT", "job/rounds/000/accepted/") == written

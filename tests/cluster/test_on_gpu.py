@@ -66,11 +66,11 @@ def test_the_main_job(gpu, small_run, precision: str) -> None:
     small_run["training"] |= {"use_gpu": True}
     config = parse_config(small_run)
     result = pipeline.run(config)
-    assert result.report["rounds"][0]["ratio"]["auc"] > 0.6
+    assert result.report.rounds[0].ratio.quality.auc > 0.6
     assert verify(config.output).wrong == ()
 
     store = rsf.RunStore(config.output)
     seed_run = next(pipeline.seed_runs(config, pipeline.prepare(config), store, Progress()))
     sampler = stored_sampler(seed_run, 0)
     sampler.store, sampler.pool = None, rsf.PoolConfig(max_actors=1, gpus_per_actor=1)
-    assert sampler.sample(256).fingerprint == result.report["rounds"][0]["fingerprint"]
+    assert sampler.sample(256).fingerprint == result.report.rounds[0].fingerprint

@@ -29,7 +29,7 @@ def test_a_plan_forecasts_its_run_and_leaves_nothing_behind(small_config: RunCon
     assert found.costs.startup_seconds > 0
     assert found.num_pilot == 2_000
 
-    took = pipeline.sample(small_config).report["rounds"][0]["sampling"]
+    took = pipeline.sample(small_config).report.rounds[0].sampling
     assert found.proposals == pytest.approx(took["num_proposed"], rel=0.5)
     assert found.acceptance_interval[0] < took["acceptance_interval"][1]
     assert took["acceptance_interval"][0] < found.acceptance_interval[1]
@@ -100,12 +100,12 @@ def test_a_plan_is_within_a_factor_of_its_run(configured, tmp_path: Path, record
     clock = ActorClock()
     clock.start()
     report = pipeline.sample(config).report
-    cpu_seconds, took = clock.stop(), report["rounds"][0]["sampling"]
+    cpu_seconds, took = clock.stop(), report.rounds[0].sampling
     shards = sum(shard.stat().st_size for shard in Path(config.output).glob("rounds/000/accepted/*.parquet"))
     ratios = {
         "acceptance": found.acceptance / took["acceptance_rate"],
         "proposals": found.proposals / took["num_proposed"],
-        "wall time": found.seconds / report["seconds"]["sampling"],
+        "wall time": found.seconds / report.seconds["sampling"],
         "CPU time": 3600 * found.cpu_hours / cpu_seconds,
         "disk": found.disk_bytes / shards,
     }

@@ -221,5 +221,5 @@ def test_compare(tmp_path: Path, monkeypatch, capsys, ray_address: str, soak: bo
     assert {run["rows"] for run in report["training"].values()} == {256}
     assert "proposals accepted after rounds" in told.out
     one_shot = RunStore(tmp_path / "run-compare" / "one_shot")
-    assert one_shot.round(0)["complete"]
+    assert one_shot.round(0).complete
     assert verify(str(tmp_path / "run-compare"), num_chunks=2).wrong == ()

@@ -43,15 +43,15 @@ def undisturbed(raw: dict, ray_address: str) -> tuple[pipeline.RunResult, list[s
 
 def told(result: pipeline.RunResult) -> dict[str, Any]:
     """report.json without what it took."""
-    report = {name: value for name, value in result.report.items() if name != "seconds"}
+    report = result.report.model_dump(exclude={"seconds"})
     for described in report["rounds"]:
-        described["sampling"].pop("seconds", None)
+        described["sampling"].pop("seconds")
     return report
 
 
 def kept(result: pipeline.RunResult) -> dict[str, dict[str, str]]:
     """SHA-256 of all that was kept, but for the pilot's seconds."""
-    folders = result.store.manifest()["folders"]
+    folders = result.store.manifest().folders
     folders["rounds/000/pilot"].pop("pilot.json")
     return folders
 
@@ -94,13 +94,13 @@ def test_a_run_killed_while_it_fine_tunes_goes_on_from_its_checkpoint(
     fine_tuned = pipeline.run(parse_config(mine))
     took = time.monotonic() - started
     assert steps_taken_again(log, kills=1, every=100, last=300) == 50
-    trained = fine_tuned.report["training"]["one_shot"]
-    assert [evaluation["step"] for evaluation in trained["evaluations"]] == [100, 200, 300]
-    assert fine_tuned.report["rounds"][0]["fingerprint"] == undisturbed[0].report["rounds"][0]["fingerprint"]
+    trained = fine_tuned.report.training["one_shot"]
+    assert [evaluation["step"] for evaluation in trained.evaluations] == [100, 200, 300]
+    assert fine_tuned.report.rounds[0].fingerprint == undisturbed[0].report.rounds[0].fingerprint
     started, whole = time.monotonic(), mine | {"output": str(tmp_path / "fresh")}
     fresh = pipeline.run(parse_config(whole | stepping_run(tmp_path, fresh_log, holds_at=0)))
     report_times(record_property, "driver killed", took, time.monotonic() - started, 50, "steps taken again")
     assert steps_taken_again(fresh_log, kills=0, every=100, last=300) == 0
-    assert trained == fresh.report["training"]["one_shot"]
-    models = [rsf.RunStore(tmp_path / name).manifest()["folders"][""]["model.safetensors"] for name in ("run", "fresh")]
+    assert trained == fresh.report.training["one_shot"]
+    models = [rsf.RunStore(tmp_path / name).manifest().folders[""]["model.safetensors"] for name in ("run", "fresh")]
     assert models[0] == models[1]

@@ -15,7 +15,7 @@ from rsf_dist.config.load import parse_config
 from rsf_dist.runs import pipeline
 from rsf_dist.runs.verification import verify
 from rsf_dist.runtime.progress import PlainLines
-from rsf_dist.storage.run_store import RunStore, Shard
+from rsf_dist.storage.run_store import RunStore
 
 pytestmark = pytest.mark.ray
 
@@ -45,8 +45,8 @@ def test_a_run_in_order(run: Path, capsys, monkeypatch) -> None:
     found = verify(str(run), num_chunks=99)
     listed = RunStore(run).round(0)
     assert found.wrong == ()
-    assert found.num_chunks == listed["chunks"]
-    assert found.num_rows == sum(pq.read_table(run / shard["path"]).num_rows for shard in listed["shards"])
+    assert found.num_chunks == listed.chunks
+    assert found.num_rows == sum(pq.read_table(run / shard.path).num_rows for shard in listed.shards)
     monkeypatch.setattr("sys.argv", ["rsf", "verify", str(run), "--chunks", "2"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -81,19 +81,16 @@ def lie_twice(run: Path) -> None:
     report = json.loads((run / "report.json").read_text())
     report["rounds"][0]["sampling"]["num_capped"] = 7
     (run / "report.json").write_text(json.dumps(report))
-    RunStore(run).commit(lambda manifest: manifest["rounds"]["0"]["report"].update({"num_capped": 7}))
+    RunStore(run).commit(lambda manifest: manifest.rounds[0].result.report.update({"num_capped": 7}))
 
 
 def forge(run: Path, change) -> None:
     """Replace the rows of a shard, and its SHA-256 in the manifest with it: the file is whole."""
     store = RunStore(run)
-    shard = Shard(**store.round(0)["shards"][1])
+    shard = store.round(0).shards[1]
     forged = store.write_shard(0, shard.chunk, change(store.read_shard(shard)))
 
-    def relist(manifest: dict) -> None:
-        manifest["rounds"]["0"]["shards"][1] |= {"sha256": forged.sha256, "rows": forged.rows}
-
-    store.commit(relist)
+    store.commit(lambda manifest: manifest.rounds[0].shards.__setitem__(1, forged))
 
 
 def without_labels(rows):
@@ -123,9 +120,9 @@ def reweighted(rows):
         ),
         (lie_twice, ["the manifest reports num_capped=7, and of the rows it is"]),
         (lambda run: flip(run / "rounds/000/pilot/pilot.npz"), ["drawn again without rounds/000/pilot"]),
-        (lambda run: (run / "report.json").write_text("{"), ["does not tell of it, or is damaged"]),
+        (lambda run: (run / "report.json").write_text("{"), ["has no entry for it, or is damaged"]),
         (edit_report, ["report.json has sampling.num_proposed"]),
-        (lambda run: (run / "report.json").unlink(), ["report.json does not tell of it"]),
+        (lambda run: (run / "report.json").unlink(), ["report.json has no entry for it"]),
         (lambda run: forge(run, lambda rows: rows.slice(1)), ["comes out otherwise", "another fingerprint"]),
         (lambda run: forge(run, relabelled), ["comes out otherwise", "another fingerprint"]),
         (lambda run: forge(run, reweighted), ["comes out otherwise", "are not max(1, r/M)"]),
@@ -167,7 +164,7 @@ def test_the_command_lists_what_is_wrong(run: Path, capsys, monkeypatch) -> None
 @pytest.mark.parametrize("change", [without_labels, labels_as_text])
 def test_rows_with_other_columns_are_not_trained_on(change, run: Path, capsys, monkeypatch) -> None:
     forge(run, change)
-    shard = RunStore(run).round(0)["shards"][1]["path"]
+    shard = RunStore(run).round(0).shards[1].path
     capsys.readouterr()
     monkeypatch.setattr("sys.argv", ["rsf", "train", str(run)])
     with pytest.raises(SystemExit) as ended:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from records import progress_of, result_of
 from torch.distributions import Normal, Uniform
 
 from rsf_dist.config.load import parse_config
@@ -77,8 +78,8 @@ def broad():
 def store_rows(store, number, rows, report):
     """Put a round's rows into the store, as the sampler leaves them."""
     table = to_table(rows)
-    described = {"complete": True, "columns": describe_columns(table), "report": report.to_dict()}
-    store.commit_round(number, [store.write_shard(number, 0, table)], described)
+    shard, result = store.write_shard(number, 0, table), result_of(report)
+    store.commit_round(number, progress_of(shard, result=result, columns=describe_columns(table)))
     return SimpleNamespace(report=report, fingerprint=f"{number + 10:064x}")
 
 
@@ -129,7 +130,3 @@ def round_proposal(seed_run, number):
     """The proposal that a round's stored sampler has."""
     decision, moved = stored_decision(seed_run, number), rounds.moved_proposal(seed_run, number)
     return moved if decision is None else decision.proposal(moved)
-
-
-def entry(number, last=False, mark="f"):
-    return {"round": number, "last": last, "fingerprint": mark, "trust": []}

@@ -99,6 +99,25 @@ def test_what_is_wrong_with_the_images(config_file: Path, tmp_path: Path, rsf_he
     refused(rsf_here("run", config_file, outside), "evaluation.test.labels=10", "must lie in [0, 10)")
 
 
+@pytest.mark.parametrize("command", ["run", "sample", "plan", "compare", "train", "report", "verify"])
+def test_a_run_of_an_older_version_is_refused_for_that(command: str, small_run: dict, tmp_path: Path, rsf_here) -> None:
+    """And not for the keys of its config.yaml, which that version named otherwise; nothing is changed in it."""
+    run = tmp_path / "old"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump(small_run | {"rounds": {"num_rounds": 3, "broad_share": 0.1}}))
+    for name in ("manifest.json", "manifest.previous.json"):
+        (run / name).write_text(json.dumps({"version": 2, "folders": {}, "rounds": {"0": {"chunks": 3}}}))
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in run.iterdir()}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(small_run))
+    words = [run] if command in ("train", "report", "verify") else [config, f"output={run}"]
+    words += ["--output", run] if command == "compare" else []
+    done = rsf_here(command, *words)
+    version = "(manifest version 2, and this version reads 3)"
+    refused(done, f"output={run}: was written by an older version of rsf_dist {version}; name another directory, or")
+    assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in run.iterdir()} == before
+
+
 def test_debug_shows_where(tmp_path: Path) -> None:
     done = rsf("run", tmp_path / "absent.yaml", "--debug")
     assert "Traceback" in done.stderr

@@ -11,7 +11,7 @@ from rsf_dist.builders import classifier_fit
 from rsf_dist.builders.context import RatioContext, WarmStart
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig, RatioNetworkConfig, RatioOptimizerConfig
-from rsf_dist.models.networks import NetworkSpec
+from rsf_dist.models.spec import NetworkSpec
 from rsf_dist.ratios import ClassifierRatio, ConstantRatio, ProductRatio
 from rsf_dist.ratios.classifier import split_samples
 

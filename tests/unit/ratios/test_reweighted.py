@@ -108,9 +108,9 @@ def test_an_estimated_mix_of_classes_is_told_as_before():
     found = ClassPrior(np.array([0.8, 0.2]), np.array([0.7, 0.1]), np.array([0.9, 0.3]), "em")
     known = LabelShiftRatio(found.prior, [0.5, 0.5], estimate=found)
     told = report_json.describe_ratio(ReweightedRatio(known, mixture()))
-    assert told["estimate"] == found.to_json()
-    assert told["log_bound"] == pytest.approx(math.log(1.6) - math.log(0.2))
-    assert "estimate" not in report_json.describe_ratio(ReweightedRatio(DensityRatio(TARGET, BROAD), mixture()))
+    assert told.estimate.model_dump(exclude={"effective_classes"}) == found.to_json()
+    assert told.log_bound == pytest.approx(math.log(1.6) - math.log(0.2))
+    assert report_json.describe_ratio(ReweightedRatio(DensityRatio(TARGET, BROAD), mixture())).estimate is None
 
 
 def test_it_travels():

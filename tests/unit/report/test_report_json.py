@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from seed_runs import ESTIMATE, entry, report_round, seed_run_in, store_decision, store_rows
+from records import entry_of, evaluation_of
+from seed_runs import ESTIMATE, report_round, seed_run_in, store_decision, store_rows
 
 from rsf_dist.errors import InputError
 from rsf_dist.report import report_json, sample_images
+from rsf_dist.report.schema import Check
 from rsf_dist.runs import rounds
 from rsf_dist.storage.run_store import RunStore
 
@@ -22,17 +24,17 @@ def test_an_entry_takes_its_place_and_later_ones_go(tmp_path):
     store = RunStore(tmp_path)
     report_json.begin(store, seed=0)
     for number in range(3):
-        report_json.add_round(store, entry(number, last=number == 2, mark=f"f{number}"))
-    assert [one["round"] for one in report_json.read(store)["rounds"]] == [0, 1, 2]
-    assert report_json.last_round(store)["round"] == 2
+        report_json.add_round(store, entry_of(number, last=number == 2, fingerprint=f"f{number}"))
+    assert [one.round for one in report_json.read(store).rounds] == [0, 1, 2]
+    assert report_json.last_round(store).round == 2
     assert report_json.has_round(store, "f1")
-    report_json.add_round(store, entry(1, mark="other"))
-    assert [one["fingerprint"] for one in report_json.read(store)["rounds"]] == ["f0", "other"]
+    report_json.add_round(store, entry_of(1, fingerprint="other"))
+    assert [one.fingerprint for one in report_json.read(store).rounds] == ["f0", "other"]
     assert not report_json.has_round(store, "f1")
     assert not report_json.has_round(store, "f2")
 
 
-@pytest.mark.parametrize("entries", [[], [entry(0)], [entry(0), entry(1)]])
+@pytest.mark.parametrize("entries", [[], [entry_of(0)], [entry_of(0), entry_of(1)]])
 def test_a_run_whose_last_round_is_missing_has_no_rows_to_train_on(entries, tmp_path):
     store = RunStore(tmp_path)
     report_json.begin(store, seed=0)
@@ -47,13 +49,14 @@ def test_a_run_whose_last_round_is_missing_has_no_rows_to_train_on(entries, tmp_
     assert str(tmp_path) in str(caught.value)
 
 
-def two_seed_runs(folder, second_is_done=True, evaluations=(None, None)):
+def two_seed_runs(folder, second_is_done=True, evaluations=()):
     stores = [RunStore(folder / name) for name in ("000", "001")]
-    for seed, (store, evaluation) in enumerate(zip(stores, evaluations, strict=True)):
+    for seed, store in enumerate(stores):
         report_json.begin(store, seed)
-        report_json.add_round(store, entry(0, mark=f"f{seed}"))
-        report_json.add_round(store, entry(1, last=second_is_done or seed == 0))
-        report_json.add(store, evaluation=evaluation)
+        report_json.add_round(store, entry_of(0, fingerprint=f"f{seed}"))
+        report_json.add_round(store, entry_of(1, last=second_is_done or seed == 0))
+    for store, evaluation in zip(stores, evaluations, strict=False):
+        report_json.set_evaluation(store, evaluation)
     return stores
 
 
@@ -67,37 +70,32 @@ def test_the_seed_whose_last_round_is_missing_is_named(tmp_path):
 def test_records_of_two_seeds_are_merged(tmp_path):
     """Means of two seeds: random .6, adaptive .8, oracle .9, hence (.8 - .6)/(.9 - .6) of the gap."""
     values = [{"random": 0.5, "adaptive": 0.7, "oracle": 0.9}, {"random": 0.7, "adaptive": 0.9, "oracle": 0.9}]
-    evaluations = [
-        {
-            "metric": "accuracy",
-            "arms": {arm: [value] for arm, value in one.items()},
-            "source": {arm: [value / 2] for arm, value in one.items()},
-            "gap_closed": {},
-            "own_arm": "adaptive",
-        }
-        for one in values
-    ]
+    evaluations = [evaluation_of({arm: [value] for arm, value in one.items()}) for one in values]
     merged = report_json.merge(two_seed_runs(tmp_path, evaluations=evaluations), ["a", "b"])
-    assert (merged["seeds"], merged["trials"]) == ([0, 1], ["a", "b"])
-    assert [one["fingerprint"] for one in merged["rounds"]] == ["f0", "f"]
-    assert merged["evaluation"]["arms"] == {"random": [0.5, 0.7], "adaptive": [0.7, 0.9], "oracle": [0.9, 0.9]}
-    assert merged["evaluation"]["source"]["oracle"] == [0.45, 0.45]
-    assert merged["evaluation"]["gap_closed"] == pytest.approx({"adaptive": 2 / 3})
+    assert (merged.seeds, merged.folders) == ([0, 1], ["a", "b"])
+    assert [one.fingerprint for one in merged.rounds] == ["f0", "f"]
+    assert merged.evaluation.arms == {"random": [0.5, 0.7], "adaptive": [0.7, 0.9], "oracle": [0.9, 0.9]}
+    assert merged.evaluation.source["oracle"] == [0.45, 0.45]
+    assert merged.evaluation.gap_closed == pytest.approx({"adaptive": 2 / 3})
 
 
-def test_seeds_that_were_only_sampled_have_nothing_to_compare(tmp_path):
-    assert report_json.merge(two_seed_runs(tmp_path), ["a", "b"])["evaluation"] is None
+@pytest.mark.parametrize("evaluated", [0, 1])
+def test_seeds_that_were_only_sampled_have_nothing_to_compare(evaluated, tmp_path):
+    evaluations = [evaluation_of({"random": [0.5], "adaptive": [0.7]})] * evaluated
+    assert report_json.merge(two_seed_runs(tmp_path, evaluations=evaluations), ["a", "b"]).evaluation is None
 
 
 def test_the_red_checks_of_each_seeds_last_round_are_merged(tmp_path):
+    def trust(**lights):
+        return [Check(name, "value", light, "meaning", "rule") for name, light in lights.items()]
+
     stores = two_seed_runs(tmp_path)
     lights = (("red", "red"), ("green", "red"))
     for store, (one, other) in zip(stores, lights, strict=True):
-        trust = [{"name": "bias", "light": one}, {"name": "tail", "light": other}, {"name": "rows", "light": "amber"}]
-        report_json.add_round(store, entry(0) | {"trust": [{"name": "before", "light": "red"}]})
-        report_json.add_round(store, entry(1, last=True) | {"trust": trust})
-    assert report_json.merge(stores, ["a", "b"])["red"] == [["bias", "tail"], ["tail"]]
-    assert report_json.merge(stores[1:], ["b"])["red"] == [["tail"]]
+        report_json.add_round(store, entry_of(0, trust=trust(before="red")))
+        report_json.add_round(store, entry_of(1, last=True, trust=trust(bias=one, tail=other, rows="amber")))
+    assert report_json.merge(stores, ["a", "b"]).red == [["bias", "tail"], ["tail"]]
+    assert report_json.merge(stores[1:], ["b"]).red == [["tail"]]
 
 
 def test_what_rows_are_made_of_in_quantiles(seed_run):
@@ -117,9 +115,9 @@ def test_what_rows_are_made_of_in_quantiles(seed_run):
     report = report_round(seed_run, 0, last=True).report
     store_rows(seed_run.store, 4, rows, replace(report, num_accepted=101))
     told = sample_images.save_round(seed_run.store, 4, Turned(), seed=0)
-    assert told["parameters"].keys() == {"turn"}
-    assert told["parameters"]["turn"]["accepted"] == pytest.approx([0.05, 0.25, 0.5, 0.75, 0.95])
-    assert told["parameters"]["turn"]["proposed"] == [3.0] * 5
+    assert told.keys() == {"turn"}
+    assert told["turn"].accepted == pytest.approx([0.05, 0.25, 0.5, 0.75, 0.95])
+    assert told["turn"].proposed == [3.0] * 5
     assert sample_images.load(seed_run.store, sample_images.round_samples(4))["accepted"].shape == (12, 1, 8, 8)
 
 
@@ -132,7 +130,7 @@ def test_a_rounds_line(seed_run):
     assert "log M 1.500" in first
     assert "held-out AUC of the ratio 0." in first
     assert second.startswith("round 1: accepted ")
-    alone = report_json.last_round(seed_run.store) | {"round": 0}
+    alone = report_json.last_round(seed_run.store).model_copy(update={"round": 0})
     assert report_json.format_round(alone).startswith("accepted ")  # the only one
 
 
@@ -140,7 +138,8 @@ def test_a_rounds_entry_has_the_estimated_class_prior_and_its_effective_classes(
     store_decision(seed_run, 1)
     report_round(seed_run, 0, last=False)
     report_round(seed_run, 1, last=True)
-    first, last = report_json.read(seed_run.store)["rounds"]
-    assert first["class_prior"] is None
+    first, last = report_json.read(seed_run.store).rounds
+    assert first.class_prior is None
     effective = {"effective_classes": pytest.approx(2.8, abs=0.01)}
-    assert last["class_prior"] == ESTIMATE.to_json() | effective
+    assert last.class_prior.estimate.model_dump() == ESTIMATE.to_json() | effective
+    assert last.class_prior.reason_kept is None

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 
+import jsonschema
 import pytest
 from seed_runs import CONFIG, report_round, seed_run_in, store_decision
 
@@ -11,6 +12,7 @@ from rsf_dist import cli
 from rsf_dist.errors import StatisticalRefusal
 from rsf_dist.report import report_json
 from rsf_dist.report.html import write_html
+from rsf_dist.report.schema import RatioEntry, report_schema
 from rsf_dist.report.text import format_report
 from rsf_dist.runs import pipeline
 from rsf_dist.runs.pipeline import RunResult
@@ -20,8 +22,8 @@ from rsf_dist.storage.run_store import RunStore
 def test_the_line_of_the_card_says_whose_it_is(three):
     _, report = three
     assert "on the cards of the others" not in format_report(report)
-    told = format_report(report | {"seeds": [5, 6, 7], "red": [["bias"], [], ["bias", "tail"]]})
-    assert "that is of seed 5; red on the cards of the others: seed 6: none; seed 7: bias, tail" in told
+    told = format_report(report.model_copy(update={"seeds": [5, 6, 7], "red": [["bias"], [], ["bias", "tail"]]}))
+    assert "the card above is that of seed 5; red on the cards of the others: seed 6: none; seed 7: bias, tail" in told
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +60,11 @@ def test_the_page_of_three_rounds(three):
     page = page_of(folder, report)
     assert {"movement", "rounds"} <= pictures(folder)
     assert "<h2>Rounds</h2>" in page
-    for told in report["rounds"]:
-        name = f"{told['round']}, the last" if told["last"] else f"{told['round']}"
+    for told in report.rounds:
+        name = f"{told.round}, the last" if told.last else f"{told.round}"
         assert f"<tr><td>{name}</td><td>1,500</td>" in page
-        assert f"<td>{told['ratio']['auc']:.3f}</td>" in page
-        assert f"<td>{100 * told['sampling']['ess_fraction']:.1f} %</td>" in page
+        assert f"<td>{told.ratio.quality.auc:.3f}</td>" in page
+        assert f"<td>{100 * told.sampling.ess_fraction:.1f} %</td>" in page
     assert "How the proposal moved" in page
     assert "one row a round" in page
     assert "share of the target, by em" in page
@@ -72,8 +74,17 @@ def test_the_page_of_three_rounds(three):
 def test_the_page_tells_of_an_estimate_that_was_not_followed(three):
     folder, report = three
     assert "stays as configured" not in page_of(folder, report)
-    report["rounds"][-1]["class_mix_kept"] = "the estimate collapsed"
-    assert "The mix of classes stays as configured: the estimate collapsed." in page_of(folder, report)
+    report.rounds[-1].class_prior.reason_kept = "the estimate collapsed"
+    assert "The class prior stays as configured: the estimate collapsed." in page_of(folder, report)
+
+
+def test_the_report_of_three_rounds_is_valid_by_its_schema(three):
+    folder, report = three
+    report_json.write(RunStore(folder), report)
+    written = json.loads((folder / "report.json").read_text())
+    jsonschema.validate(written, report_schema())
+    assert written["rounds"][2]["ratio"]["quality"]["auc"] > 0.5
+    assert written["rounds"][2]["class_prior"]["estimate"]["method"] == "em"
 
 
 def test_the_lines_of_three_rounds(three):
@@ -91,10 +102,10 @@ def test_the_page_of_one_round_has_no_table_of_rounds(tmp_path):
 
 def test_rounds_of_rows_that_are_made_of_no_numbers(three):
     folder, report = three
-    for told in report["rounds"]:
-        told["parameters"] = {}
-        told["ratio"] = {"kind": "VerifierRatio", "log_bound": 0.0}
-        told["class_prior"] = None
+    for told in report.rounds:
+        told.parameters = {}
+        told.ratio = RatioEntry(kind="VerifierRatio", log_bound=0.0)
+        told.class_prior = None
     page = page_of(folder, report)
     assert "<h2>Rounds</h2>" in page
     assert "How the proposal moved" not in page
@@ -124,8 +135,8 @@ def test_images_of_a_round_that_were_lost_are_a_row_less(three):
 )
 def test_strict_refuses_a_red_check_of_any_seed(command, found, options, red, three, tmp_path, monkeypatch, capsys):
     folder, report = three
-    report |= {"red": found, "seeds": list(range(len(found)))}
-    result = RunResult(RunStore(folder), report)
+    changed = report.model_copy(update={"red": found, "seeds": list(range(len(found)))})
+    result = RunResult(RunStore(folder), changed)
     for name in ("run", "sample"):
         monkeypatch.setattr(pipeline, name, lambda *_, **__: result)
     path = tmp_path / "run.yaml"

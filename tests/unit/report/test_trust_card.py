@@ -3,98 +3,84 @@
 import json
 import math
 import re
-from dataclasses import asdict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from records import GOOD_REPORT
 
+from rsf_dist.errors import InputError
 from rsf_dist.ratios import ConstantRatio, LabelShiftRatio, ProductRatio
 from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.ratios.classifier import evaluate_ratio
 from rsf_dist.ratios.info import RatioInfo
 from rsf_dist.report import report_json, trust_card
 from rsf_dist.report.html import write_html
+from rsf_dist.report.schema import (
+    Check,
+    ClassPriorEntry,
+    RatioEntry,
+    RatioQualityEntry,
+    RoundEntry,
+    TwoSampleEntry,
+    TwoSampleTests,
+)
 from rsf_dist.report.text import format_report
 from rsf_dist.sampling.diagnostics import Statistics, tail_threshold
-from rsf_dist.sampling.report import CurvePoint, SamplingReport
 from rsf_dist.storage.run_store import RunStore
-from rsf_dist.training.state import StreamReport
+from rsf_dist.training.state import History, StreamReport
 
-GOOD_REPORT = SamplingReport(
-    num_proposed=20_000,
-    num_accepted=2_000,
-    acceptance_rate=0.1,
-    acceptance_interval=(0.096, 0.104),
-    acceptance_predicted=0.099,
-    log_m=2.3,
-    log_m_source="estimate: largest of 10,000 pilot ratios + 0",
-    normalised=True,
-    num_scored=20_000,
-    num_screened_out=0,
-    num_capped=0,
-    num_nonfinite=0,
-    num_duplicates=0,
-    max_log_ratio=2.3,
-    ess_fraction=0.3,
-    tail_index=-0.2,
-    tail_threshold=0.7,
-    log_ratio_quantile=2.1,
-    mean_ratio=1.01,
-    mean_ratio_error=0.02,
-    mean_inverse_ratio=0.9,
-    tv_bound=0.0,
-    tv_bound_source="target",
-    tv_bound_lower=0.0,
-    tv_bound_upper=0.04,
-    tv_bound_proposals=0.0,
-    acceptance_by_label={0: 0.05, 1: 0.15},
-    scored_by_label={0: 10_000, 1: 10_000},
-    curve=(CurvePoint(2.3, 0.1, 0.0, 0.0), CurvePoint(3.3, 0.037, 0.0, 0.0)),
+SAMPLING = GOOD_REPORT
+RATIO = RatioEntry(
+    kind="ClassifierRatio",
+    log_bound=None,
+    quality=RatioQualityEntry(
+        num_target=60,
+        num_proposals=3_200,
+        log_loss=0.4,
+        brier=0.12,
+        calibration_error=0.05,
+        auc=0.9,
+        calibration="platt: slope 0.9, intercept 0.1",
+        mean_ratio_proposals=1.0,
+        mean_inverse_ratio_target=0.9,
+        reliability=[((2 * bin + 1) / 20, (2 * bin + 1) / 20) for bin in range(10)],
+    ),
 )
-SAMPLING = GOOD_REPORT.to_dict()
-RATIO = {
-    "kind": "ClassifierRatio",
-    "bounded_by_construction": False,
-    "target_at_most": False,
-    "log_bound": None,
-    "num_target": 60,
-    "num_proposals": 3_200,
-    "log_loss": 0.4,
-    "brier": 0.12,
-    "calibration_error": 0.05,
-    "auc": 0.9,
-    "calibration": "platt: slope 0.9, intercept 0.1",
-    "mean_ratio_proposals": 1.0,
-    "mean_inverse_ratio_target": 0.9,
-    "reliability": [[(2 * bin + 1) / 20] * 2 for bin in range(10)],
-}
-GIVEN = {
-    "kind": "DensityRatio",
-    "log_bound": 2.3,
-    "bounded_by_construction": False,
-    "target_at_most": False,
-}  # not learned, of known bound
-CUT = RATIO | {"log_bound": 2.3}  # learned, and cut off at M
+GIVEN = RatioEntry(kind="DensityRatio", log_bound=2.3)  # not learned, of known bound
+CUT = RATIO.model_copy(update={"log_bound": 2.3})  # learned, and cut off at M
+
+
+def of_kind(kind, ratio=CUT):
+    return ratio.model_copy(update={"kind": kind})
+
+
+def with_quality(ratio=RATIO, **change):
+    return ratio.model_copy(update={"quality": ratio.quality.model_copy(update=change)})
 
 
 def against_target(auc=0.5, mmd2=0.0, pvalue=0.5, null_sd=0.05):
     rows = {"num_first": 60, "num_second": 2_000, "auc_rows": (30, 1_000), "mmd_rows": (60, 1_000)}
     figures = {"auc": auc, "auc_interval": (auc - 0.1, auc + 0.1), "auc_null_sd": null_sd}
-    return rows | figures | {"mmd2": mmd2, "mmd_pvalue": pvalue, "features": "image statistics"}
+    return TwoSampleEntry(**rows, **figures, mmd2=mmd2, mmd_pvalue=pvalue, features="image statistics")
 
 
 FAR = against_target(auc=0.9, mmd2=0.08, pvalue=0.002)
-TWO_SAMPLE = {"before": FAR, "after": against_target()}
+TWO_SAMPLE = TwoSampleTests(before=FAR, after=against_target())
 
 
 LITTLE = {1: 9_000, 2: 9_000}
 """Proposals scored, of a class 0 that is to be added."""
 
 
+def line_of(name, light):
+    return Check(name, "value", light, "meaning", "rule")
+
+
 def card(sampling=None, ratio=None, two_sample=None):
     """The lights of a good run with these changes, by name."""
-    checks = trust_card.trust_card(SAMPLING | (sampling or {}), ratio or RATIO, two_sample or TWO_SAMPLE)
+    checks = trust_card.trust_card(replace(SAMPLING, **(sampling or {})), ratio or RATIO, two_sample or TWO_SAMPLE)
     return {check.name: check.light for check in checks}
 
 
@@ -107,12 +93,9 @@ def changed(**change):
 
 
 def test_a_good_run_is_green():
-    assert {name for name, light in GOOD.items() if light != "green"} == {"screened out", "mix of classes"}
+    assert {name for name, light in GOOD.items() if light != "green"} == {"screened out", "class prior"}
     assert trust_card.overall(GOOD.values()) == "green"
-    assert (
-        trust_card.format_trust_card([{"name": name, "light": light} for name, light in GOOD.items()])
-        == "trust: 15 green"
-    )
+    assert trust_card.format_trust_card([line_of(name, light) for name, light in GOOD.items()]) == "trust: 15 green"
 
 
 @pytest.mark.parametrize(
@@ -231,13 +214,13 @@ def test_the_predicted_acceptance_may_be_too_low_by_chance():
     ],
 )
 def test_a_learned_ratios_faults(name, light, change):
-    assert changed(ratio=RATIO | change) == ({name: light} if light != GOOD[name] else {})
+    assert changed(ratio=with_quality(**change)) == ({name: light} if light != GOOD[name] else {})
 
 
 def test_calibration_is_judged_above_what_a_perfect_ratio_has():
-    chance = trust_card.chance_calibration_error(RATIO)
+    chance = trust_card.chance_calibration_error(RATIO.quality)
     for excess, light in [(0.029, "green"), (0.031, "amber"), (0.099, "amber"), (0.101, "red")]:
-        assert card(ratio=RATIO | {"calibration_error": chance + excess})["calibration"] == light
+        assert card(ratio=with_quality(calibration_error=chance + excess))["calibration"] == light
 
 
 @pytest.mark.parametrize("num_target", [60, 400])
@@ -250,8 +233,8 @@ def test_the_calibration_error_of_perfect_ratios(num_target):
     errors, computed, wrong = [], [], []
     for _ in range(20):
         target, proposals = rng.normal(1.62, 1.8, num_target), rng.normal(-1.62, 1.8, 3_200)
-        quality = asdict(evaluate_ratio(target, proposals, "none"))
-        errors.append(quality["calibration_error"])
+        quality = evaluate_ratio(target, proposals, "none")
+        errors.append(quality.calibration_error)
         computed.append(trust_card.chance_calibration_error(quality))
         wrong.append(evaluate_ratio(target + 2, proposals + 2, "none").calibration_error)
     spread = 3.29 * np.std(errors) / math.sqrt(20) + 0.05 * np.mean(computed)
@@ -277,19 +260,21 @@ def test_the_calibration_error_of_perfect_ratios(num_target):
     ],
 )
 def test_two_sample_tests(after, lights):
-    assert changed(two_sample={"before": FAR, "after": against_target(**after)}) == lights
+    assert changed(two_sample=TwoSampleTests(before=FAR, after=against_target(**after))) == lights
 
 
 def test_accepted_rows_no_closer_than_the_proposals_are_red():
     near = against_target(auc=0.7, mmd2=0.01, pvalue=0.002)
-    checks = {check.name: check for check in trust_card.trust_card(SAMPLING, RATIO, {"before": near, "after": near})}
+    checks = {
+        check.name: check for check in trust_card.trust_card(SAMPLING, RATIO, TwoSampleTests(before=near, after=near))
+    }
     for name in ("two-sample AUC", "two-sample MMD"):
         assert checks[name].light == "red"
         assert "no closer" in checks[name].meaning
 
 
 def test_proposals_that_are_the_target_already():
-    found = trust_card.two_sample_auc({"before": against_target(), "after": against_target()})
+    found = trust_card.two_sample_auc(TwoSampleTests(before=against_target(), after=against_target()))
     assert found.light == "green"
     assert "nothing to gain" in found.meaning
 
@@ -320,39 +305,42 @@ def test_a_broken_bound_certifies_nothing():
 
 def test_a_ratio_that_was_cut_off_is_not_exact():
     """The true ratio's mean above a cut at M is eps less than 1, as is the share of the target that M can give."""
-    costly = SAMPLING | {"tv_bound": 0.6, "tv_bound_lower": 0.5, "tv_bound_upper": 0.7, "mean_ratio": 0.4}
+    costly = replace(SAMPLING, **{"tv_bound": 0.6, "tv_bound_lower": 0.5, "tv_bound_upper": 0.7, "mean_ratio": 0.4})
     found = {check.name: check for check in trust_card.trust_card(costly, CUT, None)}
     assert found["bias of capping"].light == "red"
     assert "cutting the ratio off at M" in found["bias of capping"].meaning
     assert "no bias" not in found["bias of capping"].meaning
-    assert "itself was cut off at M. What that costs, eps from the target's side says" in found["constant M"].meaning
+    assert "itself was cut off at M. The cost is eps from target rows." in found["constant M"].meaning
     assert found["mean ratio"].light == "red"
     assert "cut off at M" in found["mean ratio"].meaning
     assert "cut off" not in trust_card.mean_ratio(costly, RATIO).meaning
 
 
 def test_what_cutting_off_costs_is_not_said_to_be_known_where_it_is_not():
-    alone = SAMPLING | {"tv_bound_source": "proposals", "tv_bound_upper": None}
-    assert trust_card.bias(alone, CUT | {"kind": "ProductRatio"}).light == "amber"
-    assert "not known without target rows" in trust_card.constant(alone, CUT | {"kind": "ProductRatio"}).meaning
-    isotonic = CUT | {"calibration": "isotonic: 9 knots, log ratio -2 to 2.3"}
+    alone = replace(SAMPLING, **{"tv_bound_source": "proposals", "tv_bound_upper": None})
+    assert trust_card.bias(alone, of_kind("ProductRatio")).light == "amber"
+    assert "not known without target rows" in trust_card.constant(alone, of_kind("ProductRatio")).meaning
+    isotonic = with_quality(CUT, calibration="isotonic: 9 knots, log ratio -2 to 2.3")
     assert "not all seen" in trust_card.constant(SAMPLING, isotonic).meaning
     assert "not all seen" in trust_card.bias(SAMPLING, isotonic).meaning
 
 
 def test_a_bound_that_target_rows_exceed_certifies_no_lack_of_bias():
-    broken = SAMPLING | {"tv_bound": 0.3, "tv_bound_upper": 0.4}
+    broken = replace(SAMPLING, **{"tv_bound": 0.3, "tv_bound_upper": 0.4})
     found = trust_card.bias(broken, GIVEN)
     assert found.light == "amber"
     assert "no bias" not in found.meaning
 
 
 def test_a_relative_ratio_is_exact():
-    few, relative = SAMPLING | {"tv_bound_upper": 0.2}, CUT | {"kind": "RelativeRatio", "bounded_by_construction": True}
+    few, relative = (
+        replace(SAMPLING, **{"tv_bound_upper": 0.2}),
+        CUT.model_copy(update={"bounded_by_construction": True}),
+    )
     assert trust_card.bias(few, relative).light == "green"
     assert "capping causes no bias" in trust_card.bias(few, relative).meaning
     assert "rejection is exact" in trust_card.constant(few, relative).meaning
-    assert "cut off" not in trust_card.mean_ratio(few | {"mean_ratio": 0.4}, relative).meaning
+    assert "cut off" not in trust_card.mean_ratio(replace(few, mean_ratio=0.4), relative).meaning
     assert trust_card.bias(few, CUT).light == "amber"
 
 
@@ -366,7 +354,7 @@ def test_the_tail_of_log_normal_ratios_has_no_end_point():
 
     def judged(log_ratio):
         index = Statistics.of(log_ratio, np.ones(20_000, bool), log_m=9.0).tail_index
-        return index, trust_card.tail(SAMPLING | {"tail_index": index}, RATIO).light
+        return index, trust_card.tail(replace(SAMPLING, **{"tail_index": index}), RATIO).light
 
     endless = [judged(rng.normal(0, 0.3, 20_000)) for _ in range(40)]
     assert sum(index < 0 for index, _ in endless) >= 15
@@ -378,9 +366,9 @@ def test_the_tail_of_log_normal_ratios_has_no_end_point():
 def test_the_tails_error_is_of_as_many_ratios_as_were_fitted():
     """Index -.2: .8/16 of 256, .8/sqrt(50) of 50 and .8/5 of 25; with screening the pilot's, here of 500 rows: 50."""
     for num_scored, error in [(20_000, "0.05"), (500, "0.11"), (100, "0.16")]:
-        assert f"± {error} " in trust_card.tail(SAMPLING | {"num_scored": num_scored}, RATIO).value
+        assert f"± {error} " in trust_card.tail(replace(SAMPLING, **{"num_scored": num_scored}), RATIO).value
     screened = {"num_screened_out": 5_000, "tail_threshold": tail_threshold(500)}
-    assert "± 0.11 " in trust_card.tail(SAMPLING | screened, RATIO).value
+    assert "± 0.11 " in trust_card.tail(replace(SAMPLING, **screened), RATIO).value
 
 
 def test_the_bound_from_proposals():
@@ -390,9 +378,9 @@ def test_the_bound_from_proposals():
 
 
 def test_a_target_that_proposals_hardly_meet_is_said():
-    unmet = SAMPLING | {"tv_bound": 0.3, "tv_bound_upper": 0.4}
+    unmet = replace(SAMPLING, **{"tv_bound": 0.3, "tv_bound_upper": 0.4})
     assert "hardly meet" in trust_card.bias(unmet, RATIO).meaning
-    assert "hardly meet" not in trust_card.bias(unmet | {"tv_bound_proposals": 0.2}, RATIO).meaning
+    assert "hardly meet" not in trust_card.bias(replace(unmet, tv_bound_proposals=0.2), RATIO).meaning
 
 
 def test_a_ratio_with_a_constant_factor_has_no_means():
@@ -405,7 +393,7 @@ def test_a_ratio_with_a_constant_factor_has_no_means():
 def test_a_ratio_that_is_not_learned_and_no_two_sample_test():
     checks = trust_card.trust_card(SAMPLING, GIVEN, None)
     grey = {check.name for check in checks if check.light == "grey"}
-    assert grey - {"screened out", "mix of classes"} == {
+    assert grey - {"screened out", "class prior"} == {
         "calibration",
         "distance of proposals",
         "two-sample AUC",
@@ -427,9 +415,9 @@ def test_a_ratio_that_is_not_learned_and_no_two_sample_test():
         (None, "rounds.class_prior is null", False, "grey"),
     ],
 )
-def test_the_mix_of_classes(prior, kept, tried, light):
-    estimate = prior and {"prior": prior, "effective_classes": 1.4, "method": "em"}
-    found = trust_card.estimated_class_prior({"class_prior": estimate, "class_mix_kept": kept, "tried": tried})
+def test_the_class_prior(prior, kept, tried, light):
+    estimate = prior and {"prior": prior, "low": prior, "high": prior, "effective_classes": 1.4, "method": "em"}
+    found = trust_card.estimated_class_prior(ClassPriorEntry(estimate=estimate, reason_kept=kept, wanted=tried))
     assert found.light == light
     assert (kept is None or not tried) or kept in found.meaning
     assert ("class 1:" in found.meaning) == (light == "amber" and kept is None)
@@ -437,10 +425,10 @@ def test_the_mix_of_classes(prior, kept, tried, light):
 
 def test_proposals_that_moved_are_told_beside_those_that_did_not():
     near = against_target(auc=0.55, mmd2=0.01)
-    two_sample = TWO_SAMPLE | {"moved": near}
+    two_sample = TwoSampleTests(before=FAR, moved=near, after=against_target())
     assert "proposals 0.900, moved 0.550, accepted" in trust_card.two_sample_auc(two_sample).value
     assert "proposals 0.08, moved 0.01, accepted" in trust_card.two_sample_mmd(two_sample).value
-    worse = {"before": FAR, "moved": near, "after": against_target(auc=0.65, mmd2=0.02, pvalue=0.01)}
+    worse = TwoSampleTests(before=FAR, moved=near, after=against_target(auc=0.65, mmd2=0.02, pvalue=0.01))
     for found in (trust_card.two_sample_auc(worse), trust_card.two_sample_mmd(worse)):
         assert found.light == "amber"
         assert "The last round's proposals had gone as far" in found.meaning
@@ -448,34 +436,37 @@ def test_proposals_that_moved_are_told_beside_those_that_did_not():
 
 
 def test_no_more_is_said_than_was_found():
-    assert "Only with training.use_row_weights" in trust_card.constant(SAMPLING | {"num_capped": 20}, RATIO).meaning
+    assert (
+        "Only with training.use_row_weights"
+        in trust_card.constant(replace(SAMPLING, **{"num_capped": 20}), RATIO).meaning
+    )
     assert "at most about 0.015" in trust_card.constant(SAMPLING, RATIO).meaning  # ln 20 of 20,000: 0.015 %
-    above = trust_card.largest_ratio(SAMPLING | {"max_log_ratio": 2.3 + math.log(73)})
+    above = trust_card.largest_ratio(replace(SAMPLING, **{"max_log_ratio": 2.3 + math.log(73)}))
     assert "count for 73, and counts for one unless training.use_row_weights is set" in above.meaning
     assert "Nothing was found" in trust_card.mean_inverse_ratio(SAMPLING).meaning
-    few = trust_card.two_sample_auc({"before": FAR, "after": against_target(null_sd=0.06)})
+    few = trust_card.two_sample_auc(TwoSampleTests(before=FAR, after=against_target(null_sd=0.06)))
     assert "too few to tell: an AUC of 0.62 would pass" in few.meaning
 
 
 def test_where_target_rows_have_no_class_the_bias_says_so():
-    wide = SAMPLING | {"tv_bound": 0.4, "tv_bound_upper": 0.45, "tv_bound_proposals": 0.01}
+    wide = replace(SAMPLING, **{"tv_bound": 0.4, "tv_bound_upper": 0.45, "tv_bound_proposals": 0.01})
     assert "hardly meet part of the target" in trust_card.bias(wide, RATIO).meaning
-    told = trust_card.bias(wide, RATIO | {"kind": "ClassConditionalRatio", "target_at_most": True}).meaning
+    told = trust_card.bias(wide, RATIO.model_copy(update={"target_at_most": True})).meaning
     assert "hardly meet" not in told
-    assert "Target rows have no class" in told
+    assert "Target images are unlabelled" in told
 
 
 def test_the_demos_auc_is_far():
     """Phi^-1(.994) = 2.512: a KL of 6.3 nats between normal laws, and e^6.3 = 551 (Phi^-1(.994)^2 = 6.311)."""
-    found = trust_card.distance(RATIO | {"auc": 0.994})
+    found = trust_card.distance(with_quality(auc=0.994))
     assert found.light == "amber"
     assert "far from the target" in found.meaning
     assert "6.3 nats, so M above 551" in found.meaning
 
 
 def test_the_ends_of_the_auc():
-    assert "bring the proposals closer" in trust_card.distance(RATIO | {"auc": 1.0}).meaning
-    assert "0.0 nats, so M above 1" in trust_card.distance(RATIO | {"auc": 0.3}).meaning
+    assert "bring the proposals closer" in trust_card.distance(with_quality(auc=1.0)).meaning
+    assert "0.0 nats, so M above 1" in trust_card.distance(with_quality(auc=0.3)).meaning
 
 
 @pytest.mark.parametrize(
@@ -494,7 +485,7 @@ def test_overall_is_the_worst_that_counts(lights, worst):
 
 def test_the_card_in_a_line():
     def line(*lights):
-        return trust_card.format_trust_card([{"name": f"check {n}", "light": light} for n, light in enumerate(lights)])
+        return trust_card.format_trust_card([line_of(f"check {n}", light) for n, light in enumerate(lights)])
 
     assert line("green", "amber", "red", "grey", "green") == "trust: 2 green, 1 amber, 1 red (red: check 2)"
     assert line("amber", "green") == "trust: 1 green, 1 amber (amber: check 0)"
@@ -509,17 +500,18 @@ def test_whatever_is_not_finite_never_crashes():
         "mean_ratio": None, "mean_ratio_error": None, "mean_inverse_ratio": None, "tv_bound": None,
         "tv_bound_lower": None, "tv_bound_upper": None, "tv_bound_proposals": None,
     }  # fmt: skip
+    broken = with_quality(log_loss=None, brier=None, calibration_error=None)
     for sampling in [absent, *({name: None} for name in absent)]:
-        for ratio in (RATIO, GIVEN, CUT, RATIO | {"log_loss": None, "brier": None, "calibration_error": None}):
+        for ratio in (RATIO, GIVEN, CUT, broken):
             for two_sample in (TWO_SAMPLE, None):
-                for check in trust_card.trust_card(SAMPLING | sampling, ratio, two_sample):
+                for check in trust_card.trust_card(replace(SAMPLING, **sampling), ratio, two_sample):
                     assert check.light in trust_card.SEVERITY
                     assert "None" not in check.value + check.meaning
 
 
 def describe(ratio, two_sample=None, **change):
-    accepted = SimpleNamespace(report=SamplingReport(**vars(GOOD_REPORT) | change), fingerprint="ab" * 32)
-    return report_json.describe_round(0, accepted, ratio, two_sample)
+    accepted = SimpleNamespace(report=replace(GOOD_REPORT, **change), fingerprint="ab" * 32)
+    return report_json.describe_round(0, accepted, ratio, two_sample and two_sample.model_dump(exclude_none=True))
 
 
 @pytest.fixture
@@ -538,33 +530,63 @@ def estimated():
 
 def test_a_round_is_strict_json_and_reads_the_same(learned):
     described = describe(learned, TWO_SAMPLE, max_log_ratio=-math.inf, mean_ratio=math.nan)
-    text = json.dumps(described, allow_nan=False)
-    again = json.loads(text)
-    assert (again["sampling"]["max_log_ratio"], again["ratio"]["mean_inverse_ratio_target"]) == (None, None)
-    card = [asdict(check) for check in trust_card.trust_card(again["sampling"], again["ratio"], again["two_sample"])]
-    assert card == again["trust"] == described["trust"]
+    text = described.model_dump_json()
+    json.dumps(json.loads(text), allow_nan=False)
+    again = RoundEntry.model_validate_json(text)
+    assert (again.sampling.max_log_ratio, again.ratio.quality.mean_inverse_ratio_target) == (None, None)
+    assert again == described
+    assert trust_card.trust_card(again.sampling, again.ratio, again.two_sample) == again.trust
 
 
-def test_records_are_strict_json(tmp_path):
+def test_reports_are_strict_json(learned, tmp_path):
     store = RunStore(tmp_path)
-    report_json.write(store, {"curve": [{"loss": math.nan}, {"loss": 1.0}], "pair": (math.inf, 2)})
+    report_json.begin(store, seed=0)
+    history = History([{"step": 1, "train_loss": math.nan, "learning_rate": 0.1}], [{"step": 1, "accuracy": math.inf}])
+    tuned = SimpleNamespace(metrics={"step": 1, "accuracy": math.inf}, history=history, stream=None)
+    report_json.add_training(store, "one_shot", report_json.describe_training(tuned, rows=9))
 
     def refuse(name):
         raise AssertionError(name)
 
-    read = json.loads(store.read(report_json.RECORD), parse_constant=refuse)
-    assert read == {"curve": [{"loss": None}, {"loss": 1.0}], "pair": [None, 2]}
+    read = json.loads(store.read(report_json.REPORT), parse_constant=refuse)["training"]["one_shot"]
+    assert read["metrics"] == {"step": 1, "accuracy": None}
+    assert (read["curve"][0]["train_loss"], read["evaluations"][0]["accuracy"]) == (None, None)
+    assert report_json.read(store).training["one_shot"].rows == 9
+
+
+HARMS = [
+    lambda report: report.pop("versions"),
+    lambda report: report.update(more=1),
+    lambda report: report["rounds"].append({}),
+    lambda report: report.update(seeds="all"),
+]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_damaged_report_is_refused_and_begun_anew(harm, tmp_path):
+    store = RunStore(tmp_path)
+    report_json.begin(store, seed=0)
+    damaged = json.loads(store.read(report_json.REPORT))
+    harm(damaged)
+    store.write(report_json.REPORT, json.dumps(damaged))
+    with pytest.raises(InputError, match="is damaged; run it again with the same configuration"):
+        report_json.read(store)
+    report_json.begin(store, seed=0)
+    assert report_json.read(store).rounds == []
 
 
 def test_a_ratio_is_described_by_what_it_has(learned, estimated):
-    assert describe(learned)["ratio"]["auc"] == pytest.approx(6 / 9)  # 2 and 1 above all three, -800 above none
-    product = describe(ProductRatio([ConstantRatio(), learned]))["ratio"]
-    assert product["kind"] == "ProductRatio"
+    assert describe(learned).ratio.quality.auc == pytest.approx(6 / 9)  # 2 and 1 above all three, -800 above none
+    product = describe(ProductRatio([ConstantRatio(), learned])).ratio
+    assert product.kind == "ProductRatio"
     assert "AUC 0.667" in trust_card.distance(product).value
-    found = describe(estimated)["ratio"]
-    assert found["kind"] == "LabelShiftRatio"
-    assert found["log_bound"] == pytest.approx(math.log(1.4))
-    assert found["estimate"] == {"prior": [0.3, 0.7], "low": [0.2, 0.6], "high": [0.4, 0.8], "method": "em"}
+    found = describe(estimated).ratio
+    assert found.kind == "LabelShiftRatio"
+    assert found.log_bound == pytest.approx(math.log(1.4))
+    assert (found.quality, found.estimate.prior, found.estimate.method) == (None, [0.3, 0.7], "em")
+    assert (found.estimate.low, found.estimate.high) == ([0.2, 0.6], [0.4, 0.8])
+    # exp of the entropy of .3 and .7: exp(.3612 + .2497)
+    assert found.estimate.effective_classes == pytest.approx(1.842, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["learned", "estimated"])
@@ -572,15 +594,15 @@ def test_the_page_and_the_line(kind, request, tmp_path):
     store = RunStore(tmp_path)
     report_json.begin(store, seed=0)
     described = describe(request.getfixturevalue(kind), TWO_SAMPLE, num_duplicates=500)
-    report_json.add(store, rounds=[described])
+    report_json.add_round(store, described)
     report = report_json.merge([store], ["."])
     write_html(store, store, report)
     page = (tmp_path / "report.html").read_text()
-    for check in described["trust"]:
-        assert f"<b>{check['name']}</b>" in page
-        assert page.count(f"<dt>{check['name']}</dt>") == 1
+    for check in described.trust:
+        assert f"<b>{check.name}</b>" in page
+        assert page.count(f"<dt>{check.name}</dt>") == 1
     red = page.index("<b>duplicates</b>")
-    assert all(red < page.index(f"<b>{check['name']}</b>") for check in described["trust"] if check["light"] == "green")
+    assert all(red < page.index(f"<b>{check.name}</b>") for check in described.trust if check.light == "green")
     assert re.search(r"<li><span[^>]*><span[^>]*>✗</span> red</span>\s*<b>duplicates</b>", page)
     assert '<section class="card red"' in page
     assert ("calibration</td>" in page) == ("figures/reliability.png" in figures(tmp_path)) == (kind == "learned")
@@ -597,9 +619,10 @@ def test_the_page_says_who_waited_for_whom(streamed, learned, tmp_path):
     store = RunStore(tmp_path)
     report_json.begin(store, seed=0)
     stream = StreamReport(640, 6400, 0, "d", trainer_waited_seconds=2.25, sampler_waited_seconds=0.5)
-    curve, evaluations = [{"step": 1, "train_loss": 1.0, "learning_rate": 0.1}], [{"step": 1, "accuracy": 0.5}]
-    training = {"curve": curve, "evaluations": evaluations} | ({"stream": asdict(stream)} if streamed else {})
-    report_json.add(store, rounds=[describe(learned)], training={"one_shot": training})
+    history = History([{"step": 1, "train_loss": 1.0, "learning_rate": 0.1}], [{"step": 1, "accuracy": 0.5}])
+    tuned = SimpleNamespace(metrics={"step": 1}, history=history, stream=stream if streamed else None)
+    report_json.add_round(store, describe(learned))
+    report_json.add_training(store, "one_shot", report_json.describe_training(tuned, rows=640))
     write_html(store, store, report_json.merge([store], ["."]))
     page = " ".join((tmp_path / "report.html").read_text().split())
     told = "640 fresh rows, each used once, of 6,400 proposals. Training waited 2.2 s for rows, and rows"

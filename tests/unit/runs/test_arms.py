@@ -80,8 +80,8 @@ def test_other_rows_get_another_model(seed_run, tuned):
     first = of(seed_run, "f")
     assert not torch.equal(of(seed_run, "g"), first)
     assert tuned == ["f", "g"]
-    assert report_json.read(seed_run.store)["training"]["one_shot"]["metrics"] == {"step": 2}
-    assert report_json.read(seed_run.store)["training"]["one_shot"]["rows"] == 90
+    assert report_json.read(seed_run.store).training["one_shot"].metrics == {"step": 2}
+    assert report_json.read(seed_run.store).training["one_shot"].rows == 90
 
 
 def test_a_damaged_model_is_made_again(seed_run, tuned):
@@ -96,9 +96,9 @@ def test_a_record_that_was_lost_tells_of_the_training_again(seed_run, tuned, har
     of(seed_run, "f")
     harm(Path(seed_run.store.path("report.json")))
     report_json.begin(seed_run.store, seed=0)
-    assert report_json.read(seed_run.store)["training"] == {}
+    assert report_json.read(seed_run.store).training == {}
     of(seed_run, "f")
-    assert report_json.read(seed_run.store)["training"]["one_shot"]["metrics"] == {"step": 1}
+    assert report_json.read(seed_run.store).training["one_shot"].metrics == {"step": 1}
     assert tuned == ["f"]
 
 
@@ -268,11 +268,11 @@ def test_a_trial_judges_every_arm_once_for_its_rows(tmp_path, tuned, monkeypatch
     train_seed(seed_run, ACCEPTED)
     order = ["pretrained", "random", "adaptive"]
     assert judged == [order, order]  # on the target's images and the source's
-    found = report_json.read(seed_run.store)["evaluation"]
-    assert (found["own_arm"], found["fingerprint"], found["num_test"]) == ("adaptive", "f" * 64, 4)
-    assert (found["arms"], found["source"]) == ({arm: [0.5] for arm in order}, {})
-    assert found["by_class"]["adaptive"] == [0.0, 1.0]
-    assert report_json.read(seed_run.store)["training"].keys() == {"random", "adaptive"}
+    found = report_json.read(seed_run.store).evaluation
+    assert (found.own_arm, found.fingerprint, found.num_test) == ("adaptive", "f" * 64, 4)
+    assert (found.arms, found.source) == ({arm: [0.5] for arm in order}, {})
+    assert found.by_class["adaptive"] == [0.0, 1.0]
+    assert report_json.read(seed_run.store).training.keys() == {"random", "adaptive"}
     assert seed_run.store.exists("figures/predictions.npz")
     own = seed_run.store.load_folder(MODEL, seed_run.task().load)
     assert torch.equal(
@@ -283,7 +283,7 @@ def test_a_trial_judges_every_arm_once_for_its_rows(tmp_path, tuned, monkeypatch
     other = SimpleNamespace(**vars(ACCEPTED) | {"fingerprint": "0" * 64})
     train_seed(seed_run, other)
     assert (len(judged), len(tuned)) == (4, 4)
-    assert report_json.read(seed_run.store)["evaluation"]["fingerprint"] == "0" * 64
+    assert report_json.read(seed_run.store).evaluation.fingerprint == "0" * 64
 
 
 def first_weight(model):

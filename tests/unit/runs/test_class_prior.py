@@ -155,7 +155,8 @@ def test_a_refusal_is_stored_with_its_reason_and_not_asked_for_again(refusal, se
     assert decision_in(seed_run, 2) == (None, str(refusal))
     assert f"the class prior stays as configured: {refusal}" in seed_run.progress.lines
     report_round(seed_run, 2, last=True)
-    assert report_json.last_round(seed_run.store)["class_prior"] is None
+    kept = report_json.last_round(seed_run.store).class_prior
+    assert (kept.estimate, kept.reason_kept, kept.wanted) == (None, str(refusal), True)
 
 
 def test_a_mistake_of_the_configuration_is_no_refusal(seed_run, rows_of, monkeypatch):
@@ -181,8 +182,8 @@ def test_a_collapsed_estimate_is_reported_and_stored_but_not_proposed(seed_run, 
     assert round_proposal(seed_run, 2).class_prior.tolist() == pytest.approx([1 / 3] * 3)
     report_round(seed_run, 2, last=True)
     last = report_json.last_round(seed_run.store)
-    assert last["class_mix_kept"] == why
-    (light,) = (check["light"] for check in last["trust"] if check["name"] == "mix of classes")
+    assert last.class_prior.reason_kept == why
+    (light,) = (check.light for check in last.trust if check.name == "class prior")
     assert light == "amber"
 
 

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from seed_runs import broad, entry, round_proposal, seed_run_in, store_decision
+from records import entry_of
+from seed_runs import broad, round_proposal, seed_run_in, store_decision
 
 from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal
@@ -112,7 +113,7 @@ def test_accepted_rows_are_evaluated_beside_proposals_as_configured_and_as_moved
         "decide_class_prior": lambda *_: ClassPriorDecision(),
         "round_sampler": lambda *_: SimpleNamespace(sample=lambda *_: sampled),
         "two_sample_tests": lambda ratio, proposals, *_: asked.append(proposals),
-        "_report_round": lambda *_: report_json.add_round(seed_run.store, entry(last, last=True)),
+        "_report_round": lambda *_: report_json.add_round(seed_run.store, entry_of(last, last=True)),
     }.items():
         monkeypatch.setattr(rounds, name, stand_in)
     monkeypatch.setattr(rounds.sample_images, "save", lambda *_: None)

@@ -58,7 +58,7 @@ def test_a_known_ratio_is_made_once_and_follows_the_proposal(tmp_path, rows_of):
     rows = proposal.sample(100, Streams(0))
     shift = proposal.broad.log_prob(rows) - proposal.log_prob(rows)
     assert torch.allclose(ratio.log_ratio(rows), first.log_ratio(rows) + shift, atol=1e-5)
-    assert seed_run.store.manifest()["folders"].keys() == {"rounds/000/ratio"}
+    assert seed_run.store.manifest().folders.keys() == {"rounds/000/ratio"}
     sampler = rounds.stored_sampler(seed_run, 1)
     assert sampler.ratio.log_ratio(rows).tolist() == ratio.log_ratio(rows).tolist()
 

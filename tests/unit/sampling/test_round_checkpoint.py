@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from records import GOOD_REPORT, result_of
 from torch.distributions import Normal
 
 from rsf_dist.config.sampling import Budget
@@ -88,8 +89,8 @@ def test_what_came_in_is_committed_whatever_ends_it(store):
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert store.round(0)["chunks"] == 1
-    assert store.round(0)["complete"] is False
+    assert store.round(0).chunks == 1
+    assert not store.round(0).complete
 
 
 def test_commits_are_as_seldom_as_they_are_dear(store, monkeypatch):
@@ -135,9 +136,9 @@ def test_a_round_goes_on_with_the_same_work_only(store, name, value):
 
 def test_a_complete_round_says_so(store):
     collector, book = gathered(store, range(2)), RoundCheckpoint(store, WORK)
-    budget, report = Budget(max_proposals=100), {"num_accepted": 20, "shortfall": 0}
+    budget = Budget(max_proposals=100)
     assert not book.is_complete(20, budget)
-    book.commit(collector, fingerprint="f", report=report, wanted=20, budget=budget.model_dump())
+    book.commit(collector, result_of(wanted=20, budget=budget))
     assert book.is_complete(20, budget)
     assert book.is_complete(20, Budget())
     assert not book.is_complete(21, budget)
@@ -147,7 +148,7 @@ def test_a_complete_round_says_so(store):
         pass  # nothing came in, and nothing is committed over it
     assert later.is_complete(20, budget)
     # what a budget ended is complete for that budget, and goes on with a larger one
-    book.commit(collector, report={**report, "shortfall": 5}, wanted=20, budget=budget.model_dump())
+    book.commit(collector, result_of(dataclasses.replace(GOOD_REPORT, shortfall=5), wanted=20, budget=budget))
     assert book.is_complete(20, budget)
     assert not book.is_complete(20, Budget(max_proposals=200))
 

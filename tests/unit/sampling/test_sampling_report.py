@@ -232,11 +232,23 @@ def test_every_field_survives_json():
 
 
 def test_what_is_unknown_survives_json():
-    assert len(OPTIONAL) == 8
-    unknown = replace(
-        FULL, **dict.fromkeys(OPTIONAL), curve=(), acceptance_by_label={}, scored_by_label={}, max_log_ratio=-np.inf
-    )
-    assert SamplingReport.from_dict(json.loads(json.dumps(unknown.to_dict()))) == unknown
+    assert len(OPTIONAL) == 11
+    unknown = replace(FULL, **dict.fromkeys(OPTIONAL), curve=(), acceptance_by_label={}, scored_by_label={})
+    for report in (unknown, replace(unknown, max_log_ratio=-np.inf)):  # which JSON as Python writes it has a word for
+        assert SamplingReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"log_m": "two"}, r"report\.log_m=two: is no part of a report \(.*; restore the file"),
+        ({"log_n": 2.0}, r"report\.log_n=2\.0: is no part of a report"),
+        ({"curve": [{"log_m": 1.0}]}, r"report\.curve\.0\.acceptance="),
+    ],
+)
+def test_a_report_that_is_none_is_refused_by_its_field(change, told):
+    with pytest.raises(InputError, match=told):
+        SamplingReport.from_dict(FULL.to_dict() | change)
 
 
 def test_the_fields_of_a_real_report_are_plain(tmp_path):

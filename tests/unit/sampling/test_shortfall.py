@@ -44,7 +44,7 @@ def test_what_a_budget_ended_is_kept_and_gone_on_from(
     assert len(files) == SMALL
     manifest = store.round(0)
     assert manifest is not None
-    assert (manifest["chunks"], manifest["complete"]) == (SMALL, on_shortfall == "partial")
+    assert (manifest.chunks, manifest.complete) == (SMALL, on_shortfall == "partial")
 
     drawn.clear()
     whole = sampler_into(store, budget(LARGE)).sample(WANTED)

@@ -195,7 +195,7 @@ def test_who_was_taken_over_while_asleep_writes_no_more(store, elsewhere, monkey
             store.write("report.json", "{}")
         time.sleep(0.3)  # several beats
         assert lock_owner(store) is None
-    assert list(store.manifest()["folders"]) == ["before"]
+    assert list(store.manifest().folders) == ["before"]
     assert not store.at("seeds/000").exists("manifest.json")
 
 

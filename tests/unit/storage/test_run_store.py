@@ -1,14 +1,17 @@
 import errno
 import json
+import math
 import os
 import pickle
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from records import progress_of, result_of
 
 from rsf_dist.errors import InputError
-from rsf_dist.storage.run_store import RunStore, Shard, _refuse_password
+from rsf_dist.storage.manifest import Manifest, Shard
+from rsf_dist.storage.run_store import RunStore, _refuse_password
 
 ROWS = pa.table({"x": [1.0, 2.0], "index": [3, 5]})
 
@@ -73,26 +76,27 @@ def test_a_shard_whose_bytes_changed_is_refused(store):
 
 
 def test_manifest_lists_what_was_committed(store):
-    assert store.manifest() == {"version": 2, "folders": {}, "rounds": {}}
+    assert store.manifest() == Manifest(version=3, folders={}, rounds={})
     first, second = store.write_shard(0, 0, ROWS), store.write_shard(1, 4, ROWS)
-    store.commit_round(0, [first], {"fingerprint": "f"})
-    store.commit_round(1, [second], {"fingerprint": "g"})
-    store.commit_round(0, [first], {"fingerprint": "h"})
-    assert store.manifest()["rounds"].keys() == {"0", "1"}
-    listed = {"chunk": 0, "path": first.path, "rows": 2, "sha256": first.sha256}
-    assert store.round(0) == {"fingerprint": "h", "shards": [listed]}
+    store.commit_round(0, progress_of(first))
+    store.commit_round(1, progress_of(second))
+    store.commit_round(0, progress_of(first, result=result_of(fingerprint="h")))
+    assert store.manifest().rounds.keys() == {0, 1}
+    assert store.round(0) == progress_of(first, result=result_of(fingerprint="h"))
+    assert (store.round(0).complete, store.round(1).complete) == (True, False)
+    assert store.round(1).shards == [second]
     assert store.round(2) is None
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"version": 2, "rou'])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"version": 3, "rou'])
 def test_a_damaged_manifest_gives_way_to_the_one_before(store, damage):
-    store.commit_round(0, [], {"fingerprint": "f"})
-    store.commit_round(1, [], {"fingerprint": "g"})
+    store.commit_round(0, progress_of())
+    store.commit_round(1, progress_of())
     store.write("manifest.json", damage)
-    assert store.manifest()["rounds"].keys() == {"0"}
-    store.commit_round(1, [], {"fingerprint": "g"})  # and the damaged one does not take its place
+    assert store.manifest().rounds.keys() == {0}
+    store.commit_round(1, progress_of())  # and the damaged one does not take its place
     store.write("manifest.json", damage)
-    assert store.manifest()["rounds"].keys() == {"0"}
+    assert store.manifest().rounds.keys() == {0}
 
 
 def test_a_manifest_beyond_repair_is_refused(store):
@@ -101,10 +105,30 @@ def test_a_manifest_beyond_repair_is_refused(store):
         store.manifest()
 
 
-def test_a_manifest_of_another_version_is_refused(store):
-    store.write("manifest.json", '{"version": 1, "rounds": {}}')
-    with pytest.raises(InputError, match="version=1: this version of rsf_dist reads manifests of version 2"):
+@pytest.mark.parametrize(("version", "age"), [(1, "an older"), (2, "an older"), (4, "a newer")])
+def test_a_manifest_of_another_version_is_refused(version, age, store):
+    """It is not taken for a damaged one, so that the one before it does not take its place."""
+    store.commit_round(0, progress_of())
+    store.commit_round(1, progress_of())
+    store.write("manifest.json", json.dumps({"version": version, "other": "parts"}))
+    rule = (
+        rf"output=.*/run: was written by {age} version of rsf_dist \(manifest version {version}, and .* reads 3\); name"
+    )
+    with pytest.raises(InputError, match=rule):
         store.manifest()
+    before = store.read("manifest.json")
+    with pytest.raises(InputError, match=rule):
+        store.commit(lambda manifest: None)
+    assert store.read("manifest.json") == before
+
+
+def test_numbers_of_a_manifest_come_back_to_the_last_bit(store):
+    """Sums of an empty chunk are minus infinity, for which strict JSON has no word."""
+    numbers = {"sum": 0.1 + 0.2, "small": 5e-324, "large": 1.7976931348623157e308, "none": -math.inf}
+    written = progress_of(log_m=1 / 3, drawn_at_log_m=-1e300, statistics=numbers)
+    store.commit_round(0, written)
+    assert store.round(0) == written
+    assert store.round(0).statistics == numbers
 
 
 @pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "rounds/../../x"])
@@ -113,7 +137,7 @@ def test_no_path_of_the_manifest_leaves_the_run(store, path, tmp_path):
     for use in (lambda: store.read(path), lambda: store.write(path, "x"), lambda: store.read_shard(shard)):
         with pytest.raises(InputError, match="leaves the run's directory"):
             use()
-    store.commit(lambda manifest: manifest["folders"].update({"models": {path: "0"}}))
+    store.commit(lambda manifest: manifest.folders.update({"models": {path: "0"}}))
     with pytest.raises(InputError, match="leaves the run's directory"):
         store.load_folder("models", lambda folder: None)
     assert [found.name for found in tmp_path.iterdir()] == ["run"]
@@ -137,7 +161,7 @@ def test_a_kept_folder_comes_back(store):
     store.commit_folder("ratio", write_two)
     assert store.is_intact("ratio")
     assert store.load_folder("ratio", lambda folder: (folder / "in" / "b.txt").read_text()) == "two"
-    assert store.manifest()["folders"]["ratio"].keys() == {"a.txt", "in/b.txt"}
+    assert store.manifest().folders["ratio"].keys() == {"a.txt", "in/b.txt"}
 
 
 def test_a_kept_folder_is_listed_damaged_or_not(store):
@@ -229,7 +253,7 @@ def test_the_manifest_before_is_kept_when_the_last_one_is_none(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     kept.commit_folder("c", lambda folder: (folder / "x").write_text("x"))
     (tmp_path / "manifest.json").write_text("{")
-    assert list(kept.manifest()["folders"]) == ["a"]
+    assert list(kept.manifest().folders) == ["a"]
 
 
 def test_path_with_special_characters(tmp_path):
@@ -246,11 +270,17 @@ def test_options_of_a_uri_stay_at_its_end():
 
 
 def test_a_manifest_of_another_shape_gives_way_to_the_one_before(store):
-    store.commit_round(0, [], {"fingerprint": "f"})
-    store.commit_round(1, [], {"fingerprint": "g"})
-    for shape in ({"version": 2}, {"version": 2, "rounds": [], "folders": {}}, {"rounds": {}, "folders": {}}):
+    store.commit_round(0, progress_of())
+    store.commit_round(1, progress_of())
+    whole = {"version": 3, "rounds": {}, "folders": {}}
+    for shape in (
+        whole | {"rounds": []},
+        whole | {"rounds": {"0": {}}},
+        whole | {"more": 1},
+        {"rounds": {}, "folders": {}},
+    ):
         store.write("manifest.json", json.dumps(shape))
-        assert store.manifest()["rounds"].keys() == {"0"}
+        assert store.manifest().rounds.keys() == {0}
 
 
 def test_no_link_leads_out_of_the_run(store, tmp_path):

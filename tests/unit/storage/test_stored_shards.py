@@ -1,7 +1,6 @@
 """Shards that are whole by their SHA-256, and hold something else than the manifest says: named by file and column."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +14,8 @@ from rsf_dist.errors import InputError
 from rsf_dist.runs.verification import _read
 from rsf_dist.sampling import accepted
 from rsf_dist.sampling.accepted import AcceptedSet, check_schema, stored_dataset, stored_rows
-from rsf_dist.storage.run_store import RunStore, Shard, _sha256
+from rsf_dist.storage.manifest import RoundProgress, Shard
+from rsf_dist.storage.run_store import RunStore, _sha256
 
 WANTED = 60
 PATH = "rounds/000/accepted/chunk-000001.parquet"
@@ -54,7 +54,7 @@ def test_they_are_read_without_actors_for_their_footers(store, monkeypatch) -> N
 
 def relist(store: RunStore, shard: Shard) -> None:
     """Put the shard in the place of the second one, which the manifest tells of in the same words."""
-    store.commit(lambda manifest: manifest["rounds"]["0"]["shards"].__setitem__(1, asdict(shard)))
+    store.commit(lambda manifest: manifest.rounds[0].shards.__setitem__(1, shard))
 
 
 def forge(store: RunStore, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -64,14 +64,14 @@ def forge(store: RunStore, change: Callable[[pa.Table], pa.Table]) -> None:
     relist(store, store.write_shard(0, shard.chunk, change(store.read_shard(shard))))
 
 
-def described(store: RunStore) -> dict:
+def described(store: RunStore) -> RoundProgress:
     found = store.round(0)
     assert found is not None
     return found
 
 
 def listed(store: RunStore) -> list[Shard]:
-    return [Shard(**shard) for shard in described(store)["shards"]]
+    return described(store).shards
 
 
 def retyped(column: str, kind: pa.DataType) -> Callable[[pa.Table], pa.Table]:
@@ -123,7 +123,7 @@ def test_wrong_columns_are_refused_in_one_line(harm: str, read, store: RunStore,
 def test_verify_names_wrong_columns(harm: str, store: RunStore) -> None:
     column, change, _ = HARMS[harm]
     forge(store, change)
-    ledgers, wrong, damaged = _read(store, described(store), listed(store))
+    ledgers, wrong, damaged = _read(store, described(store))
     assert len(wrong) == 1
     assert wrong[0].startswith(f"{PATH}={column}: this column is ")
     assert damaged == {1}
@@ -136,7 +136,7 @@ def test_bytes_that_are_no_parquet_are_refused_in_one_line(store: RunStore) -> N
     for read in READERS:
         with pytest.raises(InputError, match=rf"^{PATH}=.*: cannot be read as Parquet \(.*; restore the file"):
             read(store)
-    _, wrong, damaged = _read(store, described(store), listed(store))
+    _, wrong, damaged = _read(store, described(store))
     assert [line.partition("=")[0] for line in wrong] == [PATH]
     assert damaged == {1}
 
@@ -144,7 +144,7 @@ def test_bytes_that_are_no_parquet_are_refused_in_one_line(store: RunStore) -> N
 def test_what_is_in_order_is_read(store: RunStore) -> None:
     assert stored_rows(store, 0).num_rows == WANTED
     assert AcceptedSet.load(store).report.num_accepted == WANTED
-    ledgers, wrong, damaged = _read(store, described(store), listed(store))
+    ledgers, wrong, damaged = _read(store, described(store))
     assert (len(ledgers), wrong, damaged) == (len(listed(store)), [], set())
     for shard in listed(store):
-        assert check_schema(store.read_shard(shard), shard, described(store)["columns"]).num_rows == shard.rows
+        assert check_schema(store.read_shard(shard), shard, described(store).columns).num_rows == shard.rows
