@@ -14,6 +14,7 @@ from rsf_dist.config.ratio import (
     LabelShiftRatioConfig,
 )
 from rsf_dist.config.sampling import SamplingConfig
+from rsf_dist.data.batch import to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
 from rsf_dist.models.networks import Network, in_pieces
@@ -76,7 +77,7 @@ def _class_log_mean_ratios(ratio: Ratio, proposal: Proposal, num_classes: int, s
     found, labels = [], []
     for piece, start in enumerate(range(0, _ROWS_FOR_MEANS, chunk_size)):
         streams = Streams(seed, Stage.RATIO, chunk=_CHUNK_OF_MEANS + piece)
-        rows = proposal.sample(min(chunk_size, _ROWS_FOR_MEANS - start), streams)
+        rows = to_cpu(proposal.sample(min(chunk_size, _ROWS_FOR_MEANS - start), streams))
         found.append(log_ratios(ratio, rows).numpy())
         labels.append(rows["label"].numpy())
     return class_log_means(np.concatenate(found), np.concatenate(labels), num_classes)
@@ -93,7 +94,7 @@ def _estimate_prior(
     """Fit a classifier on labelled proposals, calibrate it on others, and solve for the mix of the target images."""
     limit_to_allocation(config.cpus)
     chunk = _CHUNK_OF_PRIOR if isinstance(config, ClassPriorConfig) else 0
-    rows = proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk))
+    rows = to_cpu(proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk)))
     drawn = ImageSet(rows["image"], rows["label"], inputs.source.classes)
     held_out = round(config.num_proposals * config.calibration_fraction)
     field = "rounds.class_prior.optimizer" if isinstance(config, ClassPriorConfig) else "ratio.optimizer"

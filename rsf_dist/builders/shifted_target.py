@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
 
 from rsf_dist.config.images import ParameterShiftConfig, ShiftConfig
+from rsf_dist.data.batch import to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.proposals import AugmentProposal
 from rsf_dist.proposals.rendering import NEUTRAL, render
@@ -31,7 +32,7 @@ def make_shifted_images(base: ImageSet, shift: ShiftConfig, count: int, streams:
     parameters = shift_distributions(shift)
     seen_through = shift.blur >= _LEAST_BLUR or shift.gamma != 1
     noise = parameters.pop("noise", None) if seen_through else None
-    rows = AugmentProposal(base, parameters, prior).sample(count, streams)
+    rows = to_cpu(AugmentProposal(base, parameters, prior).sample(count, streams))
     images = with_gamma(blurred(rows["image"], shift.blur), shift.gamma)
     if noise is not None:
         with streams.torch_global(purpose=7):  # torch's distributions take no generator

@@ -51,6 +51,13 @@ class LazyBatch(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.producers) + len(self.columns)
 
+    def __or__(self, columns: Batch) -> LazyBatch:
+        """Return these rows with `columns`, [n, …] each, added or in place of columns of the same name."""
+        producers = {name: make for name, make in self.producers.items() if name not in columns}
+        joined = LazyBatch(self.columns | columns, producers, self._rows)
+        joined._made = {name: column for name, column in self._made.items() if name in producers}
+        return joined
+
     def with_producers(self, make: Mapping[str, Callable[[Index], Tensor]]) -> LazyBatch:
         """The same rows, their costly columns made otherwise."""
         return LazyBatch(self.columns, make, self._rows)

@@ -62,7 +62,7 @@ def _run_tests(
 ) -> dict[str, Any]:
     limit_to_allocation()
     streams = Streams(seed, Stage.CONTROL_PILOT, chunk=1)
-    rows = {name: proposal.sample(len(accepted), streams)["image"] for name, proposal in proposals.items()}
+    rows = {name: proposal.sample(len(accepted), streams)["image"].cpu() for name, proposal in proposals.items()}
     of_target, features = _features(target, feature_network, seed)
     return {
         name: asdict(compare(of_target, _features(images, feature_network, seed)[0], seed, features))

@@ -74,15 +74,11 @@ class AugmentProposal:
         self._by_class = torch.argsort(labels, stable=True)
         self._class_start = torch.cumsum(self.class_counts, 0) - self.class_counts
 
-    def sample(self, n: int, rng: Streams) -> Batch:
-        """Draw n augmented images with what they were made from."""
-        return to_cpu(self._drawn(n, rng))
+    def sample(self, n: int, rng: Streams) -> Batch | LazyBatch:
+        """Draw n augmented images with the class, base image and parameters that each is rendered from.
 
-    def outline(self, n: int, rng: Streams) -> Batch | LazyBatch:
-        """As `sample`; without a `transform`, images are rendered when asked for, and stay on a GPU."""
-        return self._drawn(n, rng)
-
-    def _drawn(self, n: int, rng: Streams) -> Batch | LazyBatch:
+        Without a `transform`, images are rendered on first access, on the device that this process computes on.
+        """
         generator = rng.torch()
         label = torch.multinomial(self.class_prior, n, replacement=True, generator=generator)
         within = (torch.rand(n, generator=generator, dtype=torch.float64) * self.class_counts[label]).long()

@@ -7,15 +7,21 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from rsf_dist.data.batch import Batch, LazyBatch
+from rsf_dist.errors import InputError
 from rsf_dist.runtime.rng import Streams
 
 
 @runtime_checkable
 class Proposal(Protocol):
-    """Draws rows x ~ q. The one method that the sampler needs; those whose density is known also have `log_prob`."""
+    """A source of rows x ~ q. A proposal whose density is known also has `log_prob` (`DensityProposal`)."""
 
-    def sample(self, n: int, rng: Streams) -> Batch:
-        """Draw n rows, on the CPU, all randomness from `rng`, so that equal streams give equal rows."""
+    def sample(self, n: int, rng: Streams) -> Batch | LazyBatch:
+        """Draw n rows, with all randomness from `rng`: equal streams give equal rows.
+
+        Return a dict of tensors, or a `LazyBatch` for columns that are expensive to compute (rendered images, say): its
+        expensive columns are computed only for the rows that a ratio reads or that are accepted. Use `to_cpu` to get
+        every column of either as a dict of tensors on the CPU.
+        """
         ...
 
 
@@ -26,29 +32,6 @@ class DensityProposal(Proposal, Protocol):
     def log_prob(self, batch: Batch) -> Tensor:
         """log q of each row, float [n]."""
         ...
-
-
-@runtime_checkable
-class OutliningProposal(Proposal, Protocol):
-    """A proposal with columns that are costly: made of the rows alone that a ratio must see, or that are accepted.
-
-    They may be made, and lie, on the device that the process computes on (`rsf_dist.runtime.device`).
-    """
-
-    def outline(self, n: int, rng: Streams) -> Batch | LazyBatch:
-        """The rows of `sample`, to the last bit; an Outline makes its costly columns when they are asked for."""
-        ...
-
-
-def outline(proposal: Proposal, n: int, rng: Streams) -> Batch | LazyBatch:
-    """The rows of `proposal.sample`, by its `outline` where it has one that a subclass's own `sample` does not undo."""
-    for kind in type(proposal).__mro__:
-        if "outline" in vars(kind):
-            assert isinstance(proposal, OutliningProposal)
-            return proposal.outline(n, rng)
-        if "sample" in vars(kind):
-            break
-    return proposal.sample(n, rng)
 
 
 @runtime_checkable
@@ -69,6 +52,18 @@ class Refittable(Proposal, Protocol):
             max_components: how many modes it may tell apart.
         """
         ...
+
+
+def has_settable_class_prior(proposal: Proposal) -> bool:
+    """Return True if the proposal has a class prior and gives itself again with another one."""
+    prior = getattr(proposal, "class_prior", None)
+    if prior is None or not hasattr(proposal, "with_class_prior"):
+        return False
+    try:
+        proposal.with_class_prior(prior)
+    except InputError:  # a mixture has the method even where one of its parts cannot
+        return False
+    return True
 
 
 @runtime_checkable

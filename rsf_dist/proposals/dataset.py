@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rsf_dist.data.batch import Batch, num_rows, select
+from rsf_dist.data.batch import Batch, LazyBatch, num_rows, select, to_cpu
 from rsf_dist.errors import InputError
 from rsf_dist.runtime.rng import Streams
 
@@ -22,14 +22,14 @@ class DatasetProposal:
         InputError: no rows, columns that differ in length.
     """
 
-    def __init__(self, rows: Batch):
+    def __init__(self, rows: Batch | LazyBatch):
         try:
             self.num_rows = num_rows(rows)
         except ValueError as err:
             raise InputError("rows", sorted(rows), str(err), "give columns of one length") from err
         if self.num_rows == 0:
             raise InputError("rows", 0, "there must be some", "give a pool that is not empty")
-        self.rows = rows
+        self.rows = to_cpu(rows)
 
     def sample(self, n: int, rng: Streams) -> Batch:
         """n rows, drawn with replacement."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from rsf_dist.data.batch import Batch, LazyBatch, take_rows, to_cpu
+from rsf_dist.data.batch import Batch, LazyBatch, take_rows
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.prior import checked_prior
@@ -61,12 +61,11 @@ class GeneratorProposal:
         self.generator, self.latent, self.column = generator.cpu(), latent, column
         self.class_prior = None if class_prior is None else checked_prior(class_prior)
 
-    def sample(self, n: int, rng: Streams) -> Batch:
-        """Draw n rows; noise that the generator draws by itself, from torch's global generators, is seeded as well."""
-        return to_cpu(self.outline(n, rng))
+    def sample(self, n: int, rng: Streams) -> LazyBatch:
+        """Draw n rows; on a GPU, the generated column stays there until it is read.
 
-    def outline(self, n: int, rng: Streams) -> LazyBatch:
-        """As `sample`, but what was generated stays on the GPU, if any."""
+        Noise that the generator itself draws from torch's global generators is seeded as well.
+        """
         made_from = {}
         with seeded(rng), torch.no_grad():
             made_from["latent"] = self.latent.sample(torch.Size([n])).float()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rsf_dist.data.batch import Batch, LazyBatch, interleave, num_rows, select, take_rows, to_cpu
+from rsf_dist.data.batch import Batch, LazyBatch, interleave, num_rows, select, take_rows
 from rsf_dist.errors import InputError
-from rsf_dist.proposals.base import Proposal, outline
+from rsf_dist.proposals.base import Proposal
 from rsf_dist.runtime.rng import Streams
 
 COMPONENT = "component"
@@ -45,24 +45,19 @@ class TargetMixtureProposal:
             raise InputError("target", "no rows", "the mixture needs some", "give target rows")
         self.proposal, self.target, self.alpha = proposal, target, alpha
 
-    def sample(self, n: int, rng: Streams) -> Batch:
-        """Draw n rows of the mixture."""
-        return to_cpu(self.outline(n, rng))
-
-    def outline(self, n: int, rng: Streams) -> LazyBatch:
-        """As `sample`, what is costly for the proposal made when it is asked for."""
+    def sample(self, n: int, rng: Streams) -> LazyBatch:
+        """Draw n rows of the mixture; columns that are lazy in the proposal stay lazy."""
         generator = rng.numpy(purpose=8)
         component = torch.from_numpy((generator.random(n) < self.alpha).astype("int64"))
         chosen = component == 1
         count = int(chosen.sum())
         rows = torch.from_numpy(generator.integers(num_rows(self.target), size=count))
-        drawn = outline(self.proposal, max(n - count, 1), rng)  # one at least, for its columns
+        drawn = self.proposal.sample(max(n - count, 1), rng)  # one at least, for its columns
         if COMPONENT in drawn:
             raise InputError("proposal", COMPONENT, "this column's name is taken", "rename the proposal's column")
         one = select(drawn, slice(0, 1))
         of_target = {name: take_rows(self._of_target(name, one[name]), rows) for name in drawn}
-        mixed = interleave(of_target, drawn, chosen)
-        return LazyBatch({**mixed.columns, COMPONENT: component}, mixed.producers)
+        return interleave(of_target, drawn, chosen) | {COMPONENT: component}
 
     def _of_target(self, name: str, column: Tensor) -> Tensor:
         given = self.target.get(name)

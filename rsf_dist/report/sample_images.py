@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.data.arrow import from_table
+from rsf_dist.data.batch import to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.evaluation.predictions import Predictions
 from rsf_dist.proposals import Proposal
@@ -47,7 +48,7 @@ def save(store: RunStore, proposal: Proposal, accepted: AcceptedSet, inputs: Inp
     rows = from_table(accepted.head(_SHOWN))
     arrays = {
         "source": _spread(inputs.source.images),
-        "proposals": drawn["image"].numpy(),
+        "proposals": drawn["image"].cpu().numpy(),
         "accepted": rows["image"].numpy(),
         "accepted_label": rows["label"].numpy(),
         "target": _spread(inputs.target.images),
@@ -62,7 +63,7 @@ def save_round(store: RunStore, number: int, proposal: Proposal, seed: int) -> d
     Returns {"parameters": {column: {"proposed": [q05, q25, q50, q75, q95], "accepted": the same}}}, of columns that
     hold one real number a row.
     """
-    drawn = proposal.sample(_MEASURED, Streams(seed, Stage.PILOT, number, chunk=1))
+    drawn = to_cpu(proposal.sample(_MEASURED, Streams(seed, Stage.PILOT, number, chunk=1)))
     rows = from_table(stored_rows(store, number))
     if "image" in rows:
         _write(store, round_samples(number), {"accepted": rows["image"][:_SHOWN_OF_ROUND].numpy()})

@@ -20,6 +20,7 @@ from rsf_dist.config.ratio import ClassifierRatioConfig, ClassPriorConfig
 from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.builders.prior_estimation import estimate_prior, class_log_mean_ratios
 from rsf_dist.proposals import Proposal
+from rsf_dist.proposals.base import has_settable_class_prior
 from rsf_dist.ratios import ClassConditionalRatio, LabelShiftRatio, Ratio
 from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.tasks import ClassificationTask
@@ -110,7 +111,7 @@ def reason_to_keep(seed_run: SeedRun, proposal: Proposal) -> str | None:
         return "rounds.class_prior is null"
     if not isinstance(seed_run.config.ratio, ClassifierRatioConfig):
         return f"a {seed_run.config.ratio.kind} ratio says itself what classes it wants"
-    if getattr(proposal, "class_prior", None) is None or not hasattr(proposal, "with_class_prior"):
+    if not has_settable_class_prior(proposal):
         return "the proposal has none that could be set"
     if config.network is None and not {"image", "label"} >= set(seed_run.task().columns):
         return "the task needs more than images and labels; rounds.class_prior.network does not"

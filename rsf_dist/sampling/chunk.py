@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rsf_dist.data.batch import Batch, Index, LazyBatch, num_rows, select, to_cpu
 from rsf_dist.errors import InputError, StatisticalRefusal
-from rsf_dist.proposals.base import FiniteProposal, Proposal, outline
+from rsf_dist.proposals.base import FiniteProposal, Proposal
 from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio, log_ratios, on_ratio_device
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.runtime.user_code import reported_as
@@ -117,7 +117,7 @@ def propose_and_score(
 def propose(proposal: Proposal, streams: Streams, n: int) -> Batch | LazyBatch:
     """n proposals. Raises InputError on a broken contract."""
     with _proposing(proposal, n):
-        batch = validate_batch(outline(proposal, n, streams), n)
+        batch = validate_batch(proposal.sample(n, streams), n)
     return _validate_when_made(batch, proposal) if isinstance(batch, LazyBatch) else batch
 
 

@@ -20,7 +20,7 @@ from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig, RatioNetworkConfig, RatioOptimizerConfig
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.data.arrow import to_table
-from rsf_dist.data.batch import num_rows
+from rsf_dist.data.batch import num_rows, to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal
 from rsf_dist.models.networks import NetworkSpec
@@ -309,7 +309,7 @@ def rows_of(monkeypatch):
 
     def stored_rows(store, number):
         asked.append(number)
-        rows = broad().sample(300, Streams(5))
+        rows = to_cpu(broad().sample(300, Streams(5)))
         rows["rotation"] = 0.8 + 0.1 * torch.randn(300, generator=torch.Generator().manual_seed(1))
         return to_table(rows)
 
