@@ -9,37 +9,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
 
-import numpy as np
 from ray.data import Dataset
 
 from rsf_dist.cluster.capacity import check_pool, max_actors
 from rsf_dist.cluster.connection import ensure_cluster
 from rsf_dist.cluster.shared_storage import require_shared
 from rsf_dist.config.sampling import Budget, PoolConfig
-from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal, unwrapped
-from rsf_dist.proposals.base import FiniteProposal, Proposal
+from rsf_dist.errors import InputError, Shortfall
+from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
 from rsf_dist.runtime.allocator import releasing_memory
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.runtime.rng import Stage, Streams
-from rsf_dist.sampling.accept import key_quantile
-from rsf_dist.sampling.accepted import AcceptedSet, fingerprint, num_duplicates, result_rows
+from rsf_dist.sampling.accepted import AcceptedSet
 from rsf_dist.sampling.checkpoint import RoundCheckpoint
-from rsf_dist.sampling.chunk import ChunkWork, refuse_nonfinite
-from rsf_dist.sampling.collector import ChunkTask, RowCollector
+from rsf_dist.sampling.chunk import ChunkWork
+from rsf_dist.sampling.collector import RowCollector
 from rsf_dist.sampling.envelope import Choice, Envelope, PilotEnvelope, choose
 from rsf_dist.sampling.pilot import PilotRun, Probe, draw_pilot
 from rsf_dist.sampling.plan import SamplingPlan
-from rsf_dist.sampling.pool import map_chunks
-from rsf_dist.sampling.report import SamplingReport, summarise
+from rsf_dist.sampling.round_draw import RoundDraw
 from rsf_dist.sampling.stream import Cursor, RowStream, forecast_mean_weight, with_measured_rows
+from rsf_dist.sampling.top_k import checked_pool_size, draw_top_k
 from rsf_dist.storage.run_store import RunStore
-from rsf_dist.types import Floats
-
-_LOWEST_LOG_M = -1e300  # below every log ratio that is not -inf
 
 
 class RejectionSampler:
@@ -94,11 +87,11 @@ class RejectionSampler:
         self._check(num_accepted)
         started = time.monotonic()
         plan = self.plan(round)
-        checkpoint = RoundCheckpoint(self.store, plan.work, started)
         collector = RowCollector(num_accepted, plan.choice.log_m, plan.choice.margin)
-        self._gather(plan, collector, limit // self.chunk_size, checkpoint, progress or Progress())
-        self._check_shortfall(plan, collector)
-        return self._hand_over(plan, collector, checkpoint)
+        draw = self._draw(plan, collector, started)
+        draw.run(limit // self.chunk_size, progress or Progress())
+        self._check_shortfall(collector)
+        return draw.result()
 
     @releasing_memory
     def top_k(
@@ -114,33 +107,15 @@ class RejectionSampler:
             InputError: k is not positive or not below the proposals, or their number is missing.
             StatisticalRefusal: not more than k proposals have a ratio above 0, a ratio is NaN or +inf, time is up.
         """
-        if num_proposals is None:
-            if not isinstance(self.proposal, FiniteProposal):
-                raise InputError("num_proposals", None, "this proposal has no end", "say how many to look at")
-            num_proposals = self.proposal.num_rows
-        elif isinstance(self.proposal, FiniteProposal) and num_proposals > self.proposal.num_rows:
-            rule = f"the pool has {self.proposal.num_rows:,} rows"
-            raise InputError("num_proposals", num_proposals, rule, "lower it, or leave it out")
-        if not 0 < k < num_proposals:
-            raise InputError("k", k, f"must be in (0, {num_proposals:,}), the proposals", "lower it")
+        pool_size = checked_pool_size(self.proposal, k, num_proposals)
         self._check(k)
         pilot = self._pilot(round)
-        end = math.ceil(num_proposals / self.chunk_size)
-        for log_m in self._thresholds(pilot, k / num_proposals, round):
-            plan = self._plan(pilot, Choice(log_m, f"key {k + 1:,} of {num_proposals:,}"), round, num_proposals)
-            checkpoint, collector = RoundCheckpoint(self.store, plan.work), RowCollector(k, log_m, exhaustive=True)
-            self._gather(plan, collector, end, checkpoint, progress or Progress())
-            if collector.scored.num_scored < num_proposals:
-                finding = f"time was up after {collector.scored.num_scored:,} of {num_proposals:,} proposals"
-                raise StatisticalRefusal(finding, "raise budget.max_seconds: the top k are known when all were seen")
-            if len(collector) > k:
-                collector.keep_top()
-                return self._hand_over(plan, collector, checkpoint)
-            checkpoint.forget()
-        raise StatisticalRefusal(
-            f"{len(collector):,} of {num_proposals:,} proposals have a ratio above 0, not more than k={k:,}",
-            "lower k, or add proposals",
-        )
+
+        def draw_at(choice: Choice) -> RoundDraw:
+            plan = self._plan(pilot, choice, round, pool_size)
+            return self._draw(plan, RowCollector(k, choice.log_m, exhaustive=True), time.monotonic())
+
+        return draw_top_k(k, pool_size, pilot.rows.accept_key, draw_at, progress or Progress())
 
     def stream(self, num_accepted: int, round: int = 0) -> Dataset:
         """The rows of `sample`, drawn as they are read: a lazy Dataset, for training while sampling.
@@ -229,47 +204,11 @@ class RejectionSampler:
         )
         return SamplingPlan(choice, work, pilot, on_gpus=self.pool.gpus_per_actor > 0)
 
-    def _thresholds(self, pilot: PilotRun, acceptance: float, round: int) -> Iterator[float]:
-        """What `_threshold_candidates` names, from the one on that the store's chunks were drawn at."""
-        named = list(_threshold_candidates(pilot.rows.accept_key, acceptance))
-        drawn_at = RoundCheckpoint(self.store, self._plan(pilot, Choice(named[0], ""), round).work).drawn_at()
-        yield from named[named.index(drawn_at) :] if drawn_at in named else named
+    def _draw(self, plan: SamplingPlan, collector: RowCollector, started: float) -> RoundDraw:
+        checkpoint = RoundCheckpoint(self.store, plan.work, started)
+        return RoundDraw(plan, collector, checkpoint, self.pool, self.budget, self.store)
 
-    def _gather(
-        self, plan: SamplingPlan, collector: RowCollector, end: int, checkpoint: RoundCheckpoint, progress: Progress
-    ) -> None:
-        """What is stored, then waves of chunks, into the harvest until it is full, at its end, or time is up."""
-        recorder = ChunkTask(plan.work, self.store)
-        checkpoint.restore(collector, lambda chunks: self._records(recorder, chunks, plan))
-        if checkpoint.is_complete(collector.wanted, self.budget):
-            return
-        with checkpoint.keeping(collector):
-            while collector.num_chunks < end and not collector.full:
-                first = collector.num_chunks
-                wave = range(first, min(end, first + plan.wave_size(collector)))
-                with closing(self._records(recorder, wave, plan)) as records:
-                    for record in records:
-                        scored = collector.scored.num_scored + self.chunk_size
-                        refuse_nonfinite(record["num_nonfinite"], scored)  # such a chunk is not kept
-                        collector.add(record)
-                        checkpoint.note(collector)
-                        progress.count("accepted rows", min(len(collector), collector.wanted), collector.wanted)
-                        if collector.full:
-                            break
-                        if self._out_of_time(checkpoint):
-                            return
-
-    def _records(self, recorder: ChunkTask, chunks: Sequence[int], plan: SamplingPlan) -> Generator[dict, None, None]:
-        """The records of chunks, in their order."""
-        with unwrapped():
-            actors = max_actors(self.pool)
-            per_task, as_tasks = plan.chunks_per_task(len(chunks), actors), plan.is_brief(len(chunks), actors)
-            yield from map_chunks(recorder, chunks, self.pool, per_task, as_tasks)
-
-    def _out_of_time(self, checkpoint: RoundCheckpoint) -> bool:
-        return self.budget.max_seconds is not None and checkpoint.seconds > self.budget.max_seconds
-
-    def _check_shortfall(self, plan: SamplingPlan, collector: RowCollector) -> None:
+    def _check_shortfall(self, collector: RowCollector) -> None:
         if collector.full or (len(collector) and self.budget.on_shortfall == "partial"):
             return
         found, scored = len(collector), collector.scored.num_scored
@@ -283,41 +222,6 @@ class RejectionSampler:
             raise Shortfall(finding, remedy + "with budget.on_shortfall=partial")
         remedy = f"log M is {collector.log_m:.4g} and the largest log ratio seen {largest:.4g}: lower log M to that "
         raise Shortfall(finding, remedy + "(envelope kind pilot or budget), or move the proposal to the target")
-
-    def _report(self, plan: SamplingPlan, collector: RowCollector, seconds: float) -> SamplingReport:
-        accepted, ledger = collector.accepted(), collector.ledger()
-        return summarise(
-            plan.setting(collector.log_m),
-            collector.statistics(),
-            accepted["log_ratio"],
-            accepted["accept_key"],
-            num_proposed=collector.num_proposed(self.chunk_size),
-            num_accepted=len(ledger),
-            num_duplicates=num_duplicates(ledger),
-            stopped=collector.full,
-            shortfall=collector.wanted - len(ledger),
-            seconds=seconds,
-        )
-
-    def _hand_over(self, plan: SamplingPlan, collector: RowCollector, checkpoint: RoundCheckpoint) -> AcceptedSet:
-        if self.store is not None and checkpoint.is_complete(collector.wanted, self.budget):
-            return AcceptedSet.load(self.store, plan.work.round)
-        report = self._report(plan, collector, checkpoint.seconds)
-        ledger, drawn_at = collector.ledger(), plan.choice.log_m
-        mark = fingerprint(ledger, collector.columns, collector.log_m)
-        asked = {"wanted": collector.wanted, "budget": self.budget.model_dump()}
-        checkpoint.commit(collector, fingerprint=mark, report=report.to_dict(), **asked)
-        rows = result_rows(collector.dataset(self.store), collector.found(), ledger, drawn_at, collector.log_m)
-        return AcceptedSet(rows, report, mark, ledger, collector.columns)
-
-
-def _threshold_candidates(keys: Floats, acceptance: float) -> Iterator[float]:
-    """Values of log M that should keep somewhat more than `acceptance`; then one that keeps whatever can be kept."""
-    room = acceptance + 4 * math.sqrt(acceptance / len(keys)) + 4 / len(keys)
-    likely = key_quantile(keys, min(room, 1.0))
-    if np.isfinite(likely):
-        yield likely
-    yield _LOWEST_LOG_M
 
 
 def _pilot_stage(stage: Stage) -> Stage:
