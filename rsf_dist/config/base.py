@@ -8,13 +8,10 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    Discriminator,
     Field,
     ValidationInfo,
     field_validator,
 )
-
-from rsf_dist.config.messages import TAG
 
 _LARGEST_COUNT = 10**12  # more is a slip of the pen, and would not fit the integers of files and tensors
 
@@ -62,13 +59,3 @@ class StrictModel(BaseModel):
         if annotation is not bool and any(isinstance(one, bool) for one in given):
             raise ValueError("must not be true or false (yes, no, on and off need quotes to be words)")
         return value
-
-
-def kind_discriminator(default: str | None = None) -> Discriminator:
-    """Chooses a member of a union by its `kind`, which may be left out where there is a default."""
-
-    def tag(raw: Any) -> str | None:
-        kind = raw.get("kind", default) if isinstance(raw, dict) else getattr(raw, "kind", None)
-        return None if kind is None else f"{TAG}{kind}"
-
-    return Discriminator(tag)

@@ -11,7 +11,8 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import Fraction, ImportPath, PositiveInt, StrictModel, kind_discriminator
+from rsf_dist.config.base import Fraction, ImportPath, PositiveInt, StrictModel
+from rsf_dist.config.kinds import kind_discriminator
 
 
 class FixedEnvelopeConfig(StrictModel):

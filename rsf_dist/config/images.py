@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import Count, NonEmptyStr, PositiveFloat, PositiveInt, StrictModel, kind_discriminator
-from rsf_dist.config.messages import TAG
+from rsf_dist.config.base import Count, NonEmptyStr, PositiveFloat, PositiveInt, StrictModel
+from rsf_dist.config.kinds import TAG, kind_discriminator
 
 
 def _all_different(names: tuple[str, ...]) -> tuple[str, ...]:

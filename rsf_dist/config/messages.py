@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
+from rsf_dist.config.kinds import TAG, Kinds
 from rsf_dist.errors import InputError
 
 RENAMED = {
@@ -20,9 +22,6 @@ RENAMED = {
     "evaluation.judge": "evaluation.feature_network",
 }
 """Keys of earlier versions and what they are called now."""
-
-TAG = "kind="
-"""What the kinds of a union's members are marked with, to tell them from keys."""
 
 
 def first_error(error: ValidationError, root: type[BaseModel]) -> InputError:
@@ -71,12 +70,18 @@ def _keys_at(root: type[BaseModel], location: Sequence[str]) -> list[str]:
             inner
             for model in models
             if part in model.model_fields
-            for inner in _models_in(model.model_fields[part].annotation)
+            for inner in _models_in_field(model.model_fields[part])
         ] or models
     return sorted({name for model in models for name in model.model_fields})
 
 
+def _models_in_field(field: FieldInfo) -> list[type[BaseModel]]:
+    return [model for part in (field.annotation, *field.metadata) for model in _models_in(part)]
+
+
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, Kinds):
+        return list(annotation.models)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in get_args(annotation) for model in _models_in(argument)]

@@ -12,7 +12,8 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import ImportPath, NonEmptyStr, PositiveFloat, PositiveInt, StrictModel, kind_discriminator
+from rsf_dist.config.base import ImportPath, NonEmptyStr, PositiveFloat, PositiveInt, StrictModel
+from rsf_dist.config.kinds import kind_discriminator
 
 ParameterName = Literal["rotation", "scale", "brightness", "contrast", "translate_x", "translate_y", "noise"]
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
-    Tag,
     model_validator,
 )
 
@@ -19,10 +18,27 @@ from rsf_dist.config.base import (
     PositiveInt,
     Seconds,
     StrictModel,
-    kind_discriminator,
 )
+from rsf_dist.config.kinds import Kinds
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.config.proposal import Distributions
+
+
+class RatioKind(StrictModel):
+    """The base of every kind of ratio.
+
+    A kind of your own derives from it, names itself in `kind`, and is registered by `@RATIO_KINDS.register`.
+    """
+
+    kind: str
+
+
+RATIO_KINDS = Kinds[RatioKind]("ratio", default="classifier")
+"""The kinds that `ratio:`, and each factor of a product, can have."""
+
+
+RatioConfig = Annotated[RatioKind, RATIO_KINDS]
+"""A field that holds a ratio of any registered kind."""
 
 
 class RatioNetworkConfig(ModelConfig):
@@ -39,7 +55,8 @@ class RatioOptimizerConfig(OptimizerConfig):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
 
 
-class ClassifierRatioConfig(StrictModel):
+@RATIO_KINDS.register
+class ClassifierRatioConfig(RatioKind):
     """The density ratio from a classifier that tells target images from proposals.
 
     network, optimizer: its network, and how that is fitted.
@@ -81,7 +98,8 @@ class ClassifierRatioConfig(StrictModel):
         return self
 
 
-class LabelShiftRatioConfig(StrictModel):
+@RATIO_KINDS.register
+class LabelShiftRatioConfig(RatioKind):
     """Only the mix of classes differs: r = p(y)/q(y), q(y) the proposal's `class_prior`.
 
     target_prior: p(y), one number a class; None: estimated from the unlabelled target images, by `method`.
@@ -128,7 +146,8 @@ class ClassPriorConfig(StrictModel):
     wait_seconds: Seconds = 0.0
 
 
-class DensityRatioConfig(StrictModel):
+@RATIO_KINDS.register
+class DensityRatioConfig(RatioKind):
     """The target as laws of the augmentation parameters: r is the product of p_j/q_j over those named.
 
     Each needs a law in proposal.parameters too; those not named are as the proposal draws them.
@@ -138,7 +157,8 @@ class DensityRatioConfig(StrictModel):
     parameters: Annotated[Distributions, Field(min_length=1)]
 
 
-class RewardRatioConfig(StrictModel):
+@RATIO_KINDS.register
+class RewardRatioConfig(RatioKind):
     """The proposal tilted by exp(score/beta).
 
     score: import path of a function; it gets a batch (column -> tensor) and `options`, and gives one number a row.
@@ -154,7 +174,8 @@ class RewardRatioConfig(StrictModel):
     max_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
-class VerifierRatioConfig(StrictModel):
+@RATIO_KINDS.register
+class VerifierRatioConfig(RatioKind):
     """The proposal given that a check passes.
 
     passes: import path of a function; it gets a batch (column -> tensor) and `options`, and gives a boolean a row.
@@ -167,7 +188,8 @@ class VerifierRatioConfig(StrictModel):
     columns: list[str] | None = None
 
 
-class CustomRatioConfig(StrictModel):
+@RATIO_KINDS.register
+class CustomRatioConfig(RatioKind):
     """A ratio of your own: `factory` is called with target (uint8 [n, c, h, w]), proposal, seed and `options`.
 
     A class is also made, and tried on a few proposals, before the cluster is joined; what takes its time, as learning
@@ -179,24 +201,13 @@ class CustomRatioConfig(StrictModel):
     options: dict[str, Any] = {}
 
 
-class ProductRatioConfig(StrictModel):
+@RATIO_KINDS.register
+@RATIO_KINDS.holder
+class ProductRatioConfig(RatioKind):
     """The product of ratios; list cheap ones first. A row that they cannot save is not shown to the later ones."""
 
     kind: Literal["product"]
     factors: Annotated[tuple[RatioConfig, ...], Field(min_length=2)]
-
-
-RatioConfig = Annotated[
-    Annotated[ClassifierRatioConfig, Tag("kind=classifier")]
-    | Annotated[LabelShiftRatioConfig, Tag("kind=label_shift")]
-    | Annotated[DensityRatioConfig, Tag("kind=density")]
-    | Annotated[RewardRatioConfig, Tag("kind=reward")]
-    | Annotated[VerifierRatioConfig, Tag("kind=verifier")]
-    | Annotated[CustomRatioConfig, Tag("kind=custom")]
-    | Annotated[ProductRatioConfig, Tag("kind=product")],
-    kind_discriminator("classifier"),
-]
-ProductRatioConfig.model_rebuild()
 
 
 def is_learned(config: RatioConfig) -> bool:

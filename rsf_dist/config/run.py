@@ -21,13 +21,14 @@ from rsf_dist.config.evaluation import Arm, EvaluationConfig
 from rsf_dist.config.images import DataConfig, ImagesConfig, ShiftedImagesConfig, TargetConfig, _with_data
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.config.proposal import AugmentConfig, ProposalConfig
-from rsf_dist.config.ratio import ClassifierRatioConfig, RatioConfig
+from rsf_dist.config.ratio import RATIO_KINDS, ClassifierRatioConfig, RatioConfig
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.sampling import SamplingConfig
 from rsf_dist.config.training import ClassificationTaskConfig, TaskConfig, TrainingConfig
 from rsf_dist.errors import InputError
 
 
+@RATIO_KINDS.holder
 class RunConfig(StrictModel):
     """One run: sample, fine-tune, compare.
 

@@ -17,8 +17,8 @@ from rsf_dist.config.base import (
     PositiveInt,
     Seconds,
     StrictModel,
-    kind_discriminator,
 )
+from rsf_dist.config.kinds import kind_discriminator
 from rsf_dist.config.model import OptimizerConfig
 
 

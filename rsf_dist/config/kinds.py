@@ -1,0 +1,97 @@
+"""Registries of the kinds that a section of the configuration can have.
+
+`ratio:` and `proposal:` are unions whose member is chosen by the key `kind`. The members come from a registry, so that
+a class outside of this package can join them:
+
+    @RATIO_KINDS.register
+    class ToyRatioConfig(RatioKind):
+        kind: Literal["toy"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, get_args
+
+from pydantic import BaseModel, Discriminator, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+TAG = "kind="
+"""The prefix of a union's tags in pydantic's error locations, which tells a kind from a key."""
+
+Base = TypeVar("Base", bound=BaseModel)
+Member = TypeVar("Member", bound=BaseModel)
+
+
+class Kinds(Generic[Base]):
+    """The open set of models that a section can be, each known by its `kind`.
+
+    `Annotated[Base, kinds]` is the type of a field that holds a member of the set.
+
+    Args:
+        section: the section's name, for error messages.
+        default: the kind of a section that names none. None means that `kind` is required.
+    """
+
+    def __init__(self, section: str, default: str | None = None):
+        self.section, self.default = section, default
+        self._models: dict[str, type[BaseModel]] = {}
+        self._holders: list[type[BaseModel]] = []
+
+    @property
+    def models(self) -> tuple[type[BaseModel], ...]:
+        """The registered models, in the order of registration."""
+        return tuple(self._models.values())
+
+    def register(self, model: type[Member]) -> type[Member]:
+        """Add a model, whose field `kind` must be a Literal of one word. Use it as a decorator.
+
+        Raises:
+            TypeError: the model has no such field, or another model has its kind.
+        """
+        kind = _kind_of(model)
+        known = self._models.get(kind, model)
+        if _name_of(known) != _name_of(model):
+            raise TypeError(f"{self.section}.kind={kind} is {_name_of(known)} already; give {_name_of(model)} another")
+        self._models[kind] = model
+        for holder in self._holders:
+            holder.model_rebuild(force=True)
+        return model
+
+    def holder(self, model: type[Member]) -> type[Member]:
+        """Rebuild this model, a field of which is of this type, whenever a kind is added. Use it as a decorator.
+
+        Models are rebuilt in the order in which they come here: an inner one must come before an outer one.
+        """
+        self._holders.append(model)
+        return model
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the tagged union of what is registered by now."""
+        choices = {f"{TAG}{kind}": handler.generate_schema(model) for kind, model in self._models.items()}
+        return core_schema.tagged_union_schema(choices, discriminator=_tag_reader(self.default))
+
+
+def kind_discriminator(default: str | None = None) -> Discriminator:
+    """Choose a member of a closed union by its `kind`. None means that `kind` is required."""
+    return Discriminator(_tag_reader(default))
+
+
+def _tag_reader(default: str | None) -> Callable[[Any], str | None]:
+    def tag(raw: Any) -> str | None:
+        kind = raw.get("kind", default) if isinstance(raw, dict) else getattr(raw, "kind", None)
+        return None if kind is None else f"{TAG}{kind}"
+
+    return tag
+
+
+def _kind_of(model: type[BaseModel]) -> str:
+    field = model.model_fields.get("kind")
+    words = get_args(field.annotation) if field else ()
+    if len(words) != 1 or not isinstance(words[0], str):
+        raise TypeError(f'{_name_of(model)} needs a field that names its kind: write e.g. kind: Literal["toy"]')
+    return words[0]
+
+
+def _name_of(model: type[BaseModel]) -> str:
+    return f"{model.__module__}.{model.__qualname__}"
