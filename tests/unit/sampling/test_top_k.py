@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from in_process import CHUNK, without_ray
+from torch.distributions import Normal
 
 from rsf_dist.config.sampling import Budget
 from rsf_dist.errors import InputError, StatisticalRefusal
@@ -52,11 +53,11 @@ def test_the_rows_are_those_with_the_highest_keys(k, drawn):
     assert top.report.log_m == keys[k]
     assert top.report.log_m_source == f"key {k + 1} of 330"
     assert (top.report.num_proposed, top.report.num_accepted, top.report.shortfall) == (SIZE, k, 0)
-    assert drawn == list(range(7))  # every row of the pool once
+    assert drawn in ([*range(7)], 2 * [*range(7)])  # every chunk, once more where the first threshold kept too few
 
 
 def test_rows_are_drawn_again_where_the_pilot_expected_too_much(drawn, monkeypatch):
-    """160 of the 165 acceptable rows are more than the pilot's threshold keeps; without a threshold all come in."""
+    """log M = 3 keeps fewer than 160 of the 165 rows whose ratio is above 0; the lowest log M keeps them all."""
     monkeypatch.setattr("rsf_dist.sampling.top_k.key_quantile", lambda keys, acceptance: 3.0)
     top = sampler(Column(half=True)).top_k(160)
     assert len(top.ledger) == 160
@@ -103,7 +104,7 @@ def test_an_interrupted_draw_goes_on_at_the_threshold_that_its_chunks_were_drawn
     ("proposal", "k", "num_proposals", "refusal"),
     [
         (
-            DistributionProposal(torch.distributions.Normal(0.0, 1.0)),
+            DistributionProposal(Normal(0.0, 1.0)),
             5,
             None,
             "num_proposals=None: this proposal has no",
