@@ -1,10 +1,9 @@
-"""Learning log p/q with a classifier: in one Ray task, or data parallel through Ray Train."""
+"""The fit of a classifier ratio, in one Ray task or data parallel through Ray Train."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import pyarrow as pa
@@ -12,21 +11,16 @@ import ray
 import torch
 from torch import Tensor
 
+from rsf_dist.builders.context import RatioContext, WarmStart
 from rsf_dist.cluster.capacity import check_ratio
 from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
-from rsf_dist.config.ratio import (
-    ClassifierRatioConfig,
-)
+from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.config.training import TrainingConfig
 from rsf_dist.data.arrow import to_table
 from rsf_dist.errors import unwrapped
 from rsf_dist.models.networks import Network
 from rsf_dist.proposals import Proposal
-from rsf_dist.ratios import (
-    ClassifierRatio,
-    ProductRatio,
-    Ratio,
-)
+from rsf_dist.ratios import ClassifierRatio
 from rsf_dist.ratios.classifier import Split, Splits, member_seed, network_spec, split_samples
 from rsf_dist.runtime.device import to_cpu_copy
 from rsf_dist.runtime.rng import Stage, Streams
@@ -36,54 +30,42 @@ from rsf_dist.training.trainer import FineTuner
 _BLOCK_ROWS = 256
 
 
-@dataclass(frozen=True)
-class WarmStart:
-    """The round before: its ratio, and how many steps a classifier takes from there. None means that it begins anew."""
+def fit_classifier(config: ClassifierRatioConfig, context: RatioContext) -> ClassifierRatio:
+    """Learn log p/q from the target images and fresh proposals.
 
-    ratio: Ratio | None = None
-    steps: int | None = None
+    The fit runs in one Ray task, or with `config.num_workers` through Ray Train.
 
-    def factor(self, number: int) -> WarmStart:
-        """Of a product."""
-        return WarmStart(self.ratio.factors[number] if isinstance(self.ratio, ProductRatio) else None, self.steps)
-
-    def starting_point(self, config: ClassifierRatioConfig) -> tuple[ClassifierRatioConfig, Sequence[Network] | None]:
-        """Return the configuration to fit with, and the networks to begin with; None means new ones."""
-        if self.steps is None or not isinstance(self.ratio, ClassifierRatio):
-            return config, None
-        optimizer = config.optimizer.model_copy(update={"steps": self.steps})
-        return config.model_copy(update={"optimizer": optimizer}), [
-            to_cpu_copy(network) for network in self.ratio.networks
-        ]
-
-
-def fit_classifier(
-    config: ClassifierRatioConfig,
-    target: Tensor,
-    proposal: Proposal,
-    seed: int,
-    checkpoints: str | None = None,
-    before: WarmStart | None = None,
-    split_seed: int | None = None,
-) -> ClassifierRatio:
-    """Learn log p/q from target images uint8 [n, c, h, w] and fresh proposals.
-
-    In one Ray task, or with `config.num_workers` through Ray Train, whose checkpoints go to `checkpoints`. It goes on
-    from what was there `before`. Raises InputError, StatisticalRefusal.
+    Raises:
+        InputError: too few target images, images that differ in shape, or a cluster that has no room.
+        StatisticalRefusal: the loss is not finite.
     """
-    check_ratio(config)
-    config, initial = (before or WarmStart()).starting_point(config)
-    split_seed = seed if split_seed is None else split_seed
+    check_ratio(config, context.field)
+    config, initial = warm_started(config, context.warm_start)
+    target, proposal, seed = context.inputs.target.images, context.proposal, context.seed
+    split_seed = seed if context.split_seed is None else context.split_seed
     share = {"cpus": config.cpus, "gpus": config.gpus}
     if config.num_workers == 0:
         return run_in_task(_fit, config, target, proposal, seed, initial, split_seed, **share)
     splits = run_in_task(_gather, config, target, proposal, seed, split_seed, **share)
     with unwrapped():
         networks = [
-            _fit_parallel(config, splits, member_seed(seed, member), checkpoints, initial[member] if initial else None)
+            _fit_parallel(
+                config, splits, member_seed(seed, member), context.checkpoints, initial[member] if initial else None
+            )
             for member in range(config.ensemble)
         ]
     return run_in_task(_calibrate, config, networks, splits, **share)
+
+
+def warm_started(
+    config: ClassifierRatioConfig, start: WarmStart
+) -> tuple[ClassifierRatioConfig, Sequence[Network] | None]:
+    """Return the configuration to fit with, and the networks to start from. None means new networks."""
+    if start.steps is None or not isinstance(start.ratio, ClassifierRatio):
+        return config, None
+    optimizer = config.optimizer.model_copy(update={"steps": start.steps})
+    networks = [to_cpu_copy(network) for network in start.ratio.networks]
+    return config.model_copy(update={"optimizer": optimizer}), networks
 
 
 def _fit(
@@ -134,11 +116,11 @@ def _fit_parallel(
 
 
 def _balanced(split: Split, generator: torch.Generator) -> pa.Table:
-    """As many target rows (label 1, drawn with replacement) as proposals (label 0), shuffled."""
+    """Return as many target rows (label 1, drawn with replacement) as proposals (label 0), shuffled."""
     n = len(split.proposals)
-    again = torch.randint(len(split.target), (n,), generator=generator)
+    resampled = torch.randint(len(split.target), (n,), generator=generator)
     order = torch.randperm(2 * n, generator=generator)
-    images = torch.cat([split.proposals, split.target[again]])[order]
+    images = torch.cat([split.proposals, split.target[resampled]])[order]
     return to_table({"image": images, "label": (order >= n).long()})
 
 

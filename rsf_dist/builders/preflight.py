@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import singledispatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,18 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from rsf_dist.builders.components import build_envelope, build_proposal, build_task
+from rsf_dist.builders.context import RatioContext
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.builders.prior_estimation import class_prior
-from rsf_dist.builders.ratio import build_ratio
+from rsf_dist.builders.ratio import make_ratio
 from rsf_dist.config.ratio import (
     ClassifierRatioConfig,
     CustomRatioConfig,
     LabelShiftRatioConfig,
     ProductRatioConfig,
-    RatioConfig,
-    has_bound,
-    has_density_factors,
-    is_learned,
+    RatioKind,
 )
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
@@ -66,8 +66,9 @@ def preflight(config: RunConfig, inputs: Inputs) -> None:
     if config.rounds.num_rounds > 1:
         _try_rounds(config, inputs, proposal, rows)
     if config.envelope.kind == "certified":
-        _require_bound(has_bound(config.ratio), config.ratio)
-    _try_ratio(config.ratio, config, inputs, proposal, rows, "ratio")
+        _require_bound(config.ratio.may_have_bound, config.ratio)
+    context = RatioContext(inputs, proposal, config.seed)
+    try_ratio(config.ratio, RatioTrial(context, rows, needs_bound=config.envelope.kind == "certified"))
     if config.envelope.kind == "custom":
         with _tried("envelope", config.envelope):
             _try_envelope(envelope)
@@ -126,14 +127,14 @@ def _require_trainable(rows: Batch, inputs: Inputs) -> None:
         raise InputError("proposal", int(outside[0]), rule, "correct the labels")
 
 
-def _require_movable(proposal: Proposal, ratio: RatioConfig) -> None:
-    kind, remedy, learned = type(proposal).__name__, "give it one, or set rounds=1", is_learned(ratio)
+def _require_movable(proposal: Proposal, ratio: RatioKind) -> None:
+    kind, remedy, learned = type(proposal).__name__, "give it one, or set rounds=1", ratio.is_learned
     if not isinstance(proposal, Refittable):
         raise InputError("proposal", kind, "has no `refit`, which rounds need", remedy)
     if not learned and not isinstance(proposal, DensityProposal):
         rule = "has no `log_prob`, by which a ratio that is not learned follows a proposal that moves"
         raise InputError("proposal", kind, rule, remedy)
-    if learned and has_density_factors(ratio):
+    if learned and ratio.has_density_factors:
         rule = "has factors of kind density beside learned ones, and these cannot follow a proposal that moves"
         raise InputError("ratio", ratio.kind, rule, "leave them out, or set rounds=1")
 
@@ -158,36 +159,83 @@ def _try_refit(proposal: Proposal, rounds: RoundsConfig, rows: Batch, seed: int)
         _draw_reproducibly(DefensiveProposal(proposal, moved, rounds.defensive_share), seed)
 
 
-def _require_bound(bounded: bool, ratio: RatioConfig) -> None:
+def _require_bound(bounded: bool, ratio: RatioKind) -> None:
     if not bounded:
         remedy = "use another kind, or set what bounds it: max_log_ratio, calibration: isotonic, max_score"
         raise InputError("envelope.kind", "certified", f"a {ratio.kind} ratio like this has no bound", remedy)
 
 
-def _try_ratio(
-    ratio: RatioConfig, config: RunConfig, inputs: Inputs, proposal: Proposal, rows: Batch, field: str
-) -> None:
-    if isinstance(ratio, ProductRatioConfig):
-        for number, factor in enumerate(ratio.factors):
-            _try_ratio(factor, config, inputs, proposal, rows, f"{field}.factors.{number}")
-    elif isinstance(ratio, ClassifierRatioConfig):
-        _try_network(network_spec(ratio, rows["image"].shape[1]), rows, config.seed, f"{field}.network")
-    elif isinstance(ratio, LabelShiftRatioConfig) and ratio.target_prior is None:
-        class_prior(proposal, field)
-        spec = NetworkSpec(ratio.network, len(inputs.source.classes), rows["image"].shape[1])
-        _try_network(spec, rows, config.seed, f"{field}.network")
-    elif not isinstance(ratio, CustomRatioConfig) or _is_made_quickly(ratio, field):
-        with _tried(field, ratio) as named:
-            built = build_ratio(ratio, inputs, proposal, config.seed, field)
-            try_chunk(proposal, built, config.seed, named)
-        if config.envelope.kind == "certified":
-            _require_bound(built.log_bound is not None, ratio)
+@dataclass(frozen=True)
+class RatioTrial:
+    """The values that a ratio is tried with before the cluster is joined.
+
+    Args:
+        context: what the ratio is made from.
+        rows: a few proposals.
+        needs_bound: the run's envelope rests on the ratio's bound.
+    """
+
+    context: RatioContext
+    rows: Batch
+    needs_bound: bool
+
+    def for_factor(self, number: int) -> RatioTrial:
+        """Return the trial of a product's factor."""
+        return replace(self, context=self.context.for_factor(number))
+
+    def try_network(self, spec: NetworkSpec) -> None:
+        """Pass a few proposals through the network of the ratio. Raises InputError."""
+        _try_network(spec, self.rows, self.context.seed, f"{self.context.field}.network")
 
 
-def _is_made_quickly(config: CustomRatioConfig, field: str) -> bool:
-    """A class is; a function may learn, in Ray tasks perhaps, and is called once, when it is needed."""
-    with _tried(field, config):
-        return isinstance(user_code.load(config.factory, f"{field}.factory"), type)
+@singledispatch
+def try_ratio(config: RatioKind, trial: RatioTrial) -> None:
+    """Refuse early a ratio that cannot work. Raises InputError.
+
+    A ratio that needs no cluster is made, and draws a chunk. A kind of your own that needs the cluster may register a
+    trial of its parts.
+    """
+    if not config.needs_cluster:
+        _try_made(config, trial)
+
+
+@try_ratio.register
+def _try_product(config: ProductRatioConfig, trial: RatioTrial) -> None:
+    for number, factor in enumerate(config.factors):
+        try_ratio(factor, trial.for_factor(number))
+
+
+@try_ratio.register
+def _try_classifier(config: ClassifierRatioConfig, trial: RatioTrial) -> None:
+    trial.try_network(network_spec(config, trial.rows["image"].shape[1]))
+
+
+@try_ratio.register
+def _try_label_shift(config: LabelShiftRatioConfig, trial: RatioTrial) -> None:
+    if config.target_prior is not None:
+        _try_made(config, trial)
+        return
+    class_prior(trial.context.proposal, trial.context.field)
+    num_classes, channels = len(trial.context.inputs.source.classes), trial.rows["image"].shape[1]
+    trial.try_network(NetworkSpec(config.network, num_classes, channels))
+
+
+@try_ratio.register
+def _try_custom(config: CustomRatioConfig, trial: RatioTrial) -> None:
+    """Make what a class makes. A function may learn, perhaps in Ray tasks, and is only called when it is needed."""
+    with _tried(trial.context.field, config):
+        is_class = isinstance(user_code.load(config.factory, f"{trial.context.field}.factory"), type)
+    if is_class:
+        _try_made(config, trial)
+
+
+def _try_made(config: RatioKind, trial: RatioTrial) -> None:
+    context = trial.context
+    with _tried(context.field, config) as named:
+        made = make_ratio(config, context)
+        try_chunk(context.proposal, made, context.seed, named)
+    if trial.needs_bound:
+        _require_bound(made.log_bound is not None, config)
 
 
 def _try_envelope(envelope: Envelope) -> None:

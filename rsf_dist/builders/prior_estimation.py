@@ -1,4 +1,4 @@
-"""The target's class prior, and a ratio's mean within each class, from fresh proposals in Ray tasks."""
+"""Estimates of the target's class prior and of a ratio's mean within each class, in Ray tasks."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import numpy as np
 from scipy.special import softmax
 from torch import Tensor, nn
 
+from rsf_dist.builders.context import RatioContext
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.cluster.capacity import check_ratio
 from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
-from rsf_dist.config.ratio import (
-    ClassPriorConfig,
-    LabelShiftRatioConfig,
-)
+from rsf_dist.config.class_prior import ClassPriorConfig, PriorEstimatorConfig
+from rsf_dist.config.ratio import LabelShiftRatioConfig
 from rsf_dist.config.sampling import SamplingConfig
 from rsf_dist.data.batch import to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
 from rsf_dist.models.networks import Network, in_pieces
 from rsf_dist.proposals import Proposal
-from rsf_dist.ratios import (
-    Ratio,
-)
+from rsf_dist.ratios import Ratio
 from rsf_dist.ratios.base import log_ratios
 from rsf_dist.ratios.class_conditional import class_log_means
 from rsf_dist.ratios.class_prior import BiasCorrectedTemperature, ClassPrior, bbse, em
@@ -34,12 +31,12 @@ from rsf_dist.types import Floats
 _ROWS_FOR_MEANS = 8_192
 
 
-_CHUNK_OF_PRIOR, _CHUNK_OF_MEANS = 1, 2
-"""Of their streams; the fit of a ratio has chunk 0."""
+_CHUNK_OF_RATIO, _CHUNK_OF_PRIOR, _CHUNK_OF_MEANS = 0, 1, 2
+"""Chunk numbers of the random streams: a ratio's fit, the last round's class prior, the first rows for the means."""
 
 
 def class_prior(proposal: Proposal, field: str) -> Tensor:
-    """The proposal's own q(y), [k]. Raises InputError where it has none."""
+    """Return the proposal's own q(y), [k]. Raises InputError where the proposal has none."""
     prior = getattr(proposal, "class_prior", None)
     if prior is None:
         kind = type(proposal).__name__
@@ -47,57 +44,78 @@ def class_prior(proposal: Proposal, field: str) -> Tensor:
     return prior
 
 
-def estimate_prior(
-    config: LabelShiftRatioConfig | ClassPriorConfig,
-    task: Task,
-    inputs: Inputs,
-    proposal: Proposal,
-    seed: int,
-    initial: nn.Module | None = None,
-) -> ClassPrior:
-    """The target's mix of classes, from its unlabelled images. Raises InputError, StatisticalRefusal.
+def estimate_prior(config: LabelShiftRatioConfig, task: Task, context: RatioContext) -> ClassPrior:
+    """Estimate the target's class prior for a label shift ratio.
 
-    task: whose model learns to tell the classes of proposals apart, beginning with `initial` where that is given.
+    Args:
+        config: how to estimate it.
+        task: the classification task of the classifier, which starts from a new network.
+        context: the images, the proposal and the seed.
+
+    Raises:
+        InputError: the cluster has no room, or the proposals or images do not suit the estimator.
+        StatisticalRefusal: the classifier does not tell the classes apart, or its fit failed.
     """
-    check_ratio(config, "rounds.class_prior" if isinstance(config, ClassPriorConfig) else "ratio")
+    return _estimate_in_task(config, task, context, None, _CHUNK_OF_RATIO)
+
+
+def estimate_class_prior(
+    config: ClassPriorConfig, task: Task, inputs: Inputs, proposal: Proposal, seed: int, initial: nn.Module
+) -> ClassPrior:
+    """Estimate the target's class prior for the last round's proposal.
+
+    Args:
+        config: how to estimate it.
+        task: the task whose model learns to tell the classes apart.
+        inputs: the run's images.
+        proposal: the last round's proposal.
+        seed: the seed of the fit and of the bootstrap.
+        initial: the model to start from.
+
+    Raises:
+        InputError, StatisticalRefusal: as estimate_prior.
+    """
+    context = RatioContext(inputs, proposal, seed, field="rounds.class_prior")
+    return _estimate_in_task(config, task, context, initial, _CHUNK_OF_PRIOR)
+
+
+def _estimate_in_task(
+    config: PriorEstimatorConfig, task: Task, context: RatioContext, initial: nn.Module | None, chunk: int
+) -> ClassPrior:
+    check_ratio(config, context.field)
     share = {"cpus": config.cpus, "gpus": config.gpus}
-    return run_in_task(_estimate_prior, config, task, inputs, proposal, seed, initial, **share)
+    return run_in_task(_estimate_prior, config, task, context, initial, chunk, **share)
 
 
 def class_log_mean_ratios(
     ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, sampling: SamplingConfig
 ) -> Floats:
-    """log E_q[r | y] of each class, float64 [num_classes], from fresh proposals; see `class_log_means`."""
+    """Estimate log E_q[r | y] of each class, float64 [num_classes], from fresh proposals; see `class_log_means`."""
     share = {"cpus": sampling.pool.cpus_per_actor, "gpus": sampling.pool.gpus_per_actor}
     return run_in_task(_class_log_mean_ratios, ratio, proposal, num_classes, seed, sampling.chunk_size, **share)
 
 
 def _class_log_mean_ratios(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, chunk_size: int) -> Floats:
     limit_to_allocation()
-    found, labels = [], []
+    scores, labels = [], []
     for piece, start in enumerate(range(0, _ROWS_FOR_MEANS, chunk_size)):
         streams = Streams(seed, Stage.RATIO, chunk=_CHUNK_OF_MEANS + piece)
         rows = to_cpu(proposal.sample(min(chunk_size, _ROWS_FOR_MEANS - start), streams))
-        found.append(log_ratios(ratio, rows).numpy())
+        scores.append(log_ratios(ratio, rows).numpy())
         labels.append(rows["label"].numpy())
-    return class_log_means(np.concatenate(found), np.concatenate(labels), num_classes)
+    return class_log_means(np.concatenate(scores), np.concatenate(labels), num_classes)
 
 
 def _estimate_prior(
-    config: LabelShiftRatioConfig | ClassPriorConfig,
-    task: Task,
-    inputs: Inputs,
-    proposal: Proposal,
-    seed: int,
-    initial: nn.Module | None,
+    config: PriorEstimatorConfig, task: Task, context: RatioContext, initial: nn.Module | None, chunk: int
 ) -> ClassPrior:
-    """Fit a classifier on labelled proposals, calibrate it on others, and solve for the mix of the target images."""
+    """Fit a classifier on labelled proposals, calibrate it on others, and solve for the target's class prior."""
     limit_to_allocation(config.cpus)
-    chunk = _CHUNK_OF_PRIOR if isinstance(config, ClassPriorConfig) else 0
-    rows = to_cpu(proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk)))
+    inputs, seed = context.inputs, context.seed
+    rows = to_cpu(context.proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk)))
     drawn = ImageSet(rows["image"], rows["label"], inputs.source.classes)
     held_out = round(config.num_proposals * config.calibration_fraction)
-    field = "rounds.class_prior.optimizer" if isinstance(config, ClassPriorConfig) else "ratio.optimizer"
+    field = f"{context.field}.optimizer"
     classifier = fit_in_process(task, drawn.subset(slice(held_out, None)), config.optimizer, seed, initial, field)
     classifier.to(device())
     source, target = (

@@ -1,14 +1,22 @@
-"""The ratio that a configuration describes: built from laws and functions, or learned in Ray tasks or by Ray Train."""
+"""The ratio that a configuration describes.
+
+Each kind has a maker here, and a loader where a ratio can be read back. A kind of your own adds a maker:
+
+    @make_ratio.register
+    def _(config: ToyRatioConfig, context: RatioContext) -> Ratio:
+        return ToyRatio(config.scale)
+"""
 
 from __future__ import annotations
 
 import math
+from functools import singledispatch
 from numbers import Real
 from pathlib import Path
 
-from rsf_dist.builders.classifier_fit import WarmStart, fit_classifier
+from rsf_dist.builders.classifier_fit import fit_classifier
 from rsf_dist.builders.components import build_distribution, of_kind
-from rsf_dist.builders.inputs import Inputs
+from rsf_dist.builders.context import RatioContext
 from rsf_dist.builders.prior_estimation import class_prior, estimate_prior
 from rsf_dist.config.ratio import (
     ClassifierRatioConfig,
@@ -16,12 +24,12 @@ from rsf_dist.config.ratio import (
     DensityRatioConfig,
     LabelShiftRatioConfig,
     ProductRatioConfig,
-    RatioConfig,
+    RatioKind,
     RewardRatioConfig,
     VerifierRatioConfig,
 )
 from rsf_dist.errors import InputError
-from rsf_dist.proposals import DistributionProposal, Proposal
+from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import (
     ClassifierRatio,
     DensityRatio,
@@ -35,82 +43,107 @@ from rsf_dist.runtime import user_code
 from rsf_dist.tasks import ClassificationTask
 
 
-def make_ratio(
-    config: RatioConfig,
-    inputs: Inputs,
-    proposal: Proposal,
-    seed: int,
-    checkpoints: str | None = None,
-    field: str = "ratio",
-    saved: Path | None = None,
-    before: WarmStart | None = None,
-    split_seed: int | None = None,
-) -> Ratio:
-    """log p/q as configured, `proposal` being q; errors name `field`. Raises InputError, StatisticalRefusal.
+@singledispatch
+def make_ratio(config: RatioKind, context: RatioContext) -> Ratio:
+    """Make log p/q as configured, q being `context.proposal`.
 
-    What is learned is learned in a Ray task; a classifier with `num_workers` through Ray Train, whose checkpoints go to
-    `checkpoints`. With a folder that such a ratio's `save` filled, it is read from there, and nothing is learned.
-    `split_seed` tells which target images stay apart; None: seed.
+    What is learned is learned in Ray tasks, or by Ray Train.
+
+    Raises:
+        InputError: the configuration does not fit the images, the proposal, the cluster or the user's own code.
+        StatisticalRefusal: a fit failed.
     """
-    before = before or WarmStart()
-    if isinstance(config, ProductRatioConfig):
-        return ProductRatio(
-            [
-                make_ratio(
-                    factor, inputs, proposal, seed, checkpoints, f"{field}.factors.{number}", part, known, split_seed
-                )
-                for number, factor in enumerate(config.factors)
-                for part, known in [(saved and saved / f"factor-{number}", before.factor(number))]
-            ]
-        )
-    if isinstance(config, ClassifierRatioConfig):
-        if saved is not None:
-            return ClassifierRatio.load(saved)
-        return fit_classifier(config, inputs.target.images, proposal, seed, checkpoints, before, split_seed)
-    if isinstance(config, LabelShiftRatioConfig) and config.target_prior is None:
-        if saved is not None:
-            return LabelShiftRatio.load(saved, class_prior(proposal, field))
-        task = ClassificationTask(inputs.source.classes, config.network, inputs.source.images.shape[1])
-        estimate = estimate_prior(config, task, inputs, proposal, seed)
-        return LabelShiftRatio(estimate.prior, class_prior(proposal, field), estimate=estimate)
-    return build_ratio(config, inputs, proposal, seed, field)
+    rule, remedy = "no function makes a ratio of this kind", "register one with @make_ratio.register"
+    raise InputError(f"{context.field}.kind", config.kind, rule, remedy)
 
 
-def build_ratio(config: RatioConfig, inputs: Inputs, proposal: Proposal, seed: int, field: str = "ratio") -> Ratio:
-    """A ratio that needs no fit of ours: from laws, a known prior, functions or a factory. Raises InputError."""
-    if isinstance(config, DensityRatioConfig):
-        return _parameter_ratio(config, proposal, field)
-    if isinstance(config, RewardRatioConfig):
-        score = user_code.load_function(config.score, f"{field}.score", config.options)
-        return RewardRatio(score, config.beta, config.max_score, config.columns)
-    if isinstance(config, VerifierRatioConfig):
-        return VerifierRatio(user_code.load_function(config.passes, f"{field}.passes", config.options), config.columns)
-    if isinstance(config, LabelShiftRatioConfig) and config.target_prior is not None:
-        return LabelShiftRatio(config.target_prior, class_prior(proposal, field))
-    if isinstance(config, CustomRatioConfig):
-        given = {"target": inputs.target.images, "proposal": proposal, "seed": seed}
-        ratio = user_code.call(config.factory, f"{field}.factory", given, config.options)
-        return _with_bound(of_kind(ratio, Ratio, config.factory, f"{field}.factory"), config.factory, field)
-    raise TypeError(f"{field}: a {config.kind} ratio is learned, not built")
+@singledispatch
+def load_ratio(config: RatioKind, context: RatioContext, folder: Path) -> Ratio:
+    """Read a ratio from the folder that its `save` filled; a kind without a loader is made again.
+
+    Raises:
+        InputError: as make_ratio.
+    """
+    return make_ratio(config, context)
 
 
-def _with_bound(ratio: Ratio, factory: str, field: str) -> Ratio:
+@make_ratio.register
+def _make_product(config: ProductRatioConfig, context: RatioContext) -> Ratio:
+    factors = enumerate(config.factors)
+    return ProductRatio([make_ratio(factor, context.for_factor(number)) for number, factor in factors])
+
+
+@load_ratio.register
+def _load_product(config: ProductRatioConfig, context: RatioContext, folder: Path) -> Ratio:
+    factors = [
+        load_ratio(factor, context.for_factor(number), folder / f"factor-{number}")
+        for number, factor in enumerate(config.factors)
+    ]
+    return ProductRatio(factors)
+
+
+@make_ratio.register
+def _make_classifier(config: ClassifierRatioConfig, context: RatioContext) -> Ratio:
+    return fit_classifier(config, context)
+
+
+@load_ratio.register
+def _load_classifier(config: ClassifierRatioConfig, context: RatioContext, folder: Path) -> Ratio:
+    return ClassifierRatio.load(folder)
+
+
+@make_ratio.register
+def _make_label_shift(config: LabelShiftRatioConfig, context: RatioContext) -> Ratio:
+    if config.target_prior is not None:
+        return LabelShiftRatio(config.target_prior, class_prior(context.proposal, context.field))
+    source = context.inputs.source
+    task = ClassificationTask(source.classes, config.network, source.images.shape[1])
+    estimate = estimate_prior(config, task, context)
+    return LabelShiftRatio(estimate.prior, class_prior(context.proposal, context.field), estimate=estimate)
+
+
+@load_ratio.register
+def _load_label_shift(config: LabelShiftRatioConfig, context: RatioContext, folder: Path) -> Ratio:
+    if config.target_prior is not None:
+        return make_ratio(config, context)
+    return LabelShiftRatio.load(folder, class_prior(context.proposal, context.field))
+
+
+@make_ratio.register
+def _make_density(config: DensityRatioConfig, context: RatioContext) -> Ratio:
+    known = getattr(context.proposal, "parameters", {})
+    unknown = sorted(config.parameters.keys() - known.keys())
+    if unknown:
+        rule, remedy = "the proposal draws no such parameter", "give it a distribution in proposal.parameters too"
+        raise InputError(f"{context.field}.parameters", unknown[0], rule, remedy)
+    factors = [
+        DensityRatio(build_distribution(target), DistributionProposal(known[name], column=name))
+        for name, target in config.parameters.items()
+    ]
+    return ProductRatio(factors) if len(factors) > 1 else factors[0]
+
+
+@make_ratio.register
+def _make_reward(config: RewardRatioConfig, context: RatioContext) -> Ratio:
+    score = user_code.load_function(config.score, f"{context.field}.score", config.options)
+    return RewardRatio(score, config.beta, config.max_score, config.columns)
+
+
+@make_ratio.register
+def _make_verifier(config: VerifierRatioConfig, context: RatioContext) -> Ratio:
+    passes = user_code.load_function(config.passes, f"{context.field}.passes", config.options)
+    return VerifierRatio(passes, config.columns)
+
+
+@make_ratio.register
+def _make_custom(config: CustomRatioConfig, context: RatioContext) -> Ratio:
+    field = f"{context.field}.factory"
+    arguments = {"target": context.inputs.target.images, "proposal": context.proposal, "seed": context.seed}
+    made = user_code.call(config.factory, field, arguments, config.options)
+    ratio: Ratio = of_kind(made, Ratio, config.factory, field)
     bound: object = ratio.log_bound
     finite = isinstance(bound, Real) and not isinstance(bound, bool) and math.isfinite(bound)
     if bound is not None and not finite:
         rule = f"its log_bound is {bound}, neither None nor a finite number"
-        raise InputError(f"{field}.factory", factory, rule, "give the supremum of log_ratio where it is known")
+        raise InputError(field, config.factory, rule, "give the supremum of log_ratio where it is known")
     return ratio
-
-
-def _parameter_ratio(config: DensityRatioConfig, proposal: Proposal, field: str) -> Ratio:
-    laws = getattr(proposal, "parameters", {})
-    unknown = sorted(config.parameters.keys() - laws.keys())
-    if unknown:
-        rule = "the proposal draws no such parameter"
-        raise InputError(f"{field}.parameters", unknown[0], rule, "give it a law in proposal.parameters too")
-    factors = [
-        DensityRatio(build_distribution(law), DistributionProposal(laws[name], column=name))
-        for name, law in config.parameters.items()
-    ]
-    return ProductRatio(factors) if len(factors) > 1 else factors[0]

@@ -6,32 +6,17 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import ray
 import ray.data  # importing it sets the levels of its loggers, which `_join` sets again
 from ray.autoscaler.sdk import request_resources
 
-from rsf_dist.config.ratio import (
-    ClassifierRatioConfig,
-    ClassPriorConfig,
-    LabelShiftRatioConfig,
-    ProductRatioConfig,
-    RatioConfig,
-)
+from rsf_dist.config.resources import FOR_RAY_DATA, Bundle, Reserving
 from rsf_dist.config.sampling import PoolConfig
 from rsf_dist.config.training import TrainingConfig
 from rsf_dist.errors import InputError
 
 _POLL_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """What one process needs, on one node."""
-
-    cpus: float
-    gpus: float = 0.0
 
 
 def nodes_up() -> list[Bundle]:
@@ -46,18 +31,10 @@ def check_pool(pool: PoolConfig) -> None:
     _require("sampling.pool.min_actors", pool.min_actors, bundles, pool.wait_seconds)
 
 
-def check_ratio(ratio: RatioConfig | ClassPriorConfig, place: str = "ratio") -> None:
-    """InputError unless the cluster holds what fits the ratio, or comes to hold it within `wait_seconds`."""
-    if isinstance(ratio, ProductRatioConfig):
-        for number, factor in enumerate(ratio.factors):
-            check_ratio(factor, f"{place}.factors.{number}")
-    if not isinstance(ratio, ClassifierRatioConfig | LabelShiftRatioConfig | ClassPriorConfig):
-        return
-    if isinstance(ratio, ClassifierRatioConfig) and ratio.num_workers:
-        bundles = [Bundle(ratio.cpus, ratio.gpus)] * ratio.num_workers + [Bundle(1.0)]
-        _require(f"{place}.num_workers", ratio.num_workers, bundles, ratio.wait_seconds, _FOR_RAY_DATA)
-    field, value = (f"{place}.gpus", ratio.gpus) if ratio.gpus else (f"{place}.cpus", ratio.cpus)
-    _require(field, value, [Bundle(ratio.cpus, ratio.gpus)], ratio.wait_seconds)
+def check_ratio(ratio: Reserving, section: str = "ratio") -> None:
+    """Refuse a ratio that the cluster has no room to make, now or within its `wait_seconds`. Raises InputError."""
+    for need in ratio.reservations():
+        _require(f"{section}.{need.field}", need.value, need.bundles, need.wait_seconds, need.reason)
 
 
 def check_training(training: TrainingConfig, pool: PoolConfig | None = None) -> None:
@@ -66,15 +43,12 @@ def check_training(training: TrainingConfig, pool: PoolConfig | None = None) -> 
     Ray Train takes its CPUs first; with none left, the workers would wait for their rows for ever. They are fed by Ray
     Data, which needs a CPU, or, where it is given, by the least number of actors of a sampler's `pool`.
     """
-    beside, why = [Bundle(1.0)], _FOR_RAY_DATA
+    beside, why = [Bundle(1.0)], FOR_RAY_DATA
     if pool is not None:
         beside = [Bundle(pool.cpus_per_actor, pool.gpus_per_actor)] * pool.min_actors
         why = f", and {pool.min_actors} sampling actor(s) work at the same time as the training workers"
     wait_seconds = max(training.wait_seconds, pool.wait_seconds if pool else 0.0)
     _require("training.num_workers", training.num_workers, workers(training) + beside, wait_seconds, why)
-
-
-_FOR_RAY_DATA = ", and Ray Data needs a whole CPU that the workers leave"
 
 
 def workers(training: TrainingConfig) -> list[Bundle]:

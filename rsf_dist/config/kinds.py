@@ -11,7 +11,7 @@ a class outside of this package can join them:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, TypeVar, cast, get_args
 
 from pydantic import BaseModel, Discriminator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -35,13 +35,17 @@ class Kinds(Generic[Base]):
 
     def __init__(self, section: str, default: str | None = None):
         self.section, self.default = section, default
-        self._models: dict[str, type[BaseModel]] = {}
+        self._models: dict[str, type[Base]] = {}
         self._holders: list[type[BaseModel]] = []
 
     @property
-    def models(self) -> tuple[type[BaseModel], ...]:
+    def models(self) -> tuple[type[Base], ...]:
         """The registered models, in the order of registration."""
         return tuple(self._models.values())
+
+    def find(self, kind: object) -> type[Base] | None:
+        """Return the model of this kind. None means that no model is registered for it."""
+        return self._models.get(kind) if isinstance(kind, str) else None
 
     def register(self, model: type[Member]) -> type[Member]:
         """Add a model, whose field `kind` must be a Literal of one word. Use it as a decorator.
@@ -50,10 +54,10 @@ class Kinds(Generic[Base]):
             TypeError: the model has no such field, or another model has its kind.
         """
         kind = _kind_of(model)
-        known = self._models.get(kind, model)
+        known: type[BaseModel] = self._models.get(kind) or model
         if _name_of(known) != _name_of(model):
             raise TypeError(f"{self.section}.kind={kind} is {_name_of(known)} already; give {_name_of(model)} another")
-        self._models[kind] = model
+        self._models[kind] = cast("type[Base]", model)
         for holder in self._holders:
             holder.model_rebuild(force=True)
         return model

@@ -1,8 +1,13 @@
-"""The kinds of ratio (`rsf_dist.ratios`)."""
+"""The kinds of ratio (`rsf_dist.ratios`).
+
+What the rest of the package asks of a kind is a property of its model here. The object itself is made by
+`rsf_dist.builders.ratio.make_ratio`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -10,27 +15,75 @@ from pydantic import (
 )
 
 from rsf_dist.config.base import (
-    _LARGEST_COUNT,
     Count,
     Fraction,
     ImportPath,
     PositiveFloat,
     PositiveInt,
-    Seconds,
     StrictModel,
 )
+from rsf_dist.config.class_prior import NumProposals, PriorEstimatorConfig
 from rsf_dist.config.kinds import Kinds
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.config.proposal import Distributions
+from rsf_dist.config.resources import FOR_RAY_DATA, Bundle, Reservation, TaskResources
 
 
 class RatioKind(StrictModel):
     """The base of every kind of ratio.
 
-    A kind of your own derives from it, names itself in `kind`, and is registered by `@RATIO_KINDS.register`.
+    A kind of your own derives from this class, names itself in `kind`, and is registered by `@RATIO_KINDS.register`.
+    It overrides the properties below that do not hold for it.
     """
 
     kind: str
+    """The kind's name."""
+
+    bound_is_exact: ClassVar[bool] = False
+    """Whether such ratios always know their supremum. The envelope of kind `certified` is then the default."""
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the ratio is made against the proposal in use, so that another proposal needs another ratio."""
+        return False
+
+    @property
+    def needs_cluster(self) -> bool:
+        """Whether making the ratio takes the cluster. Other ratios are made, and tried, before it is joined."""
+        return self.is_learned
+
+    @property
+    def may_have_bound(self) -> bool:
+        """Whether the ratio can have a bound; many a ratio only shows its bound once it is made."""
+        return True
+
+    @property
+    def has_density_factors(self) -> bool:
+        """Whether a factor is the ratio of two known densities."""
+        return False
+
+    @property
+    def leaves_class_prior_open(self) -> bool:
+        """Whether the ratio looks at images alone, so that the target's class prior is estimated apart."""
+        return False
+
+    @property
+    def can_warm_start(self) -> bool:
+        """Whether a later round's ratio can start from the ratio of the round before."""
+        return False
+
+    @property
+    def networks(self) -> tuple[ModelConfig, ...]:
+        """The networks whose view of an image decides whether the image is accepted."""
+        return ()
+
+    def refit_share(self, warm_start_steps: int | None) -> float:
+        """Return the seconds of a later round's ratio, as a share of the seconds of the first round's ratio."""
+        return float(self.is_learned)
+
+    def reservations(self) -> Sequence[Reservation]:
+        """List what making the ratio takes of the cluster, one stage after the other."""
+        return ()
 
 
 RATIO_KINDS = Kinds[RatioKind]("ratio", default="classifier")
@@ -38,56 +91,70 @@ RATIO_KINDS = Kinds[RatioKind]("ratio", default="classifier")
 
 
 RatioConfig = Annotated[RatioKind, RATIO_KINDS]
-"""A field that holds a ratio of any registered kind."""
+"""The type of a field that holds a ratio of any registered kind."""
 
 
 class RatioNetworkConfig(ModelConfig):
-    """As ModelConfig, but for its default of dropout: a ratio's network sees few target images."""
+    """A network with more dropout than ModelConfig, because a ratio's network sees few target images."""
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the units that are dropped in small_cnn's head, and after each of mlp's hidden layers."""
 
 
 class RatioOptimizerConfig(OptimizerConfig):
-    """As OptimizerConfig, with defaults for a ratio; half of each batch are target images."""
+    """An optimizer with defaults for a ratio."""
 
     batch_size: PositiveInt = 128
+    """Rows a step, over all workers together. Half of them are target images."""
+
     learning_rate: PositiveFloat = 2e-3
+    """The highest learning rate."""
+
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    """Weight decay, decoupled with adamw."""
 
 
 @RATIO_KINDS.register
-class ClassifierRatioConfig(RatioKind):
-    """The density ratio from a classifier that tells target images from proposals.
-
-    network, optimizer: its network, and how that is fitted.
-    freeze_backbone: train only the head (a linear ratio on frozen pretrained features).
-    ensemble: networks fitted from different seeds, whose logits are averaged; cost grows with it, chance errors fall.
-    num_proposals: proposals drawn for it; the splits are taken from these and from the target images alike.
-    calibration: of the logit on its own split: `none`, `temperature` (a factor), `platt` (a factor and a shift) or
-        `isotonic` (any rising function, clipped where the split has no more rows to tell; needs some hundred). Its end,
-        log(n + 1) of n calibration rows, then counts as the ratio's bound: with many rows and a ratio that falls
-        short of it, set max_log_ratio, or use the budget envelope.
-    max_log_ratio: cut log ratios off there, which certifies it as the bound that envelopes and products can use.
-    calibration_fraction, test_fraction: held out from fitting, for calibration and for the reported figures.
-    num_workers: 0 fits in one Ray task; more, data parallel through Ray Train.
-    cpus, gpus: resources of that task, or of each worker.
-    wait_seconds: for a cluster that scales by itself to bring up what this stage needs; 0 refuses at once.
-    """
+class ClassifierRatioConfig(TaskResources, RatioKind):
+    """The density ratio from a classifier that tells target images from proposals."""
 
     kind: Literal["classifier"] = "classifier"
+
     network: RatioNetworkConfig = RatioNetworkConfig()
+    """The classifier's network."""
+
     freeze_backbone: bool = False
+    """Train only the head: a linear ratio on frozen pretrained features."""
+
     ensemble: PositiveInt = 1
+    """Number of networks, fitted from different seeds, whose logits are averaged. More cost more, and err less by
+    chance."""
+
     optimizer: RatioOptimizerConfig = RatioOptimizerConfig()
-    num_proposals: Annotated[int, Field(ge=50, le=_LARGEST_COUNT)] = 8000
+    """The optimizer of each network."""
+
+    num_proposals: NumProposals = 8000
+    """Proposals drawn for the fit. The splits are taken from these and from the target images alike."""
+
     calibration: Literal["none", "temperature", "platt", "isotonic"] = "platt"
+    """Calibration of the logit, on a split of its own.
+
+    `temperature` fits a factor, `platt` a factor and a shift. `isotonic` fits any rising function, which needs some
+    hundred rows. Its highest value, log(n + 1) of n calibration rows, counts as the ratio's bound. With many rows, and
+    a ratio that falls short of this value, set max_log_ratio or use the budget envelope.
+    """
+
     max_log_ratio: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Cut log ratios off here, which certifies the value as a bound for envelopes and products. None means no cut."""
+
     calibration_fraction: Fraction = 0.2
+    """Share of the rows that is held out for calibration."""
+
     test_fraction: Fraction = 0.2
+    """Share of the rows that is held out for the reported figures."""
+
     num_workers: Count = 0
-    cpus: PositiveFloat = 1
-    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
-    wait_seconds: Seconds = 0.0
+    """Workers that fit data parallel through Ray Train. 0 fits in one Ray task."""
 
     @model_validator(mode="after")
     def _splits_and_shares(self) -> ClassifierRatioConfig:
@@ -97,146 +164,201 @@ class ClassifierRatioConfig(RatioKind):
             raise ValueError(f"optimizer.batch_size must be a multiple of num_workers={self.num_workers}")
         return self
 
+    @property
+    def is_learned(self) -> bool:
+        """True: the classifier learns from the proposals in use."""
+        return True
+
+    @property
+    def may_have_bound(self) -> bool:
+        """Whether the log ratio is cut off or calibrated to a bounded function."""
+        return self.calibration == "isotonic" or self.max_log_ratio is not None
+
+    @property
+    def leaves_class_prior_open(self) -> bool:
+        """True: the classifier looks at images alone."""
+        return True
+
+    @property
+    def can_warm_start(self) -> bool:
+        """True: the networks can go on from fitted networks."""
+        return True
+
+    @property
+    def networks(self) -> tuple[ModelConfig, ...]:
+        """The classifier's network."""
+        return (self.network,)
+
+    def refit_share(self, warm_start_steps: int | None) -> float:
+        """Return the share of the optimizer's steps that a warm start takes."""
+        return 1.0 if warm_start_steps is None else warm_start_steps / self.optimizer.steps
+
+    def reservations(self) -> tuple[Reservation, ...]:
+        """List the workers of Ray Train, where there are any, and the task."""
+        task = super().reservations()
+        if not self.num_workers:
+            return task
+        bundles = (self.bundle,) * self.num_workers + (Bundle(1.0),)
+        return (Reservation("num_workers", self.num_workers, bundles, self.wait_seconds, FOR_RAY_DATA), *task)
+
 
 @RATIO_KINDS.register
-class LabelShiftRatioConfig(RatioKind):
-    """Only the mix of classes differs: r = p(y)/q(y), q(y) the proposal's `class_prior`.
-
-    target_prior: p(y), one number a class; None: estimated from the unlabelled target images, by `method`.
-    method: `em`, maximum likelihood after bias-corrected temperature scaling, or `bbse`, black box shift estimation.
-    network, optimizer: the classifier that tells classes apart, fitted on labelled proposals.
-    num_proposals: drawn for it; calibration_fraction: of them, held out for its calibration and confusions.
-    cpus, gpus, wait_seconds: as for the classifier ratio.
-    """
+class LabelShiftRatioConfig(PriorEstimatorConfig, RatioKind):
+    """The ratio p(y)/q(y) of class priors, for a target that differs from the proposals in its class prior alone."""
 
     kind: Literal["label_shift"]
+
+    bound_is_exact: ClassVar[bool] = True
+
     target_prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
-    method: Literal["em", "bbse"] = "em"
+    """The target's class prior p(y), one number a class. None means that it is estimated by `method`."""
+
     network: ModelConfig = ModelConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    num_proposals: Annotated[int, Field(ge=50, le=_LARGEST_COUNT)] = 8000
-    calibration_fraction: Fraction = 0.3
-    cpus: PositiveFloat = 1
-    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
-    wait_seconds: Seconds = 0.0
+    """The network of the classifier that the estimate rests on."""
 
+    @property
+    def needs_cluster(self) -> bool:
+        """Whether the class prior is still to be estimated."""
+        return self.target_prior is None
 
-class ClassPriorConfig(StrictModel):
-    """Estimating the target's mix of classes from its unlabelled images, with a classifier fitted to proposals.
-
-    method: `em`, maximum likelihood after bias-corrected temperature scaling, or `bbse`, black box shift estimation.
-    network, optimizer: the classifier that tells classes apart, fitted on labelled proposals. network None: the run's
-        `model`, which goes on from where fine-tuning starts.
-    num_proposals: drawn for it; calibration_fraction: of them, held out for its calibration and confusions.
-    smoothing: the share of the proposal's own mix of classes that is mixed into the estimate, which has rare classes at
-        0 too easily.
-    min_effective_classes: an estimate with fewer, exp of its entropy, counts as collapsed, and the mix stays.
-    cpus, gpus, wait_seconds: as for the classifier ratio.
-    """
-
-    method: Literal["em", "bbse"] = "em"
-    network: ModelConfig | None = None
-    optimizer: OptimizerConfig = OptimizerConfig(steps=600, batch_size=128)
-    num_proposals: Annotated[int, Field(ge=50, le=_LARGEST_COUNT)] = 8000
-    calibration_fraction: Fraction = 0.3
-    smoothing: Fraction = 0.05
-    min_effective_classes: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.2
-    cpus: PositiveFloat = 1
-    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
-    wait_seconds: Seconds = 0.0
+    def reservations(self) -> tuple[Reservation, ...]:
+        """List the task that estimates the class prior; nothing where the prior is given."""
+        return super().reservations() if self.needs_cluster else ()
 
 
 @RATIO_KINDS.register
 class DensityRatioConfig(RatioKind):
-    """The target as laws of the augmentation parameters: r is the product of p_j/q_j over those named.
-
-    Each needs a law in proposal.parameters too; those not named are as the proposal draws them.
-    """
+    """The product of p_j/q_j over augmentation parameters j, of which the target's distributions are known."""
 
     kind: Literal["density"]
+
     parameters: Annotated[Distributions, Field(min_length=1)]
+    """The target's distribution p_j of each parameter j. proposal.parameters must name the same parameters. Parameters
+    that are not named here stay as the proposal draws them."""
+
+    @property
+    def has_density_factors(self) -> bool:
+        """True."""
+        return True
 
 
 @RATIO_KINDS.register
 class RewardRatioConfig(RatioKind):
-    """The proposal tilted by exp(score/beta).
-
-    score: import path of a function; it gets a batch (column -> tensor) and `options`, and gives one number a row.
-    columns: the columns that it looks at; None: any. Without `image` among them, only accepted images are rendered.
-    beta: positive, in units of the score. max_score: an upper bound that you can certify; None: M is estimated.
-    """
+    """The ratio exp(score/beta), which tilts the proposal to high scores."""
 
     kind: Literal["reward"]
+
     score: ImportPath
+    """Import path of a function that takes a batch (column -> tensor) and `options`, and returns one number a row."""
+
     options: dict[str, Any] = {}
+    """Keyword arguments of the function."""
+
     columns: list[str] | None = None
+    """The columns that the function looks at. None means any. Without `image` here, only accepted images are
+    rendered."""
+
     beta: PositiveFloat = 1.0
+    """The temperature, in units of the score."""
+
     max_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """An upper bound of the score that you can certify. None means that M is estimated."""
+
+    @property
+    def may_have_bound(self) -> bool:
+        """Whether the score has a certified bound."""
+        return self.max_score is not None
 
 
 @RATIO_KINDS.register
 class VerifierRatioConfig(RatioKind):
-    """The proposal given that a check passes.
-
-    passes: import path of a function; it gets a batch (column -> tensor) and `options`, and gives a boolean a row.
-    columns: the columns that it looks at; None: any. Without `image` among them, only images that pass are rendered.
-    """
+    """The ratio 0 or 1 of a check, for a target that is the proposal given that the check passes."""
 
     kind: Literal["verifier"]
+
+    bound_is_exact: ClassVar[bool] = True
+
     passes: ImportPath
+    """Import path of a function that takes a batch (column -> tensor) and `options`, and returns a boolean a row."""
+
     options: dict[str, Any] = {}
+    """Keyword arguments of the function."""
+
     columns: list[str] | None = None
+    """The columns that the function looks at. None means any. Without `image` here, only images that pass are
+    rendered."""
 
 
 @RATIO_KINDS.register
 class CustomRatioConfig(RatioKind):
-    """A ratio of your own: `factory` is called with target (uint8 [n, c, h, w]), proposal, seed and `options`.
-
-    A class is also made, and tried on a few proposals, before the cluster is joined; what takes its time, as learning
-    does, belongs into a function, which is called only then.
-    """
+    """A ratio from a factory of your own."""
 
     kind: Literal["custom"]
+
     factory: ImportPath
+    """Import path of a class or function that takes target (uint8 [n, c, h, w]), proposal, seed and `options`.
+
+    A class is also made, and tried on a few proposals, before the cluster is joined. What takes long, like learning,
+    belongs into a function, which is only called when the ratio is needed.
+    """
+
     options: dict[str, Any] = {}
+    """Keyword arguments of the factory."""
+
+    @property
+    def is_learned(self) -> bool:
+        """True: the factory is given the proposal in use."""
+        return True
 
 
 @RATIO_KINDS.register
 @RATIO_KINDS.holder
 class ProductRatioConfig(RatioKind):
-    """The product of ratios; list cheap ones first. A row that they cannot save is not shown to the later ones."""
+    """The product of ratios."""
 
     kind: Literal["product"]
+
     factors: Annotated[tuple[RatioConfig, ...], Field(min_length=2)]
+    """The ratios, cheap ones first. A row that the first factors reject is not shown to the later ones."""
 
+    @property
+    def is_learned(self) -> bool:
+        """Whether a factor is learned."""
+        return any(factor.is_learned for factor in self.factors)
 
-def is_learned(config: RatioConfig) -> bool:
-    """Whether the ratio is made against the proposal in use, and another proposal needs another one."""
-    if isinstance(config, ProductRatioConfig):
-        return any(is_learned(factor) for factor in config.factors)
-    return isinstance(config, ClassifierRatioConfig | CustomRatioConfig)
+    @property
+    def needs_cluster(self) -> bool:
+        """Whether a factor needs the cluster."""
+        return any(factor.needs_cluster for factor in self.factors)
 
+    @property
+    def may_have_bound(self) -> bool:
+        """Whether every factor can have a bound."""
+        return all(factor.may_have_bound for factor in self.factors)
 
-def refit_share(ratio: RatioConfig, warm_start_steps: int | None) -> float:
-    """What a later round's ratio takes of the first one's seconds; of a product, what its slowest factor does."""
-    if isinstance(ratio, ProductRatioConfig):
-        return max(refit_share(factor, warm_start_steps) for factor in ratio.factors)
-    if isinstance(ratio, ClassifierRatioConfig) and warm_start_steps is not None:
-        return warm_start_steps / ratio.optimizer.steps
-    return float(is_learned(ratio))
+    @property
+    def has_density_factors(self) -> bool:
+        """Whether a factor is the ratio of two known densities."""
+        return any(factor.has_density_factors for factor in self.factors)
 
+    @property
+    def can_warm_start(self) -> bool:
+        """Whether a factor can."""
+        return any(factor.can_warm_start for factor in self.factors)
 
-def has_bound(config: RatioConfig) -> bool:
-    """Whether a ratio so configured may have a bound; of laws and of one's own that shows when it is made."""
-    if isinstance(config, ProductRatioConfig):
-        return all(has_bound(factor) for factor in config.factors)
-    if isinstance(config, ClassifierRatioConfig):
-        return config.calibration == "isotonic" or config.max_log_ratio is not None
-    return not isinstance(config, RewardRatioConfig) or config.max_score is not None
+    @property
+    def networks(self) -> tuple[ModelConfig, ...]:
+        """The networks of all factors."""
+        return tuple(network for factor in self.factors for network in factor.networks)
 
+    def refit_share(self, warm_start_steps: int | None) -> float:
+        """Return the share of the factor that saves least."""
+        return max(factor.refit_share(warm_start_steps) for factor in self.factors)
 
-def has_density_factors(ratio: RatioConfig) -> bool:
-    """Whether a factor is the ratio of two known densities."""
-    if isinstance(ratio, ProductRatioConfig):
-        return any(map(has_density_factors, ratio.factors))
-    return isinstance(ratio, DensityRatioConfig)
+    def reservations(self) -> tuple[Reservation, ...]:
+        """List the reservations of all factors."""
+        return tuple(
+            reservation.within(f"factors.{number}")
+            for number, factor in enumerate(self.factors)
+            for reservation in factor.reservations()
+        )

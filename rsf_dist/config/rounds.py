@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from rsf_dist.config.base import Fraction, PositiveInt, StrictModel
-from rsf_dist.config.ratio import ClassPriorConfig
+from rsf_dist.config.class_prior import ClassPriorConfig
 
 
 class RoundsConfig(StrictModel):

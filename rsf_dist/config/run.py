@@ -80,7 +80,8 @@ class RunConfig(StrictModel):
     @classmethod
     def _exact_where_it_can_be(cls, raw: Any) -> Any:
         ratio = raw.get("ratio") if isinstance(raw, dict) else None
-        if isinstance(ratio, dict) and ratio.get("kind") in ("label_shift", "verifier") and "envelope" not in raw:
+        model = RATIO_KINDS.find(ratio.get("kind")) if isinstance(ratio, dict) else None
+        if model is not None and model.bound_is_exact and "envelope" not in raw:
             return raw | {"envelope": {"kind": "certified"}}
         return raw
 
@@ -117,11 +118,14 @@ class RunConfig(StrictModel):
 
     @model_validator(mode="after")
     def _judge_is_another(self) -> RunConfig:
-        features = self.evaluation.feature_network and self.evaluation.feature_network.model_dump(exclude={"precision"})
-        ratio = self.ratio
-        if isinstance(ratio, ClassifierRatioConfig) and features == ratio.network.model_dump(exclude={"precision"}):
+        features = self.evaluation.feature_network
+        if features is not None and any(_same_but_for_precision(features, other) for other in self.ratio.networks):
             raise ValueError("evaluation.feature_network must be another network than ratio.network")
         return self
+
+
+def _same_but_for_precision(one: ModelConfig, other: ModelConfig) -> bool:
+    return one.model_dump(exclude={"precision"}) == other.model_dump(exclude={"precision"})
 
 
 def comparable_arms(config: RunConfig) -> list[Arm]:

@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from rsf_dist.cluster.capacity import check_pool, check_ratio, max_actors
 from rsf_dist.cluster.connection import connect
 from rsf_dist.config.envelope import BudgetEnvelopeConfig
-from rsf_dist.config.ratio import refit_share
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
 from rsf_dist.forecast.estimate import (
@@ -132,7 +131,8 @@ def later_rounds(config: RunConfig) -> tuple[LaterRounds | None, list[str]]:
     exploring = rounds.num_rounds - 2
     if exploring == 0 and last is None:
         return None, warnings
-    return LaterRounds(exploring, rounds.num_pilot, last, refit_share(config.ratio, rounds.warm_start_steps)), warnings
+    share = config.ratio.refit_share(rounds.warm_start_steps)
+    return LaterRounds(exploring, rounds.num_pilot, last, share), warnings
 
 
 def borrow(config: RunConfig, draft: RunStore) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -36,6 +37,15 @@ class Ratio(Protocol):
 
     def log_ratio(self, batch: Batch) -> Tensor:
         """float64 [n]. -inf rejects; NaN and +inf are counted by the sampler and refused."""
+        ...
+
+
+@runtime_checkable
+class SavableRatio(Ratio, Protocol):
+    """A ratio that can be written to a folder and read back from there."""
+
+    def save(self, folder: Path) -> None:
+        """Write the ratio into an existing folder."""
         ...
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from rsf_dist.data.batch import Batch, LazyBatch, num_rows, select
 from rsf_dist.errors import InputError
-from rsf_dist.ratios.base import Ratio, Screened, log_ratios
+from rsf_dist.ratios.base import Ratio, SavableRatio, Screened, log_ratios
 
 _ROUNDING = 1e-6  # relative; a float32 factor may exceed its bound by this, and such rows must not be lost
 
@@ -72,7 +72,7 @@ class ProductRatio:
     def save(self, folder: Path) -> None:
         """Write factor-0/, factor-1/, … of the factors that can be written."""
         for number, factor in enumerate(self.factors):
-            if hasattr(factor, "save"):
+            if isinstance(factor, SavableRatio):
                 (folder / f"factor-{number}").mkdir(parents=True, exist_ok=True)
                 factor.save(folder / f"factor-{number}")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from rsf_dist.data.batch import Batch
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.target_mixture import COMPONENT, TargetMixtureProposal
-from rsf_dist.ratios.base import Ratio, log_ratios
+from rsf_dist.ratios.base import Ratio, SavableRatio, log_ratios
 
 
 class RelativeRatio:
@@ -44,7 +44,7 @@ class RelativeRatio:
 
     def save(self, folder: Path) -> None:
         """Write the ratio that it is made of, where that can be written."""
-        if hasattr(self.ratio, "save"):
+        if isinstance(self.ratio, SavableRatio):
             self.ratio.save(folder)
 
     def log_ratio(self, batch: Batch) -> Tensor:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from rsf_dist.config.ratio import ClassifierRatioConfig, ClassPriorConfig
+from rsf_dist.config.class_prior import ClassPriorConfig
 from rsf_dist.errors import InputError, StatisticalRefusal
-from rsf_dist.builders.prior_estimation import estimate_prior, class_log_mean_ratios
+from rsf_dist.builders.prior_estimation import class_log_mean_ratios, estimate_class_prior
 from rsf_dist.proposals import Proposal
 from rsf_dist.proposals.base import has_settable_class_prior
 from rsf_dist.ratios import ClassConditionalRatio, LabelShiftRatio, Ratio
@@ -109,7 +109,7 @@ def reason_to_keep(seed_run: SeedRun, proposal: Proposal) -> str | None:
     config = seed_run.config.rounds.class_prior
     if config is None:
         return "rounds.class_prior is null"
-    if not isinstance(seed_run.config.ratio, ClassifierRatioConfig):
+    if not seed_run.config.ratio.leaves_class_prior_open:
         return f"a {seed_run.config.ratio.kind} ratio says itself what classes it wants"
     if not has_settable_class_prior(proposal):
         return "the proposal has none that could be set"
@@ -130,7 +130,8 @@ def _estimate(
         initial = task.build_model(seed_run.seed)
     with seed_run.stage("class_prior", f"estimating the target's mix of classes by {config.method}"):
         try:
-            estimate = estimate_prior(config, task, seed_run.inputs, proposal, seed_run.round_seed(number), initial)
+            seed = seed_run.round_seed(number)
+            estimate = estimate_class_prior(config, task, seed_run.inputs, proposal, seed, initial)
         except StatisticalRefusal as err:
             return None, str(err)
         except InputError as err:

@@ -16,7 +16,6 @@ from torch import nn
 from rsf_dist.runtime import user_code
 from rsf_dist.runs.arms import MODEL, arms, train_seed, training_bytes
 from rsf_dist.builders.inputs import Inputs, load_inputs
-from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.resume import differences
 from rsf_dist.config.load import dump_config, parse_text
@@ -196,7 +195,7 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
     if sampling:
         check_ratio(config.ratio)
         rounds = config.rounds
-        if rounds.num_rounds > 1 and rounds.class_prior is not None and isinstance(config.ratio, ClassifierRatioConfig):
+        if rounds.num_rounds > 1 and rounds.class_prior is not None and config.ratio.leaves_class_prior_open:
             check_ratio(rounds.class_prior, "rounds.class_prior")
         check_pool(config.sampling.pool)
     if training and not (sampling and config.training.wait_seconds):  # else its nodes would idle until then

@@ -6,37 +6,36 @@ what was lost or damaged is made again and comes out the same.
 """
 
 from __future__ import annotations
+
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+
 import ray
 from torch import nn
-from rsf_dist.builders.inputs import Inputs
+
 from rsf_dist.builders.components import build_proposal, build_task
+from rsf_dist.builders.context import RatioContext, WarmStart
+from rsf_dist.builders.inputs import Inputs
+from rsf_dist.builders.ratio import load_ratio, make_ratio
+from rsf_dist.cluster.workers import limit_to_allocation
 from rsf_dist.config.envelope import BudgetEnvelopeConfig
-from rsf_dist.config.ratio import ClassifierRatioConfig, ProductRatioConfig
 from rsf_dist.config.model import OptimizerConfig
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
-from rsf_dist.errors import RsfError, unwrapped
-from rsf_dist.builders.classifier_fit import WarmStart
-from rsf_dist.config.ratio import is_learned
-from rsf_dist.builders.ratio import make_ratio
 from rsf_dist.data.images import ImageSet
-from rsf_dist.training.in_process import fit_in_process
-from rsf_dist.runtime.progress import Progress
+from rsf_dist.errors import RsfError, unwrapped
 from rsf_dist.proposals import DefensiveProposal, Proposal
-from rsf_dist.ratios import ReweightedRatio, Ratio
+from rsf_dist.ratios import Ratio, ReweightedRatio
+from rsf_dist.ratios.base import SavableRatio
 from rsf_dist.report import report_json
-from rsf_dist.cluster.workers import limit_to_allocation
+from rsf_dist.runtime.progress import Progress
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.storage.run_store import RunStore
 from rsf_dist.tasks import Task
-
-
+from rsf_dist.training.in_process import fit_in_process
 
 PRETRAINED = "models/pretrained"
 
@@ -67,7 +66,7 @@ class SeedRun:
     store: RunStore
     seed: int
     progress: Progress
-    _at_hand: dict[int, Ratio] = field(default_factory=dict, repr=False, compare=False)
+    _in_memory: dict[int, Ratio] = field(default_factory=dict, repr=False, compare=False)
 
     @contextmanager
     def stage(self, name: str, text: str) -> Iterator[None]:
@@ -90,64 +89,66 @@ class SeedRun:
             num_pilot = max(envelope.num_pilot, rounds.num_pilot)
             envelope = BudgetEnvelopeConfig(kind="budget", acceptance=rounds.acceptance, num_pilot=num_pilot)
         config = self.config.model_copy(update={"rounds": RoundsConfig(), "envelope": envelope})
-        return replace(self, config=config, store=self.store.at("one_shot"), _at_hand={})
+        return replace(self, config=config, store=self.store.at("one_shot"), _in_memory={})
 
     def proposal(self) -> Proposal:
         """Build the proposal as configured, which the first round samples from."""
         return build_proposal(self.config.proposal, self.inputs.source)
 
     def ratio(self, proposal: Proposal, round: int = 0) -> Ratio:
-        """log p/q, `proposal` being the round's q: as the trial keeps it, made first where it does not."""
-        made_in, broad = (round, proposal) if is_learned(self.config.ratio) else (0, self.proposal())
-        folder = ratio_folder(made_in)
-        if made_in in self._at_hand or self.store.is_intact(folder):
-            return self.stored_ratio(proposal, round)
-        config, checkpoints = self.config.ratio, self.store.path_for_ray("checkpoints")
-        before = self._before(made_in)
-        with self.stage("ratio", f"making the {config.kind} ratio: {len(self.inputs.target):,} target images"):
-            made = make_ratio(
-                config,
-                self.inputs,
-                broad,
-                self.round_seed(made_in),
-                checkpoints,
-                before=before,
-                split_seed=self.seed,
-            )
-            save = getattr(made, "save", None)
-            self.store.commit_folder(folder, save or (lambda folder: None))
-        if save is None:  # it cannot be read back, and what makes it may have learned for long
-            self._at_hand[made_in] = made
+        """Return log p/q, `proposal` being the round's q; the ratio is made first where the seed does not keep it."""
+        made_in, made_for = (round, proposal) if self.config.ratio.is_learned else (0, self.proposal())
+        if made_in not in self._in_memory and not self.store.is_intact(ratio_folder(made_in)):
+            self._make_ratio(made_for, made_in)
         return self.stored_ratio(proposal, round)
 
-    def stored_ratio(self, proposal: Proposal, round: int = 0) -> Ratio:
-        """The ratio that the trial keeps. Raises InputError where there is none, or a damaged one.
+    def _make_ratio(self, proposal: Proposal, round: int) -> None:
+        config = self.config.ratio
+        context = self._ratio_context(proposal, round, warm_start=self._warm_start(round))
+        with self.stage("ratio", f"making the {config.kind} ratio: {len(self.inputs.target):,} target images"):
+            ratio = make_ratio(config, context)
+            if isinstance(ratio, SavableRatio):
+                self.store.commit_folder(ratio_folder(round), ratio.save)
+            else:  # it cannot be read back, and may have been learned for long
+                self.store.commit_folder(ratio_folder(round), lambda folder: None)
+                self._in_memory[round] = ratio
 
-        One that is not learned is that of the proposal as configured, brought to the round's by both densities.
+    def stored_ratio(self, proposal: Proposal, round: int = 0) -> Ratio:
+        """Return the ratio that the seed keeps. Raises InputError where there is none, or a damaged ratio.
+
+        A ratio that is not learned belongs to the proposal as configured. Both densities bring it to the round's
+        proposal.
         """
-        if is_learned(self.config.ratio):
-            return self._kept(round, proposal)
-        ratio = self._kept(0, self.proposal())
+        if self.config.ratio.is_learned:
+            return self._stored(round, proposal)
+        ratio = self._stored(0, self.proposal())
         if round == 0:
             return ratio
         assert isinstance(proposal, DefensiveProposal)  # as rounds move it
         return ReweightedRatio(ratio, proposal)
 
-    def _before(self, round: int) -> WarmStart | None:
-        """What a round's classifier goes on from."""
+    def _warm_start(self, round: int) -> WarmStart:
         steps = self.config.rounds.warm_start_steps
-        if round == 0 or steps is None or not isinstance(self.config.ratio, ClassifierRatioConfig | ProductRatioConfig):
-            return None
-        return WarmStart(self._kept(round - 1), steps)
+        if round == 0 or steps is None or not self.config.ratio.can_warm_start:
+            return WarmStart()
+        return WarmStart(self._stored(round - 1, self.proposal()), steps)
 
-    def _kept(self, round: int, proposal: Proposal | None = None) -> Ratio:
-        proposal = proposal or self.proposal()
-        if round not in self._at_hand:
-            self._at_hand[round] = self.store.load_folder(ratio_folder(round), partial(self._ratio_in, proposal, round))
-        return self._at_hand[round]
+    def _stored(self, round: int, proposal: Proposal) -> Ratio:
+        if round not in self._in_memory:
+            context = self._ratio_context(proposal, round)
+            load = partial(load_ratio, self.config.ratio, context)
+            self._in_memory[round] = self.store.load_folder(ratio_folder(round), load)
+        return self._in_memory[round]
 
-    def _ratio_in(self, proposal: Proposal, round: int, folder: Path) -> Ratio:
-        return make_ratio(self.config.ratio, self.inputs, proposal, self.round_seed(round), saved=folder)
+    def _ratio_context(self, proposal: Proposal, round: int, warm_start: WarmStart | None = None) -> RatioContext:
+        return RatioContext(
+            inputs=self.inputs,
+            proposal=proposal,
+            seed=self.round_seed(round),
+            split_seed=self.seed,
+            checkpoints=self.store.path_for_ray("checkpoints"),
+            warm_start=warm_start or WarmStart(),
+        )
 
     def round_seed(self, round: int) -> int:
         """Of what is fitted in a round; the trial's own in the first."""

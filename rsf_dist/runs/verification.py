@@ -18,7 +18,6 @@ from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.runs.class_prior import means_folder, class_prior_folder
 from rsf_dist.sampling.diagnostics import ROUNDING
 from rsf_dist.errors import InputError, RsfError
-from rsf_dist.config.ratio import is_learned
 from rsf_dist.sampling.pilot import one_thread
 from rsf_dist.runs.pipeline import changed_inputs, prepare, stored_config, seed_folder
 from rsf_dist.sampling.pool import USER_CODE_FIELD, TIMEOUT_REMEDY
@@ -159,7 +158,7 @@ def _verify_chunks(
     """Draw some chunks again, those without an accepted row among them, but none whose shard is damaged anyway."""
     there = [chunk for chunk in range(described["chunks"]) if chunk not in damaged]
     chosen = sorted(rng.choice(there, min(num_chunks, len(there)), replace=False).tolist())
-    made_in = number if is_learned(seed_run.config.ratio) else 0
+    made_in = number if seed_run.config.ratio.is_learned else 0
     kept = [folder for folder in (class_prior_folder(number), means_folder(number)) if seed_run.store.is_listed(folder)]
     wanted = [ratio_folder(made_in), pilot_folder(number), *kept]
     lost = [folder for folder in wanted if not seed_run.store.is_intact(folder)]

@@ -92,7 +92,7 @@ def test_a_run_that_was_stopped_goes_on(at: str, sampled: Path, tmp_path: Path, 
         elif at == "refit":
             patch.setattr(rounds, "moved_proposal", fail_in_round(2, rounds.moved_proposal))
         elif at == "classes":
-            patch.setattr(class_prior, "estimate_prior", fail)
+            patch.setattr(class_prior, "estimate_class_prior", fail)
         else:
             patch.setattr(rounds, "two_sample_tests", fail)
         with pytest.raises(StoppedError):

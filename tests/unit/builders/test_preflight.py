@@ -9,12 +9,12 @@ import torch
 from torch.distributions import Normal, Uniform
 
 from rsf_dist.builders.components import build_envelope, build_proposal, build_task
+from rsf_dist.builders.context import RatioContext
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.builders.preflight import preflight
 from rsf_dist.builders.prior_estimation import class_prior
-from rsf_dist.builders.ratio import build_ratio, make_ratio
+from rsf_dist.builders.ratio import make_ratio
 from rsf_dist.config.load import parse_config
-from rsf_dist.config.ratio import has_bound
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import AugmentProposal, DistributionProposal, GeneratorProposal
@@ -222,7 +222,7 @@ def test_augmented_proposals_need_no_kind():
     ],
 )
 def test_a_certified_envelope_needs_a_ratio_with_a_bound(ratio, bounded):
-    assert has_bound(having(ratio=ratio).ratio) == bounded
+    assert having(ratio=ratio).ratio.may_have_bound == bounded
 
 
 def test_a_certified_envelope_without_a_bound_is_refused_before_anything_is_drawn():
@@ -247,7 +247,8 @@ def test_the_judge_is_built_early_and_is_not_the_ratios_network():
 
 def built(raw, proposal=None, seed=5, config=TURNING):
     parsed = having(ratio=raw, proposal=config)
-    return build_ratio(parsed.ratio, inputs(), proposal or build_proposal(parsed.proposal, image_set()), seed)
+    proposal = proposal or build_proposal(parsed.proposal, image_set())
+    return make_ratio(parsed.ratio, RatioContext(inputs(), proposal, seed))
 
 
 def test_rewards_and_verifiers_of_ones_own():
@@ -298,14 +299,22 @@ def test_a_ratio_of_ones_own():
 def test_a_product_of_what_needs_no_fit():
     factors = [{"kind": "verifier", "passes": "my_kinds:is_bright"}, {"kind": "reward", "score": "my_kinds:bright"}]
     config = having(ratio={"kind": "product", "factors": factors})
-    ratio = make_ratio(config.ratio, inputs(), build_proposal(config.proposal, image_set()), 0)
+    ratio = make_ratio(config.ratio, RatioContext(inputs(), build_proposal(config.proposal, image_set()), 0))
     assert [type(factor) for factor in ratio.factors] == [VerifierRatio, RewardRatio]
 
 
 @pytest.mark.parametrize("raw", [{}, {"kind": "label_shift"}])
-def test_what_is_learned_is_not_built(raw):
-    with pytest.raises(TypeError, match="is learned, not built"):
-        built(raw)
+def test_what_needs_the_cluster_is_not_made_before_it_is_joined(raw, monkeypatch):
+    made = []
+    monkeypatch.setattr("rsf_dist.builders.preflight.make_ratio", lambda config, context: made.append(config))
+    monkeypatch.setattr("rsf_dist.builders.preflight.try_chunk", lambda *_: None)
+    preflight(having(ratio=raw, proposal=TURNING), inputs())
+    assert made == []
+    preflight(
+        having(ratio={"kind": "verifier", "passes": "my_kinds:is_bright"}, envelope={"kind": "fixed", "log_m": 0}),
+        inputs(),
+    )
+    assert len(made) == 1  # the control: what needs no cluster is made
 
 
 def test_tasks():
@@ -438,7 +447,7 @@ def test_a_factory_that_gives_no_ratio():
     raw = {"kind": "custom", "factory": "my_kinds:nothing"}
     error = complaint(built, raw)
     assert (error.field, error.rule) == ("ratio.factory", "gives a int, which lacks something of a Ratio")
-    nested = complaint(build_ratio, having(ratio=raw).ratio, inputs(), None, 0, "ratio.factors.2")
+    nested = complaint(make_ratio, having(ratio=raw).ratio, RatioContext(inputs(), None, 0, field="ratio.factors.2"))
     assert nested.field == "ratio.factors.2.factory"
 
 

@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from rsf_dist import cli
+from rsf_dist.config.class_prior import ClassPriorConfig
 from rsf_dist.config.evaluation import Arm
 from rsf_dist.config.load import dump_config, parse_config, parse_text
-from rsf_dist.config.ratio import ClassPriorConfig
 from rsf_dist.config.resume import differences
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import comparable_arms
@@ -229,7 +229,7 @@ def test_one_shot_rejection_beside_rounds_keeps_as_many_rows_again():
 )
 def test_what_estimates_the_mix_of_classes_must_have_room_on_the_cluster(sections, asked, monkeypatch):
     places = []
-    monkeypatch.setattr(pipeline, "check_ratio", lambda config, place="ratio": places.append(place))
+    monkeypatch.setattr(pipeline, "check_ratio", lambda config, section="ratio": places.append(section))
     for name in ("check_pool", "check_training", "require_shared"):
         monkeypatch.setattr(pipeline, name, lambda *_: None)
     pipeline.check_cluster(having(**sections), sampling=True, training=True)

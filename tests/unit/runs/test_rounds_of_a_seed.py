@@ -14,7 +14,7 @@ from torch.distributions import Normal, Uniform
 
 from rsf_dist import cli
 from rsf_dist.builders import classifier_fit
-from rsf_dist.builders.classifier_fit import WarmStart
+from rsf_dist.builders.context import RatioContext, WarmStart
 from rsf_dist.config.load import parse_config
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig, RatioNetworkConfig, RatioOptimizerConfig
@@ -231,18 +231,19 @@ def asked(monkeypatch):
         calls.append(SimpleNamespace(steps=config.optimizer.steps, initial=initial, seeds=(seed, split_seed)))
 
     monkeypatch.setattr(classifier_fit, "run_in_task", in_task)
-    monkeypatch.setattr(classifier_fit, "check_ratio", lambda config: None)
+    monkeypatch.setattr(classifier_fit, "check_ratio", lambda config, field: None)
     return calls
 
 
 def test_a_classifier_goes_on_with_fewer_steps_where_there_is_one(before, asked):
     config = ClassifierRatioConfig(optimizer=RatioOptimizerConfig(steps=99))
-    for known in (None, WarmStart(), WarmStart(before, None), WarmStart(ConstantRatio(), 5), WarmStart(before, 5)):
-        classifier_fit.fit_classifier(config, TARGET, broad(), 3, before=known, split_seed=0)
-    assert [call.steps for call in asked] == [99, 99, 99, 99, 5]
-    assert [call.initial for call in asked] == [None, None, None, None, before.networks]
+    context = RatioContext(SimpleNamespace(target=SimpleNamespace(images=TARGET)), broad(), seed=3, split_seed=0)
+    for known in (WarmStart(), WarmStart(before, None), WarmStart(ConstantRatio(), 5), WarmStart(before, 5)):
+        classifier_fit.fit_classifier(config, replace(context, warm_start=known))
+    assert [call.steps for call in asked] == [99, 99, 99, 5]
+    assert [call.initial for call in asked] == [None, None, None, before.networks]
     assert {call.seeds for call in asked} == {(3, 0)}
-    classifier_fit.fit_classifier(config, TARGET, broad(), 3)
+    classifier_fit.fit_classifier(config, replace(context, split_seed=None))
     assert asked[-1].seeds == (3, 3)
 
 
@@ -267,9 +268,9 @@ def test_data_parallel_too_features_stay_as_they_are(monkeypatch):
 
 def test_a_products_factors_go_on_each_from_its_own(before):
     product = WarmStart(ProductRatio([ConstantRatio(), before]), 5)
-    assert isinstance(product.factor(0).ratio, ConstantRatio)
-    assert (product.factor(1).ratio, product.factor(1).steps) == (before, 5)
-    assert WarmStart(before, 5).factor(0).ratio is None
+    assert isinstance(product.for_factor(0).ratio, ConstantRatio)
+    assert (product.for_factor(1).ratio, product.for_factor(1).steps) == (before, 5)
+    assert WarmStart(before, 5).for_factor(0).ratio is None
 
 
 @pytest.mark.parametrize(
@@ -289,9 +290,9 @@ def test_a_rounds_ratio_goes_on_from_the_round_before(number, sections, steps, b
         kept.append(number)
         return before
 
-    monkeypatch.setattr(SeedRun, "_kept", earlier)
-    found = trial_in(tmp_path, **sections)._before(number)
-    assert (None if found is None else found.steps) == steps
+    monkeypatch.setattr(SeedRun, "_stored", earlier)
+    start = trial_in(tmp_path, **sections)._warm_start(number)
+    assert start == (WarmStart() if steps is None else WarmStart(before, steps))
     assert kept == ([] if steps is None else [number - 1])
 
 
@@ -401,7 +402,7 @@ def test_without_rounds_a_mixture_of_the_users_own_is_no_proposal_that_moved(tmp
     """Its ratio is of itself, whatever it is a mixture of."""
     mixture = DefensiveProposal(broad(), broad().with_class_prior([0.8, 0.1, 0.1]), share=0.3)
     known = ConstantRatio()
-    monkeypatch.setattr(SeedRun, "_kept", lambda seed_run, number, proposal: known)
+    monkeypatch.setattr(SeedRun, "_stored", lambda seed_run, number, proposal: known)
     seed_run = trial_in(tmp_path, ratio={"kind": "density", "parameters": {"rotation": {"normal": [0.8, 0.1]}}})
     assert seed_run.stored_ratio(mixture, 0) is known
     assert isinstance(seed_run.stored_ratio(mixture, 1), ReweightedRatio)
@@ -462,7 +463,7 @@ def estimated(monkeypatch):
         calls.append(SimpleNamespace(task=task, proposal=proposal, seed=seed, initial=initial))
         return ESTIMATE
 
-    monkeypatch.setattr(class_prior, "estimate_prior", estimate_prior)
+    monkeypatch.setattr(class_prior, "estimate_class_prior", estimate_prior)
     return calls
 
 
@@ -542,7 +543,7 @@ def test_a_refusal_is_kept_with_its_reason_and_not_asked_for_again(refusal, seed
         asked.append(1)
         raise refusal
 
-    monkeypatch.setattr(class_prior, "estimate_prior", estimate_prior)
+    monkeypatch.setattr(class_prior, "estimate_class_prior", estimate_prior)
     settle(seed_run)
     settle(seed_run)
     assert asked == [1]
@@ -556,7 +557,7 @@ def test_a_mistake_of_the_configuration_is_no_refusal(seed_run, rows_of, monkeyp
     def estimate_prior(*_):
         raise InputError("rounds.class_prior.cpus", 99, "no node has as many", "ask for fewer")
 
-    monkeypatch.setattr(class_prior, "estimate_prior", estimate_prior)
+    monkeypatch.setattr(class_prior, "estimate_class_prior", estimate_prior)
     with pytest.raises(InputError, match="no node has as many"):
         settle(seed_run)
     assert not seed_run.store.is_listed(class_prior_folder(2))
@@ -564,7 +565,7 @@ def test_a_mistake_of_the_configuration_is_no_refusal(seed_run, rows_of, monkeyp
 
 def test_a_collapsed_estimate_is_told_and_kept_but_not_followed(seed_run, rows_of, monkeypatch):
     asked = []
-    monkeypatch.setattr(class_prior, "estimate_prior", lambda *_: asked.append(1) or COLLAPSED)
+    monkeypatch.setattr(class_prior, "estimate_class_prior", lambda *_: asked.append(1) or COLLAPSED)
     settle(seed_run)
     settle(seed_run)
     assert asked == [1]
@@ -594,7 +595,7 @@ def test_a_collapsed_estimate_is_told_and_kept_but_not_followed(seed_run, rows_o
 def test_an_estimate_of_too_few_effective_classes_has_collapsed(least, prior, collapsed, tmp_path, monkeypatch):
     given = {} if least is None else {"min_effective_classes": least}
     seed_run = trial_in(tmp_path, rounds={"num_rounds": 3, "class_prior": given})
-    monkeypatch.setattr(class_prior, "estimate_prior", lambda *_: ClassPrior(np.array(prior), *np.zeros((2, 3)), "em"))
+    monkeypatch.setattr(class_prior, "estimate_class_prior", lambda *_: ClassPrior(np.array(prior), *np.zeros((2, 3)), "em"))
     class_prior.decide_class_prior(seed_run, 2, broad())
     assert (stored_decision(seed_run, 2).kept is not None) == collapsed
 
@@ -755,7 +756,7 @@ def test_one_shot_rejection_beside_rounds_has_a_directory_and_no_rounds(seed_run
     assert alone.store.root == f"{seed_run.store.root}/one_shot"
     assert (alone.seed, alone.inputs) == (seed_run.seed, seed_run.inputs)
     assert seed_run.config.own_arm == "adaptive"
-    assert alone._at_hand is not seed_run._at_hand
+    assert alone._in_memory is not seed_run._in_memory
 
 
 @pytest.mark.parametrize(("of_the_rounds", "pilot"), [(4_000, 4_000), (400, 2_000)])

@@ -16,6 +16,7 @@ from torch.distributions import Independent, Normal, Uniform
 
 from rsf_dist.builders import classifier_fit, preflight, prior_estimation
 from rsf_dist.builders import prior_estimation as fitting
+from rsf_dist.builders.context import RatioContext, WarmStart
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig, LabelShiftRatioConfig
 from rsf_dist.data.batch import num_rows, row_digests, to_cpu
@@ -185,7 +186,7 @@ def test_a_fitted_ratio_is_gone_on_from_wherever_it_was_used():
     config = ClassifierRatioConfig()
     with elsewhere():
         ratio.log_ratio(rows)
-        _, networks = classifier_fit.WarmStart(ratio, steps=5).starting_point(config)
+        _, networks = classifier_fit.warm_started(config, WarmStart(ratio, steps=5))
     assert not any(isinstance(value, Held) for value in networks[0].state_dict().values())
 
 
@@ -256,7 +257,7 @@ def test_a_prior_and_means_are_estimated_there(monkeypatch):
     ratio, target = learned(), images.images.repeat(2, 1, 1, 1)
 
     def found():
-        prior = prior_estimation._estimate_prior(config, task, inputs, augmented(), 1, None)
+        prior = prior_estimation._estimate_prior(config, task, RatioContext(inputs, augmented(), 1), None, 0)
         splits = classifier_fit._gather(ClassifierRatioConfig(num_proposals=50), target, moved(), 1, 1)
         return prior.prior, prior_estimation._class_log_mean_ratios(ratio, moved(), 3, 1, 512), splits.fit.proposals
 
