@@ -65,10 +65,10 @@ def preflight(config: RunConfig, inputs: Inputs) -> None:
     _require_trainable(rows, inputs)
     if config.rounds.num_rounds > 1:
         _try_rounds(config, inputs, proposal, rows)
-    if config.envelope.kind == "certified":
+    if config.envelope.needs_bound:
         _require_bound(config.ratio.may_have_bound, config.ratio)
     context = RatioContext(inputs, proposal, config.seed)
-    try_ratio(config.ratio, RatioTrial(context, rows, needs_bound=config.envelope.kind == "certified"))
+    try_ratio(config.ratio, RatioTrial(context, rows, needs_bound=config.envelope.needs_bound))
     if config.envelope.kind == "custom":
         with _tried("envelope", config.envelope):
             _try_envelope(envelope)

@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of: strict models, and types of numbers and names."""
+"""The base class of the configuration's sections, and the types of numbers and names that several sections share."""
 
 from __future__ import annotations
 
@@ -13,22 +13,36 @@ from pydantic import (
     field_validator,
 )
 
-_LARGEST_COUNT = 10**12  # more is a slip of the pen, and would not fit the integers of files and tensors
+_LARGEST_COUNT = 10**12  # larger counts are typing errors, and would not fit the integers of files and tensors
 
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+Seconds = NonNegative
 
 
 PositiveInt = Annotated[int, Field(gt=0, le=_LARGEST_COUNT)]
 
 
 Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
+
+
+Prior = tuple[NonNegative, ...]
+"""One number a class, in the order of the classes."""
+
+
+Size = tuple[PositiveInt, PositiveInt]
+"""Height and width in pixels."""
 
 
 NonEmptyStr = Annotated[str, Field(min_length=1)]
@@ -46,16 +60,19 @@ ImportPath = Annotated[str, AfterValidator(_import_path)]
 
 
 class StrictModel(BaseModel):
-    """A section of the configuration: immutable, and unknown keys are refused."""
+    """A section of the configuration: immutable, and unknown keys are refused.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The docstring under a field is the field's description in the JSON Schema and in the key reference.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _flags_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+    def _refuse_flags_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic takes `true` for 1; and YAML takes an unquoted yes, no, on or off for a flag
         annotation = cls.model_fields[str(info.field_name)].annotation
-        given = value if isinstance(value, list) else [value]
-        if annotation is not bool and any(isinstance(one, bool) for one in given):
+        values = value if isinstance(value, list) else [value]
+        if annotation is not bool and any(isinstance(element, bool) for element in values):
             raise ValueError("must not be true or false (yes, no, on and off need quotes to be words)")
         return value

@@ -21,7 +21,6 @@ from rsf_dist.builders.context import RatioContext, WarmStart
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.builders.ratio import load_ratio, make_ratio
 from rsf_dist.cluster.workers import limit_to_allocation
-from rsf_dist.config.envelope import BudgetEnvelopeConfig
 from rsf_dist.config.model import OptimizerConfig
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
@@ -85,9 +84,8 @@ class SeedRun:
         A budget's acceptance is that of rounds from the proposal as configured: the last round's would keep nearly all.
         """
         rounds, envelope = self.config.rounds, self.config.envelope
-        if isinstance(envelope, BudgetEnvelopeConfig) and rounds.num_rounds > 1:
-            num_pilot = max(envelope.num_pilot, rounds.num_pilot)
-            envelope = BudgetEnvelopeConfig(kind="budget", acceptance=rounds.acceptance, num_pilot=num_pilot)
+        if rounds.num_rounds > 1:
+            envelope = envelope.without_rounds(rounds.acceptance, rounds.num_pilot)
         config = self.config.model_copy(update={"rounds": RoundsConfig(), "envelope": envelope})
         return replace(self, config=config, store=self.store.at("one_shot"), _in_memory={})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.runtime.user_code import reported_as
 from rsf_dist.sampling.accept import key_quantile
 from rsf_dist.types import Floats
+
+FORECAST_PILOT = 2_000
+"""Proposals of a pilot that only forecasts the acceptance."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,13 @@ class Choice:
         source: where it is from, in words.
         margin: None: M stays. Else M grows to the largest log ratio of everything drawn, plus this margin, and all
             rows are held against it, the earlier ones by their keys.
+        is_quantile: log M is a quantile of the pilot's own keys, so that the pilot's acceptance says nothing new.
     """
 
     log_m: float
     source: str
     margin: float | None = None
+    is_quantile: bool = False
 
 
 @runtime_checkable
@@ -73,6 +78,13 @@ def choose(envelope: Envelope, pilot: Pilot) -> Choice:
     return choice
 
 
+def pilot_size(envelope: Envelope, log_bound: float | None) -> int:
+    """Return the number of proposals that a pilot draws: few where M is a bound, and the pilot forecasts acceptance."""
+    if log_bound is not None and getattr(envelope, "prefers_bound", False):
+        return min(envelope.num_pilot, FORECAST_PILOT)
+    return envelope.num_pilot
+
+
 def _is_finite(number: object) -> bool:
     return isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
 
@@ -87,7 +99,7 @@ class FixedEnvelope:
     """
 
     log_m: float
-    num_pilot: int = 2_000
+    num_pilot: int = FORECAST_PILOT
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.log_m):
@@ -107,7 +119,7 @@ class CertifiedEnvelope:
         num_pilot: proposals that only forecast the acceptance.
     """
 
-    num_pilot: int = 2_000
+    num_pilot: int = FORECAST_PILOT
 
     def __post_init__(self) -> None:
         _require_pilot(self.num_pilot)
@@ -134,6 +146,7 @@ class PilotEnvelope:
 
     num_pilot: int = 10_000
     margin: float = 0.0
+    prefers_bound: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _require_pilot(self.num_pilot)
@@ -209,7 +222,8 @@ class BudgetEnvelope:
                 "the proposals has a ratio above 0",
                 f"lower {self.section}.acceptance below that, or narrow the proposal",
             )
-        return Choice(log_m, f"quantile of {len(pilot.accept_key):,} pilot keys at acceptance {self.acceptance:g}")
+        source = f"quantile of {len(pilot.accept_key):,} pilot keys at acceptance {self.acceptance:g}"
+        return Choice(log_m, source, is_quantile=True)
 
 
 def _require_pilot(num_pilot: int) -> None:

@@ -26,7 +26,7 @@ from rsf_dist.sampling.accepted import AcceptedSet
 from rsf_dist.sampling.checkpoint import RoundCheckpoint
 from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.collector import RowCollector
-from rsf_dist.sampling.envelope import Choice, Envelope, PilotEnvelope, choose
+from rsf_dist.sampling.envelope import Choice, Envelope, PilotEnvelope, choose, pilot_size
 from rsf_dist.sampling.pilot import PilotRun, Probe, draw_pilot
 from rsf_dist.sampling.plan import SamplingPlan
 from rsf_dist.sampling.round_draw import RoundDraw
@@ -194,9 +194,8 @@ class RejectionSampler:
 
     @property
     def num_pilot(self) -> int:
-        """Proposals that a pilot draws: as the envelope says, and few where it only forecasts the acceptance."""
-        certified = isinstance(self.envelope, PilotEnvelope) and self.ratio.log_bound is not None
-        return min(self.envelope.num_pilot, 2_000) if certified else self.envelope.num_pilot
+        """The number of proposals that a pilot draws."""
+        return pilot_size(self.envelope, self.ratio.log_bound)
 
     def _plan(self, pilot: PilotRun, choice: Choice, round: int, pool_size: int | None = None) -> SamplingPlan:
         work = ChunkWork(
