@@ -141,7 +141,7 @@ def build_task(config: RunConfig, source: ImageSet) -> Task:
 
 
 def of_kind(made: Any, protocol: Any, factory: str, field: str) -> Any:
-    """What a user's factory made, if it is what it should be. Raises InputError naming `field`."""
+    """Return what a user's factory made, if it has all of the protocol. Raises InputError naming `field`."""
     with user_code.reported_as(field, factory, "gives what fails when it is looked at"):
         fits = isinstance(made, protocol)
     if not fits:
@@ -151,7 +151,7 @@ def of_kind(made: Any, protocol: Any, factory: str, field: str) -> Any:
 
 
 def build_distribution(config: DistributionConfig) -> Distribution:
-    """A scalar law."""
+    """Build a scalar distribution."""
     if config.uniform is not None:
         return Uniform(*config.uniform)
     assert config.normal is not None

@@ -1,4 +1,4 @@
-"""Socket 1: where x comes from."""
+"""The protocols of a proposal, the source of x."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class DensityProposal(Proposal, Protocol):
     """A proposal whose density q is known."""
 
     def log_prob(self, batch: Batch) -> Tensor:
-        """log q of each row, float [n]."""
+        """Return log q of each row, float [n]."""
         ...
 
 
 @runtime_checkable
 class Refittable(Proposal, Protocol):
-    """A proposal that can be moved to where its rows were accepted, for rounds.
+    """A proposal that rounds can refit to its accepted rows.
 
-    Rounds mix what it gives with the proposal itself (`DefensiveProposal`), so that nothing gets lost for ever. Where
-    it also has a `class_prior` [k], it may have `with_class_prior(prior) -> Proposal`, by which rounds set the classes'
-    shares apart from all else.
+    Rounds mix the refitted proposal with the original one (`DefensiveProposal`), so that no mode is lost. A proposal
+    with a `class_prior` [k] may also have `with_class_prior(prior) -> Proposal`: rounds then set the class prior apart
+    from everything else.
     """
 
     def refit(self, rows: Batch, seed: int, max_components: int) -> Proposal:
-        """The proposal fitted to `rows`, accepted ones with all columns; the same classes in the same shares.
+        """Return the proposal fitted to accepted rows, with the same class prior.
 
         Args:
-            rows: columns as `sample` gives them.
-            seed: all randomness follows from it, so that equal rows give equal proposals.
-            max_components: how many modes it may tell apart.
+            rows: the accepted rows, with the columns that `sample` gives.
+            seed: the seed of all randomness, so that equal rows give equal proposals.
+            max_components: the largest number of modes to tell apart.
         """
         ...
 
@@ -68,10 +68,10 @@ def has_settable_class_prior(proposal: Proposal) -> bool:
 
 @runtime_checkable
 class FiniteProposal(Proposal, Protocol):
-    """A proposal that is uniform on a pool of rows, which can also be gone through once."""
+    """A proposal that is uniform on a pool of rows, which can also be read once from start to end."""
 
     num_rows: int
 
     def take(self, start: int, n: int) -> Batch:
-        """The rows start to start + n of the pool."""
+        """Return the rows start to start + n of the pool."""
         ...

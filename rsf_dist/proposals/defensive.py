@@ -1,4 +1,4 @@
-"""The mixture a q0 + (1 - a) q1 of a broad proposal and one that was moved: no mode of q0 is lost, as q0/q <= 1/a.
+"""The mixture q = a q0 + (1 - a) q1 of a broad proposal and a moved one. No mode of q0 is lost, since q0/q <= 1/a.
 
 Defensive mixtures are Hesterberg's (Technometrics 1995); for p/q0 <= M they bound p/q by M/a, whatever q1 misses.
 """
@@ -18,17 +18,17 @@ from rsf_dist.runtime.rng import Streams
 
 
 class DefensiveProposal:
-    """Rows of `broad` with probability `shard_name`, else of `moved`.
+    """Rows of `broad` with probability `share`, else rows of `moved`.
 
     Args:
         broad, moved: proposals of rows with the same columns.
         share: in (0, 1).
 
     Attributes:
-        class_prior: of the mixture, [k]; only where both proposals have one.
+        class_prior: the mixture's class prior [k]. It is there only where both proposals have one.
 
     Raises:
-        InputError: the share is none; at sampling, columns that differ.
+        InputError: the share is not in (0, 1); at sampling, the columns differ.
     """
 
     def __init__(self, broad: Proposal, moved: Proposal, share: float):
@@ -41,12 +41,12 @@ class DefensiveProposal:
 
     def sample(self, n: int, rng: Streams) -> LazyBatch:
         """Draw n rows of the mixture; columns that are lazy in either proposal stay lazy."""
-        generator = rng.numpy(purpose=10)  # 8 is of the mixture that this may be a part of
+        generator = rng.numpy(purpose=10)  # purpose 8 belongs to the mixture that may contain this one
         from_broad = torch.from_numpy(generator.random(n) < self.share)
         count = int(from_broad.sum())
-        # Streams of their own: else both would draw with the same numbers, and a mixture in a mixture choose with them.
+        # Each part has streams of its own: equal streams would make the draws of both parts dependent.
         of_broad, of_moved = (replace(rng, seed=int(seed)) for seed in generator.integers(2**63, size=2))
-        broad = self.broad.sample(count + 1, of_broad)  # one row more, so that there is one
+        broad = self.broad.sample(count + 1, of_broad)  # one row more, for the columns
         moved = self.moved.sample(n - count + 1, of_moved)
         if broad.keys() != moved.keys():
             rule = f"the broad proposal has {sorted(broad)}"
@@ -63,6 +63,6 @@ class DefensiveProposal:
         return DefensiveProposal(broad, moved, self.share)
 
     def log_prob(self, batch: Batch) -> Tensor:
-        """log q, float [n]; AttributeError where one of the two has no density."""
+        """Return log q, float [n]. Raises AttributeError where one of the two has no density."""
         broad, moved = self.broad.log_prob(batch), self.moved.log_prob(batch)  # type: ignore[attr-defined]
         return torch.logaddexp(math.log(self.share) + broad, math.log1p(-self.share) + moved)

@@ -1,7 +1,7 @@
-"""The mixture a p + (1 - a) q: proposals of which a share a are target rows, drawn again and again from those given.
+"""The mixture a p + (1 - a) q: proposals of which a share a are target rows, drawn with replacement.
 
-With target rows that are independent draws of p this is what a relative ratio needs, and it is defensive: r_a <= 1/a
-whatever q misses. The share of p is the empirical law of the rows given, so few rows mean many duplicates.
+A relative ratio needs this mixture, with target rows that are independent draws of p. The mixture is defensive:
+r_a <= 1/a whatever q misses. p is represented by the given rows, so that few target rows mean many duplicates.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class TargetMixtureProposal:
         chosen = component == 1
         count = int(chosen.sum())
         rows = torch.from_numpy(generator.integers(num_rows(self.target), size=count))
-        drawn = self.proposal.sample(max(n - count, 1), rng)  # one at least, for its columns
+        drawn = self.proposal.sample(max(n - count, 1), rng)  # at least one row, for its columns
         if COMPONENT in drawn:
             raise InputError("proposal", COMPONENT, "this column's name is taken", "rename the proposal's column")
-        one = select(drawn, slice(0, 1))
-        of_target = {name: take_rows(self._of_target(name, one[name]), rows) for name in drawn}
+        sample = select(drawn, slice(0, 1))
+        of_target = {name: take_rows(self._of_target(name, sample[name]), rows) for name in drawn}
         return interleave(of_target, drawn, chosen) | {COMPONENT: component}
 
     def _of_target(self, name: str, column: Tensor) -> Tensor:

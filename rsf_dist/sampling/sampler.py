@@ -1,4 +1,4 @@
-"""The sampler: a pilot that chooses M and plans, then waves of chunks over the pool until N rows are accepted.
+"""The rejection sampler: a pilot, from which M is chosen, then waves of chunks over the pool until N rows are accepted.
 
 "The first N" means in (chunk, index) order, so that quick chunks are not preferred; the rows depend on the
 configuration and the seed, never on the number of actors. The driver holds 72 bytes an accepted row and references to
@@ -44,10 +44,10 @@ class RejectionSampler:
         seed: every random draw follows from it.
         chunk_size: proposals drawn and scored at once. Larger chunks use vectorised code better and need more memory.
         pool: the actors.
-        store: a run's directory for the accepted rows, as Parquet, and for the pilot; what it holds already of the same
-            proposal, ratio and M is not drawn again. None: Ray's object store, and nothing is kept.
-        budget: when to stop short.
-        stage: which family of random streams; a control sample drawn beside the main one needs another.
+        store: a run's directory for the accepted rows, as Parquet, and for the pilot. Rows that it already holds of
+            the same proposal, ratio and M are not drawn again. None means that rows stay in Ray's object store.
+        budget: the limits at which sampling stops short.
+        stage: the family of random streams. A control sample beside the main one needs another.
 
     Raises:
         InputError: chunk_size is not positive.
@@ -97,11 +97,16 @@ class RejectionSampler:
     def top_k(
         self, k: int, num_proposals: int | None = None, round: int = 0, progress: Progress | None = None
     ) -> AcceptedSet:
-        """The k rows with the highest keys of `num_proposals` proposals; the envelope is not asked.
+        """Draw `num_proposals` proposals and keep the k rows with the highest keys; the envelope has no effect.
 
-        It is rejection at the M that leaves k of them, log M the next key: for a finite pool of which k are wanted, a
-        `DatasetProposal`, every row of which is looked at once (num_proposals=None). As exact as that M: the report
-        says how many rows it capped. Of the budget, max_seconds holds.
+        This is rejection at the M that leaves k of the proposals, e.g. of a `DatasetProposal`, every row of which is
+        read once; see `rsf_dist.sampling.top_k`. Of the budget, max_seconds holds.
+
+        Args:
+            k: rows to keep.
+            num_proposals: None means all rows of a finite pool.
+            round: the number of the round.
+            progress: counts the rows.
 
         Raises:
             InputError: k is not positive or not below the proposals, or their number is missing.
@@ -118,10 +123,10 @@ class RejectionSampler:
         return draw_top_k(k, pool_size, pilot.rows.accept_key, draw_at, progress or Progress())
 
     def stream(self, num_accepted: int, round: int = 0) -> Dataset:
-        """The rows of `sample`, drawn as they are read: a lazy Dataset, for training while sampling.
+        """Return the rows of `sample` as a lazy Dataset that draws them as they are read, for training while sampling.
 
-        A pilot chooses M now. Reading ends short, without an error, where budget.max_proposals ends; an error of ours
-        comes inside Ray's, from where `rsf_dist.errors.unwrapped` takes it.
+        The pilot is drawn now. Reading ends short, without an error, at budget.max_proposals. An RsfError comes inside
+        of Ray's error; `rsf_dist.errors.unwrapped` takes it out.
 
         Raises:
             InputError: as `sample`; or M would grow, and rows already handed over cannot be taken back.
@@ -130,7 +135,7 @@ class RejectionSampler:
         return self.row_stream(num_accepted, round).dataset(num_accepted)
 
     def row_stream(self, num_rows: int, round: int = 0, after: Cursor | None = None) -> RowStream:
-        """What draws `num_rows` rows, those after a place; see `stream`. The budget counts the rows before it too."""
+        """Return a stream of `num_rows` rows after a position; see `stream`. The budget counts earlier rows too."""
         after = after or Cursor()
         limit = self.budget.proposals_for(after.rows + num_rows)
         if limit < self.chunk_size:
@@ -162,11 +167,11 @@ class RejectionSampler:
             require_shared(self.store.uri, "output")
 
     def plan(self, round: int = 0, num_pilot: int | None = None) -> SamplingPlan:
-        """The pilot and what follows from it; a stored pilot of the same proposal and ratio is not drawn again.
+        """Return the plan that follows from a pilot. A stored pilot of the same proposal and ratio is not drawn again.
 
         Args:
-            round: of the run.
-            num_pilot: proposals of the pilot; None: `self.num_pilot`.
+            round: the number of the round.
+            num_pilot: proposals of the pilot. None means `self.num_pilot`.
 
         Raises:
             InputError: the proposal or the ratio fails on a first chunk, or is not the one that the store's pilot knew.
@@ -210,11 +215,13 @@ class RejectionSampler:
     def _check_shortfall(self, collector: RowCollector) -> None:
         if collector.full or (len(collector) and self.budget.on_shortfall == "partial"):
             return
-        found, scored = len(collector), collector.scored.num_scored
+        num_found, scored = len(collector), collector.scored.num_scored
         largest = collector.scored.max_log_ratio
-        finding = f"{found:,} of {collector.wanted:,} rows accepted after {scored:,} proposals, where the budget ends"
-        if found:
-            needed = math.ceil(1.2 * collector.wanted * scored / found)
+        finding = (
+            f"{num_found:,} of {collector.wanted:,} rows accepted after {scored:,} proposals, where the budget ends"
+        )
+        if num_found:
+            needed = math.ceil(1.2 * collector.wanted * scored / num_found)
             remedy = (
                 f"raise budget.max_proposals to about {needed:,}, lower the envelope's log M, or keep what there is "
             )
@@ -224,5 +231,5 @@ class RejectionSampler:
 
 
 def _pilot_stage(stage: Stage) -> Stage:
-    """A pilot's streams are never those of the rows that it helps to choose."""
+    """Return the stage of a pilot's streams, which are never those of the rows that the pilot helps to choose."""
     return {Stage.SAMPLE: Stage.PILOT, Stage.CONTROL: Stage.CONTROL_PILOT}[stage]

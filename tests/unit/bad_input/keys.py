@@ -80,6 +80,10 @@ def models_walked() -> set[type[BaseModel]]:
     return {type(section) for _, full in _full_configurations() for _, section in _sections(full, "")}
 
 
+_BASES = {"EnvelopeKind", "ProposalKind", "RatioKind", "TaskResources", "PriorEstimatorConfig"}
+"""Models that are only derived from: no section of a configuration is one of them."""
+
+
 def models_there_are() -> set[type[BaseModel]]:
     """The configuration's models."""
     modules = [
@@ -87,7 +91,7 @@ def models_there_are() -> set[type[BaseModel]]:
     ]
     named = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
     models = {one for one in named if issubclass(one, BaseModel) and one.__module__.startswith("rsf_dist.config.")}
-    return {one for one in models if one.model_fields}
+    return {one for one in models if one.model_fields and one.__name__ not in _BASES}
 
 
 def _full_configurations() -> list[tuple[dict[str, Any], RunConfig]]:

@@ -405,7 +405,7 @@ def test_classes_move_apart_from_all_else():
 
 
 def test_what_cannot_be_refitted():
-    with pytest.raises(InputError, match="there is none to refit"):
+    with pytest.raises(InputError, match="has no parameter to refit"):
         augmented({}).refit(two_poses(), seed=0)
     with pytest.raises(InputError, match="too few"):
         augmented().refit(select(two_poses(), slice(20)), seed=0)
