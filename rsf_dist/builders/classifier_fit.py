@@ -92,7 +92,7 @@ def _calibrate(config: ClassifierRatioConfig, networks: list[Network], splits: S
 
 
 def _proposals(config: ClassifierRatioConfig, proposal: Proposal, seed: int) -> Tensor:
-    return proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO))["image"]
+    return proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO))["image"].cpu()
 
 
 def _fit_parallel(

@@ -1,21 +1,38 @@
-"""The objects that a configuration describes: image sets, proposal, envelope, task; ratios are for `fitting`."""
+"""The proposal, the envelope and the task that a configuration describes (`builders.ratio` makes the ratio).
+
+Each kind of proposal and of envelope has a builder here. A kind of your own adds a builder:
+
+    @build_proposal.register
+    def _(config: ToyProposalConfig, source: ImageSet) -> Proposal:
+        return ToyProposal(source, config.level)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import singledispatch
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, Uniform
 
-from rsf_dist.config.envelope import EnvelopeConfig
+from rsf_dist.config.envelope import (
+    AdaptiveEnvelopeConfig,
+    BudgetEnvelopeConfig,
+    CertifiedEnvelopeConfig,
+    CustomEnvelopeConfig,
+    EnvelopeKind,
+    FixedEnvelopeConfig,
+    PilotEnvelopeConfig,
+)
 from rsf_dist.config.proposal import (
     AugmentConfig,
+    CustomProposalConfig,
     DistributionConfig,
     GeneratorProposalConfig,
-    ProposalConfig,
+    ProposalKind,
     TransformConfig,
 )
 from rsf_dist.config.run import RunConfig
@@ -35,28 +52,33 @@ from rsf_dist.sampling.envelope import (
 from rsf_dist.tasks import ClassificationTask, Task
 
 
-def build_proposal(config: ProposalConfig, source: ImageSet) -> Proposal:
-    """Source images under the configured augmentations, a generator's, or the user's own. Raises InputError."""
-    if isinstance(config, AugmentConfig):
-        return _augmented(config, source)
-    if isinstance(config, GeneratorProposalConfig):
-        return _generated(config, source)
-    proposal = user_code.call(config.factory, "proposal.factory", {"source": source}, config.options)
-    return of_kind(proposal, Proposal, config.factory, "proposal.factory")
+@singledispatch
+def build_proposal(config: ProposalKind, source: ImageSet) -> Proposal:
+    """Build the proposal of a configuration from the source images.
+
+    Raises:
+        InputError: the configuration does not fit the images, or the user's own code fails.
+    """
+    rule, remedy = "no function builds a proposal of this kind", "register one with @build_proposal.register"
+    raise InputError("proposal.kind", config.kind, rule, remedy)
 
 
-def _augmented(config: AugmentConfig, source: ImageSet) -> AugmentProposal:
-    parameters: dict[str, Distribution] = {name: build_distribution(law) for name, law in config.parameters.items()}
+@build_proposal.register
+def _build_augment(config: AugmentConfig, source: ImageSet) -> Proposal:
+    parameters: dict[str, Distribution] = {
+        name: build_distribution(distribution) for name, distribution in config.parameters.items()
+    }
     prior = None if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
     with _within("proposal"):
         return AugmentProposal(source, parameters, prior, _pipeline(config.transforms))
 
 
-def _generated(config: GeneratorProposalConfig, source: ImageSet) -> GeneratorProposal:
+@build_proposal.register
+def _build_generator(config: GeneratorProposalConfig, source: ImageSet) -> Proposal:
     generator = user_code.call(config.factory, "proposal.factory", {"source": source}, config.options)
     if not isinstance(generator, nn.Module):
-        found = f"gives a {type(generator).__name__}"
-        raise InputError("proposal.factory", config.factory, found, "return a torch module")
+        rule = f"gives a {type(generator).__name__}"
+        raise InputError("proposal.factory", config.factory, rule, "return a torch module")
     latent = Independent(Normal(torch.zeros(config.latent_dim), torch.ones(config.latent_dim)), 1)
     counts = torch.bincount(source.require_labels("source"), minlength=len(source.classes))
     prior = counts if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
@@ -64,35 +86,48 @@ def _generated(config: GeneratorProposalConfig, source: ImageSet) -> GeneratorPr
         return GeneratorProposal(generator, latent, checked_prior(prior, len(source.classes)))
 
 
+@build_proposal.register
+def _build_custom_proposal(config: CustomProposalConfig, source: ImageSet) -> Proposal:
+    proposal = user_code.call(config.factory, "proposal.factory", {"source": source}, config.options)
+    return of_kind(proposal, Proposal, config.factory, "proposal.factory")
+
+
 @contextmanager
 def _within(section: str) -> Iterator[None]:
-    """What the block refuses, by the name that it has in the configuration."""
+    """Name the fields of the block's InputErrors as they stand in the configuration."""
     try:
         yield
     except InputError as err:
         raise InputError(f"{section}.{err.field}", err.value, err.rule, err.remedy) from err
 
 
-def build_envelope(config: EnvelopeConfig) -> Envelope:
-    """How M is chosen. Raises InputError."""
-    options = config.model_dump(exclude={"kind"})
-    if config.kind == "custom":
-        envelope = user_code.call(config.factory, "envelope.factory", {}, config.options)
-        of_kind(envelope, Envelope, config.factory, "envelope.factory")
-        num_pilot: object = envelope.num_pilot
-        if not isinstance(num_pilot, int) or num_pilot < 1:
-            raise InputError("envelope.factory", config.factory, f"its num_pilot is {num_pilot}", "name a count from 1")
-        return envelope
-    return _ENVELOPES[config.kind](**options)
+@singledispatch
+def build_envelope(config: EnvelopeKind) -> Envelope:
+    """Build the envelope of a configuration. Raises InputError where the user's own code fails."""
+    rule, remedy = "no function builds an envelope of this kind", "register one with @build_envelope.register"
+    raise InputError("envelope.kind", config.kind, rule, remedy)
 
 
-_ENVELOPES: dict[str, Callable[..., Envelope]] = {
-    "fixed": FixedEnvelope,
-    "certified": CertifiedEnvelope,
-    "pilot": PilotEnvelope,
-    "adaptive": AdaptiveEnvelope,
-    "budget": BudgetEnvelope,
-}
+def _from_keys(envelope: Callable[..., Envelope]) -> Callable[[EnvelopeKind], Envelope]:
+    """Return a builder that passes the configuration's keys to a class of the same parameters."""
+    return lambda config: envelope(**config.model_dump(exclude={"kind"}))
+
+
+build_envelope.register(FixedEnvelopeConfig, _from_keys(FixedEnvelope))
+build_envelope.register(CertifiedEnvelopeConfig, _from_keys(CertifiedEnvelope))
+build_envelope.register(PilotEnvelopeConfig, _from_keys(PilotEnvelope))
+build_envelope.register(AdaptiveEnvelopeConfig, _from_keys(AdaptiveEnvelope))
+build_envelope.register(BudgetEnvelopeConfig, _from_keys(BudgetEnvelope))
+
+
+@build_envelope.register
+def _build_custom_envelope(config: CustomEnvelopeConfig) -> Envelope:
+    envelope = user_code.call(config.factory, "envelope.factory", {}, config.options)
+    of_kind(envelope, Envelope, config.factory, "envelope.factory")
+    num_pilot: object = envelope.num_pilot
+    if not isinstance(num_pilot, int) or num_pilot < 1:
+        raise InputError("envelope.factory", config.factory, f"its num_pilot is {num_pilot}", "name a count from 1")
+    return envelope
 
 
 def build_task(config: RunConfig, source: ImageSet) -> Task:
@@ -106,7 +141,7 @@ def build_task(config: RunConfig, source: ImageSet) -> Task:
 
 
 def of_kind(made: Any, protocol: Any, factory: str, field: str) -> Any:
-    """What a user's factory made, if it is what it should be. Raises InputError naming `field`."""
+    """Return what a user's factory made, if it has all of the protocol. Raises InputError naming `field`."""
     with user_code.reported_as(field, factory, "gives what fails when it is looked at"):
         fits = isinstance(made, protocol)
     if not fits:
@@ -116,7 +151,7 @@ def of_kind(made: Any, protocol: Any, factory: str, field: str) -> Any:
 
 
 def build_distribution(config: DistributionConfig) -> Distribution:
-    """A scalar law."""
+    """Build a scalar distribution."""
     if config.uniform is not None:
         return Uniform(*config.uniform)
     assert config.normal is not None

@@ -45,7 +45,7 @@ from rsf_dist.runtime import user_code
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.runtime.timeouts import time_limit
 from rsf_dist.sampling import envelope as envelopes
-from rsf_dist.sampling.chunk import ChunkWork, propose, validate_batch
+from rsf_dist.sampling.chunk import ChunkWork, propose
 from rsf_dist.sampling.envelope import Envelope, Pilot
 from rsf_dist.tasks import Task
 
@@ -66,14 +66,14 @@ def preflight(config: RunConfig, inputs: Inputs) -> None:
         envelope = build_envelope(config.envelope)
     with _tried("proposal", config.proposal):
         proposal = build_proposal(config.proposal, inputs.source)
-        rows = _drawn_twice(proposal, config.seed)
+        rows = _draw_reproducibly(proposal, config.seed)
     _require_trainable(rows, inputs)
     if config.rounds.num_rounds > 1:
         _try_rounds(config, inputs, proposal, rows)
-    if config.envelope.kind == "certified":
+    if config.envelope.needs_bound:
         _require_bound(config.ratio.may_have_bound, config.ratio)
     context = RatioContext(inputs, proposal, config.seed)
-    try_ratio(config.ratio, RatioTrial(context, rows, needs_bound=config.envelope.kind == "certified"))
+    try_ratio(config.ratio, RatioTrial(context, rows, needs_bound=config.envelope.needs_bound))
     if config.envelope.kind == "custom":
         with _tried("envelope", config.envelope):
             _try_envelope(envelope)
@@ -98,18 +98,16 @@ def try_chunk(proposal: Proposal, ratio: Ratio, seed: int, value: str) -> None:
         raise InputError("ratio", value, rule, remedy)
 
 
-def _drawn_twice(proposal: Proposal, seed: int) -> Batch:
-    """Draw a few rows as `sample` and as chunks draw them. Raises InputError where they differ."""
-    again = to_cpu(propose(proposal, Streams(seed, Stage.PILOT), _CHUNK_ROWS))
-    with user_code.reported_as("proposal", type(proposal).__name__, f"fails to give {_CHUNK_ROWS} rows", "fix it"):
-        rows = validate_batch(proposal.sample(_CHUNK_ROWS, Streams(seed, Stage.PILOT)), _CHUNK_ROWS)
+def _draw_reproducibly(proposal: Proposal, seed: int) -> Batch:
+    """Draw a few rows. Raises InputError where equal streams do not give equal rows."""
+    rows, again = (to_cpu(propose(proposal, Streams(seed, Stage.PILOT), _CHUNK_ROWS)) for _ in range(2))
     for name, column in rows.items():
         if name not in again or not _alike(column, again[name]):
             kind, rule = type(proposal).__name__, f"draws another {name} from the same random streams"
             raise InputError(
                 "proposal", kind, rule, "draw from rng alone: rng.torch(), rng.numpy(), rng.torch_global()"
             )
-    return dict(rows)
+    return rows
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:
@@ -167,7 +165,7 @@ def _try_refit(proposal: Proposal, rounds: RoundsConfig, rows: Batch, seed: int)
     if rounds.num_accepted <= _MOST_REFIT_ROWS:
         again = torch.arange(rounds.num_accepted) % _CHUNK_ROWS
         moved = proposal.refit(select(rows, again), seed, rounds.max_components)
-        _drawn_twice(DefensiveProposal(proposal, moved, rounds.defensive_share), seed)
+        _draw_reproducibly(DefensiveProposal(proposal, moved, rounds.defensive_share), seed)
 
 
 def _require_bound(bounded: bool, ratio: RatioKind) -> None:

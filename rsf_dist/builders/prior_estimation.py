@@ -16,6 +16,7 @@ from rsf_dist.config.ratio import (
 )
 from rsf_dist.config.resources import Share
 from rsf_dist.config.sampling import SamplingConfig
+from rsf_dist.data.batch import to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
 from rsf_dist.models.networks import Network, in_pieces
@@ -100,7 +101,7 @@ def _class_log_mean_ratios(ratio: Ratio, proposal: Proposal, num_classes: int, s
     scores, labels = [], []
     for piece, start in enumerate(range(0, _ROWS_FOR_MEANS, chunk_size)):
         streams = Streams(seed, Stage.RATIO, chunk=_CHUNK_OF_MEANS + piece)
-        rows = proposal.sample(min(chunk_size, _ROWS_FOR_MEANS - start), streams)
+        rows = to_cpu(proposal.sample(min(chunk_size, _ROWS_FOR_MEANS - start), streams))
         scores.append(log_ratios(ratio, rows).numpy())
         labels.append(rows["label"].numpy())
     return class_log_means(np.concatenate(scores), np.concatenate(labels), num_classes)
@@ -111,7 +112,7 @@ def _estimate_prior(
 ) -> ClassPrior:
     """Fit a classifier on labelled proposals, calibrate it on others, and solve for the target's class prior."""
     inputs, seed = context.inputs, context.seed
-    rows = context.proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk))
+    rows = to_cpu(context.proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk)))
     drawn = ImageSet(rows["image"], rows["label"], inputs.source.classes)
     held_out = round(config.num_proposals * config.calibration_fraction)
     field = f"{context.field}.optimizer"

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
 
 from rsf_dist.config.images import ParameterShiftConfig, ShiftConfig
+from rsf_dist.data.batch import to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.proposals import AugmentProposal
 from rsf_dist.proposals.rendering import NEUTRAL, render
@@ -41,7 +42,7 @@ def make_shifted_images(base: ImageSet, shift: ShiftConfig, count: int, streams:
     parameters = shift_distributions(shift)
     has_camera = shift.blur >= _LEAST_BLUR or shift.gamma != 1
     noise = parameters.pop("noise", None) if has_camera else None
-    rows = AugmentProposal(base, parameters, prior).sample(count, streams)
+    rows = to_cpu(AugmentProposal(base, parameters, prior).sample(count, streams))
     images = with_gamma(blurred(rows["image"], shift.blur), shift.gamma)
     if noise is not None:
         with streams.torch_global(Purpose.SHIFT_PARAMETERS):  # torch's distributions take no generator

@@ -1,14 +1,15 @@
-"""The envelopes: how M, the largest ratio allowed for, is chosen (`rsf_dist.sampling.envelope`)."""
+"""The envelopes: how M, the largest ratio allowed for, is chosen (`rsf_dist.sampling.envelope`).
+
+What the rest of the package asks of a kind is a property of its model here. The object itself is made by
+`rsf_dist.builders.components.build_envelope`.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    Tag,
-    model_validator,
-)
+from pydantic import model_validator
 
 from rsf_dist.config.base import (
     Finite,
@@ -18,10 +19,50 @@ from rsf_dist.config.base import (
     PositiveInt,
     StrictModel,
 )
-from rsf_dist.config.kinds import kind_discriminator
+from rsf_dist.config.kinds import Kinds
 
 
-class FixedEnvelopeConfig(StrictModel):
+class EnvelopeKind(StrictModel):
+    """The base of every kind of envelope.
+
+    A kind of your own derives from this class, names itself in `kind`, and is registered by `@ENVELOPE_KINDS.register`.
+    It overrides the facts below that do not hold for it.
+    """
+
+    kind: str
+    """The kind's name."""
+
+    needs_bound: ClassVar[bool] = False
+    """Whether M is the ratio's own bound, so that a ratio without one is refused."""
+
+    moves: ClassVar[bool] = False
+    """Whether M grows while rows are drawn, so that rows already accepted may be given up."""
+
+    @property
+    def acceptance_known(self) -> float | None:
+        """The share of the proposals that is accepted whatever the proposal. None means that a pilot must tell."""
+        return None
+
+    def without_rounds(self, acceptance: float, num_pilot: int) -> EnvelopeKind:
+        """Return the envelope of a single round from the proposal as configured, in place of several rounds.
+
+        Args:
+            acceptance: share of the proposals that every round before the last accepts.
+            num_pilot: proposals of their pilots.
+        """
+        return self
+
+
+ENVELOPE_KINDS = Kinds[EnvelopeKind]("envelope")
+"""The kinds that `envelope:` can have."""
+
+
+EnvelopeConfig = Annotated[EnvelopeKind, ENVELOPE_KINDS]
+"""The type of a field that holds an envelope of any registered kind."""
+
+
+@ENVELOPE_KINDS.register
+class FixedEnvelopeConfig(EnvelopeKind):
     """A given M. Rows whose log ratio exceeds log_m are capped, counted and reported."""
 
     kind: Literal["fixed"]
@@ -30,8 +71,11 @@ class FixedEnvelopeConfig(StrictModel):
     """The natural logarithm of M. Raising it by 1 caps fewer rows and costs 2.7 times as many proposals."""
 
 
-class CertifiedEnvelopeConfig(StrictModel):
+@ENVELOPE_KINDS.register
+class CertifiedEnvelopeConfig(EnvelopeKind):
     """The ratio's own bound as M, which makes rejection exact. A ratio without a bound is refused."""
+
+    needs_bound: ClassVar[bool] = True
 
     kind: Literal["certified"]
     """Chooses this envelope."""
@@ -39,7 +83,8 @@ class CertifiedEnvelopeConfig(StrictModel):
     """Proposals that are drawn to forecast the acceptance. They do not change M."""
 
 
-class PilotEnvelopeConfig(StrictModel):
+@ENVELOPE_KINDS.register
+class PilotEnvelopeConfig(EnvelopeKind):
     """The ratio's own bound, or else an M from a pilot: log M = the pilot's largest log ratio + margin."""
 
     kind: Literal["pilot"]
@@ -50,11 +95,14 @@ class PilotEnvelopeConfig(StrictModel):
     """Added to log M. Raising it by 1 caps fewer rows and costs 2.7 times as many proposals."""
 
 
-class AdaptiveEnvelopeConfig(StrictModel):
+@ENVELOPE_KINDS.register
+class AdaptiveEnvelopeConfig(EnvelopeKind):
     """An M that grows while rows are drawn: log M = the largest log ratio drawn so far + margin.
 
     Rows that were accepted earlier are thinned by their keys, as if M had been known from the start.
     """
+
+    moves: ClassVar[bool] = True
 
     kind: Literal["adaptive"]
     """Chooses this envelope. It does not go with sampling.mode `stream`."""
@@ -64,18 +112,8 @@ class AdaptiveEnvelopeConfig(StrictModel):
     """Added to log M. Raising it by 1 costs 2.7 times as many proposals."""
 
 
-class CustomEnvelopeConfig(StrictModel):
-    """An envelope of your own."""
-
-    kind: Literal["custom"]
-    """Chooses this envelope."""
-    factory: ImportPath
-    """Import path of a class or function that returns an `Envelope` (`rsf_dist.sampling.envelope`)."""
-    options: dict[str, Any] = {}
-    """Keyword arguments of `factory`."""
-
-
-class BudgetEnvelopeConfig(StrictModel):
+@ENVELOPE_KINDS.register
+class BudgetEnvelopeConfig(EnvelopeKind):
     """An M that spends a budget: log M is such that a given share of the proposals is accepted.
 
     Rows above this M are capped: of all ways to accept this share, the one whose rows come closest to the target.
@@ -87,6 +125,15 @@ class BudgetEnvelopeConfig(StrictModel):
     """Share of the proposals to accept. Raising it costs fewer proposals and caps more rows."""
     num_pilot: PositiveInt = 20_000
     """Proposals of the pilot, on which the acceptance is measured; at least 20 / acceptance."""
+
+    @property
+    def acceptance_known(self) -> float:
+        """The budget itself."""
+        return self.acceptance
+
+    def without_rounds(self, acceptance: float, num_pilot: int) -> BudgetEnvelopeConfig:
+        """Return the budget of the rounds before the last, whose own acceptance suits a proposal that has moved."""
+        return BudgetEnvelopeConfig(kind="budget", acceptance=acceptance, num_pilot=max(self.num_pilot, num_pilot))
 
     @model_validator(mode="after")
     def _enough_pilot_rows(self) -> BudgetEnvelopeConfig:
@@ -100,12 +147,13 @@ def require_accepted_pilot_rows(acceptance: float, num_pilot: int) -> None:
         raise ValueError(f"num_pilot must be at least {math.ceil(20 / acceptance)}: 20 accepted pilot rows")
 
 
-EnvelopeConfig = Annotated[
-    Annotated[FixedEnvelopeConfig, Tag("kind=fixed")]
-    | Annotated[CertifiedEnvelopeConfig, Tag("kind=certified")]
-    | Annotated[PilotEnvelopeConfig, Tag("kind=pilot")]
-    | Annotated[AdaptiveEnvelopeConfig, Tag("kind=adaptive")]
-    | Annotated[BudgetEnvelopeConfig, Tag("kind=budget")]
-    | Annotated[CustomEnvelopeConfig, Tag("kind=custom")],
-    kind_discriminator(),
-]
+@ENVELOPE_KINDS.register
+class CustomEnvelopeConfig(EnvelopeKind):
+    """An envelope of your own."""
+
+    kind: Literal["custom"]
+    """Chooses this envelope."""
+    factory: ImportPath
+    """Import path of a class or function that returns an `Envelope` (`rsf_dist.sampling.envelope`)."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of `factory`."""

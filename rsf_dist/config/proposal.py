@@ -1,35 +1,35 @@
-"""Where proposals come from (`rsf_dist.proposals`)."""
+"""The kinds of proposal (`rsf_dist.proposals`).
+
+The object itself is made by `rsf_dist.builders.components.build_proposal`.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import AfterValidator, model_validator
 
-from rsf_dist.config.base import ImportPath, NonEmptyStr, PositiveFloat, PositiveInt, StrictModel
-from rsf_dist.config.kinds import kind_discriminator
+from rsf_dist.config.base import ImportPath, NonEmptyStr, PositiveFloat, PositiveInt, Prior, StrictModel
+from rsf_dist.config.kinds import Kinds
 
 ParameterName = Literal["rotation", "scale", "brightness", "contrast", "translate_x", "translate_y", "noise"]
 
 
-def _in_canonical_order(laws: dict[str, Any]) -> dict[str, Any]:
-    return {name: laws[name] for name in get_args(ParameterName) if name in laws}
+def _in_canonical_order(distributions: dict[str, Any]) -> dict[str, Any]:
+    return {name: distributions[name] for name in get_args(ParameterName) if name in distributions}
 
 
 class DistributionConfig(StrictModel):
-    """The distribution of one augmentation parameter: exactly one of `uniform: [low, high]`, `normal: [mean, sd]`."""
+    """The distribution of one augmentation parameter. Exactly one of its keys must be given."""
 
     uniform: tuple[float, float] | None = None
+    """The ends [low, high] of a uniform distribution."""
     normal: tuple[float, PositiveFloat] | None = None
+    """The mean and the standard deviation [mean, sd] of a normal distribution."""
 
     @model_validator(mode="after")
-    def _one_law(self) -> DistributionConfig:
+    def _exactly_one_distribution(self) -> DistributionConfig:
         if (self.uniform is None) == (self.normal is None):
             raise ValueError("name exactly one of uniform, normal")
         numbers = self.uniform or self.normal or ()
@@ -41,62 +41,80 @@ class DistributionConfig(StrictModel):
 
 
 Distributions = Annotated[dict[ParameterName, DistributionConfig], AfterValidator(_in_canonical_order)]
-"""A law a parameter; the order in which a file names them decides nothing."""
+"""A distribution for each parameter. The order in which a file names them has no effect."""
 
 
 class TransformConfig(StrictModel):
-    """One step of a torchvision.transforms.v2 pipeline: the class's `name` and its keyword `options`."""
+    """One step of a torchvision.transforms.v2 pipeline."""
 
     name: NonEmptyStr
+    """Name of a class of torchvision.transforms.v2, e.g. RandomPosterize."""
     options: dict[str, Any] = {}
+    """Keyword arguments of the class."""
 
 
-class AugmentConfig(StrictModel):
-    """Proposals: the labelled source images under random augmentations.
+class ProposalKind(StrictModel):
+    """The base of every kind of proposal.
 
-    parameters: a law for each continuous parameter (rotation in radians, scale, translate_x, translate_y, brightness,
-        contrast, noise); those not named stay neutral. Broad laws cover more of the target and lower the acceptance.
-    class_prior: probability of each class; by default as among the source images.
-    transforms: further torchvision.transforms.v2 steps, applied image by image.
+    A kind of your own derives from this class, names itself in `kind`, and is registered by `@PROPOSAL_KINDS.register`.
     """
+
+    kind: str
+    """The kind's name."""
+
+
+PROPOSAL_KINDS = Kinds[ProposalKind]("proposal", default="augment")
+"""The kinds that `proposal:` can have."""
+
+
+ProposalConfig = Annotated[ProposalKind, PROPOSAL_KINDS]
+"""The type of a field that holds a proposal of any registered kind."""
+
+
+@PROPOSAL_KINDS.register
+class AugmentConfig(ProposalKind):
+    """The labelled source images under random augmentations."""
 
     kind: Literal["augment"] = "augment"
+    """Chooses this proposal, which is the default."""
     parameters: Distributions = {}
-    class_prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
+    """Distribution of each augmentation parameter: rotation (radians), scale (factor), translate_x and translate_y
+    (fractions of half the width and height), brightness and contrast (factors), noise (standard deviation, as a
+    fraction of the full range). A parameter that is not named changes nothing. Broader distributions cover more of the
+    target and lower the acceptance."""
+    class_prior: Prior | None = None
+    """Probability of each class, in the order of the classes. null means the frequencies among the source images."""
     transforms: tuple[TransformConfig, ...] = ()
+    """Further steps of torchvision.transforms.v2, applied image by image after the parameters. They are slow: every
+    proposal is rendered, also a rejected one."""
 
 
-class CustomProposalConfig(StrictModel):
-    """Proposals of your own: `factory` is called with source (an ImageSet) and `options`, and gives a `Proposal`.
-
-    Its rows need the columns `image`, like the target's, and `label`.
-    """
-
-    kind: Literal["custom"]
-    factory: ImportPath
-    options: dict[str, Any] = {}
-
-
-class GeneratorProposalConfig(StrictModel):
-    """Proposals: what a generator of your own makes of latents z ~ N(0, I) and of classes.
-
-    factory: called with source (an ImageSet) and `options`; it gives a torch module with its weights, which takes z
-        (float32 [n, latent_dim]) and y (int64 [n]), and gives images [n, c, h, w] like the target's, uint8, or floats
-        that are taken as on the scale 0 to 1.
-    latent_dim: numbers of z.
-    class_prior: probability of each class; by default as among the source images.
-    """
+@PROPOSAL_KINDS.register
+class GeneratorProposalConfig(ProposalKind):
+    """A generator of your own, applied to latents z ~ N(0, I) and to classes."""
 
     kind: Literal["generator"]
+    """Chooses this proposal."""
     factory: ImportPath
+    """Import path of a class or function that takes `source` (an ImageSet) and `options`, and returns a torch module
+    with its weights. The module takes z (float32 [n, latent_dim]) and y (int64 [n]), and returns images [n, c, h, w]
+    like the target's: uint8, or floats in [0, 1]."""
     options: dict[str, Any] = {}
+    """Keyword arguments of `factory`."""
     latent_dim: PositiveInt
-    class_prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
+    """Dimensions of z."""
+    class_prior: Prior | None = None
+    """Probability of each class, in the order of the classes. null means the frequencies among the source images."""
 
 
-ProposalConfig = Annotated[
-    Annotated[AugmentConfig, Tag("kind=augment")]
-    | Annotated[GeneratorProposalConfig, Tag("kind=generator")]
-    | Annotated[CustomProposalConfig, Tag("kind=custom")],
-    kind_discriminator("augment"),
-]
+@PROPOSAL_KINDS.register
+class CustomProposalConfig(ProposalKind):
+    """A proposal of your own. Its rows need the columns `image`, like the target's, and `label`."""
+
+    kind: Literal["custom"]
+    """Chooses this proposal."""
+    factory: ImportPath
+    """Import path of a class or function that takes `source` (an ImageSet) and `options`, and returns a `Proposal`
+    (`rsf_dist.proposals.base`)."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of `factory`."""

@@ -12,11 +12,11 @@ from pydantic import (
 )
 
 from rsf_dist.config.base import NonEmptyStr, PositiveInt, StrictModel
-from rsf_dist.config.envelope import BudgetEnvelopeConfig, EnvelopeConfig
+from rsf_dist.config.envelope import ENVELOPE_KINDS, BudgetEnvelopeConfig, EnvelopeConfig
 from rsf_dist.config.evaluation import Arm, EvaluationConfig
 from rsf_dist.config.images import DataConfig, ImagesConfig, ShiftedImagesConfig, TargetConfig
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
-from rsf_dist.config.proposal import AugmentConfig, ProposalConfig
+from rsf_dist.config.proposal import PROPOSAL_KINDS, AugmentConfig, ProposalConfig
 from rsf_dist.config.ratio import RATIO_KINDS, ClassifierRatioConfig, RatioConfig
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.sampling import SamplingConfig
@@ -24,7 +24,9 @@ from rsf_dist.config.training import ClassificationTaskConfig, TaskConfig, Train
 from rsf_dist.errors import InputError
 
 
+@PROPOSAL_KINDS.holder
 @RATIO_KINDS.holder
+@ENVELOPE_KINDS.holder
 class RunConfig(StrictModel):
     """A run: sample, fine-tune, compare and report."""
 
@@ -97,7 +99,7 @@ class RunConfig(StrictModel):
 
     @model_validator(mode="after")
     def _a_stream_has_one_m(self) -> RunConfig:
-        if self.sampling.mode == "stream" and self.envelope.kind == "adaptive":
+        if self.sampling.mode == "stream" and self.envelope.moves:
             raise ValueError("sampling.mode stream needs an M that stays: rows handed over cannot be taken back")
         return self
 

@@ -17,7 +17,7 @@ from rsf_dist.data.batch import Batch
 
 
 def to_table(batch: Mapping[str, Tensor]) -> pa.Table:
-    """The batch as an Arrow table, tensors of two and more dimensions as fixed-shape tensor columns."""
+    """Convert a batch to an Arrow table, tensors of two and more dimensions as fixed-shape tensor columns."""
     columns = {}
     for name, column in batch.items():
         array = np.ascontiguousarray(column.detach().cpu().numpy())
@@ -31,7 +31,7 @@ def to_table(batch: Mapping[str, Tensor]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> Batch:
-    """The inverse of `to_table`."""
+    """Convert an Arrow table that `to_table` made to a batch."""
     batch = {}
     for name in table.column_names:
         column = table[name].combine_chunks()

@@ -1,7 +1,6 @@
-"""A Batch is a dict of tensors that share their leading dimension n; here it is sliced, joined, hashed and made Arrow.
+"""Batches of rows: selecting, joining and hashing them, and computing their expensive columns late.
 
-Arrow is how rows travel (Parquet shards, Ray Datasets): a tensor of shape [n] becomes a plain column, one of shape
-[n, ...] a fixed-shape tensor column (Arrow's canonical extension type, readable without rsf_dist or Ray).
+A Batch is a dict of tensors that share their leading dimension n. A LazyBatch is read in the same way.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ Index = Tensor | slice
 
 
 class LazyBatch(Mapping[str, Tensor]):
-    """Rows of which some columns are costly, and made when they are asked for: of the rows selected by then, once.
+    """A batch whose expensive columns are computed on first access, once, and only for the rows still selected.
 
     Args:
-        known: the other columns, [n, …] each, one at least; kept on the CPU.
-        make: for each costly column what gives its rows at positions of the n, int64 [k] or slice(None), as [k, …]; a
-            pure function. They may lie on a GPU; of them only accepted rows leave it.
-        rows: positions int64 of the rows that this is of, which `known` is of already; None: all n.
+        known: the other columns, [n, …] each, at least one. They are kept on the CPU.
+        make: a pure function for each expensive column. It takes positions among all rows, int64 [k] or slice(None),
+            and returns the column's rows there, [k, …], on the CPU or on a GPU.
+        rows: positions int64 [n] of these rows among all rows. None means that these are all rows.
     """
 
     def __init__(self, known: Batch, make: Mapping[str, Callable[[Index], Tensor]], rows: Tensor | None = None):
@@ -42,7 +41,7 @@ class LazyBatch(Mapping[str, Tensor]):
             self._made[name] = self.producers[name](slice(None) if self._rows is None else self._rows)
         return self._made[name]
 
-    def __contains__(self, name: object) -> bool:  # Mapping's own would make the column
+    def __contains__(self, name: object) -> bool:  # Mapping's own method would compute the column
         return name in self.columns or name in self.producers
 
     def __iter__(self) -> Iterator[str]:
@@ -51,12 +50,19 @@ class LazyBatch(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.producers) + len(self.columns)
 
+    def __or__(self, columns: Batch) -> LazyBatch:
+        """Return these rows with `columns`, [n, …] each, added or in place of columns of the same name."""
+        producers = {name: make for name, make in self.producers.items() if name not in columns}
+        joined = LazyBatch(self.columns | columns, producers, self._rows)
+        joined._made = {name: column for name, column in self._made.items() if name in producers}
+        return joined
+
     def with_producers(self, make: Mapping[str, Callable[[Index], Tensor]]) -> LazyBatch:
-        """The same rows, their costly columns made otherwise."""
+        """Return the same rows, with other functions for their expensive columns."""
         return LazyBatch(self.columns, make, self._rows)
 
     def select(self, index: Index) -> LazyBatch:
-        """The rows at `index`, as of `select`."""
+        """Return the rows at `index`; see the function `select`."""
         rows = torch.arange(num_rows(self)) if self._rows is None else self._rows
         chosen = LazyBatch(select(self.columns, index), self.producers, rows[index])
         chosen._made = select(self._made, index)
@@ -64,7 +70,7 @@ class LazyBatch(Mapping[str, Tensor]):
 
 
 def num_rows(batch: Mapping[str, Tensor]) -> int:
-    """The shared leading dimension n. Raises ValueError where the columns disagree or there is none."""
+    """Return the shared leading dimension n. Raises ValueError where the columns disagree or there are none."""
     if isinstance(batch, LazyBatch):
         batch = batch.columns
     lengths = {name: (len(column) if column.ndim else None) for name, column in batch.items()}
@@ -84,18 +90,18 @@ def select(batch: Mapping[str, Tensor], index: Index) -> Batch: ...
 
 
 def select(batch: Mapping[str, Tensor], index: Index) -> Batch | LazyBatch:
-    """The rows at `index` (a boolean mask [n], positions, or a slice) of every column; of an outline, an outline."""
+    """Return the rows at `index`: a boolean mask [n], positions, or a slice. Rows of a LazyBatch stay lazy."""
     if isinstance(batch, LazyBatch):
         return batch.select(index)
     return {name: take_rows(column, index) for name, column in batch.items()}
 
 
 def take_rows(column: Tensor, index: Index) -> Tensor:
-    """column[index], of an index on the CPU, wherever the column is; where that is a GPU, nobody waits for it.
+    """Return column[index] for an index on the CPU, without waiting for the device of the column.
 
-    `index_select` copies whole rows, ten times as fast as indexing, which goes number by number.
+    `index_select` copies whole rows. It is ten times as fast as indexing, which copies number by number.
     """
-    if isinstance(index, slice) or not column.is_contiguous():  # whose strides indexing keeps
+    if isinstance(index, slice) or not column.is_contiguous():  # indexing keeps the strides
         return column[index]
     if index.dtype == torch.bool:
         if len(index) != len(column):
@@ -105,44 +111,45 @@ def take_rows(column: Tensor, index: Index) -> Tensor:
 
 
 def interleave(first: Batch | LazyBatch, second: Batch | LazyBatch, from_first: Tensor) -> LazyBatch:
-    """Rows of `first` in order where `from_first`, bool [n], says so, of `second` in order elsewhere.
+    """Return rows of `first` in order where `from_first` (bool [n]) is true, and rows of `second` in order elsewhere.
 
-    Either has as many rows as that, or more; columns are those of `first`, and of its dtypes.
+    Each batch needs at least as many rows as are taken from it. The columns and dtypes are those of `first`.
     """
     position = torch.where(from_first, from_first.cumsum(0), (~from_first).cumsum(0)) - 1
-    costly = {name for part in (first, second) if isinstance(part, LazyBatch) for name in part.producers}
+    expensive = {name for part in (first, second) if isinstance(part, LazyBatch) for name in part.producers}
 
     def column(name: str, rows: Index) -> Tensor:
-        here, place = from_first[rows], position[rows]
-        of_first, of_second = _rows_of(first, name, place[here]), _rows_of(second, name, place[~here])
-        where = of_second.device if of_first.device.type == "cpu" else of_first.device
-        both = torch.cat([part.to(where, of_first.dtype, non_blocking=True) for part in (of_first, of_second)])
-        return take_rows(both, torch.where(here, here.cumsum(0), len(of_first) + (~here).cumsum(0)) - 1)
+        is_first, source = from_first[rows], position[rows]
+        of_first, of_second = _rows_of(first, name, source[is_first]), _rows_of(second, name, source[~is_first])
+        target = of_second.device if of_first.device.type == "cpu" else of_first.device
+        both = torch.cat([part.to(target, of_first.dtype, non_blocking=True) for part in (of_first, of_second)])
+        order = torch.where(is_first, is_first.cumsum(0), len(of_first) + (~is_first).cumsum(0)) - 1
+        return take_rows(both, order)
 
-    known = {name: column(name, slice(None)) for name in first if name not in costly}
-    return LazyBatch(known, {name: partial(column, name) for name in first if name in costly})
+    known = {name: column(name, slice(None)) for name in first if name not in expensive}
+    return LazyBatch(known, {name: partial(column, name) for name in first if name in expensive})
 
 
 def _rows_of(batch: Batch | LazyBatch, name: str, index: Tensor) -> Tensor:
-    """A column's rows; nothing else is made or copied."""
+    """Return a column's rows; nothing else is computed or copied."""
     if isinstance(batch, LazyBatch) and name in batch.producers:
         return batch.select(index)[name]
     return take_rows(batch[name], index)
 
 
 def to_cpu(batch: Mapping[str, Tensor]) -> Batch:
-    """All columns, on the CPU."""
+    """Return all columns as a dict of tensors on the CPU, computing the lazy ones."""
     return {name: column.cpu() for name, column in batch.items()}
 
 
 def concat(batches: Sequence[Mapping[str, Tensor]]) -> Batch:
-    """The rows of all batches, in order. All need the columns of the first."""
+    """Join the rows of all batches, in order. All need the columns of the first."""
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def row_digests(batch: Mapping[str, Tensor]) -> bytes:
-    """SHA-256 of each row's bytes, 32 bytes a row, columns in order of name: what a fingerprint is made of."""
-    if num_rows(batch) == 0:  # NumPy cannot infer the length of a row of none
+    """Hash each row: SHA-256 of its bytes, columns in order of name, 32 bytes a row. Fingerprints are made of these."""
+    if num_rows(batch) == 0:  # NumPy cannot infer the length of a row from no rows
         return b""
     arrays = [np.ascontiguousarray(batch[name].detach().cpu().numpy()) for name in sorted(batch)]
     rows = np.concatenate([array.reshape(len(array), -1).view(np.uint8) for array in arrays], axis=1)

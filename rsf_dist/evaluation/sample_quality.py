@@ -63,7 +63,7 @@ def _run_tests(
     target: Tensor, proposals: dict[str, Proposal], accepted: Tensor, feature_network: ModelConfig | None, seed: int
 ) -> dict[str, Any]:
     streams = Streams(seed, Stage.CONTROL_PILOT, chunk=_CHUNK)
-    rows = {name: proposal.sample(len(accepted), streams)["image"] for name, proposal in proposals.items()}
+    rows = {name: proposal.sample(len(accepted), streams)["image"].cpu() for name, proposal in proposals.items()}
     of_target, features = _features(target, feature_network, seed)
     return {
         name: asdict(compare(of_target, _features(images, feature_network, seed)[0], seed, features))

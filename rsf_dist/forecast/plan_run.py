@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 
+from rsf_dist.builders.components import build_envelope
 from rsf_dist.cluster.capacity import check_pool, check_ratio, max_actors
 from rsf_dist.cluster.connection import connect
-from rsf_dist.config.envelope import BudgetEnvelopeConfig
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
 from rsf_dist.forecast.cost import Request
@@ -23,7 +23,6 @@ from rsf_dist.runs.pipeline import CONFIG, prepare, seed_folder, stored_config
 from rsf_dist.runs.rounds import round_sampler
 from rsf_dist.runs.seed_run import SeedRun, pilot_folder, ratio_folder
 from rsf_dist.runtime.progress import Progress
-from rsf_dist.sampling.envelope import BudgetEnvelope
 from rsf_dist.sampling.pilot import PilotRun
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.storage.run_store import RunStore
@@ -97,8 +96,7 @@ def _forecast_seed_run(draft: SeedRun, actors: int | None, warnings: list[str]) 
         bytes_per_shard=row_cost.bytes_per_shard,
         bytes_per_row=row_cost.bytes_per_row,
     )
-    by_quantile = isinstance(sampler.envelope, BudgetEnvelope)
-    first = forecast(plan, request, costs, by_quantile=by_quantile, warnings=warnings)
+    first = forecast(plan, request, costs, by_quantile=plan.choice.is_quantile, warnings=warnings)
     if not exploring:
         return first
     following, warnings = later_rounds(draft.config)
@@ -122,8 +120,9 @@ def later_rounds(config: RunConfig) -> tuple[LaterRounds | None, list[str]]:
     rounds, envelope, sampling = config.rounds, config.envelope, config.sampling
     warnings = ["acceptance and bias are of the first round; the line on rounds, where there is one, is of them all"]
     last = None
-    if isinstance(envelope, BudgetEnvelopeConfig):
-        last = LaterRound(rows_to_train_on(config), sampling.budget, envelope.acceptance, envelope.num_pilot)
+    if envelope.acceptance_known is not None:
+        num_pilot = build_envelope(envelope).num_pilot
+        last = LaterRound(rows_to_train_on(config), sampling.budget, envelope.acceptance_known, num_pilot)
     else:
         warnings.append(
             f"the last round is left out: what it accepts at its envelope, kind {envelope.kind}, depends on where the "

@@ -1,8 +1,8 @@
 """Proposals from labelled images under random augmentation: the push-forward of a known q(base, parameters).
 
 A row is drawn as class ~ prior, base image ~ uniform in the class, parameter_j ~ q_j, image = render(base, parameters).
-The density of the image itself is unknown (hence ratios that are learned), but that of what it was
-made from is known, and what it was made from travels with the row.
+The density of the image itself is unknown (hence learned ratios). The density of the class, base image and parameters
+is known, and these travel with the row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rsf_dist.proposals.rendering import NEUTRAL, render
 from rsf_dist.runtime.device import device, scaled_for_gpu, to_device
 from rsf_dist.runtime.rng import Streams
 
-_PIECE_NUMBERS, _PIECE_ROWS = 2**18, 32  # rendered at once, but no fewer rows: what fits into a processor's caches
+_PIECE_NUMBERS, _PIECE_ROWS = 2**18, 32  # rendered at once: what fits into a processor's caches
 
 
 class AugmentProposal:
@@ -33,12 +33,12 @@ class AugmentProposal:
     Args:
         images: the labelled base images.
         parameters: a scalar distribution for each continuous parameter, by its name in `rendering.NEUTRAL`.
-        class_prior: probability of each class [num_classes]; None: every class as frequent as among the base images.
+        class_prior: probability of each class [num_classes]. None means the frequencies among the base images.
         transform: applied to each image [channels, height, width] after the parameters, e.g. a pipeline of
-            torchvision.transforms.v2. Its randomness is seeded; it may change the image's size (alike for all), not its
-            label, and its parameters do not travel. A raise in cost: it runs image by image.
-        joint: one law of all `parameters` together, [number of them], in the order of `rendering.NEUTRAL`, which is
-            drawn from in their place.
+            torchvision.transforms.v2. Its randomness is seeded. It may change the size of all images alike, but no
+            label. It is slow: it runs image by image, also for rows that are rejected.
+        joint: one distribution of all `parameters` together, of event_shape [len(parameters)], in the order of
+            `rendering.NEUTRAL`. It is drawn from in their place.
 
     Rows: image uint8 [n, c, h, w], label int64 [n], base_index int64 [n], and each parameter float32 [n].
 
@@ -61,12 +61,14 @@ class AugmentProposal:
         if unknown:
             raise InputError("parameters", unknown[0], f"must be one of {', '.join(NEUTRAL)}", "correct the name")
         self.parameters = {name: parameters[name] for name in NEUTRAL if name in parameters}
-        for name, law in self.parameters.items():
-            if law.batch_shape + law.event_shape:
-                raise InputError(f"parameters.{name}", law, "must draw one number", "use a scalar distribution")
+        for name, distribution in self.parameters.items():
+            if distribution.batch_shape + distribution.event_shape:
+                raise InputError(
+                    f"parameters.{name}", distribution, "must draw one number", "use a scalar distribution"
+                )
         if joint is not None and joint.event_shape != (len(self.parameters),):
             rule = f"must draw the {len(self.parameters)} parameters"
-            raise InputError("joint", joint, rule, "give a law of vectors")
+            raise InputError("joint", joint, rule, "give a distribution of vectors")
         self.joint = joint
         self.class_counts = torch.bincount(labels, minlength=len(images.classes))
         self.class_prior = _checked_prior(class_prior, self.class_counts)
@@ -74,15 +76,11 @@ class AugmentProposal:
         self._by_class = torch.argsort(labels, stable=True)
         self._class_start = torch.cumsum(self.class_counts, 0) - self.class_counts
 
-    def sample(self, n: int, rng: Streams) -> Batch:
-        """Draw n augmented images with what they were made from."""
-        return to_cpu(self._drawn(n, rng))
+    def sample(self, n: int, rng: Streams) -> Batch | LazyBatch:
+        """Draw n augmented images with the class, base image and parameters that each is rendered from.
 
-    def outline(self, n: int, rng: Streams) -> Batch | LazyBatch:
-        """As `sample`; without a `transform`, images are rendered when asked for, and stay on a GPU."""
-        return self._drawn(n, rng)
-
-    def _drawn(self, n: int, rng: Streams) -> Batch | LazyBatch:
+        Without a `transform`, images are rendered on first access, on the device that this process computes on.
+        """
         generator = rng.torch()
         label = torch.multinomial(self.class_prior, n, replacement=True, generator=generator)
         within = (torch.rand(n, generator=generator, dtype=torch.float64) * self.class_counts[label]).long()
@@ -93,38 +91,40 @@ class AugmentProposal:
             if self.transform is None:
                 return LazyBatch(made_from, {"image": self._images(made_from, generator)})
             image = render(take_rows(self.images.images, base_index), drawn, generator)
-            return {"image": torch.stack([self.transform(one) for one in image]), **made_from}
+            return {"image": torch.stack([self.transform(picture) for picture in image]), **made_from}
 
     def log_prob(self, batch: Batch) -> Tensor:
-        """log q of what each row was made from: its class, its base image within the class, its parameters; float [n].
+        """Return log q of each row's class, base image within the class, and parameters, float [n].
 
-        The density of the parameters is with respect to Lebesgue measure; a `transform` of one's own does not enter.
+        The density of the parameters is with respect to Lebesgue measure. A `transform` does not enter.
         """
         label = batch["label"]
         total = (self.class_prior[label].double() / self.class_counts[label].clamp(min=1)).log()
         if self.joint is not None:
             return total + log_density(self.joint, self._stacked(batch))
-        for name, law in self.parameters.items():
-            total = total + log_density(law, batch[name]).double()
+        for name, distribution in self.parameters.items():
+            total = total + log_density(distribution, batch[name]).double()
         return total
 
     def refit(self, rows: Batch, seed: int, max_components: int = 3) -> AugmentProposal:
-        """The parameters' joint law fitted to accepted rows, within the range of each; classes as they are.
+        """Return the proposal with a joint distribution of the parameters fitted to accepted rows.
 
-        See `fit_distribution`. Raises InputError: too few rows; a parameter whose law is discrete.
+        See `fit_distribution`. Raises InputError where there are too few rows, or a distribution is discrete.
         """
         if not self.parameters:
-            raise InputError("proposal.parameters", {}, "there is none to refit", "name a law for one at least")
+            raise InputError(
+                "proposal.parameters", {}, "has no parameter to refit", "give a distribution for at least one parameter"
+            )
         low, high = (torch.stack(ends) for ends in zip(*map(support_bounds, self.parameters.values()), strict=True))
         joint = fit_distribution(self._stacked(rows), low, high, seed, max_components)
         return AugmentProposal(self.images, self.parameters, self.class_prior, self.transform, joint)
 
     def with_class_prior(self, prior: Tensor) -> AugmentProposal:
-        """The same with another share of each class, [num_classes]. Raises InputError."""
+        """Return the same proposal with another class prior [num_classes]. Raises InputError."""
         return AugmentProposal(self.images, self.parameters, prior, self.transform, self.joint)
 
     def _images(self, made_from: Batch, generator: torch.Generator) -> Callable[[Index], Tensor]:
-        """What renders the rows at given positions, with the noise that each has among all of them."""
+        """Return the function that renders the rows at given positions, each with its own noise."""
         shape = self.images.images.shape[1:]
         size = max(scaled_for_gpu(_PIECE_ROWS), scaled_for_gpu(_PIECE_NUMBERS) // shape.numel())
         noise = PixelNoise(num_rows(made_from), shape, generator, size if device().type == "cuda" else None)
@@ -144,7 +144,7 @@ class AugmentProposal:
     def _parameters(self, n: int) -> Batch:
         size = torch.Size([n])
         if self.joint is None:
-            return {name: law.sample(size).float() for name, law in self.parameters.items()}
+            return {name: dist.sample(size).float() for name, dist in self.parameters.items()}
         return dict(zip(self.parameters, self.joint.sample(size).float().unbind(1), strict=True))
 
     def _stacked(self, rows: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Socket 1: where x comes from."""
+"""The protocols of a proposal, the source of x."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from rsf_dist.data.batch import Batch, LazyBatch
+from rsf_dist.errors import InputError
 from rsf_dist.runtime.rng import Streams
 
 
 @runtime_checkable
 class Proposal(Protocol):
-    """Draws rows x ~ q. The one method that the sampler needs; those whose density is known also have `log_prob`."""
+    """A source of rows x ~ q. A proposal whose density is known also has `log_prob` (`DensityProposal`)."""
 
-    def sample(self, n: int, rng: Streams) -> Batch:
-        """Draw n rows, on the CPU, all randomness from `rng`, so that equal streams give equal rows."""
+    def sample(self, n: int, rng: Streams) -> Batch | LazyBatch:
+        """Draw n rows, with all randomness from `rng`: equal streams give equal rows.
+
+        Return a dict of tensors, or a `LazyBatch` for columns that are expensive to compute (rendered images, say): its
+        expensive columns are computed only for the rows that a ratio reads or that are accepted. Use `to_cpu` to get
+        every column of either as a dict of tensors on the CPU.
+        """
         ...
 
 
@@ -24,59 +30,48 @@ class DensityProposal(Proposal, Protocol):
     """A proposal whose density q is known."""
 
     def log_prob(self, batch: Batch) -> Tensor:
-        """log q of each row, float [n]."""
+        """Return log q of each row, float [n]."""
         ...
-
-
-@runtime_checkable
-class OutliningProposal(Proposal, Protocol):
-    """A proposal with columns that are costly: made of the rows alone that a ratio must see, or that are accepted.
-
-    They may be made, and lie, on the device that the process computes on (`rsf_dist.runtime.device`).
-    """
-
-    def outline(self, n: int, rng: Streams) -> Batch | LazyBatch:
-        """The rows of `sample`, to the last bit; an Outline makes its costly columns when they are asked for."""
-        ...
-
-
-def outline(proposal: Proposal, n: int, rng: Streams) -> Batch | LazyBatch:
-    """The rows of `proposal.sample`, by its `outline` where it has one that a subclass's own `sample` does not undo."""
-    for kind in type(proposal).__mro__:
-        if "outline" in vars(kind):
-            assert isinstance(proposal, OutliningProposal)
-            return proposal.outline(n, rng)
-        if "sample" in vars(kind):
-            break
-    return proposal.sample(n, rng)
 
 
 @runtime_checkable
 class Refittable(Proposal, Protocol):
-    """A proposal that can be moved to where its rows were accepted, for rounds.
+    """A proposal that rounds can refit to its accepted rows.
 
-    Rounds mix what it gives with the proposal itself (`DefensiveProposal`), so that nothing gets lost for ever. Where
-    it also has a `class_prior` [k], it may have `with_class_prior(prior) -> Proposal`, by which rounds set the classes'
-    shares apart from all else.
+    Rounds mix the refitted proposal with the original one (`DefensiveProposal`), so that no mode is lost. A proposal
+    with a `class_prior` [k] may also have `with_class_prior(prior) -> Proposal`: rounds then set the class prior apart
+    from everything else.
     """
 
     def refit(self, rows: Batch, seed: int, max_components: int) -> Proposal:
-        """The proposal fitted to `rows`, accepted ones with all columns; the same classes in the same shares.
+        """Return the proposal fitted to accepted rows, with the same class prior.
 
         Args:
-            rows: columns as `sample` gives them.
-            seed: all randomness follows from it, so that equal rows give equal proposals.
-            max_components: how many modes it may tell apart.
+            rows: the accepted rows, with the columns that `sample` gives.
+            seed: the seed of all randomness, so that equal rows give equal proposals.
+            max_components: the largest number of modes to tell apart.
         """
         ...
 
 
+def has_settable_class_prior(proposal: Proposal) -> bool:
+    """Return True if the proposal has a class prior and gives itself again with another one."""
+    prior = getattr(proposal, "class_prior", None)
+    if prior is None or not hasattr(proposal, "with_class_prior"):
+        return False
+    try:
+        proposal.with_class_prior(prior)
+    except InputError:  # a mixture has the method even where one of its parts cannot
+        return False
+    return True
+
+
 @runtime_checkable
 class FiniteProposal(Proposal, Protocol):
-    """A proposal that is uniform on a pool of rows, which can also be gone through once."""
+    """A proposal that is uniform on a pool of rows, which can also be read once from start to end."""
 
     num_rows: int
 
     def take(self, start: int, n: int) -> Batch:
-        """The rows start to start + n of the pool."""
+        """Return the rows start to start + n of the pool."""
         ...

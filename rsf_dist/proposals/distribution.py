@@ -37,65 +37,65 @@ class DistributionProposal:
         self.column = column
 
     def sample(self, n: int, rng: Streams) -> Batch:
-        """{column: [n, *event_shape]} in the distribution's dtype."""
+        """Draw {column: [n, *event_shape]} in the distribution's dtype."""
         with rng.torch_global(), torch.no_grad():  # torch's distributions take no generator
             return {self.column: self.distribution.sample(torch.Size([n]))}
 
     def log_prob(self, batch: Batch) -> Tensor:
-        """log q(x), float [n]."""
+        """Return log q(x), float [n]."""
         return log_density(self.distribution, batch[self.column])
 
     def refit(self, rows: Batch, seed: int, max_components: int = 3) -> DistributionProposal:
-        """A Gaussian mixture fitted to the accepted x, within the range of the distribution; see `fit_distribution`.
+        """Fit a Gaussian mixture to the accepted x, within the range of the distribution; see `fit_distribution`.
 
-        Raises InputError: too few rows; a distribution that is discrete.
+        Raises InputError where there are too few rows, or the distribution is discrete.
         """
         low, high = support_bounds(self.distribution)
         return DistributionProposal(fit_distribution(rows[self.column], low, high, seed, max_components), self.column)
 
 
-def log_density(law: Distribution, value: Tensor) -> Tensor:
-    """`law.log_prob(value)`, but -inf outside of the support, where torch raises, and NaN where the value is NaN.
+def log_density(distribution: Distribution, value: Tensor) -> Tensor:
+    """Return the log density: -inf outside of the support, where torch raises, and NaN where the value is NaN.
 
-    Raises ValueError where rows have another shape than the law's.
+    Raises ValueError where rows do not have the distribution's event_shape.
     """
-    event = value.shape[value.ndim - len(law.event_shape) :]
-    if event != law.event_shape:
-        raise ValueError(f"rows of size {list(event)}, where the law's are {list(law.event_shape)}")
-    if _is_in_real_support(law, value):
-        return _unchecked(law).log_prob(value)
-    event_dims = tuple(range(value.ndim - len(law.event_shape), value.ndim))
+    event = value.shape[value.ndim - len(distribution.event_shape) :]
+    if event != distribution.event_shape:
+        raise ValueError(f"rows of size {list(event)}, where the distribution's are {list(distribution.event_shape)}")
+    if _is_in_real_support(distribution, value):
+        return _unchecked(distribution).log_prob(value)
+    event_dims = tuple(range(value.ndim - len(distribution.event_shape), value.ndim))
     missing = torch.isnan(value).any(dim=event_dims) if event_dims else torch.isnan(value)
     try:
-        inside = law.support.check(value)  # type: ignore[union-attr]  # None is no more than the lack of one
+        inside = distribution.support.check(value)  # type: ignore[union-attr]  # None is no more than the lack of one
     except (NotImplementedError, AttributeError):  # a distribution of one's own that names no support
-        return law.log_prob(value)
-    if isinstance(law, Uniform):  # rounding may draw its upper end, where torch's density is 0
-        value = torch.minimum(value, torch.nextafter(law.high, law.low))
+        return distribution.log_prob(value)
+    if isinstance(distribution, Uniform):  # rounding may draw its upper end, where torch's density is 0
+        value = torch.minimum(value, torch.nextafter(distribution.high, distribution.low))
     result = torch.full(inside.shape, -torch.inf, dtype=value.dtype if value.is_floating_point() else torch.float64)
     if bool(inside.any()):
-        log_prob = law.log_prob(value[inside])
+        log_prob = distribution.log_prob(value[inside])
         result = result.to(log_prob.dtype)
         result[inside] = log_prob
     return result.masked_fill(missing, torch.nan)
 
 
-def _unchecked(law: Distribution) -> Distribution:
-    """The law for values known to be in its support, which torch would check again at each level of a mixture."""
-    if not type(law).__module__.startswith("torch.distributions."):
-        return law  # a copy would lose what it learns from one call for the next
-    free = copy.copy(law)
+def _unchecked(distribution: Distribution) -> Distribution:
+    """Return the distribution without torch's check of values, which it repeats at each level of a mixture."""
+    if not type(distribution).__module__.startswith("torch.distributions."):
+        return distribution  # a copy would lose what a user's class keeps between calls
+    free = copy.copy(distribution)
     free._validate_args = False
-    for name, part in vars(law).items():
+    for name, part in vars(distribution).items():
         if isinstance(part, Distribution):
             setattr(free, name, _unchecked(part))
     return free
 
 
-def _is_in_real_support(law: Distribution, value: Tensor) -> bool:
+def _is_in_real_support(distribution: Distribution, value: Tensor) -> bool:
     """Whether the support is all numbers, or all vectors, and each value one of them: in one pass."""
     try:
-        support: object = law.support
+        support: object = distribution.support
     except NotImplementedError:
         return False
     while hasattr(support, "base_constraint"):

@@ -1,8 +1,8 @@
-"""Proposals from a generator (a GAN's, a decoder): the push-forward x = G(z), or G(z, y), of a known law of z and y.
+"""Proposals from a generator (a GAN's, a decoder): x = G(z), or x = G(z, y), with a known distribution of z and y.
 
-The density of x is unknown (hence ratios that are learned; for GANs: Azadi et al., ICLR 2019), but that of what it was
-made from is known, and what it was made from travels with the row. So the generator is refitted without touching its
-weights, by the law of its latents (as in the latent reweighting of Issenhuth et al., WACV 2022).
+The density of x is unknown (hence learned ratios; for GANs: Azadi et al., ICLR 2019). The density of z and y is known,
+and both travel with the row. A refit changes the distribution of the latents, not the weights of the generator (as in
+the latent reweighting of Issenhuth et al., WACV 2022).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from rsf_dist.data.batch import Batch, LazyBatch, take_rows, to_cpu
+from rsf_dist.data.batch import Batch, LazyBatch, take_rows
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.prior import checked_prior
@@ -26,12 +26,12 @@ _PIECE_ROWS = 128  # generated at once: bounded memory, few calls
 
 
 class GeneratorProposal:
-    """Latents through a generator.
+    """A generator applied to random latents, and to classes where it takes them.
 
     Args:
-        generator: float32 [n, d] -> n rows; with a class prior (float32 [n, d], int64 [n]) -> n rows. From here on it
-            is the proposal's: in evaluation mode, on the device that the process computes on.
-        latent: the law of z, of event_shape [d].
+        generator: a torch module, float32 [n, d] -> n rows; with a class prior (float32 [n, d], int64 [n]) -> n rows.
+            The proposal takes it over: it is put into evaluation mode, and moved to the device in use.
+        latent: the distribution of z, of event_shape [d].
         class_prior: probability of each class [k], for a generator that takes classes.
         column: the name under which x travels. An `image` that is made as floats [n, c, h, w] is taken as on the scale
             0 to 1, clamped to it and rounded to uint8; other columns are what the generator gives.
@@ -39,7 +39,7 @@ class GeneratorProposal:
     Rows: x [n, …], latent float32 [n, d] and, where there is a class prior, label int64 [n].
 
     Raises:
-        InputError: no module, a law that draws no vectors, a prior that is none, a column's name that is taken; at
+        InputError: no module, a latent that is no vector, an invalid prior, a column's name that is taken; at
             sampling, what is no tensor of n rows, is not finite, or is no image.
     """
 
@@ -51,22 +51,23 @@ class GeneratorProposal:
         column: str = "image",
     ):
         if not isinstance(generator, nn.Module):
-            raise InputError("generator", type(generator).__name__, "is no torch module", "give one")
+            raise InputError("generator", type(generator).__name__, "is no torch module", "give a torch.nn.Module")
         if latent.batch_shape or len(latent.event_shape) != 1:
             found = f"batch_shape {list(latent.batch_shape)}, event_shape {list(latent.event_shape)}"
             remedy = "use e.g. Independent(Normal(torch.zeros(d), torch.ones(d)), 1)"
-            raise InputError("latent", found, "must be one law of vectors: batch_shape [], event_shape [d]", remedy)
+            raise InputError(
+                "latent", found, "must be one distribution of vectors: batch_shape [], event_shape [d]", remedy
+            )
         if column in ("latent", "label"):
             raise InputError("column", column, "this column's name is taken", "choose another")
         self.generator, self.latent, self.column = generator.cpu(), latent, column
         self.class_prior = None if class_prior is None else checked_prior(class_prior)
 
-    def sample(self, n: int, rng: Streams) -> Batch:
-        """Draw n rows; noise that the generator draws by itself, from torch's global generators, is seeded as well."""
-        return to_cpu(self.outline(n, rng))
+    def sample(self, n: int, rng: Streams) -> LazyBatch:
+        """Draw n rows; on a GPU, the generated column stays there until it is read.
 
-    def outline(self, n: int, rng: Streams) -> LazyBatch:
-        """As `sample`, but what was generated stays on the GPU, if any."""
+        Noise that the generator itself draws from torch's global generators is seeded as well.
+        """
         made_from = {}
         with seeded(rng), torch.no_grad():
             made_from["latent"] = self.latent.sample(torch.Size([n])).float()
@@ -79,21 +80,21 @@ class GeneratorProposal:
         return vars(self) | {"generator": to_cpu_copy(self.generator)}
 
     def log_prob(self, batch: Batch) -> Tensor:
-        """log q of what each row was made from, its latent and its class; float64 [n]."""
+        """Return log q of each row's latent and class, float64 [n]."""
         latent = log_density(self.latent, batch["latent"]).double()
         return latent if self.class_prior is None else latent + self.class_prior[batch["label"]].log()
 
     def refit(self, rows: Batch, seed: int, max_components: int = 3) -> GeneratorProposal:
-        """The latents' law fitted to accepted rows, within its range; the generator and the classes as they are.
+        """Return the proposal with the latents' distribution fitted to accepted rows; see `fit_distribution`.
 
-        See `fit_distribution`. Raises InputError: too few rows; a law that is discrete.
+        Raises InputError where there are too few rows, or the distribution is discrete.
         """
         low, high = support_bounds(self.latent)
         latent = fit_distribution(rows["latent"], low, high, seed, max_components)
         return GeneratorProposal(self.generator, latent, self.class_prior, self.column)
 
     def with_class_prior(self, prior: Tensor) -> GeneratorProposal:
-        """The same with another share of each class, [k]. Raises InputError, also where the generator takes none."""
+        """Return the proposal with another class prior [k]. Raises InputError where the generator takes none."""
         if self.class_prior is None:
             raise InputError("class_prior", prior.tolist(), "the generator takes no classes", "give it a prior first")
         return GeneratorProposal(self.generator, self.latent, checked_prior(prior, len(self.class_prior)), self.column)
@@ -108,7 +109,7 @@ class GeneratorProposal:
         return torch.cat(pieces)  # a copy made outside of inference mode, which a network can learn from
 
     def _piece(self, *made_from: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows, and whether all of their numbers are finite, which asking at once would make a GPU wait for."""
+        """Return rows, and whether all of their numbers are finite, as a tensor: reading it here would stall a GPU."""
         n, rows = len(made_from[0]), self.generator(*made_from)
         if not isinstance(rows, Tensor) or rows.shape[:1] != (n,):
             found = list(rows.shape) if isinstance(rows, Tensor) else f"a {type(rows).__name__}"

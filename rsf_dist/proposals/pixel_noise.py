@@ -1,4 +1,4 @@
-"""The pixel noise of a chunk's images, drawn when it is asked for."""
+"""The pixel noise of a chunk's images, drawn on first access."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from rsf_dist.runtime.device import device, to_device
 
 
 class PixelNoise:
-    """Standard normal numbers for n images, an image's the same whichever others are asked for with it, and when.
+    """Standard normal numbers for n images. An image's numbers do not depend on which images are asked for, or when.
 
     Args:
-        n: how many images; shape: of each.
+        n: the number of images.
+        shape: the shape of an image.
         generator: a CPU generator, drawn from at the first call.
-        block: draw them where this process computes, block by block of so many consecutive images, each in a stream of
-            its own: for a GPU, which draws faster than it is sent numbers. They are others than the CPU's, and than
-            those of GPUs of other models. None: on the CPU, all in one stream, and kept.
+        block: draw on the device of this process, in blocks of so many consecutive images, each block from a stream of
+            its own. A GPU draws numbers faster than it receives them. The numbers differ from a CPU's, and between
+            models of GPUs. None means to draw all on the CPU, from one stream, and to keep them.
     """
 
     def __init__(self, n: int, shape: torch.Size, generator: torch.Generator, block: int | None = None):
         self._n, self._shape, self._generator, self._block = n, shape, generator, block
 
     def of(self, rows: Tensor) -> Tensor:
-        """float32 [k, *shape], where this process computes, for images at positions int64 [k] of the n."""
+        """Return the noise of the images at positions int64 [k], float32 [k, *shape], on this process's device."""
         size = self._block
         if size is None:
             return to_device(take_rows(self._all, rows))
         drawn = torch.empty((len(rows), *self._shape), device=device())
         block, within = rows // size, rows % size
         for number in block.unique().tolist():
-            here = torch.nonzero(block == number).flatten()
-            drawn[to_device(here)] = take_rows(self._drawn(number, size), within[here])
+            members = torch.nonzero(block == number).flatten()
+            drawn[to_device(members)] = take_rows(self._drawn(number, size), within[members])
         return drawn
 
     @cached_property

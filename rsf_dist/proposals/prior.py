@@ -1,4 +1,4 @@
-"""The probabilities of classes, as users give them."""
+"""Class priors, as users give them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from rsf_dist.errors import InputError
 
 
 def checked_prior(prior: Tensor, num_classes: int | None = None) -> Tensor:
-    """`prior` float64 [num_classes], of sum 1; None: however many it has.
+    """Return the class prior, float64 [num_classes], with sum 1.
 
-    Raises InputError where it is none: another shape, numbers that are negative or not finite, only zeros.
+    Args:
+        prior: numbers in proportion to the probabilities.
+        num_classes: the number of classes. None means as many as `prior` has.
+
+    Raises:
+        InputError: the prior has another shape, a number that is negative or not finite, or only zeros.
     """
     prior = torch.as_tensor(prior, dtype=torch.float64)
     count = prior.numel() if num_classes is None else num_classes

@@ -2,8 +2,8 @@
 
 The method moves a sampler towards its elite samples by maximum likelihood (Rubinstein, Methodology and Computing in
 Applied Probability 1999); here the elite are the accepted rows. Values with ends are fitted where their range is the
-whole line, z = logit((x - low)/(high - low)), so that the law cannot leave the range, and its density in x, the change
-of variables included, stays known; others are standardised. How many Gaussians there are is left to BIC.
+whole line, z = logit((x - low)/(high - low)). The distribution then cannot leave the range, and its density in x, the
+change of variables included, stays known. Other values are standardised. BIC chooses the number of Gaussians.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ _ROWS_A_NUMBER = 5
 _EDGE = 1e-6  # of the range: where it is left by rounding, values count as this far within
 
 
-_RIDGE = 1e-3  # of the covariances in z, in which a broad law has variances around 3
+_RIDGE = 1e-3  # of the covariances in z, in which a broad distribution has variances around 3
 
 
 _SPREAD = 3.0  # in z, the standard deviation of values without ends: a ridge must not depend on their unit
 
 
 def fit_distribution(values: Tensor, low: Tensor, high: Tensor, seed: int, max_components: int = 3) -> Distribution:
-    """The mixture of at most `max_components` Gaussians that has the lowest BIC.
+    """Fit mixtures of up to `max_components` Gaussians, and return the one with the lowest BIC.
 
     Args:
         values: float [n] or [n, d], within their range.
-        low, high: [] or [d], the ends of the range; infinite where there is none. A single end counts as none.
-        seed: of the fit's starting points.
-        max_components: at least 1; fewer are tried where there are too few rows for so many.
+        low, high: [] or [d], the ends of the range, infinite where there is none. A range with one end counts as none.
+        seed: the seed of the fit's starting points.
+        max_components: at least 1. Fewer components are tried where there are too few rows for so many.
 
     Returns:
-        A law of event_shape [] or [d], float64.
+        A distribution of event_shape [] or [d], float64.
 
     Raises:
         InputError: too few rows for one Gaussian, or values that are not finite.
@@ -70,7 +70,7 @@ def fit_distribution(values: Tensor, low: Tensor, high: Tensor, seed: int, max_c
         rule = f"{n:,} accepted rows are too few to refit a Gaussian of {d} dimensions: {_ROWS_A_NUMBER * numbers:,}"
         raise InputError("rounds.num_accepted", n, rule, "accept more rows a round")
     if not bool(values.isfinite().all()):
-        raise InputError("proposal", "(its rows)", "has values that are not finite", "mend the proposal")
+        raise InputError("proposal", "(its rows)", "has values that are not finite", "fix the proposal")
     range_of = _InRange(low, high, values)
     z = range_of.inv(values.double()).reshape(n, d).numpy()
     most = min(max_components, n // (_ROWS_A_NUMBER * numbers))
@@ -121,22 +121,24 @@ class _InRange(Transform):
         return self._width.log() + torch.where(self._bounded, F.logsigmoid(x) + F.logsigmoid(-x), 0.0)
 
 
-def support_bounds(law: Distribution) -> tuple[Tensor, Tensor]:
-    """The ends of a continuous law's range, each of its event_shape [] or [d], infinite where it has none.
+def support_bounds(distribution: Distribution) -> tuple[Tensor, Tensor]:
+    """Return the ends of a continuous distribution's range, each of its event_shape, infinite where there is none.
 
     Raises InputError where its values are no real numbers or vectors, or its range is not known.
     """
     try:
-        support: Any = law.support
-    except NotImplementedError:  # a law of one's own that names none
+        support: Any = distribution.support
+    except NotImplementedError:  # a user's distribution that names none
         support = None
     while hasattr(support, "base_constraint"):  # of independent numbers, or of a mixture's components
         support = support.base_constraint
-    if support is None or support.is_discrete or support.event_dim or len(law.event_shape) > 1:
+    if support is None or support.is_discrete or support.event_dim or len(distribution.event_shape) > 1:
         rule = "cannot be refitted: its values are not known to be real vectors"
-        remedy = "use a continuous law, or give your proposal a `refit` of its own"
-        raise InputError("proposal", type(law).__name__, rule, remedy)
+        remedy = "use a continuous distribution, or give your proposal a `refit` of its own"
+        raise InputError("proposal", type(distribution).__name__, rule, remedy)
     ends = (getattr(support, name, end) for name, end in (("lower_bound", -torch.inf), ("upper_bound", torch.inf)))
     low, high = (torch.as_tensor(end, dtype=torch.float64) for end in ends)
-    shape = torch.broadcast_shapes(low.shape, high.shape, (1, *law.event_shape))  # a mixture's has a row a component
+    shape = torch.broadcast_shapes(
+        low.shape, high.shape, (1, *distribution.event_shape)
+    )  # a mixture's has a row a component
     return low.expand(shape).amin(0), high.expand(shape).amax(0)

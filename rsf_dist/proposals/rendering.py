@@ -1,4 +1,4 @@
-"""Turn images, shift them, dim them: a batch of images under a batch of continuous augmentation parameters.
+"""Render a batch of images under a batch of continuous augmentation parameters: turned, shifted, dimmed.
 
 Each row has its own parameters, applied to the whole batch at once, and comes out the same to the last bit whatever
 else is in the batch. Geometry is one inverse affine map per row, sampled bilinearly with zeros outside (torch's
@@ -22,19 +22,19 @@ NEUTRAL = {
     "translate_y": 0.0,  # fraction of half the height, downwards
     "noise": 0.0,  # standard deviation of Gaussian noise, fraction of full range, >= 0
 }
-"""The augmentation parameters known here, in the order in which they are drawn; the value that changes nothing."""
+"""The augmentation parameters, in the order in which they are drawn, each with the value that changes nothing."""
 
 
 _SMALLEST_SCALE = 0.01
 
 
 def render(images: Tensor, parameters: Mapping[str, Tensor], noise: torch.Generator | Tensor | None = None) -> Tensor:
-    """Each image under its own parameters.
+    """Render each image under its own parameters.
 
     Args:
         images: uint8 [n, channels, height, width].
-        parameters: any of `NEUTRAL`'s names, each float [n], where the images are; those left out stay neutral.
-        noise: where the pixel noise comes from, if there is any: a generator, or standard normal numbers, shaped as
+        parameters: any of `NEUTRAL`'s names, each float [n], on the device of the images; others stay neutral.
+        noise: the source of the pixel noise, if there is any: a generator, or standard normal numbers shaped like
             `images`.
 
     Returns:
@@ -79,11 +79,11 @@ def _affine(x: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
 
 
 def _grid(across: Tensor, down: Tensor, offset: Tensor, height: int, width: int) -> Tensor:
-    """Where each pixel is taken from: x across + y down + offset, float [n, height, width, 2].
+    """Return the place that each pixel is taken from: x across + y down + offset, float [n, height, width, 2].
 
     The columns and the offset are [n, 2]. The numbers are those of torch's `affine_grid` with align_corners=False, in a
-    tenth of its time on a CPU, which goes to as many small matrix products; and one row's are those of many, which its
-    are not.
+    tenth of its time on a CPU, which goes into many small matrix products. Unlike there, a row's numbers do not depend
+    on the number of rows.
     """
     x, y = (torch.linspace(-1, 1, size, device=across.device) * (size - 1) / size for size in (width, height))
     grid = across[:, :, None, None] * x + down[:, :, None, None] * y[:, None]

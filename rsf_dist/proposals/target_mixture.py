@@ -1,7 +1,7 @@
-"""The mixture a p + (1 - a) q: proposals of which a share a are target rows, drawn again and again from those given.
+"""The mixture a p + (1 - a) q: proposals of which a share a are target rows, drawn with replacement.
 
-With target rows that are independent draws of p this is what a relative ratio needs, and it is defensive: r_a <= 1/a
-whatever q misses. The share of p is the empirical law of the rows given, so few rows mean many duplicates.
+A relative ratio needs this mixture, with target rows that are independent draws of p. The mixture is defensive:
+r_a <= 1/a whatever q misses. p is represented by the given rows, so that few target rows mean many duplicates.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rsf_dist.data.batch import Batch, LazyBatch, interleave, num_rows, select, take_rows, to_cpu
+from rsf_dist.data.batch import Batch, LazyBatch, interleave, num_rows, select, take_rows
 from rsf_dist.errors import InputError
-from rsf_dist.proposals.base import Proposal, outline
+from rsf_dist.proposals.base import Proposal
 from rsf_dist.runtime.rng import Purpose, Streams
 
 COMPONENT = "component"
@@ -45,24 +45,19 @@ class TargetMixtureProposal:
             raise InputError("target", "no rows", "the mixture needs some", "give target rows")
         self.proposal, self.target, self.alpha = proposal, target, alpha
 
-    def sample(self, n: int, rng: Streams) -> Batch:
-        """Draw n rows of the mixture."""
-        return to_cpu(self.outline(n, rng))
-
-    def outline(self, n: int, rng: Streams) -> LazyBatch:
-        """As `sample`, what is costly for the proposal made when it is asked for."""
+    def sample(self, n: int, rng: Streams) -> LazyBatch:
+        """Draw n rows of the mixture; columns that are lazy in the proposal stay lazy."""
         generator = rng.numpy(Purpose.TARGET_MIXTURE)
         component = torch.from_numpy((generator.random(n) < self.alpha).astype("int64"))
         chosen = component == 1
         count = int(chosen.sum())
         rows = torch.from_numpy(generator.integers(num_rows(self.target), size=count))
-        drawn = outline(self.proposal, max(n - count, 1), rng)  # one at least, for its columns
+        drawn = self.proposal.sample(max(n - count, 1), rng)  # at least one row, for its columns
         if COMPONENT in drawn:
             raise InputError("proposal", COMPONENT, "this column's name is taken", "rename the proposal's column")
-        one = select(drawn, slice(0, 1))
-        of_target = {name: take_rows(self._of_target(name, one[name]), rows) for name in drawn}
-        mixed = interleave(of_target, drawn, chosen)
-        return LazyBatch({**mixed.columns, COMPONENT: component}, mixed.producers)
+        sample = select(drawn, slice(0, 1))
+        of_target = {name: take_rows(self._of_target(name, sample[name]), rows) for name in drawn}
+        return interleave(of_target, drawn, chosen) | {COMPONENT: component}
 
     def _of_target(self, name: str, column: Tensor) -> Tensor:
         given = self.target.get(name)

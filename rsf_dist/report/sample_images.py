@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.data.arrow import from_table
+from rsf_dist.data.batch import to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.evaluation.predictions import Predictions
 from rsf_dist.proposals import Proposal
@@ -58,7 +59,7 @@ def save(store: RunStore, proposal: Proposal, accepted: AcceptedSet, inputs: Inp
     rows = from_table(accepted.head(_SHOWN))
     arrays = {
         "source": _spread(inputs.source.images),
-        "proposals": drawn["image"].numpy(),
+        "proposals": drawn["image"].cpu().numpy(),
         "accepted": rows["image"].numpy(),
         "accepted_label": rows["label"].numpy(),
         "target": _spread(inputs.target.images),
@@ -69,7 +70,7 @@ def save(store: RunStore, proposal: Proposal, accepted: AcceptedSet, inputs: Inp
 
 def save_round(store: RunStore, number: int, proposal: Proposal, seed: int) -> dict[str, ParameterQuantiles]:
     """Keep a few accepted images of a stored round, and return quantiles of its columns of real numbers, by name."""
-    drawn = proposal.sample(_MEASURED, Streams(seed, Stage.PILOT, number, _MEASURED_CHUNK))
+    drawn = to_cpu(proposal.sample(_MEASURED, Streams(seed, Stage.PILOT, number, _MEASURED_CHUNK)))
     rows = from_table(stored_rows(store, number))
     if "image" in rows:
         _write(store, round_samples(number), {"accepted": rows["image"][:_SHOWN_OF_ROUND].numpy()})

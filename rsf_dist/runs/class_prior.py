@@ -26,6 +26,7 @@ from rsf_dist.builders.prior_estimation import class_log_mean_ratios, estimate_c
 from rsf_dist.config.class_prior import ClassPriorConfig
 from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.proposals import Proposal
+from rsf_dist.proposals.base import has_settable_class_prior
 from rsf_dist.ratios import ClassConditionalRatio, LabelShiftRatio, Ratio
 from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.report import report_json
@@ -180,7 +181,7 @@ def reason_to_keep(seed_run: SeedRun, proposal: Proposal) -> str | None:
         return "rounds.class_prior is null"
     if not seed_run.config.ratio.leaves_class_prior_open:
         return f"a {seed_run.config.ratio.kind} ratio says itself what classes it wants"
-    if getattr(proposal, "class_prior", None) is None or not hasattr(proposal, "with_class_prior"):
+    if not has_settable_class_prior(proposal):
         return "the proposal has none that could be set"
     if config.network is None and not {"image", "label"} >= set(seed_run.task().columns):
         return "the task needs more than images and labels; rounds.class_prior.network does not"

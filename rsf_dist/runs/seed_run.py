@@ -21,7 +21,6 @@ from rsf_dist.builders.inputs import Inputs
 from rsf_dist.builders.ratio import load_ratio, make_ratio
 from rsf_dist.cluster.capacity import check_worker
 from rsf_dist.cluster.workers import run_in_task
-from rsf_dist.config.envelope import BudgetEnvelopeConfig
 from rsf_dist.config.resources import Share
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
@@ -86,9 +85,8 @@ class SeedRun:
         would keep nearly all of the proposal as configured.
         """
         rounds, envelope = self.config.rounds, self.config.envelope
-        if isinstance(envelope, BudgetEnvelopeConfig) and rounds.num_rounds > 1:
-            num_pilot = max(envelope.num_pilot, rounds.num_pilot)
-            envelope = BudgetEnvelopeConfig(kind="budget", acceptance=rounds.acceptance, num_pilot=num_pilot)
+        if rounds.num_rounds > 1:
+            envelope = envelope.without_rounds(rounds.acceptance, rounds.num_pilot)
         config = self.config.model_copy(update={"rounds": RoundsConfig(), "envelope": envelope})
         return replace(self, config=config, store=self.store.at("one_shot"), _in_memory={})
 

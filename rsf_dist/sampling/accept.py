@@ -21,7 +21,7 @@ _MAX_LOG_WEIGHT = 88.0  # the last whole number whose exponential is a float32
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of n proposals.
+    """The outcome of the accept step for n proposals.
 
     Args:
         keep: bool [n], accepted at M.
@@ -55,12 +55,12 @@ def accept(log_ratio: Floats, exponentials: Floats, log_m: float) -> Decision:
 
 
 def capped_weight(log_ratio: Floats, log_m: float) -> NDArray[np.float32]:
-    """max(1, r/M) of accepted rows, float32 [n], cut off where float32 ends."""
+    """Return max(1, r/M) of accepted rows, float32 [n], cut off where float32 ends."""
     return np.exp(np.clip(log_ratio - log_m, 0.0, _MAX_LOG_WEIGHT)).astype(np.float32)
 
 
 def key_quantile(keys: Floats, acceptance: float) -> float:
-    """The log M at which a fraction `acceptance` of rows like these is kept: the (1 - acceptance) quantile of the keys.
+    """Return the log M that keeps a fraction `acceptance` of such rows: the (1 - acceptance) quantile of the keys.
 
     P(k > t) = E[min(1, r/e^t)], so this solves the constraint of optimal budgeted rejection sampling (Verine et al.
     2023, arXiv 2311.00460). -inf where fewer than that fraction can be kept at any M.
@@ -69,9 +69,9 @@ def key_quantile(keys: Floats, acceptance: float) -> float:
 
 
 def top_k(keys: Floats, k: int) -> tuple[NDArray[np.int64], float]:
-    """The positions of the k highest of the keys [n], k < n, in order of position; and the next key, which is log M.
+    """Return the positions of the k highest of n keys, k < n, in order of position, and the next key, which is log M.
 
-    Exactly these rows have keys above it, keys being distinct: rejection at the M that leaves k of a finite pool.
+    With distinct keys, exactly these rows have keys above log M: rejection at the M that leaves k of a finite pool.
     Raises ValueError where there are not more than k.
     """
     if not 0 < k < len(keys):

@@ -1,7 +1,7 @@
 """A chunk: propose, score, accept. A pure function of (work, chunk id), in one process, without Ray.
 
-Whoever computes it, however often, gets the same rows in the same order; so retrying is safe and the number of actors
-does not matter.
+Every process gets the same rows in the same order, however often it computes the chunk. Retrying is safe, and the
+number of actors does not matter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rsf_dist.data.batch import Batch, Index, LazyBatch, num_rows, select, to_cpu
 from rsf_dist.errors import InputError, StatisticalRefusal
-from rsf_dist.proposals.base import FiniteProposal, Proposal, outline
+from rsf_dist.proposals.base import FiniteProposal, Proposal
 from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio, log_ratios, on_ratio_device
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.runtime.user_code import reported_as
@@ -31,14 +31,14 @@ BOOKKEEPING = ("round", "chunk", "index", "log_ratio", "accept_key", "weight")
 
 @dataclass(frozen=True)
 class ChunkWork:
-    """What a chunk needs besides its id.
+    """The work of every chunk of a round; a chunk is computed from this and its id.
 
     Args:
         proposal, ratio: q, and log p/q.
-        log_m: the envelope's constant.
-        chunk_size: proposals a chunk; part of what determines the rows.
-        seed, stage, round: the rest of the key of its random streams.
-        pool_size: rows of a finite pool, which chunks go through once; None: proposals are drawn.
+        log_m: the logarithm of the envelope's constant M.
+        chunk_size: proposals a chunk. Another size gives other rows.
+        seed, stage, round: the key of the random streams, together with the chunk's id.
+        pool_size: rows of a finite pool, each read once. None means that proposals are drawn without end.
     """
 
     proposal: Proposal
@@ -55,16 +55,16 @@ class ChunkWork:
         streams = Streams(self.seed, self.stage, self.round, chunk)
         batch = self._proposals(chunk, streams)
         exponentials = streams.numpy().exponential(size=num_rows(batch))
-        found = self._screened(batch, exponentials)
-        log_ratio = found.log_ratio.numpy()
+        screened = self._screened(batch, exponentials)
+        log_ratio = screened.log_ratio.numpy()
         decision = accept(log_ratio, exponentials, self.log_m)
         statistics = Statistics.of(
             log_ratio,
             decision.keep,
             self.log_m,
             class_labels(batch),
-            log_inclusion=found.log_inclusion.numpy(),
-            num_screened_out=int((~found.scored).sum()),
+            log_inclusion=screened.log_inclusion.numpy(),
+            num_screened_out=int((~screened.scored).sum()),
         )
         index = np.flatnonzero(decision.keep)
         rows = to_cpu(select(batch, torch.from_numpy(index))) | {
@@ -109,15 +109,15 @@ class Chunk:
 def propose_and_score(
     proposal: Proposal, ratio: Ratio, streams: Streams, n: int
 ) -> tuple[Batch | LazyBatch, Floats, Floats]:
-    """n proposals, their log ratios float64 [n] and their Exp(1) draws [n]. Raises InputError on a broken contract."""
+    """Draw n proposals, their log ratios and Exp(1) variables, float64 [n]. Raises InputError on a broken contract."""
     batch = propose(proposal, streams, n)
     return batch, score(ratio, batch), streams.numpy().exponential(size=n)
 
 
 def propose(proposal: Proposal, streams: Streams, n: int) -> Batch | LazyBatch:
-    """n proposals. Raises InputError on a broken contract."""
+    """Draw n proposals. Raises InputError where the proposal breaks its contract."""
     with _proposing(proposal, n):
-        batch = validate_batch(outline(proposal, n, streams), n)
+        batch = validate_batch(proposal.sample(n, streams), n)
     return _validate_when_made(batch, proposal) if isinstance(batch, LazyBatch) else batch
 
 
@@ -126,18 +126,24 @@ def _proposing(proposal: Proposal, n: int) -> AbstractContextManager[None]:
 
 
 def validate_batch(batch: Batch | LazyBatch, n: int) -> Batch | LazyBatch:
-    """The batch, on the CPU, if it has n rows, columns that can be stored, and none of ours. Raises InputError."""
+    """Return the batch, its known columns on the CPU.
+
+    Raises InputError unless it has n rows, columns that can be stored, and no column of BOOKKEEPING.
+    """
     known = batch.columns if isinstance(batch, LazyBatch) else batch
     if not (isinstance(known, dict) and all(isinstance(column, Tensor) for column in known.values())):
         raise InputError(
-            "proposal", type(batch).__name__, "must give a dict of tensors", "give column -> tensor [n, …]"
+            "proposal",
+            type(batch).__name__,
+            "must give a dict of tensors or a LazyBatch",
+            "give column -> tensor [n, …]",
         )
     try:
         count = num_rows(batch)
     except ValueError as err:
         raise InputError("proposal", sorted(batch), str(err), f"give every column {n} rows") from err
     if count != n:
-        raise InputError("proposal", f"{count} rows", f"must give the {n} asked for", "mend the proposal")
+        raise InputError("proposal", f"{count} rows", f"must give the {n} asked for", "fix the proposal")
     for name, column in known.items():
         _require_storable(name, column)
     taken = sorted(set(BOOKKEEPING) & batch.keys())
@@ -152,7 +158,7 @@ def _require_storable(name: str, column: Tensor) -> None:
 
 
 def _validate_when_made(drawn: LazyBatch, proposal: Proposal) -> LazyBatch:
-    """The outline, whose columns are checked when they are made, and whose failures are the proposal's."""
+    """Return the batch with lazy columns that are checked once computed; errors in them name the proposal."""
     kind = type(proposal).__name__
 
     def guard(name: str, make: Callable[[Index], Tensor]) -> Callable[[Index], Tensor]:
@@ -161,8 +167,8 @@ def _validate_when_made(drawn: LazyBatch, proposal: Proposal) -> LazyBatch:
             with reported_as("proposal", kind, f"fails to make the {name} of {count} rows", "fix it"):
                 column = make(rows)
             if not isinstance(column, Tensor) or column.shape[:1] != (count,):
-                found = list(column.shape) if isinstance(column, Tensor) else type(column).__name__
-                raise InputError("proposal", kind, f"makes {found} as the {name} of {count} rows", "fix it")
+                result = list(column.shape) if isinstance(column, Tensor) else type(column).__name__
+                raise InputError("proposal", kind, f"makes {result} as the {name} of {count} rows", "fix it")
             _require_storable(name, column)
             return column
 
@@ -172,12 +178,12 @@ def _validate_when_made(drawn: LazyBatch, proposal: Proposal) -> LazyBatch:
 
 
 def score(ratio: Ratio, batch: Batch | LazyBatch) -> Floats:
-    """The log ratios, float64 [n]. Raises InputError on a broken contract."""
+    """Compute the log ratios, float64 [n]. Raises InputError where the ratio breaks its contract."""
     return log_ratios(ratio, batch).numpy()
 
 
 def class_labels(batch: Mapping[str, Tensor]) -> NDArray[np.int64] | None:
-    """The column `label` where it holds class numbers, one a row."""
+    """Return the column `label`, int64 [n], where it holds one class number a row, else None."""
     label = batch.get("label")
     if label is None or label.ndim != 1 or label.is_floating_point():
         return None
@@ -185,9 +191,9 @@ def class_labels(batch: Mapping[str, Tensor]) -> NDArray[np.int64] | None:
 
 
 def refuse_nonfinite(count: int, total: int, what: str = "") -> None:
-    """StatisticalRefusal unless `count`, of `total` log ratios, those that are NaN or +inf, is 0."""
+    """Raise StatisticalRefusal if `count` of `total` log ratios are NaN or +inf."""
     if count:
         raise StatisticalRefusal(
             f"{count:,} of {total:,} {what}log ratios are NaN or +inf",
-            "mend the target or the ratio there; the proposal must have density wherever the target has",
+            "fix the target or the ratio there; the proposal must have density wherever the target has",
         )

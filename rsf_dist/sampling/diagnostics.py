@@ -1,12 +1,12 @@
-"""What a pile of log ratios says about a sample: sums that merge over chunks, and the estimates taken from them once.
+"""Diagnostics of a sample: sums over log ratios that merge over chunks, and estimates from the merged sums.
 
 With r = p/q (p perhaps unnormalised), M the envelope's constant and E_q the mean over proposals:
 
     acceptance          E_q[min(1, r/M)]                     ESS fraction     E_q[r]^2 / E_q[r^2]     (Kong 1992)
     TV(p, sampled) <=   eps = E_q[(r - M)+] / E_q[r]  =  E_p[(1 - M/r)+]
 
-The q-side eps is blind to what the proposals never met; the p-side one is a mean of numbers in [0, 1] over target
-samples, and so has an upper confidence limit.
+The q-side eps misses every region that the proposals never reach. The p-side eps is a mean of numbers in [0, 1] over
+target samples, and so has an upper confidence limit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rsf_dist.types import Floats
 
 TOP = 256
-"""How many of the largest log ratios are kept for the tail's fit."""
+"""The number of largest log ratios that are kept to fit the tail."""
 
 
 ROUNDING = 1e-6
@@ -67,9 +67,16 @@ class Statistics:
         log_inclusion: Floats | None = None,
         num_screened_out: int = 0,
     ) -> Statistics:
-        """The statistics of one batch: log_ratio float64 [n], keep bool [n], labels int64 [n] or None.
+        """Compute the statistics of one batch.
 
-        log_inclusion: log probability with which each row escaped screening [n]; None: 0. See `ratios.base.Screened`.
+        Args:
+            log_ratio: float64 [n].
+            keep: bool [n], the accepted rows.
+            log_m: the log M of the accept step.
+            labels: int64 [n]. None means that rows have no labels.
+            log_inclusion: log probability with which each row escaped screening, float64 [n]. None means 0; see
+                `ratios.base.Screened`.
+            num_screened_out: rows whose log ratio was not computed in full.
         """
         sound = log_ratio < np.inf  # a comparison with NaN is False
         num_bad = len(sound) - int(np.count_nonzero(sound))
@@ -92,7 +99,7 @@ class Statistics:
         )
 
     def merge(self, other: Statistics) -> Statistics:
-        """The statistics of both piles of rows."""
+        """Return the statistics of the rows of both."""
         labels = sorted(self.by_label.keys() | other.by_label.keys())
         pairs = [(self.by_label.get(label, (0, 0)), other.by_label.get(label, (0, 0))) for label in labels]
         return Statistics(
@@ -111,12 +118,12 @@ class Statistics:
         )
 
     def to_json(self) -> str:
-        """For the way between processes."""
+        """Return the statistics as JSON, to cross between processes."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Statistics:
-        """The inverse of `to_json`."""
+        """Read the statistics that `to_json` wrote."""
         raw = json.loads(text)
         raw["top"] = tuple(raw["top"])
         raw["by_label"] = {int(label): tuple(counts) for label, counts in raw["by_label"].items()}
@@ -131,10 +138,13 @@ class Statistics:
         return min(1.0, float(np.exp(2 * self.log_sum_ratio - self.log_sum_ratio_squared) / self.num_scored))
 
     def at(self, log_m: float, log_ratio: Floats, keep: NDArray[np.bool_], labels: NDArray[np.int64]) -> Statistics:
-        """The same proposals' statistics at a larger M.
+        """Return the statistics of the same proposals at a larger M.
 
-        log_ratio, labels (-1: none) [m]: of the rows accepted at the smaller M, among which is every row that exceeds
-        the larger one; keep: bool [m], which of them are accepted still.
+        Args:
+            log_m: the larger log M.
+            log_ratio: float64 [m], of the rows accepted at the smaller M. Every row above the larger M is among them.
+            keep: bool [m], the rows that are still accepted.
+            labels: int64 [m]; -1 means no label.
         """
         over = log_ratio[log_ratio > log_m + ROUNDING]
         kept = {label: int((labels[keep] == label).sum()) for label in self.by_label}
@@ -166,7 +176,7 @@ class Statistics:
 
     @property
     def tail_index(self) -> float | None:
-        """Shape of a generalised Pareto law fitted to the largest ratios; None with fewer than 25 of them.
+        """Shape of a generalised Pareto distribution fitted to the largest ratios; None with fewer than 25 of them.
 
         Below 0 the ratio has an end point and some M is exact; 0.5 and above, E_q[r^2] may not exist.
         """
@@ -179,14 +189,14 @@ class Statistics:
 
 
 def tail_threshold(n: int) -> float:
-    """min(0.7, 1 - 1/log10(n)): tail indices above it make estimates from n ratios unreliable (Vehtari et al. 2024)."""
+    """Return min(0.7, 1 - 1/log10(n)): above it estimates from n ratios are unreliable (Vehtari et al. 2024)."""
     return min(0.7, 1 - 1 / np.log10(max(n, 11)))
 
 
 def acceptance_interval(
     num_proposed: int, num_accepted: int, stopped: bool, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Exact interval of the acceptance probability a (Clopper & Pearson 1934, by way of the Beta law).
+    """Return an exact interval of the acceptance probability a (Clopper & Pearson 1934, by the Beta distribution).
 
     Args:
         num_proposed: n proposals.
@@ -204,7 +214,7 @@ def acceptance_interval(
 
 
 def target_side_bound(target_log_ratio: Floats, log_m: float, confidence: float = 0.95) -> tuple[float, float]:
-    """The p-side eps = E_p[(1 - M/r)+] from log ratios [n] of independent target samples: (estimate, upper limit).
+    """Estimate the p-side eps = E_p[(1 - M/r)+] from log ratios [n] of independent target samples, with an upper limit.
 
     The upper limit u solves n KL(estimate || u) = log(1/(1 - confidence)): the Chernoff bound for variables in [0, 1]
     (Hoeffding, JASA 1963, eq. 2.1).
@@ -215,19 +225,19 @@ def target_side_bound(target_log_ratio: Floats, log_m: float, confidence: float 
 
 
 def target_side_lower(target_log_ratio: Floats, log_m: float, confidence: float = 0.95) -> float:
-    """The lower limit that goes with `target_side_bound`'s upper one: the same bound, for 1 - loss."""
+    """Return the lower limit that goes with the upper one of `target_side_bound`: the same bound, for 1 - loss."""
     losses = -np.expm1(np.minimum(log_m - target_log_ratio, 0.0))
     return 1 - _chernoff_upper(1 - float(losses.mean()), len(losses), confidence)
 
 
 def mean_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float]:
-    """Limits of the mean of independent values [n] in [0, 1], by the same bound, half of the error on either side."""
+    """Return limits of the mean of independent values [n] in [0, 1], by the same bound, half of the error a side."""
     mean, one_sided = float(values.mean()), (1 + confidence) / 2
     return 1 - _chernoff_upper(1 - mean, len(values), one_sided), _chernoff_upper(mean, len(values), one_sided)
 
 
 def _chernoff_upper(mean: float, n: int, confidence: float) -> float:
-    """The u above the mean of n variables in [0, 1] with n KL(mean || u) = log(1/(1 - confidence))."""
+    """Solve for the u above the mean of n variables in [0, 1] with n KL(mean || u) = log(1/(1 - confidence))."""
     needed = np.log(1 / (1 - confidence)) / n
 
     def shortage(upper: float) -> float:
@@ -239,12 +249,12 @@ def _chernoff_upper(mean: float, n: int, confidence: float) -> float:
 
 
 def log_sum_of_excess(log_ratio: Floats, log_m: float) -> float:
-    """Log of the sum of r - M over log ratios [n] that exceed log M."""
+    """Return the log of the sum of r - M over log ratios [n] that exceed log M."""
     return _log_sum(log_ratio + np.log1p(-np.exp(log_m - log_ratio)))
 
 
 def _log_sums(log_ratio: Floats, log_inclusion: Floats | None) -> tuple[float, float, float]:
-    """Logarithms of the sums of r w, r^2 w and (r w)^2, w being 1/inclusion."""
+    """Return the logarithms of the sums of r w, r^2 w and (r w)^2, w being 1/inclusion."""
     if log_inclusion is not None and log_inclusion.any():
         weighted = log_ratio - log_inclusion
         return _log_sum(weighted), _log_sum(log_ratio + weighted), _log_sum(2 * weighted)
@@ -257,7 +267,7 @@ def _log_sums(log_ratio: Floats, log_inclusion: Floats | None) -> tuple[float, f
 
 
 def _largest(values: Floats) -> Floats:
-    """At most TOP of them, falling."""
+    """Return the largest values, at most TOP of them, in falling order."""
     top = values if len(values) <= TOP else np.partition(values, len(values) - TOP)[-TOP:]
     return np.sort(top)[::-1]
 

@@ -1,4 +1,4 @@
-"""How M is chosen: as given, certified, from the largest ratio of a pilot or of everything, or to spend a budget.
+"""Envelopes, which choose M: a given M, a certified bound, the largest ratio of a pilot or of all rows, or a budget.
 
 An envelope sees the pilot's log ratios l and accept keys k = l + E and names log M. Too small an M caps rows (they are
 counted); too large an M wastes proposals. Log M is at least KL(p || q), whatever the envelope: 20 nats mean an
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,10 +19,13 @@ from rsf_dist.runtime.user_code import reported_as
 from rsf_dist.sampling.accept import key_quantile
 from rsf_dist.types import Floats
 
+FORECAST_PILOT = 2_000
+"""Proposals of a pilot that only forecasts the acceptance."""
+
 
 @dataclass(frozen=True)
 class Pilot:
-    """What the pilot saw: log ratios l and accept keys k of n proposals (float64 [n]); the ratio's bound or None."""
+    """A pilot's log ratios l and accept keys k of n proposals, float64 [n], and the ratio's bound or None."""
 
     log_ratio: Floats
     accept_key: Floats
@@ -34,15 +37,17 @@ class Choice:
     """The log M in force.
 
     Args:
-        log_m: what rows are drawn at.
-        source: where it is from, in words.
-        margin: None: M stays. Else M grows to the largest log ratio of everything drawn, plus this margin, and all
-            rows are held against it, the earlier ones by their keys.
+        log_m: the log M at which rows are drawn.
+        source: the origin of log_m, in words.
+        margin: None means that M stays. Otherwise log M grows to the largest log ratio drawn so far plus this margin,
+            and earlier rows are filtered by their keys.
+        is_quantile: log M is a quantile of the pilot's own keys, so that the pilot's acceptance says nothing new.
     """
 
     log_m: float
     source: str
     margin: float | None = None
+    is_quantile: bool = False
 
 
 @runtime_checkable
@@ -60,7 +65,7 @@ class Envelope(Protocol):
 
 
 def choose(envelope: Envelope, pilot: Pilot) -> Choice:
-    """`envelope.choose(pilot)`. Raises InputError where an envelope of the user's own fails or gives none."""
+    """Return `envelope.choose(pilot)`. Raises InputError where a user's envelope fails or returns no valid Choice."""
     kind = type(envelope).__name__
     with reported_as("envelope", kind, f"fails on a pilot of {len(pilot.log_ratio)} rows", "fix it"):
         choice: object = envelope.choose(pilot)
@@ -73,13 +78,20 @@ def choose(envelope: Envelope, pilot: Pilot) -> Choice:
     return choice
 
 
+def pilot_size(envelope: Envelope, log_bound: float | None) -> int:
+    """Return the number of proposals that a pilot draws: few where M is a bound, and the pilot forecasts acceptance."""
+    if log_bound is not None and getattr(envelope, "prefers_bound", False):
+        return min(envelope.num_pilot, FORECAST_PILOT)
+    return envelope.num_pilot
+
+
 def _is_finite(number: object) -> bool:
     return isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
 
 
 @dataclass(frozen=True)
 class FixedEnvelope:
-    """M as given, e.g. a certified bound.
+    """A given M, e.g. a certified bound.
 
     Args:
         log_m: finite.
@@ -87,7 +99,7 @@ class FixedEnvelope:
     """
 
     log_m: float
-    num_pilot: int = 2_000
+    num_pilot: int = FORECAST_PILOT
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.log_m):
@@ -95,7 +107,7 @@ class FixedEnvelope:
         _require_pilot(self.num_pilot)
 
     def choose(self, pilot: Pilot) -> Choice:
-        """log_m itself."""
+        """Choose log_m."""
         return Choice(self.log_m, "fixed")
 
 
@@ -107,13 +119,13 @@ class CertifiedEnvelope:
         num_pilot: proposals that only forecast the acceptance.
     """
 
-    num_pilot: int = 2_000
+    num_pilot: int = FORECAST_PILOT
 
     def __post_init__(self) -> None:
         _require_pilot(self.num_pilot)
 
     def choose(self, pilot: Pilot) -> Choice:
-        """log_bound; InputError without one."""
+        """Choose log_bound. Raises InputError where the ratio has none."""
         if pilot.log_bound is None:
             remedy = "use kind pilot, adaptive or budget, or a ratio with a bound"
             raise InputError("envelope.kind", "certified", "the ratio has no known bound", remedy)
@@ -134,13 +146,14 @@ class PilotEnvelope:
 
     num_pilot: int = 10_000
     margin: float = 0.0
+    prefers_bound: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _require_pilot(self.num_pilot)
         _require_margin(self.margin)
 
     def choose(self, pilot: Pilot) -> Choice:
-        """The bound, or the pilot's largest log ratio + margin."""
+        """Choose the bound, or else the pilot's largest log ratio + margin."""
         if pilot.log_bound is not None:
             return Choice(pilot.log_bound, "bound of the ratio")
         source = f"estimate: largest of {len(pilot.log_ratio):,} pilot ratios + {self.margin:g}"
@@ -176,12 +189,14 @@ class AdaptiveEnvelope:
 
 @dataclass(frozen=True)
 class BudgetEnvelope:
-    """The M that keeps a given fraction: optimal budgeted rejection sampling (Verine et al. 2023, arXiv 2311.00460).
+    """The M that keeps a given fraction of the proposals.
+
+    This is optimal budgeted rejection sampling (Verine et al. 2023, arXiv 2311.00460).
 
     Args:
         acceptance: fraction of the proposals to keep, in (0, 1). Lower comes closer to the target and costs more.
-        num_pilot: proposals to judge it on; at least 20 of them must lie above the quantile.
-        section: of the configuration that has these two, for errors.
+        num_pilot: proposals of the pilot; at least 20 of them must lie above the quantile.
+        section: the section of the configuration that holds these two keys, for error messages.
     """
 
     acceptance: float
@@ -198,7 +213,7 @@ class BudgetEnvelope:
             )
 
     def choose(self, pilot: Pilot) -> Choice:
-        """The (1 - acceptance) quantile of the keys."""
+        """Choose the (1 - acceptance) quantile of the keys."""
         log_m = key_quantile(pilot.accept_key, self.acceptance)
         if log_m == -np.inf:
             reachable = float((pilot.log_ratio > -np.inf).mean())
@@ -209,7 +224,8 @@ class BudgetEnvelope:
                 "the proposals has a ratio above 0",
                 f"lower {self.section}.acceptance below that, or narrow the proposal",
             )
-        return Choice(log_m, f"quantile of {len(pilot.accept_key):,} pilot keys at acceptance {self.acceptance:g}")
+        source = f"quantile of {len(pilot.accept_key):,} pilot keys at acceptance {self.acceptance:g}"
+        return Choice(log_m, source, is_quantile=True)
 
 
 def _require_pilot(num_pilot: int) -> None:
@@ -223,7 +239,7 @@ def _require_margin(margin: float) -> None:
 
 
 def _largest(pilot: Pilot) -> float:
-    """The pilot's largest log ratio. Raises StatisticalRefusal where all are -inf."""
+    """Return the pilot's largest log ratio. Raises StatisticalRefusal where all are -inf."""
     top = float(pilot.log_ratio.max(initial=-np.inf))
     if top == -np.inf:
         raise _nothing_acceptable(len(pilot.log_ratio))

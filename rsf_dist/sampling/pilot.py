@@ -35,7 +35,7 @@ from rsf_dist.sampling.pool import TIMEOUT_REMEDY, USER_CODE_FIELD
 from rsf_dist.types import Floats
 
 PROBE_SECONDS = 60.0
-"""How long a probe may take."""
+"""Time limit of a probe."""
 
 
 _PROBE_ROWS = 16
@@ -52,7 +52,7 @@ _TOLERANCE = 1e-4  # of log ratios, which other processors round otherwise
 
 @dataclass(frozen=True)
 class Probe:
-    """A few proposals: SHA-256 of their content, and their log ratios."""
+    """The SHA-256 of a few proposals' content, and their log ratios."""
 
     digest: str
     log_ratio: tuple[float, ...]
@@ -72,20 +72,20 @@ class Probe:
         return Probe(hashlib.sha256(row_digests(batch)).hexdigest(), tuple(log_ratio.tolist()))
 
     def agrees_with(self, other: Probe) -> bool:
-        """Whether both drew the same rows and gave them the same log ratios, up to rounding."""
+        """Return True if both drew the same rows and gave them the same log ratios, up to rounding."""
         same = np.allclose(self.log_ratio, other.log_ratio, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
         return self.digest == other.digest and same
 
 
 @dataclass(frozen=True)
 class PilotRun:
-    """What a pilot found.
+    """A pilot's log ratios, and the measured cost of a row.
 
     Args:
         rows: log ratios and keys.
         seconds_per_row: of drawing and scoring, on one core.
         probe: of the proposal and the ratio at work.
-        making: seconds to make what proposals leave out until it is asked for: of a chunk, and of each row made.
+        making: seconds to compute the lazy columns: per chunk, and per row that is computed.
     """
 
     rows: Pilot
@@ -106,7 +106,7 @@ class PilotRun:
 
     @staticmethod
     def load(folder: Path) -> PilotRun:
-        """The inverse of `save`."""
+        """Read what `save` wrote."""
         raw = json.loads((folder / "pilot.json").read_text())
         with np.load(folder / "pilot.npz", allow_pickle=False) as arrays:
             rows = Pilot(arrays["log_ratio"], arrays["accept_key"], raw["log_bound"])
@@ -124,9 +124,9 @@ def draw_pilot(
         StatisticalRefusal: a log ratio is NaN or +inf.
     """
     share = Share.of_pool(pool)
-    found = run_in_task(_draw, proposal, ratio, streams, num_pilot, chunk_size, probe, pool.chunk_seconds, share=share)
-    refuse_nonfinite(int((~(found.rows.log_ratio < np.inf)).sum()), num_pilot, "pilot ")
-    return found
+    pilot = run_in_task(_draw, proposal, ratio, streams, num_pilot, chunk_size, probe, pool.chunk_seconds, share=share)
+    refuse_nonfinite(int((~(pilot.rows.log_ratio < np.inf)).sum()), num_pilot, "pilot ")
+    return pilot
 
 
 def _draw(
@@ -162,7 +162,7 @@ def _draw(
 
 
 def _production_seconds(drawn: Batch | LazyBatch, chunk_size: int) -> tuple[float, float]:
-    """Of a chunk, for the first of its rows that is made, and of every row."""
+    """Measure the seconds to compute lazy columns: per chunk, for the first row, and per row."""
 
     def seconds(rows: int) -> float:
         begun = time.monotonic()
@@ -177,7 +177,7 @@ def _production_seconds(drawn: Batch | LazyBatch, chunk_size: int) -> tuple[floa
 
 
 def stored_bytes(rows: pa.Table) -> int:
-    """Of a shard that holds these rows."""
+    """Return the bytes of a shard that holds these rows."""
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink)
     return sink.getvalue().size
@@ -190,7 +190,7 @@ def _sizes(total: int, size: int) -> Iterator[int]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """As in an actor, so that sums of floats come out alike."""
+    """Compute on one thread, as actors do, so that sums of floats come out alike."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

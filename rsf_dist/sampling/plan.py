@@ -1,4 +1,4 @@
-"""What a pilot teaches: M, what a chunk costs, how many chunks to send out at once and how many to a task.
+"""The plan that follows from a pilot: M, the cost of a chunk, the chunks of a wave and of a task.
 
 None of these numbers changes a row, except M.
 """
@@ -19,7 +19,7 @@ from rsf_dist.sampling.pilot import PilotRun
 from rsf_dist.sampling.report import Setting
 
 START_SECONDS = 5.0
-"""Of an actor: it imports torch, and Ray Data waits for it."""
+"""Seconds to start an actor: it imports torch, and Ray Data waits for it."""
 
 
 _TASK_SECONDS = 2.0  # Ray Data costs the driver some 6 ms a task
@@ -33,9 +33,13 @@ _MAX_TASKS = 1_000  # a wave; each leaves some 10 KB with the driver
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """What the pilot taught: M, the chunks' work, and what follows for the waves.
+    """The M that an envelope chose from a pilot, the work of a chunk, and the sizes of waves and tasks.
 
-    on_gpus: whether chunks are drawn there.
+    Args:
+        choice: log M and its origin.
+        work: the work of a chunk.
+        pilot: the pilot that both follow from.
+        on_gpus: whether chunks are drawn on GPUs.
     """
 
     choice: Choice
@@ -45,17 +49,17 @@ class SamplingPlan:
 
     @property
     def acceptance(self) -> float:
-        """The fraction of proposals to expect, E_q[min(1, r/M)] of the pilot."""
+        """The expected fraction of accepted proposals, E_q[min(1, r/M)] over the pilot."""
         return float(np.exp(np.minimum(self.pilot.rows.log_ratio - self.choice.log_m, 0)).mean())
 
     @property
     def seconds_per_chunk(self) -> float:
-        """On one core."""
+        """Seconds of one core for a chunk."""
         a_chunk, a_row = self.pilot.making
         return a_chunk + (self.pilot.seconds_per_row + self.acceptance * a_row) * self.work.chunk_size
 
     def setting(self, log_m: float) -> Setting:
-        """What the report needs to know, log_m being the M in the end."""
+        """Return what the report needs besides the rows; log_m is the final log M."""
         info, log_ratio = info_of(self.work.ratio), self.pilot.rows.log_ratio
         return Setting(
             log_m=log_m,
@@ -68,7 +72,10 @@ class SamplingPlan:
         )
 
     def wave_size(self, collector: RowCollector) -> int:
-        """Chunks that should fill the harvest, with room for chance; twice what was drawn where nothing came of it."""
+        """Return the number of chunks that should fill the collector, with room for chance.
+
+        While nothing is accepted, each wave is twice as large as everything drawn before.
+        """
         largest = _MAX_TASKS * self.chunks_in(_LONGEST_TASK_SECONDS)
         if collector.exhaustive:
             return largest
@@ -81,20 +88,21 @@ class SamplingPlan:
         return min(math.ceil(proposals / self.work.chunk_size), largest)
 
     def chunks_per_task(self, wave: int, actors: int) -> int:
-        """So many that a task lasts about _TASK_SECONDS and a wave has at most _MAX_TASKS, yet some for every actor.
+        """Return the number of chunks of a task.
 
-        The first chunk of each actor, which travels alone, comes on top.
+        A task lasts about _TASK_SECONDS, a wave has at most _MAX_TASKS tasks, and every actor gets some.
+        The first chunk of each actor, which is a task of its own, is not counted.
         """
         several_each = math.ceil(wave / (4 * actors))
         return max(1, math.ceil(wave / _MAX_TASKS), min(self.chunks_in(_TASK_SECONDS), several_each))
 
     def is_brief(self, wave: int, actors: int) -> bool:
-        """Whether actors would take longer to start than to draw a wave of so many chunks, and tasks would not.
+        """Return True if actors take longer to start than to draw a wave of so many chunks, so that tasks are quicker.
 
-        On GPUs each task would start a process too.
+        On GPUs tasks are never quicker: each would start a process too.
         """
         return not self.on_gpus and wave * self.seconds_per_chunk / actors < START_SECONDS
 
     def chunks_in(self, seconds: float) -> int:
-        """Chunks that one core computes in this time, at least one."""
+        """Return the number of chunks that one core computes in this time, at least one."""
         return max(1, round(seconds / max(self.seconds_per_chunk, 1e-6)))

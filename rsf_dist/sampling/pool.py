@@ -1,7 +1,7 @@
-"""Chunk ids over Ray Data's pool of actors: all of the distribution there is.
+"""A map of a pure function over chunk ids, on Ray Data's pool of actors. All distributed sampling happens here.
 
-The pool knows nothing of proposals, ratios or stores: it maps a pure function over ids and gives the answers in the
-order of the ids, whatever the order in which actors finish, die or are replaced.
+The pool knows nothing of proposals, ratios or stores. Results come in the order of the ids, in whatever order actors
+finish, die or are replaced.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from rsf_dist.runtime.allocator import release_freed_memory
 from rsf_dist.runtime.timeouts import map_with_timeout
 
 USER_CODE_FIELD, TIMEOUT_REMEDY = "proposal or ratio", "fix what hangs there, or raise sampling.pool.chunk_seconds"
-"""What an error names, and what it advises, where a chunk takes too long."""
+"""The field and the remedy of the error that a chunk raises when it takes too long."""
 
 
 _T = TypeVar("_T")
 
 
 Record = Mapping[str, int | str | bytes]
-"""What one chunk sends back: plain values, with the same keys and types for every chunk."""
+"""The result of one chunk: plain values, with the same keys and types for every chunk."""
 
 
 def map_chunks(
@@ -39,11 +39,11 @@ def map_chunks(
 
     Args:
         work: a pure function; it is sent to each actor once, and may be called again for a chunk whose actor died.
-        chunks: ids.
+        chunks: ids of the chunks.
         pool: the actors.
-        chunks_per_task: ids that travel together, but for an actor's first. More cost less of the driver and more
-            latency; never a row.
-        as_tasks: run in tasks, in workers that are up already; for work that takes less time than actors take to start.
+        chunks_per_task: ids that form a task, except for an actor's first chunk. More save time of the driver and add
+            latency; rows do not depend on it.
+        as_tasks: run in Ray tasks, in workers that are already up. This is for work shorter than the start of actors.
 
     Closing the generator early ends the work.
     """
@@ -60,7 +60,7 @@ def _one_table(records: list[Record]) -> pa.Table:
 
 
 def grouped(chunks: Sequence[int], size: int, actors: int) -> list[Sequence[int]]:
-    """First a chunk alone for every actor, so that its rows, or its failure, come soon; then tasks of `size`."""
+    """Group chunks into tasks of `size`, after one chunk alone for every actor, which soon shows rows or a failure."""
     alone = min(actors, len(chunks))
     later = [chunks[start : start + size] for start in range(alone, len(chunks), size)]
     return [chunks[start : start + 1] for start in range(alone)] + later
@@ -74,16 +74,16 @@ def map_over_pool(
     memory: float | None = None,
     as_tasks: bool = False,
 ) -> Dataset:
-    """A lazy Dataset of the rows of work(chunk), for the chunks of all tasks, in their order.
+    """Return a lazy Dataset of the rows of work(chunk), for the chunks of all tasks, in their order.
 
     Args:
         work: a pure function, sent to each actor once.
-        tabled: what makes a table of a task's results; its tables have the same columns, also where they have no row.
-        tasks: the ids that travel together, task by task.
+        tabled: makes a table of a task's results. All tables have the same columns, also a table without rows.
+        tasks: the chunk ids of each task.
         pool: the actors.
-        memory: bytes of the object store that results may take before they are read; None: half of it. One result of
-            each actor finds room whatever it says.
-        as_tasks: run tasks rather than actors, as many at once.
+        memory: bytes of the object store that unread results may take. None means half of the store. One result of
+            each actor always finds room.
+        as_tasks: run tasks instead of actors, as many at once.
     """
     size = max(pool.min_actors, min(max_actors(pool), len(tasks)))
     arguments = (

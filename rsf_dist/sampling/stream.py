@@ -1,7 +1,7 @@
-"""Accepted rows as they are drawn: a lazy Dataset, the place that a reader has reached in it, and what is behind both.
+"""Streams of accepted rows: a lazy Dataset that draws rows as they are read, and a reader's position in it.
 
-A chunk is a pure function of its id, so a stream needs no memory of what it gave: a `Cursor` names the last row, and
-whoever goes on from it draws that row's chunk again and leaves out what was given. The rows are those of
+A chunk is a pure function of its id, so a stream keeps no record of the rows that it gave. A `Cursor` names the last
+row; a reader that goes on from there draws the row's chunk again and skips the rows up to it. The rows are those of
 `RejectionSampler.sample` at the same M, in the same order, whatever the number of actors or of chunks in a task.
 """
 
@@ -43,14 +43,14 @@ _TASKS_AHEAD = 2  # results an actor may have lying in the object store
 
 @dataclass(frozen=True)
 class Cursor:
-    """A place in a round's accepted rows: after the row (chunk, index).
+    """A position in a round's accepted rows: after the row (chunk, index).
 
     Args:
-        chunk, index: of the last row handed over; index -1: none of that chunk.
-        rows: handed over so far, of the round.
-        num_capped: those among them with p/q > M.
-        digest: hexadecimal; of a set its fingerprint, then digest = SHA-256(digest before, the next batch's ledger).
-            Readers of equal batches of equal rows have equal digests.
+        chunk, index: the last row handed over. Index -1 means no row of that chunk.
+        rows: the number of rows handed over so far in the round.
+        num_capped: the rows among them with p/q > M.
+        digest: hexadecimal. It starts as a set's fingerprint; then digest = SHA-256(digest before, the next batch's
+            ledger). Readers of equal batches of equal rows have equal digests.
     """
 
     chunk: int = 0
@@ -61,35 +61,35 @@ class Cursor:
 
     @staticmethod
     def after(accepted: AcceptedSet) -> Cursor:
-        """After the last row of a set, so that a stream of the same sampler goes on with fresh rows."""
+        """Return the position after the last row of a set: a stream of the same sampler goes on with fresh rows."""
         return replace(Cursor().moved(accepted.ledger, accepted.report.log_m), digest=accepted.fingerprint)
 
     def moved(self, ledger: NDArray[np.void], log_m: float) -> Cursor:
-        """After a further batch: its LEDGER_ROW [n], n > 0."""
+        """Return the position after a further batch, given its LEDGER_ROW [n], n > 0."""
         last = ledger[-1]
-        mark = hashlib.sha256(bytes.fromhex(self.digest) + np.ascontiguousarray(ledger).tobytes())
+        digest = hashlib.sha256(bytes.fromhex(self.digest) + np.ascontiguousarray(ledger).tobytes())
         num_capped = self.num_capped + int((ledger["log_ratio"] > log_m + ROUNDING).sum())
-        return Cursor(int(last["chunk"]), int(last["index"]), self.rows + len(ledger), num_capped, mark.hexdigest())
+        return Cursor(int(last["chunk"]), int(last["index"]), self.rows + len(ledger), num_capped, digest.hexdigest())
 
     def num_proposed(self, chunk_size: int) -> int:
-        """Proposals of the round up to and including the last row."""
+        """Return the number of proposals of the round up to and including the last row."""
         return self.chunk * chunk_size + self.index + 1
 
 
 @dataclass(frozen=True)
 class RowStream:
-    """All that is needed to draw accepted rows from any place on; it can be pickled.
+    """A description of a round's accepted rows that can draw them from any position. It can be pickled.
 
     Args:
-        work: what a chunk needs.
+        work: the work of a chunk.
         pool: the actors.
-        end: the chunk where the budget ends.
-        chunks_per_task: ids that travel together; never changes a row.
-        start: where the stream begins.
-        mean_weight: the mean of `weight` to expect, by the pilot.
-        columns: the proposal's own.
-        row_bytes: of a row's own columns.
-        acceptance: the fraction of proposals to expect.
+        end: the chunk at which the budget ends.
+        chunks_per_task: chunks of a task. Rows do not depend on it.
+        start: the position where the stream begins.
+        mean_weight: the expected mean of the column `weight`, from the pilot.
+        columns: the names of the proposal's columns.
+        row_bytes: the bytes of a row's own columns.
+        acceptance: the expected fraction of accepted proposals.
     """
 
     work: ChunkWork
@@ -103,15 +103,15 @@ class RowStream:
     acceptance: float = 1.0
 
     def dataset(self, num_rows: int | None = None, after: Cursor | None = None, with_ledger: bool = False) -> Dataset:
-        """The rows after a place, lazily: nothing is drawn before they are read, and little more than is read.
+        """Return the rows after a position as a lazy Dataset: little more is drawn than is read.
 
-        A ratio that is NaN or +inf, or a proposal that breaks its contract, ends the reading with the error of ours
-        inside Ray's; `rsf_dist.cluster.ray_workarounds.unwrapped` takes it out. The chunk may lie somewhat ahead of
+        A ratio that is NaN or +inf, or a proposal that breaks its contract, ends the reading with an RsfError inside
+        of Ray's error; `rsf_dist.cluster.ray_workarounds.unwrapped` takes it out. The chunk at fault may lie ahead of
         the reader.
 
         Args:
-            num_rows: at most so many; None: until the budget ends. Fewer where it ends before.
-            after: None: `start`.
+            num_rows: the largest number of rows. None means all until the budget ends; it may also end earlier.
+            after: the position. None means `start`.
             with_ledger: add the column LEDGER.
         """
         after = after or self.start
@@ -120,9 +120,9 @@ class RowStream:
         return rows if num_rows is None else rows.limit(num_rows)
 
     def tasks(self, first: int) -> Sequence[range]:
-        """The chunks from `first` to `end`: small tasks where rows are expected, large ones far beyond.
+        """Return the chunks from `first` to `end` as tasks: small ones where rows are expected, large ones far beyond.
 
-        `first` is among them wherever the budget ends: its columns are needed, and it was drawn before.
+        `first` is included wherever the budget ends: its columns are needed, and it was drawn before.
         """
         end = max(self.end, first + 1)
         planned = min(end, first + _TASKS * self.chunks_per_task)
@@ -135,21 +135,21 @@ class RowStream:
 
     @property
     def memory(self) -> float:
-        """Bytes of the object store for rows that were drawn and not read: two results of each actor."""
+        """The bytes of the object store for rows that are drawn but not read: two results of each actor."""
         accepted = self.work.chunk_size * self.acceptance
         chunk_bytes = (accepted + 3 * math.sqrt(accepted) + 1) * (self.row_bytes + _BOOKKEEPING_BYTES)
         return _TASKS_AHEAD * max_actors(self.pool) * self.chunks_per_task * chunk_bytes
 
 
 def with_measured_rows(stream: RowStream) -> RowStream:
-    """The stream with `columns` and `row_bytes` filled in, from one proposal drawn as actors do. Raises InputError."""
+    """Fill in `columns` and `row_bytes` of a stream from one proposal, drawn as actors draw. Raises InputError."""
     pool = stream.pool
     columns, row_bytes = run_in_task(_one_proposal, stream.work, pool.chunk_seconds, share=Share.of_pool(pool))
     return replace(stream, columns=columns, row_bytes=row_bytes)
 
 
 def forecast_mean_weight(log_ratio: Floats, log_m: float) -> float:
-    """The mean weight of accepted rows: sum(a w) / sum(a), a = min(1, r/M) and w = max(1, r/M) of a pilot's rows."""
+    """Forecast the mean weight of accepted rows from a pilot: sum(a w) / sum(a), a = min(1, r/M), w = max(1, r/M)."""
     acceptance = np.exp(np.minimum(log_ratio - log_m, 0.0))
     total = float(acceptance.sum())
     return float((acceptance * capped_weight(log_ratio, log_m)).sum()) / total if total else 1.0
@@ -157,7 +157,7 @@ def forecast_mean_weight(log_ratio: Floats, log_m: float) -> float:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Runs in an actor: the rows of a chunk that lie after a place."""
+    """The rows of a chunk that lie after a position; computed in an actor."""
 
     work: ChunkWork
     after: Cursor
@@ -168,8 +168,8 @@ class _Rows:
         refuse_nonfinite(done.statistics.num_nonfinite, (chunk + 1) * self.work.chunk_size)
         rows = to_table(done.rows)
         if chunk == self.after.chunk:
-            given = np.searchsorted(rows["index"].to_numpy(), self.after.index, side="right")
-            rows = rows.slice(int(given))
+            num_given = np.searchsorted(rows["index"].to_numpy(), self.after.index, side="right")
+            rows = rows.slice(int(num_given))
         if self.with_ledger:
             entries = np.frombuffer(ledger_of(rows).tobytes(), f"V{LEDGER_ROW.itemsize}")
             rows = rows.append_column(LEDGER, pa.array(entries.tolist(), pa.binary(LEDGER_ROW.itemsize)))
@@ -177,7 +177,7 @@ class _Rows:
 
 
 def ledger_in(rows: pa.Table) -> NDArray[np.void]:
-    """LEDGER_ROW [n] of rows that were read with their ledger."""
+    """Return LEDGER_ROW [n] of rows that were read with their ledger."""
     return np.frombuffer(b"".join(rows[LEDGER].to_pylist()), LEDGER_ROW)
 
 
@@ -185,7 +185,7 @@ _BOOKKEEPING_BYTES = 8 * len(BOOKKEEPING) + LEDGER_ROW.itemsize
 
 
 def _one_proposal(work: ChunkWork, seconds: float) -> tuple[tuple[str, ...], int]:
-    """The proposal's columns, and the bytes of a row."""
+    """Measure the proposal: its columns, and the bytes of a row."""
     with time_limit(seconds, USER_CODE_FIELD, "one proposal", TIMEOUT_REMEDY):
         row = to_table(propose(work.proposal, Streams(work.seed, work.stage, work.round), 1))
     return tuple(row.column_names), row.nbytes

@@ -17,7 +17,7 @@ from torch.distributions import Normal
 from workloads import LAWS, Scored, augmented, mixture_work, mixtures
 
 import rsf_dist as rsf
-from rsf_dist.data.batch import Batch, num_rows, row_digests, select
+from rsf_dist.data.batch import Batch, num_rows, row_digests, select, to_cpu
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.runtime.rng import Streams
 from rsf_dist.sampling.accept import accept
@@ -116,7 +116,7 @@ class Rendered:
 
     def sample(self, n: int, rng: Streams) -> Batch:
         """Draw n rows."""
-        return self.proposal.sample(n, rng)
+        return to_cpu(self.proposal.sample(n, rng))
 
 
 def test_the_accept_step_within_a_chunk_of_images(bench: Bench) -> None:
@@ -125,7 +125,7 @@ def test_the_accept_step_within_a_chunk_of_images(bench: Bench) -> None:
     log_ratio = work.ratio.log_ratio(work.proposal.sample(size, Streams(0))).numpy()
     log_m = float(np.quantile(log_ratio + np.random.default_rng(0).exponential(size=size), 0.9))
     work = replace(work, log_m=log_m)
-    batch = work.proposal.sample(size, Streams(0))
+    batch = to_cpu(work.proposal.sample(size, Streams(0)))
 
     def accepting() -> None:
         decision = accept(log_ratio, Streams(0).numpy().exponential(size=size), log_m)

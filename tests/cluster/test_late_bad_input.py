@@ -67,7 +67,7 @@ def watched() -> Iterator[set[psutil.Process]]:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("nan", r"64 of [\d,]+ log ratios are NaN or \+inf; mend the target or the ratio there"),
+        ("nan", r"64 of [\d,]+ log ratios are NaN or \+inf; fix the target or the ratio there"),
         ("one_too_few", r"ratio\.score=\[63\]: must be \[64\]; give one number a row"),
         ("fails", r"ratio\.score=late_ratios:fails: fails \(RuntimeError: the server is gone\); fix it"),
         ("exits", r"ratio\.score=late_ratios:exits: fails \(SystemExit: 0\); fix it"),

@@ -13,7 +13,7 @@ from rsf_dist.config.sampling import Budget, PoolConfig
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import DensityRatio
 from rsf_dist.runtime.rng import Streams
-from rsf_dist.sampling import accepted, sampler
+from rsf_dist.sampling import accepted, round_draw, sampler
 from rsf_dist.sampling.chunk import propose_and_score
 from rsf_dist.sampling.collector import RowCollector
 from rsf_dist.sampling.envelope import FixedEnvelope, Pilot
@@ -42,12 +42,12 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     for name in ("ensure_cluster", "check_pool", "require_shared"):
         monkeypatch.setattr(sampler, name, lambda *given: None)
-    monkeypatch.setattr(sampler, "max_actors", lambda pool: 1)
-    monkeypatch.setattr(sampler, "map_chunks", map_chunks)
+    monkeypatch.setattr(round_draw, "max_actors", lambda pool: 1)
+    monkeypatch.setattr(round_draw, "map_chunks", map_chunks)
     monkeypatch.setattr(sampler, "draw_pilot", draw_pilot)
     monkeypatch.setattr(RowCollector, "dataset", lambda self, store: None)
     monkeypatch.setattr(accepted, "stored_dataset", lambda store, shards: None)
-    for module in (accepted, sampler):
+    for module in (accepted, round_draw):
         monkeypatch.setattr(module, "result_rows", lambda *given: None)
     return drawn
 

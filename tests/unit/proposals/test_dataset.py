@@ -46,7 +46,7 @@ def test_taking_goes_through_the_pool_once():
     ("rows", "message"),
     [
         ({}, "at least one column"),
-        ({"x": torch.zeros(0)}, "there must be some"),
+        ({"x": torch.zeros(0)}, "must not be empty"),
         ({"x": torch.zeros(3), "label": torch.zeros(2)}, "columns differ in length"),
         ({"x": torch.tensor(1.0)}, "columns differ in length"),
     ],

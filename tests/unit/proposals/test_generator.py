@@ -230,7 +230,7 @@ def test_a_chunk_of_generated_rows():
     ],
 )
 def test_a_law_that_draws_no_vectors_is_refused(law, found):
-    with pytest.raises(InputError, match=f"latent={found}: must be one law of vectors"):
+    with pytest.raises(InputError, match=f"latent={found}: must be one distribution of vectors"):
         GeneratorProposal(Painter(), law)
 
 

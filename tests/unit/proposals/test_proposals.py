@@ -286,7 +286,7 @@ def test_densities_are_torchs_though_it_is_not_asked_to_check_again(law):
 
 def test_rows_of_another_width_are_refused_rather_than_broadcast():
     for law in (mixture_of(3), Independent(Normal(torch.zeros(3), torch.ones(3), validate_args=False), 1)):
-        with pytest.raises(ValueError, match=r"rows of size \[1\], where the law's are \[3\]"):
+        with pytest.raises(ValueError, match=r"rows of size \[1\], where the distribution's are \[3\]"):
             log_density(law, torch.zeros(4, 1))
 
 

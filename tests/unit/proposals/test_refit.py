@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from torch.distributions import (
     Uniform,
 )
 
-from rsf_dist.data.batch import concat, num_rows, select
+from rsf_dist.data.batch import concat, num_rows, select, to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import (
@@ -31,6 +32,7 @@ from rsf_dist.proposals import (
     Refittable,
     TargetMixtureProposal,
 )
+from rsf_dist.proposals.base import has_settable_class_prior
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.refit import fit_distribution, support_bounds
 from rsf_dist.proposals.rendering import render
@@ -332,7 +334,7 @@ def augmented(laws=LAWS, prior=PRIOR):
 
 def two_poses(n=800):
     """Rows of the proposal turned by -0.8 or 0.8, the bright ones to the right."""
-    rows = augmented().sample(n, Streams(7))
+    rows = to_cpu(augmented().sample(n, Streams(7)))
     right = torch.arange(n) % 2 == 1
     rows["rotation"] = torch.where(right, 0.8, -0.8) + 0.05 * normals(n, 1)[:, 0].float()
     rows["brightness"] = torch.where(right, 0.8, 0.4) + 0.02 * normals(n, 1, 1)[:, 0].float()
@@ -403,7 +405,7 @@ def test_classes_move_apart_from_all_else():
 
 
 def test_what_cannot_be_refitted():
-    with pytest.raises(InputError, match="there is none to refit"):
+    with pytest.raises(InputError, match="has no parameter to refit"):
         augmented({}).refit(two_poses(), seed=0)
     with pytest.raises(InputError, match="too few"):
         augmented().refit(select(two_poses(), slice(20)), seed=0)
@@ -524,10 +526,22 @@ def test_the_mixtures_classes_and_how_they_move():
 
 
 def test_a_mixture_has_the_classes_that_both_of_its_parts_have():
-    assert hasattr(DefensiveProposal(augmented(), augmented(), 0.5), "with_class_prior")
+    assert has_settable_class_prior(DefensiveProposal(augmented(), augmented(), 0.5))
     for parts in ((BROAD, MOVED), (augmented(), BROAD)):
-        assert not hasattr(DefensiveProposal(*parts, 0.5), "with_class_prior")
-        assert not hasattr(DefensiveProposal(*parts, 0.5), "class_prior")
+        mixture = DefensiveProposal(*parts, 0.5)
+        assert not has_settable_class_prior(mixture)
+        assert not hasattr(mixture, "class_prior")
+        with pytest.raises(InputError, match=r"proposal=DistributionProposal: has no class prior that could be set"):
+            mixture.with_class_prior(torch.ones(3))
+
+
+def test_a_class_prior_that_one_part_cannot_set_is_read_and_not_set():
+    fixed = SimpleNamespace(class_prior=torch.tensor([0.5, 0.5, 0.0]))
+    mixture = DefensiveProposal(augmented(), fixed, 0.5)
+    assert mixture.class_prior.tolist() == pytest.approx([0.35, 0.5, 0.15])  # half of (.2, .5, .3) and of (.5, .5, 0)
+    assert not has_settable_class_prior(mixture)
+    with pytest.raises(InputError, match="SimpleNamespace: has no class prior"):
+        mixture.with_class_prior(torch.ones(3))
 
 
 def test_mixtures_that_cannot_be():

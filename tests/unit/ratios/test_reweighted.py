@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 from torch.distributions import Normal, Uniform
 
+from rsf_dist.data.batch import to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal, DistributionProposal
@@ -154,7 +155,7 @@ def test_a_known_mix_of_classes_is_kept_and_the_poses_are_those_of_the_broad_pro
         {"rotation": Uniform(-1.5, 1.5)},
         torch.tensor([0.5, 0.5]),
     )
-    elite = broad.sample(1_000, Streams(1))
+    elite = to_cpu(broad.sample(1_000, Streams(1)))
     elite["rotation"] = 0.7 + 0.2 * torch.randn(1_000, generator=torch.Generator().manual_seed(4))
     q = DefensiveProposal(broad, broad.refit(elite, seed=0), 0.4)
     known = LabelShiftRatio([0.8, 0.2], [0.5, 0.5])

@@ -18,7 +18,7 @@ from rsf_dist.builders import classifier_fit, preflight, prior_estimation
 from rsf_dist.builders.context import RatioContext, WarmStart
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig, LabelShiftRatioConfig
-from rsf_dist.data.batch import num_rows, row_digests
+from rsf_dist.data.batch import num_rows, row_digests, to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal, GeneratorProposal, TargetMixtureProposal
 from rsf_dist.ratios import (
@@ -200,10 +200,10 @@ def test_what_a_verdict_rejects_is_never_made_there():
 
 
 @pytest.mark.parametrize("proposal", [augmented, painted, moved, with_target_rows])
-def test_samples_are_on_the_cpu(proposal):
+def test_samples_come_to_the_cpu(proposal):
     here = proposal().sample(40, Streams(1))
     with elsewhere():
-        there = proposal().sample(40, Streams(1))
+        there = to_cpu(proposal().sample(40, Streams(1)))
     assert row_digests(there) == row_digests(here)
 
 
@@ -242,7 +242,7 @@ def test_models_are_pretrained_there_and_come_back():
 @pytest.mark.parametrize("proposal", [augmented, painted, moved])
 def test_what_is_drawn_twice_is_found_to_be_the_same_there(proposal):
     with elsewhere():
-        preflight._drawn_twice(proposal(), seed=0)
+        preflight._draw_reproducibly(proposal(), seed=0)
 
 
 def test_a_prior_and_means_are_estimated_there():
@@ -276,7 +276,7 @@ def test_who_was_lent_nothing_computes_on_the_cpu(monkeypatch):
     """The driver, whatever it sees."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device() == torch.device("cpu")
-    assert augmented().outline(5, Streams(1))["image"].device == torch.device("cpu")
+    assert augmented().sample(5, Streams(1))["image"].device == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import Independent, Normal, Uniform
 
 from rsf_dist.config.ratio import ClassifierRatioConfig
-from rsf_dist.data.batch import num_rows, row_digests
+from rsf_dist.data.batch import num_rows, row_digests, to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.proposals import AugmentProposal, GeneratorProposal
 from rsf_dist.ratios import ClassifierRatio
@@ -101,26 +101,26 @@ def test_what_the_cpu_waits_for(name, on_gpu):
 def test_noise_is_standard_normal_and_each_row_has_its_own(on_gpu):
     proposal = AugmentProposal(photographs(), {"noise": Uniform(0.1, 0.1001), "brightness": Uniform(0.0, 1e-6)})
     shape = (12_000, 1, 28, 28)  # more than a block
-    outline = proposal.outline(shape[0], Streams(1))
-    whole = outline["image"].cpu()
+    drawn = proposal.sample(shape[0], Streams(1))
+    whole = drawn["image"].cpu()
     some = torch.tensor([3, 5_000, 5_001, 11_999, 7])
-    assert torch.equal(outline.select(some)["image"].cpu(), whole[some])
-    assert torch.equal(proposal.outline(shape[0], Streams(1)).select(some)["image"].cpu(), whole[some])
+    assert torch.equal(drawn.select(some)["image"].cpu(), whole[some])
+    assert torch.equal(proposal.sample(shape[0], Streams(1)).select(some)["image"].cpu(), whole[some])
     assert len(whole.flatten(1).unique(dim=0)) == len(whole)
-    assert not torch.equal(whole, proposal.sample(shape[0], Streams(2))["image"])
+    assert not torch.equal(whole, proposal.sample(shape[0], Streams(2))["image"].cpu())
     # Of noise on black the positive half is left, E = s/sqrt(2 pi). Five standard errors: a false alarm in two million.
     mean, expected = whole.double().mean() / 255, 0.1 / np.sqrt(2 * np.pi)
     assert abs(mean - expected) < 5 * 0.1 / np.sqrt(whole.numel()) + 1e-4  # and rounding to 256 levels
 
 
 def test_a_fit_gives_the_same_ratio_again(on_gpu):
-    rows = AugmentProposal(photographs(), LAWS).sample(500, Streams(1))
+    rows = to_cpu(AugmentProposal(photographs(), LAWS).sample(500, Streams(1)))
     assert torch.equal(learned().log_ratio(rows), learned().log_ratio(rows))
 
 
 def test_bfloat16_is_near_float32(on_gpu):
     ratio = learned()
-    rows = AugmentProposal(photographs(), LAWS).sample(500, Streams(1))
+    rows = to_cpu(AugmentProposal(photographs(), LAWS).sample(500, Streams(1)))
     before = ratio.log_ratio(rows)
     for network in ratio.networks:
         network.precision = "bfloat16"

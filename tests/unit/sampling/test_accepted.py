@@ -9,20 +9,21 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from rsf_dist.config.sampling import Budget, PoolConfig
 from rsf_dist.data.arrow import from_table, to_table
 from rsf_dist.data.batch import num_rows, select
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import ConstantRatio, DensityRatio
-from rsf_dist.sampling import collector, sampler
+from rsf_dist.sampling import collector, round_draw
 from rsf_dist.sampling.accepted import describe_columns, fingerprint, ledger_of, num_duplicates
+from rsf_dist.sampling.checkpoint import RoundCheckpoint
 from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.collector import ChunkTask, RowCollector
 from rsf_dist.sampling.diagnostics import Statistics
-from rsf_dist.sampling.envelope import Choice, FixedEnvelope, Pilot
+from rsf_dist.sampling.envelope import Choice, Pilot
 from rsf_dist.sampling.pilot import PilotRun, Probe
 from rsf_dist.sampling.plan import SamplingPlan
-from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.storage.run_store import RunStore, Shard
 
 WIDE = DistributionProposal(Normal(0.0, 2.0))
@@ -207,14 +208,15 @@ def test_chunks_per_task(chunks, actors, per_task):
     ("chunks", "actors", "as_tasks"), [(1, 1, True), (49, 1, True), (50, 1, False), (99, 2, True), (100, 2, False)]
 )
 def test_a_wave_is_brief_that_is_drawn_before_actors_would_have_started(chunks, actors, as_tasks, monkeypatch):
-    """And the sampler has the pool draw it in tasks."""
+    """And a round has the pool draw it in tasks."""
     assert plan().is_brief(chunks, actors) == as_tasks
     assert not replace(plan(), on_gpus=True).is_brief(chunks, actors)  # where each task starts a process
     asked = []
-    monkeypatch.setattr(sampler, "max_actors", lambda pool: actors)
-    monkeypatch.setattr(sampler, "map_chunks", lambda *given: asked.append(given) or [])
-    drawing = RejectionSampler(WORK.proposal, WORK.ratio, FixedEnvelope(math.log(2)))
-    assert list(drawing._records(None, range(chunks), plan())) == []
+    monkeypatch.setattr(round_draw, "max_actors", lambda pool: actors)
+    monkeypatch.setattr(round_draw, "map_chunks", lambda *given: asked.append(given) or [])
+    checkpoint = RoundCheckpoint(None, plan().work)
+    drawing = round_draw.RoundDraw(plan(), RowCollector(1), checkpoint, PoolConfig(), Budget(), None)
+    assert list(drawing._records(range(chunks))) == []
     ((_, ids, pool, per_task, told),) = asked
     assert (ids, pool, per_task, told) == (
         range(chunks),
