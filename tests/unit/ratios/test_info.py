@@ -46,7 +46,7 @@ def test_the_facts_of_the_packages_own():
     proposal = DistributionProposal(Normal(0.0, 2.0), column="x")
     known = DensityRatio(Normal(0.0, 1.0), proposal, target_samples=torch.zeros(1))
     assert (info_of(known).normalised, info_of(known).columns) == (True, ("x",))
-    assert np.exp(info_of(known).held_out.log_ratio).round(9).tolist() == [2.0]  # sd 1 in sd 2, at the mode
+    assert np.exp(info_of(known).held_out.log_ratio).round(6).tolist() == [2.0]  # sd 1 in sd 2, at the mode
 
 
 def test_a_product_looks_at_every_column_of_its_factors():
