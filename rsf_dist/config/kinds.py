@@ -58,9 +58,17 @@ class Kinds(Generic[Base]):
         if _name_of(known) != _name_of(model):
             raise TypeError(f"{self.section}.kind={kind} is {_name_of(known)} already; give {_name_of(model)} another")
         self._models[kind] = cast("type[Base]", model)
+        self._rebuild()
+        return model
+
+    def forget(self, model: type[BaseModel]) -> None:
+        """Remove a registered model, as a test does with its own."""
+        del self._models[_kind_of(model)]
+        self._rebuild()
+
+    def _rebuild(self) -> None:
         for holder in self._holders:
             holder.model_rebuild(force=True)
-        return model
 
     def holder(self, model: type[Member]) -> type[Member]:
         """Rebuild this model, a field of which is of this type, whenever a kind is added. Use it as a decorator.

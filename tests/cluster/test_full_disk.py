@@ -22,7 +22,7 @@ from faults import (
 )
 
 import rsf_dist as rsf
-from rsf_dist.errors import _chain
+from rsf_dist.cluster.ray_workarounds import _chain
 from rsf_dist.sampling import checkpoint
 from rsf_dist.sampling.checkpoint import RoundCheckpoint
 from rsf_dist.storage.lock import lock_owner, run_lock

@@ -33,12 +33,11 @@ MINIMAL = {
 def _closed_again():
     """Forget what a test registers, for the tests that list every kind."""
     registries = (PROPOSAL_KINDS, ENVELOPE_KINDS)
-    known = [dict(kinds._models) for kinds in registries]
+    known = [kinds.models for kinds in registries]
     yield
-    for kinds, models in zip(registries, known, strict=True):
-        kinds._models = models
-        for holder in kinds._holders:
-            holder.model_rebuild(force=True)
+    for kinds, before in zip(registries, known, strict=True):
+        for model in set(kinds.models) - set(before):
+            kinds.forget(model)
 
 
 def images(n, labels=True):

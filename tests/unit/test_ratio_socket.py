@@ -33,10 +33,17 @@ class ToyRatio:
         return torch.where(batch["label"] == self.wanted, 0.0, -torch.inf).double()
 
 
-@RATIO_KINDS.register
 class ToyRatioConfig(RatioKind):
     kind: Literal["toy"]
     wanted: int = 1
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    """One line registers the kind; it is forgotten after, for the tests that list every kind."""
+    RATIO_KINDS.register(ToyRatioConfig)
+    yield
+    RATIO_KINDS.forget(ToyRatioConfig)
 
 
 @make_ratio.register

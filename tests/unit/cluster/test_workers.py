@@ -57,7 +57,7 @@ def refuse():
 
 
 def test_each_section_of_the_configuration_has_its_share():
-    assert Share.of(ClassifierRatioConfig(cpus=2, gpus=0.5)) == Share(2, 0.5)
+    assert ClassifierRatioConfig(cpus=2, gpus=0.5).share == Share(2, 0.5)
     assert Share.of_pool(PoolConfig(cpus_per_actor=4, gpus_per_actor=0.25)) == Share(4, 0.25, num_threads=1)
     assert Share.of_training(TrainingConfig(cpus_per_worker=3)) == Share(3)
     assert Share.of_training(TrainingConfig(cpus_per_worker=0.5, use_gpu=True)) == Share(0.5, 1.0)

@@ -3,6 +3,7 @@ import torch
 from seed_runs import broad, seed_run_in
 
 from rsf_dist.data.arrow import to_table
+from rsf_dist.data.batch import to_cpu
 from rsf_dist.runs import rounds
 from rsf_dist.runtime.rng import Streams
 
@@ -19,7 +20,7 @@ def rows_of(monkeypatch):
 
     def stored_rows(store, number):
         asked.append(number)
-        rows = broad().sample(300, Streams(5))
+        rows = to_cpu(broad().sample(300, Streams(5)))
         rows["rotation"] = 0.8 + 0.1 * torch.randn(300, generator=torch.Generator().manual_seed(1))
         return to_table(rows)
 

@@ -54,7 +54,7 @@ def test_a_class_prior_that_is_kept_leaves_proposal_and_ratio_as_they_are(estima
     assert decision.proposal(proposal) is proposal
     assert class_prior.add_class_means(seed_run, 2, decision, proposal, ratio) is decision
     assert decision.ratio(ratio) is ratio
-    assert seed_run.store.manifest()["folders"] == {}
+    assert seed_run.store.manifest().folders == {}
 
 
 @pytest.fixture
@@ -344,4 +344,4 @@ def test_the_class_prior_is_decided_before_the_last_ratio_whenever_there_are_rou
     seed_run = seed_run_in(tmp_path, rounds=num_rounds)
     with pytest.raises(ReachedError):
         rounds.sample_seed(seed_run)
-    assert list(seed_run.store.manifest()["folders"]) == stored
+    assert list(seed_run.store.manifest().folders) == stored

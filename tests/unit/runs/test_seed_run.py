@@ -6,6 +6,7 @@ from seed_runs import broad, round_proposal, seed_run_in
 
 from rsf_dist.builders.context import WarmStart
 from rsf_dist.config.rounds import RoundsConfig
+from rsf_dist.data.batch import to_cpu
 from rsf_dist.proposals import DefensiveProposal
 from rsf_dist.ratios import ConstantRatio, DensityRatio, ReweightedRatio
 from rsf_dist.runs import rounds
@@ -55,7 +56,7 @@ def test_a_known_ratio_is_made_once_and_follows_the_proposal(tmp_path, rows_of):
     ratio = seed_run.ratio(proposal, 1)
     assert isinstance(ratio, ReweightedRatio)
     assert ratio.moved is proposal
-    rows = proposal.sample(100, Streams(0))
+    rows = to_cpu(proposal.sample(100, Streams(0)))
     shift = proposal.broad.log_prob(rows) - proposal.log_prob(rows)
     assert torch.allclose(ratio.log_ratio(rows), first.log_ratio(rows) + shift, atol=1e-5)
     assert seed_run.store.manifest().folders.keys() == {"rounds/000/ratio"}
