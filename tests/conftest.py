@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -23,8 +24,17 @@ for _name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
     os.environ.setdefault(_name, "testing")
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
-# A node whose processes are gone is missed after 5 refused checks, one a second. A busy one has 10 s to answer each.
-NODE_HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
+# Ray Train looks for nodes that are about to be taken away in an actor of its own: one process less to start.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+SYSTEM = {
+    # A node whose processes are gone is missed after 5 refused checks, one a second.
+    # A busy node has 10 s to answer each.
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 1000,
+    # Workers that have imported torch wait for the next task. By default all but one a CPU end after a second.
+    "num_workers_soft_limit": 4,
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,6 +47,17 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("short", deadline=None, derandomize=True)
     settings.register_profile("soak", deadline=None, max_examples=1_000)
     settings.load_profile("soak" if config.getoption("--soak") else "short")
+
+
+def pytest_collection() -> None:
+    """Collect no garbage while a million objects are imported, which all stay."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Let later collections pass over what was imported, which would take half a second each time."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -65,12 +86,11 @@ def ray_cluster() -> Iterator[Cluster]:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 2, "object_store_memory": 400 * 2**20, "include_dashboard": False}
-        | {"_system_config": NODE_HEALTH},
-    )
-    cluster.add_node(num_cpus=2, object_store_memory=400 * 2**20)
+    # Nobody reads the workers' logs, and following them takes a tenth of a core.
+    head = {"include_dashboard": False, "include_log_monitor": False, "_system_config": SYSTEM}
+    node = {"num_cpus": 2, "object_store_memory": 400 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args=head | node)
+    cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
