@@ -38,12 +38,16 @@ SYSTEM = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--soak", action="store_true", help="larger numbers, and the tests marked `soak`")
-    parser.addoption("--bench", metavar="FILE", help="the long form of the benchmarks, into this JSON; `make bench`")
+    parser.addoption("--soak", action="store_true", help="run with larger numbers, and the tests marked `soak`")
+    parser.addoption(
+        "--bench",
+        metavar="FILE",
+        help="write the benchmarks' long form into this JSON; `make bench`",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # How long a case takes is the machine's affair; new cases are for the long form.
+    # A case may take long on a busy machine. The short form has the same cases every time.
     settings.register_profile("short", deadline=None, derandomize=True)
     settings.register_profile("soak", deadline=None, max_examples=1_000)
     settings.load_profile("soak" if config.getoption("--soak") else "short")
@@ -68,11 +72,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What tests have measured, at the end."""
+    """Print what tests have measured."""
     for report in terminalreporter.stats.get("passed", []):
         if report.when == "call" and report.user_properties:
-            told = ", ".join(f"{name}: {value}" for name, value in report.user_properties)
-            terminalreporter.write_line(f"{report.nodeid}: {told}")
+            measured = ", ".join(f"{name}: {value}" for name, value in report.user_properties)
+            terminalreporter.write_line(f"{report.nodeid}: {measured}")
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +86,7 @@ def soak(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Cluster]:
-    """The session's cluster: two nodes of two CPUs each, on this machine."""
+    """Start the session's cluster: two nodes of two CPUs each, on this machine."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -112,14 +116,14 @@ def _cluster_for_ray_tests(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def gaussians25(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script of examples/gaussians25."""
+    """Import the script of examples/gaussians25."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples" / "gaussians25")
     return import_module("main")
 
 
 @pytest.fixture
 def small_run(tmp_path) -> dict:
-    """The main job, as small as it goes: a configuration as nested dicts, for digits turned by about 0.8 rad."""
+    """Return the configuration of a small main job, as nested dicts."""
     return small_run_in(tmp_path)
 
 

@@ -204,7 +204,7 @@ def test_labelled_target_images_change_no_row(sampled: Path, tmp_path: Path) -> 
 def test_compare(tmp_path: Path, monkeypatch, capsys, ray_address: str, soak: bool) -> None:
     """Arms that a small run allows, all in the long form; one-shot rejection in a directory of its own within it."""
     raw = raw_in(tmp_path)
-    raw["evaluation"]["oracle"] = {"kind": "image_folder", "root": str(tmp_path / "place" / "oracle"), "channels": 1}
+    raw["evaluation"]["oracle"] = {"kind": "image_folder", "root": str(tmp_path / "domain" / "oracle"), "channels": 1}
     raw["evaluation"]["arms"] = ["pretrained", "oracle"]
     (tmp_path / "config.yaml").write_text(json.dumps(raw))
     command = ["rsf", "compare", str(tmp_path / "config.yaml"), "--seeds", "1", "--address", ray_address, "--strict"]
