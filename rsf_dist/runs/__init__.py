@@ -1,0 +1,1 @@
+"""Config in, run directory out."""
