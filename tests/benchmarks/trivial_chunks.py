@@ -9,7 +9,6 @@ import psutil
 from torch.distributions import Normal
 
 import rsf_dist as rsf
-from rsf_dist.cluster.connection import connect
 from rsf_dist.sampling.collector import ChunkTask
 from rsf_dist.sampling.pool import map_chunks
 
@@ -38,7 +37,7 @@ def main(num_chunks: int) -> None:
     ratio = rsf.DensityRatio(Normal(0.0, 1.0), proposal)
     envelope = rsf.FixedEnvelope(-math.log(ACCEPTANCE))
     pool = rsf.PoolConfig(min_actors=2, max_actors=2)
-    with connect():
+    with rsf.connect():
         sampler = rsf.RejectionSampler(proposal, ratio, envelope, chunk_size=CHUNK, pool=pool)
         sampler.sample(20)  # what is loaded once
         before, cpu, started = own_bytes(), time.process_time(), time.monotonic()
