@@ -5,15 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint unit soak bench clean
+UNIT := --ignore tests/cluster --ignore tests/benchmarks
+TWO_CLUSTERS := --numprocesses 2 --dist loadfile
+
+.PHONY: demo test lint unit ray soak bench clean
 
 demo: $(READY)
 	$(BIN)/rsf demo
 
-# What CI runs: the linters and every test.
-test: lint unit
-	$(BIN)/pytest -m "ray and not bench"
-	$(BIN)/pytest -m bench
+# What CI runs: the linters and every test. Tests on Ray wait for processes most of the time, and so the others run
+# beside them; the benchmarks, in their short form, come after, because they want the machine for themselves.
+test: $(READY)
+	$(MAKE) --jobs --output-sync=target lint unit ray
+	$(BIN)/pytest tests/benchmarks
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -21,14 +25,18 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Without Ray; about a minute on two cores.
+# Without a cluster.
 unit: $(READY)
-	$(BIN)/pytest -m "not ray and not bench" --numprocesses 2
+	$(BIN)/pytest $(UNIT) --numprocesses 2
+
+# On Ray: each of the two processes has a cluster of its own and takes file after file.
+ray: $(READY)
+	$(BIN)/pytest tests/cluster $(TWO_CLUSTERS)
 
 # The same tests with larger numbers, and those that take too long for every change.
 soak: $(READY)
-	$(BIN)/pytest -m "not ray and not bench" --soak --numprocesses 2
-	$(BIN)/pytest -m "ray and not bench" --soak
+	$(BIN)/pytest $(UNIT) --soak --numprocesses 2
+	$(BIN)/pytest tests/cluster --soak
 
 # Every ratio of tests/benchmarks, its long form, into benchmarks.json. It wants the machine for itself.
 bench: $(READY)

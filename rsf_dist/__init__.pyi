@@ -1,3 +1,4 @@
+from .cluster.connection import connect as connect
 from .config.load import load_config as load_config
 from .config.sampling import Budget as Budget
 from .config.sampling import PoolConfig as PoolConfig

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -23,20 +24,44 @@ for _name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
     os.environ.setdefault(_name, "testing")
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
-# A node whose processes are gone is missed after 5 refused checks, one a second. A busy one has 10 s to answer each.
-NODE_HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
+# Ray Train looks for nodes that are about to be taken away in an actor of its own: one process less to start.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+SYSTEM = {
+    # A node whose processes are gone is missed after 5 refused checks, one a second.
+    # A busy node has 10 s to answer each.
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 1000,
+    # Workers that have imported torch wait for the next task. By default all but one a CPU end after a second.
+    "num_workers_soft_limit": 4,
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--soak", action="store_true", help="larger numbers, and the tests marked `soak`")
-    parser.addoption("--bench", metavar="FILE", help="the long form of the benchmarks, into this JSON; `make bench`")
+    parser.addoption("--soak", action="store_true", help="run with larger numbers, and the tests marked `soak`")
+    parser.addoption(
+        "--bench",
+        metavar="FILE",
+        help="write the benchmarks' long form into this JSON; `make bench`",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # How long a case takes is the machine's affair; new cases are for the long form.
+    # A case may take long on a busy machine. The short form has the same cases every time.
     settings.register_profile("short", deadline=None, derandomize=True)
     settings.register_profile("soak", deadline=None, max_examples=1_000)
     settings.load_profile("soak" if config.getoption("--soak") else "short")
+
+
+def pytest_collection() -> None:
+    """Collect no garbage while a million objects are imported, which all stay."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Let later collections pass over what was imported, which would take half a second each time."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -47,11 +72,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What tests have measured, at the end."""
+    """Print what tests have measured."""
     for report in terminalreporter.stats.get("passed", []):
         if report.when == "call" and report.user_properties:
-            told = ", ".join(f"{name}: {value}" for name, value in report.user_properties)
-            terminalreporter.write_line(f"{report.nodeid}: {told}")
+            measured = ", ".join(f"{name}: {value}" for name, value in report.user_properties)
+            terminalreporter.write_line(f"{report.nodeid}: {measured}")
 
 
 @pytest.fixture(scope="session")
@@ -61,16 +86,15 @@ def soak(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Cluster]:
-    """The session's cluster: two nodes of two CPUs each, on this machine."""
+    """Start the session's cluster: two nodes of two CPUs each, on this machine."""
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 2, "object_store_memory": 400 * 2**20, "include_dashboard": False}
-        | {"_system_config": NODE_HEALTH},
-    )
-    cluster.add_node(num_cpus=2, object_store_memory=400 * 2**20)
+    # Nobody reads the workers' logs, and following them takes a tenth of a core.
+    head = {"include_dashboard": False, "include_log_monitor": False, "_system_config": SYSTEM}
+    node = {"num_cpus": 2, "object_store_memory": 400 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args=head | node)
+    cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -92,14 +116,14 @@ def _cluster_for_ray_tests(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def gaussians25(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script of examples/gaussians25."""
+    """Import the script of examples/gaussians25."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples" / "gaussians25")
     return import_module("main")
 
 
 @pytest.fixture
 def small_run(tmp_path) -> dict:
-    """The main job, as small as it goes: a configuration as nested dicts, for digits turned by about 0.8 rad."""
+    """Return the configuration of a small main job, as nested dicts."""
     return small_run_in(tmp_path)
 
 

@@ -1,17 +1,21 @@
-"""The main job, as small as it goes."""
+"""The main job, as small as possible."""
 
 from pathlib import Path
 
 
 def small_run_in(folder: Path) -> dict:
-    """A configuration as nested dicts, for digits turned by about 0.8 rad; images and output lie in a folder."""
+    """Write the images of a target domain, digits turned by about 0.8 rad, and return a run's configuration.
+
+    Args:
+        folder: for the images and for the run's output.
+    """
     from rsf_dist.demo.digits_domain import make_domain
 
-    make_domain(folder / "place", num_unlabelled=120, num_test=200, num_oracle=256)
+    make_domain(folder / "domain", num_unlabelled=120, num_test=200, num_oracle=256)
     return {
         "output": str(folder / "run"),
         "source": {"kind": "digits", "limit": 1000},
-        "target": {"kind": "image_folder", "root": str(folder / "place" / "unlabelled"), "channels": 1},
+        "target": {"kind": "image_folder", "root": str(folder / "domain" / "unlabelled"), "channels": 1},
         "proposal": {"parameters": {"rotation": {"uniform": [-1.5, 1.5]}, "brightness": {"uniform": [0.2, 1.0]}}},
         "ratio": {"network": {"width": 4}, "optimizer": {"steps": 30, "batch_size": 64}, "num_proposals": 1000},
         "envelope": {"kind": "budget", "acceptance": 0.1, "num_pilot": 2000},
@@ -20,7 +24,7 @@ def small_run_in(folder: Path) -> dict:
         "pretrain": {"steps": 30},
         "training": {"steps": 20, "batch_size": 32, "num_workers": 1, "cpus_per_worker": 0.5},  # a start takes long
         "evaluation": {
-            "test": {"kind": "image_folder", "root": str(folder / "place" / "test"), "channels": 1},
+            "test": {"kind": "image_folder", "root": str(folder / "domain" / "test"), "channels": 1},
             "arms": ["pretrained", "one_shot"],
         },
     }

@@ -204,7 +204,7 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{'':24}    good  modes  fair      sd  mode TV   energy  accepted   capped")
     for name, x in samples.items():
         tell(name, Quality.of(x, truth))
-    with rsf.cluster():
+    with rsf.connect():
         for kind, ratio in ratios.items():
             shifted = fit_gamma_shift(proposal, ratio, seed)
             arms = {how: (ratio, envelope) for how, envelope in ENVELOPES.items()}

@@ -326,7 +326,7 @@ def main(arguments: argparse.Namespace) -> None:
     )
     arguments.output.mkdir(parents=True, exist_ok=True)
     trials = []
-    with rsf.cluster():
+    with rsf.connect():
         for seed in range(arguments.seeds):
             for trial in run_seed(photographs, test, seed, arguments):
                 errors = {name: round(one["error"], 4) for name, one in trial["estimates"].items()}

@@ -108,7 +108,7 @@ def on_rsf_dist(num_rows: int) -> float:
     """The same p, q, M, network and step size; chunks on a pool of actors. Returns accepted rows a second."""
     proposal = rsf.DistributionProposal(Q)
     ratio = rsf.DensityRatio(P, proposal, log_bound=LOG_M)
-    with rsf.cluster():
+    with rsf.connect():
         sampler = rsf.RejectionSampler(proposal, ratio, rsf.FixedEnvelope(LOG_M), chunk_size=16_384)
         accepted = sampler.sample(num_rows)
         training = rsf.TrainingConfig(

@@ -37,7 +37,7 @@ def main(num_chunks: int) -> None:
     ratio = rsf.DensityRatio(Normal(0.0, 1.0), proposal)
     envelope = rsf.FixedEnvelope(-math.log(ACCEPTANCE))
     pool = rsf.PoolConfig(min_actors=2, max_actors=2)
-    with rsf.cluster():
+    with rsf.connect():
         sampler = rsf.RejectionSampler(proposal, ratio, envelope, chunk_size=CHUNK, pool=pool)
         sampler.sample(20)  # what is loaded once
         before, cpu, started = own_bytes(), time.process_time(), time.monotonic()

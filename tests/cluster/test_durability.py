@@ -28,6 +28,7 @@ from faults import (
 from processes import own_processes
 
 import rsf_dist as rsf
+from rsf_dist import cli
 from rsf_dist.config.load import dump_config, parse_config
 from rsf_dist.storage.lock import run_lock
 
@@ -97,7 +98,7 @@ def test_killed_actors_change_nothing(seed: int, undisturbed, tmp_path, record_p
 
 
 def test_killed_tasks_change_nothing(ray_address, tmp_path) -> None:
-    """The same for work so as_tasks that it runs in tasks."""
+    """The same holds for work so brief that it runs in tasks."""
     mark = fingerprint_in_process(5_000, tmp_path)
     with Killer(0, kills=1, log=tmp_path / "log", of="ray::MapBatches", seconds=0.3) as killer:
         disturbed = sampler(tmp_path / "log", None, pool=TWO).sample(5_000)
@@ -188,7 +189,9 @@ def config_file(small_run: dict, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_second_writer_and_another_configuration_are_refused(config_file: Path, small_run: dict, tmp_path) -> None:
+def test_a_second_writer_and_another_configuration_are_refused(
+    config_file: Path, small_run: dict, monkeypatch, capsys
+) -> None:
     store = rsf.RunStore(small_run["output"])
     with run_lock(store):
         second = subprocess.run([*RSF, "run", str(config_file)], capture_output=True, text=True, timeout=100)
@@ -196,6 +199,9 @@ def test_a_second_writer_and_another_configuration_are_refused(config_file: Path
         assert f"is held by process {os.getpid()} of" in second.stderr
     store.write("config.yaml", dump_config(parse_config(small_run)))
     changed = [str(config_file), "seed=1", "sampling.chunk_size=1024", "sampling.pool.max_actors=3"]
-    other = subprocess.run([*RSF, "run", *changed], capture_output=True, text=True, timeout=100)
-    assert other.returncode == 2
-    assert "holds another run: seed=1 (was 0), sampling.chunk_size=1024 (was 512); restore" in other.stderr
+    monkeypatch.setattr("sys.argv", ["rsf", "run", *changed])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    expected = "holds another run: seed=1 (was 0), sampling.chunk_size=1024 (was 512); restore"
+    assert expected in capsys.readouterr().err

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faults
 import numpy as np
@@ -42,13 +43,29 @@ def rsf_command(*arguments: object, **options) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture
+def rsf_here(monkeypatch, capsys) -> Callable[..., Any]:
+    """The `rsf` command in this process, which is on the session's cluster already; returns what it prints."""
+
+    def run(*arguments: object, exit_code: int = 0) -> Any:
+        monkeypatch.setattr("sys.argv", ["rsf", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        assert ended.value.code == exit_code, printed.err
+        return printed
+
+    return run
+
+
+@pytest.fixture
 def config_file(small_run: dict, tmp_path: Path) -> Path:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(small_run))
     return path
 
 
-def test_the_main_job_on_two_nodes(config_file: Path, small_run: dict, ray_address: str) -> None:
+def test_the_main_job_on_two_nodes(config_file: Path, small_run: dict, ray_address: str, rsf_here) -> None:
     small_run["training"]["num_workers"] = 2
     config_file.write_text(yaml.safe_dump(small_run))
     done = rsf_command("run", config_file, "--address", ray_address, "--json")
@@ -79,18 +96,14 @@ def test_the_main_job_on_two_nodes(config_file: Path, small_run: dict, ray_addre
     assert report["evaluation"]["arms"]["one_shot"] == [pytest.approx(accuracy)]
 
     # Once more, all is there already; in two steps, the rows are the same.
-    again = rsf_command("run", config_file, "--address", ray_address, "--json")
-    assert again.returncode == 0, again.stderr
-    assert "fine-tuning" not in again.stderr
-    assert json.loads(again.stdout)["evaluation"] == report["evaluation"]
+    again = rsf_here("run", config_file, "--json")
+    assert "fine-tuning" not in again.err
+    assert json.loads(again.out)["evaluation"] == report["evaluation"]
     halves = Path(f"{output}-2")
-    first = rsf_command("sample", config_file, f"output={halves}", "--address", ray_address)
-    assert first.returncode == 0, first.stderr
+    rsf_here("sample", config_file, f"output={halves}")
     fingerprint = json.loads((halves / "report.json").read_text())["rounds"][0]["fingerprint"]
     assert fingerprint == report["rounds"][0]["fingerprint"]
-    second = rsf_command("train", halves, "--address", ray_address)
-    assert second.returncode == 0, second.stderr
-    assert "proposals accepted by rejection" in second.stdout
+    assert "proposals accepted by rejection" in rsf_here("train", halves).out
     assert np.isfinite(json.loads((halves / "report.json").read_text())["evaluation"]["arms"]["one_shot"][0])
 
     # The report can be drawn again without Ray and without the inputs.
@@ -184,25 +197,17 @@ def test_what_the_cluster_cannot_hold_is_one_line_and_exit_code_2(
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_begun(
-    override: str, message: str, config_file: Path, small_run: dict, monkeypatch, capsys
+    override: str, message: str, config_file: Path, small_run: dict, rsf_here
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["rsf", "run", str(config_file), override])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr().err
-    assert ended.value.code == 2, said
+    said = rsf_here("run", config_file, override, exit_code=2).err
     assert message in said
     assert said.count("\n") == 1
     assert not (Path(small_run["output"]) / "config.yaml").exists()
 
 
-def test_a_run_that_accepts_nothing_ends_with_exit_code_3(config_file: Path, monkeypatch, capsys) -> None:
+def test_a_run_that_accepts_nothing_ends_with_exit_code_3(config_file: Path, rsf_here) -> None:
     overrides = ["envelope={kind: fixed, log_m: 50}", "sampling.budget.max_proposals=4096"]
-    monkeypatch.setattr("sys.argv", ["rsf", "run", str(config_file), *overrides])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr().err
-    assert ended.value.code == 3, said
+    said = rsf_here("run", config_file, *overrides, exit_code=3).err
     assert "0 of 256 rows accepted" in said
     assert "lower log M" in said
 

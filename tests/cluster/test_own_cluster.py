@@ -16,7 +16,7 @@ import json, os, subprocess, sys, time, urllib.error, urllib.request
 from concurrent.futures import ThreadPoolExecutor
 import psutil, ray
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
-from rsf_dist.cluster.connection import cluster
+from rsf_dist.cluster.connection import connect
 
 def listening():
     found = []
@@ -49,7 +49,7 @@ def joined(mode):
         capture_output=True, timeout=100,
     ).returncode == 0
 
-with cluster():
+with connect():
     print("token:", is_token_auth_enabled())
     address = ray.get_runtime_context().gcs_address
     end = time.monotonic() + 60

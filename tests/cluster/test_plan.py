@@ -51,9 +51,9 @@ UNJUDGED = {"test": None, "source_test": None, "oracle": None, "arms": ["one_sho
 
 def digits_config(folder: Path) -> RunConfig:
     """The demo's, without rounds."""
-    make_domain(folder / "place")
+    make_domain(folder / "domain")
     raw = yaml.safe_load((ROOT / "rsf_dist" / "demo" / "digits.yaml").read_text())
-    raw["target"]["root"] = str(folder / "place" / "unlabelled")
+    raw["target"]["root"] = str(folder / "domain" / "unlabelled")
     raw["sampling"] |= {"pool": {"max_actors": 2}, "chunk_size": 8192}
     raw["envelope"] = {"kind": "budget", "acceptance": 0.005}
     return parse_config(raw | {"rounds": 1, "evaluation": UNJUDGED, "output": str(folder / "run")})
@@ -155,11 +155,11 @@ def test_a_plan_of_rounds_is_within_a_factor_of_them_all(
 
 @pytest.mark.soak
 def test_the_command_prints_json_and_knows_another_run(small_run: dict, tmp_path: Path, ray_address: str) -> None:
-    place, output = tmp_path / "config.yaml", Path(small_run["output"])
-    place.write_text(yaml.safe_dump(small_run))
+    config, output = tmp_path / "config.yaml", Path(small_run["output"])
+    config.write_text(yaml.safe_dump(small_run))
     output.mkdir()
     (output / "config.yaml").write_text(yaml.safe_dump(small_run | {"seed": 1}))
-    command = [*RSF, "plan", str(place), "--json"]
+    command = [*RSF, "plan", str(config), "--json"]
     done = subprocess.run([*command, "--address", ray_address, "--actors", "100"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -67,49 +68,50 @@ def test_every_round_is_told_and_in_order(sampled: Path) -> None:
 
 
 class StoppedError(Exception):
-    """Of the test's own."""
+    """The error with which these tests stop a run."""
 
 
-@pytest.mark.parametrize("at", ["sampling", pytest.param("refit", marks=pytest.mark.soak), "classes", "report"])
-def test_a_run_that_was_stopped_goes_on(at: str, sampled: Path, tmp_path: Path, monkeypatch) -> None:
-    """In its second round; before the third one's proposal is fitted, its mix of classes is stored, it is told."""
+def stop(*_: object, **__: object) -> None:
+    raise StoppedError
 
-    def fail(*_, **__):
-        raise StoppedError
 
-    def fail_in_round(number: int, inner):
-        return lambda seed_run, *rest, **named: (
-            fail() if trial_round(rest) == number else inner(seed_run, *rest, **named)
-        )
+def stopping_in_round(number: int, inner: Callable) -> Callable:
+    """Wrap a function of (seed run, round, ...), so that a run stops when that round calls it."""
+    return lambda seed_run, of_round, *rest, **named: (
+        stop() if of_round == number else inner(seed_run, of_round, *rest, **named)
+    )
 
-    def trial_round(rest) -> int | None:
-        return rest[0] if rest and isinstance(rest[0], int) else None
 
-    config = parse_config(raw_in(tmp_path, **{"source": {"kind": "digits", "limit": 1000}}))
-    with monkeypatch.context() as patch:
-        if at == "sampling":
-            patch.setattr(rounds, "explore_once", fail_in_round(1, rounds.explore_once))
-        elif at == "refit":
-            patch.setattr(rounds, "moved_proposal", fail_in_round(2, rounds.moved_proposal))
-        elif at == "classes":
-            patch.setattr(class_prior, "estimate_class_prior", fail)
-        else:
-            patch.setattr(rounds, "two_sample_tests", fail)
-        with pytest.raises(StoppedError):
-            pipeline.sample(config)
-    shards = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").glob("rounds/*/accepted/*.parquet")}
-    assert shards
-    assert not [line for line in verify(str(tmp_path / "run"), num_chunks=2).wrong if "drawn again" in line]
+STOPS = {
+    "in the second round": lambda patch: patch.setattr(
+        rounds, "explore_once", stopping_in_round(1, rounds.explore_once)
+    ),
+    "before the third proposal is fitted": lambda patch: patch.setattr(
+        rounds, "moved_proposal", stopping_in_round(2, rounds.moved_proposal)
+    ),
+    "before the class prior is stored": lambda patch: patch.setattr(class_prior, "estimate_class_prior", stop),
+    "before the report": lambda patch: patch.setattr(rounds, "two_sample_tests", stop),
+}
+
+
+def test_a_run_that_is_stopped_again_and_again_goes_on_with_other_actors(sampled: Path, tmp_path: Path) -> None:
+    """Two actors draw the rows that one has drawn in a run that nobody stopped, and no row twice."""
+    config, again, run = parse_config(raw_in(tmp_path)), raw_in(tmp_path), tmp_path / "run"
+    again["sampling"]["pool"] = {"min_actors": 2, "max_actors": 2}
+    written: dict[Path, int] = {}
+    for stop_there in STOPS.values():
+        with pytest.MonkeyPatch.context() as patch:
+            stop_there(patch)
+            with pytest.raises(StoppedError):
+                pipeline.sample(config)
+        shards = {file: file.stat().st_mtime_ns for file in run.glob("rounds/*/accepted/*.parquet")}
+        assert shards.items() >= written.items()
+        written, config = shards, parse_config(again)
+        assert not [line for line in verify(str(run), num_chunks=2).wrong if "drawn again" in line]
+    assert written
     pipeline.sample(config)
-    assert fingerprints(tmp_path / "run") == fingerprints(sampled)
-    assert {file: file.stat().st_mtime_ns for file in shards} == shards  # nothing was drawn again
-
-
-def test_one_actor_or_two_draw_the_same_rounds(sampled: Path, tmp_path: Path) -> None:
-    raw = raw_in(tmp_path)
-    raw["sampling"]["pool"] = {"min_actors": 2, "max_actors": 2}
-    pipeline.sample(parse_config(raw))
-    assert fingerprints(tmp_path / "run") == fingerprints(sampled)
+    assert fingerprints(run) == fingerprints(sampled)
+    assert {file: file.stat().st_mtime_ns for file in written} == written
 
 
 def test_a_damaged_round_is_named_and_drawn_again(sampled: Path, tmp_path: Path) -> None:
@@ -202,7 +204,7 @@ def test_labelled_target_images_change_no_row(sampled: Path, tmp_path: Path) -> 
 def test_compare(tmp_path: Path, monkeypatch, capsys, ray_address: str, soak: bool) -> None:
     """Arms that a small run allows, all in the long form; one-shot rejection in a directory of its own within it."""
     raw = raw_in(tmp_path)
-    raw["evaluation"]["oracle"] = {"kind": "image_folder", "root": str(tmp_path / "place" / "oracle"), "channels": 1}
+    raw["evaluation"]["oracle"] = {"kind": "image_folder", "root": str(tmp_path / "domain" / "oracle"), "channels": 1}
     raw["evaluation"]["arms"] = ["pretrained", "oracle"]
     (tmp_path / "config.yaml").write_text(json.dumps(raw))
     command = ["rsf", "compare", str(tmp_path / "config.yaml"), "--seeds", "1", "--address", ray_address, "--strict"]

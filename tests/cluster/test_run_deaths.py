@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,44 @@ DYING = [sys.executable, str(Path(dying.__file__))]
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory) -> dict:
-    return small_run_in(tmp_path_factory.mktemp("undisturbed"))
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("undisturbed")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(raw: dict, ray_address: str) -> tuple[pipeline.RunResult, list[str]]:
-    """The run, and the names of what its driver wrote, in order."""
-    written = []
+def raw(folder: Path) -> dict:
+    """A run whose two workers write down each of 300 steps, with a checkpoint every 100."""
+    run = small_run_in(folder) | stepping_run(folder, folder / "log", holds_at=0)
+    run["training"] |= {"steps": 300, "evaluate_every": 100, "num_workers": 2}
+    return run
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nobody stopped.
+
+    Args:
+        result: the run.
+        written: names of the files that its driver wrote, in order.
+        seconds: wall time.
+    """
+
+    result: pipeline.RunResult
+    written: list[str]
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def undisturbed(raw: dict, folder: Path, ray_address: str) -> Undisturbed:
+    written: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rsf.RunStore, "write", rsf.RunStore.write)  # to be put back
         dying.counted(lambda _, name, when: written.append(name) if when == "before" else None)
-        return pipeline.run(parse_config(raw)), written
+        started = time.monotonic()
+        result = pipeline.run(parse_config(raw))
+        seconds = time.monotonic() - started
+    assert steps_taken_again(folder / "log", kills=0, every=100, last=300) == 0
+    return Undisturbed(result, written, seconds)
 
 
 def told(result: pipeline.RunResult) -> dict[str, Any]:
@@ -58,7 +85,7 @@ def kept(result: pipeline.RunResult) -> dict[str, dict[str, str]]:
 
 @pytest.mark.timeout(7200)
 def test_a_run_killed_between_two_writes_goes_on(raw, undisturbed, ray_address, tmp_path, soak: bool) -> None:
-    whole, written = undisturbed
+    whole, written = undisturbed.result, undisturbed.written
     after_training = written.index("models/one_shot/model.safetensors") + 1
     kills, wanted = 0, range(1, len(written) + 1, 3) if soak else [after_training]
     for number in wanted:
@@ -78,10 +105,8 @@ def test_a_run_killed_while_it_fine_tunes_goes_on_from_its_checkpoint(
     raw, undisturbed, ray_address, tmp_path, record_property
 ) -> None:
     """In the middle of training the driver writes nothing: killed 50 steps after the first of three checkpoints."""
-    log, fresh_log = tmp_path / "log", tmp_path / "fresh.log"
-    two = raw["training"] | {"steps": 300, "evaluate_every": 100, "num_workers": 2}
-    mine = raw | {"output": str(tmp_path / "run"), "training": two}
-    mine |= stepping_run(tmp_path, log, holds_at=150)
+    log = tmp_path / "log"
+    mine = raw | {"output": str(tmp_path / "run")} | stepping_run(tmp_path, log, holds_at=150)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(mine))
     started = time.monotonic()
     driver = subprocess.Popen([*RSF, "run", str(tmp_path / "config.yaml"), "--address", ray_address])
@@ -94,13 +119,10 @@ def test_a_run_killed_while_it_fine_tunes_goes_on_from_its_checkpoint(
     fine_tuned = pipeline.run(parse_config(mine))
     took = time.monotonic() - started
     assert steps_taken_again(log, kills=1, every=100, last=300) == 50
-    trained = fine_tuned.report.training["one_shot"]
+    trained, whole = fine_tuned.report.training["one_shot"], undisturbed.result
     assert [evaluation["step"] for evaluation in trained.evaluations] == [100, 200, 300]
-    assert fine_tuned.report.rounds[0].fingerprint == undisturbed[0].report.rounds[0].fingerprint
-    started, whole = time.monotonic(), mine | {"output": str(tmp_path / "fresh")}
-    fresh = pipeline.run(parse_config(whole | stepping_run(tmp_path, fresh_log, holds_at=0)))
-    report_times(record_property, "driver killed", took, time.monotonic() - started, 50, "steps taken again")
-    assert steps_taken_again(fresh_log, kills=0, every=100, last=300) == 0
-    assert trained == fresh.report.training["one_shot"]
-    models = [rsf.RunStore(tmp_path / name).manifest().folders[""]["model.safetensors"] for name in ("run", "fresh")]
+    assert fine_tuned.report.rounds[0].fingerprint == whole.report.rounds[0].fingerprint
+    assert trained == whole.report.training["one_shot"]
+    models = [result.store.manifest().folders[""]["model.safetensors"] for result in (fine_tuned, whole)]
     assert models[0] == models[1]
+    report_times(record_property, "driver killed", took, undisturbed.seconds, 50, "steps taken again")

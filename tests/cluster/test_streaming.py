@@ -264,7 +264,7 @@ def test_a_stream_that_ends_early_is_a_refusal_on_all_ranks(validation, tmp_path
         rsf.StatisticalRefusal, match=r"for \d+ of 30 training steps accepted after 1,280 prop"
     ) as caught:
         fit(short, validation, tmp_path, num_workers=2, max_failures=2)
-    assert time.monotonic() - started < 120
+    assert time.monotonic() - started < 300  # a rank that waited for another would wait for half an hour
     assert "raise sampling.budget.max_proposals to about" in str(caught.value)
     if soak:  # with a larger budget the same run goes on from its checkpoint
         longer = sampler().row_stream(30 * BATCH)

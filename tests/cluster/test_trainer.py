@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import faults
@@ -39,12 +40,49 @@ def training(**options) -> rsf.TrainingConfig:
     return rsf.TrainingConfig(**(quick | {"max_failures": 0} | options))
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.soak), 2])
-def test_learns_and_keeps_its_last_checkpoints(workers: int, tmp_path) -> None:
-    tuner = rsf.FineTuner(TASK, training(num_workers=workers), storage_path=str(tmp_path))
-    tuned = tuner.fit(dataset(), dataset(600))
-    assert tuned.metrics["step"] == 60
-    assert [evaluation["step"] for evaluation in tuned.history.evaluations] == [20, 40, 60]
+@dataclass(frozen=True)
+class Trained:
+    """A training that nothing disturbed, 300 steps of two workers.
+
+    Args:
+        folder: the checkpoints of its run.
+        result: the training's result.
+        seconds: wall time.
+    """
+
+    folder: RunFolder
+    result: FineTuneResult
+    seconds: float
+
+
+LONG = {"steps": 300, "evaluate_every": 110, "num_workers": 2, "max_failures": 1}  # 18 steps an epoch: in its middle
+
+
+def train_long(task: rsf.ClassificationTask, storage: Path, **options) -> Trained:
+    started = time.monotonic()
+    tuner = rsf.FineTuner(task, training(**LONG | options), storage_path=str(storage))
+    result = tuner.fit(dataset(), dataset(600))
+    return Trained(RunFolder.of(str(storage), tuner.name), result, time.monotonic() - started)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, ray_address: str) -> Trained:
+    return train_long(TASK, tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_learns_and_keeps_its_last_checkpoints(undisturbed: Trained) -> None:
+    check_learned(undisturbed)
+
+
+@pytest.mark.soak
+def test_one_worker_learns_and_keeps_its_last_checkpoints(tmp_path) -> None:
+    check_learned(train_long(TASK, tmp_path, num_workers=1))
+
+
+def check_learned(trained: Trained) -> None:
+    tuned = trained.result
+    assert tuned.metrics["step"] == 300
+    assert [evaluation["step"] for evaluation in tuned.history.evaluations] == [110, 220, 300]
     assert tuned.history.curve[-1]["train_loss"] < 0.5 * tuned.history.curve[0]["train_loss"]
     assert tuned.history.curve[-1]["learning_rate"] == pytest.approx(0, abs=1e-9)
     # The chosen model, loaded here, scores what the workers together reported: no validation row was lost or split off.
@@ -53,10 +91,11 @@ def test_learns_and_keeps_its_last_checkpoints(workers: int, tmp_path) -> None:
         accuracy = (model(DIGITS.images[:600]).argmax(1) == DIGITS.labels[:600]).float().mean()
     assert tuned.metrics["accuracy"] == pytest.approx(float(accuracy), abs=1e-6)
     assert accuracy > 0.5
-    kept = {json.loads(file.read_text())["classes"][3] for file in tmp_path.rglob("checkpoint*/model.json")}
+    folder = Path(trained.folder.path)
+    kept = {json.loads(file.read_text())["classes"][3] for file in folder.glob("checkpoint*/model.json")}
     assert kept == {"3"}
-    assert len(list(tmp_path.rglob("checkpoint*/model.safetensors"))) == 2  # the one before stands in for it
-    best = FineTuneResult.of(RunFolder.of(str(tmp_path), tuner.name), TASK, "best")
+    assert len(list(folder.glob("checkpoint*/model.safetensors"))) == 2  # the one before stands in for it
+    best = FineTuneResult.of(trained.folder, TASK, "best")
     assert best.metrics["accuracy"] == max(evaluation["accuracy"] for evaluation in tuned.history.evaluations[1:])
 
 
@@ -120,26 +159,19 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path) -> None:
         rsf.FineTuner(TASK, training(), initial=broken, storage_path=str(tmp_path)).fit(dataset())
 
 
-def test_a_killed_worker_changes_nothing(tmp_path, record_property) -> None:
+def test_a_killed_worker_changes_nothing(undisturbed: Trained, tmp_path, record_property) -> None:
     """SIGKILL one of two workers 40 steps after a checkpoint: these are taken again, and nothing else is."""
-    steps = training(steps=300, evaluate_every=110, num_workers=2, max_failures=1)  # 16 steps an epoch: in its middle
-
-    def fit(task: rsf.ClassificationTask, name: str) -> tuple[rsf.FineTuneResult, float]:
-        started = time.monotonic()
-        tuned = rsf.FineTuner(task, steps, storage_path=str(tmp_path / name)).fit(dataset())
-        return tuned, time.monotonic() - started
-
-    undisturbed, seconds = fit(TASK, "undisturbed")
     with killing(tmp_path / "log", step=150, ranks=2, rank=1) as killed:
-        tuned, took = fit(stepping(tmp_path / "log", holds_at=150), "disturbed")
+        disturbed = train_long(stepping(tmp_path / "log", holds_at=150), tmp_path)
     again = steps_taken_again(tmp_path / "log", len(killed), every=110, last=300)
     assert (len(killed), again) == (1, 40)
+    tuned, whole = disturbed.result, undisturbed.result
     assert [point["step"] for point in tuned.history.curve] == list(range(6, 301, 6))
     assert [evaluation["step"] for evaluation in tuned.history.evaluations] == [110, 220, 300]
-    assert tuned.history == undisturbed.history  # to the last bit
-    weights, others = (result.load_model().state_dict() for result in (tuned, undisturbed))
+    assert tuned.history == whole.history  # to the last bit
+    weights, others = (result.load_model().state_dict() for result in (tuned, whole))
     assert all(torch.equal(weights[name], others[name]) for name in others)
-    report_times(record_property, "worker killed", took, seconds, again, "steps taken again")
+    report_times(record_property, "worker killed", disturbed.seconds, undisturbed.seconds, again, "steps taken again")
 
 
 @pytest.mark.soak

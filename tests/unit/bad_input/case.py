@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 CODE = Path(__file__).parent / "code"
+Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast, where libyaml is there
 
 Changes = Mapping[str, Any]
 """Dotted key -> value, laid over the run's configuration."""
@@ -85,7 +86,7 @@ def write_config(case: Case, folder: Path, raw: dict[str, Any]) -> Path:
     path = folder / "config.yaml"
     if path.exists() or path.is_symlink():  # what is wrong is the file
         return path
-    text = yaml.safe_dump(raw) if case.text is None else case.text
+    text = yaml.dump(raw, Dumper=Dumper) if case.text is None else case.text
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 

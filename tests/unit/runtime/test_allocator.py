@@ -3,15 +3,16 @@ import platform
 import subprocess
 import sys
 import weakref
+from dataclasses import dataclass
 
 import pytest
 
 from rsf_dist.runtime import allocator
 
-FAULTS = """
+MEASURE = """
 import resource, sys, threading
-import torch
-from rsf_dist.runtime.allocator import retain_freed_memory
+import psutil, torch
+from rsf_dist.runtime.allocator import release_freed_memory, retain_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "kept":
     retain_freed_memory()
@@ -31,13 +32,7 @@ measure()
 other = threading.Thread(target=measure)  # Ray Data calls actors in one
 other.start()
 other.join()
-"""
 
-
-GIVEN_BACK = """
-import psutil, torch
-from rsf_dist.runtime.allocator import release_freed_memory, retain_freed_memory
-retain_freed_memory()
 parts, kept = [], []
 for _ in range(100):
     parts.append(torch.ones(2**18))
@@ -45,15 +40,47 @@ for _ in range(100):
 parts.clear()
 before = psutil.Process().memory_info().rss
 release_freed_memory()
-print((before - psutil.Process().memory_info().rss) // 2**20, len(kept))
+print((before - psutil.Process().memory_info().rss) // 2**20)
 """
 
 
+@dataclass(frozen=True)
+class Behaviour:
+    """How an allocator behaves in a process of its own.
+
+    Args:
+        faults: pages that the system had to give for 20 times 16 MiB, in the main thread and in another one.
+        given_back: MiB of 100 MiB of holes that the process gave back when it was told to.
+    """
+
+    faults: tuple[int, int]
+    given_back: int
+
+
+def behaviour(how: str, **environment: str) -> Behaviour:
+    """Measure a process whose environment says nothing on malloc but this; how: `kept`, or `as it is`."""
+    plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", MEASURE, how]
+    ran = subprocess.run(command, env={**plain, **environment}, capture_output=True, text=True, check=True)
+    main, other, given_back = map(int, ran.stdout.split())
+    return Behaviour((main, other), given_back)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
-def test_holes_are_given_back():
-    own = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "33554432"}
-    assert printed(GIVEN_BACK)[0] > 50  # of 100 MiB
-    assert printed(GIVEN_BACK, **own)[0] < 10  # one's own stay
+def test_memory_that_was_freed_is_used_again_and_holes_are_given_back():
+    # 16 MiB are 4,096 pages of 4 KiB.
+    kept, plain = behaviour("kept"), behaviour("as it is")
+    assert all(found < 4_096 for found in kept.faults)
+    assert plain.faults[1] > 10 * 4_096  # in the main thread it depends on what lies above
+    assert kept.given_back > 50
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_what_the_environment_says_of_malloc_stays():
+    trimming = behaviour("kept", MALLOC_TRIM_THRESHOLD_="131072")
+    assert all(found > 10 * 4_096 for found in trimming.faults)
+    keeping = behaviour("kept", MALLOC_TRIM_THRESHOLD_="1000000000", MALLOC_MMAP_THRESHOLD_="33554432")
+    assert keeping.given_back < 10
 
 
 def test_memory_is_given_back_once_a_function_holds_nothing_any_more(monkeypatch):
@@ -69,24 +96,3 @@ def test_memory_is_given_back_once_a_function_holds_nothing_any_more(monkeypatch
     monkeypatch.setattr(allocator, "release_freed_memory", lambda: alive.append(watched[-1]()))
     assert allocator.releasing_memory(works)("done") == "done"
     assert alive == [None]
-
-
-def printed(script: str, *arguments: str, **environment: str) -> list[int]:
-    """The numbers that a script prints, in a process with no word on malloc in its environment but this."""
-    plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
-    command = [sys.executable, "-c", script, *arguments]
-    ran = subprocess.run(command, env={**plain, **environment}, capture_output=True, text=True, check=True)
-    return [int(word) for word in ran.stdout.split()]
-
-
-def faults(how: str, **environment: str) -> list[int]:
-    """Pages that the system had to give for 20 times 16 MiB, in the main thread and in another one."""
-    return printed(FAULTS, how, **environment)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
-def test_memory_that_was_freed_is_used_again():
-    # 16 MiB are 4,096 pages of 4 KiB.
-    assert all(found < 4_096 for found in faults("kept"))
-    assert faults("as it is")[1] > 10 * 4_096  # in the main thread it depends on what lies above
-    assert all(found > 10 * 4_096 for found in faults("kept", MALLOC_TRIM_THRESHOLD_="131072"))  # one's own stay

@@ -232,9 +232,9 @@ def test_a_ratio_that_screens_is_given_the_exponentials_and_m():
     assert chunk.rows["index"].tolist() == torch.nonzero(kept).flatten().tolist()
 
 
-@pytest.mark.parametrize("module", ["rsf_dist.sampling.collector", "rsf_dist.training.loop"])
-def test_workers_start_without_the_libraries_that_only_reports_and_fits_need(module):
+def test_workers_start_without_the_libraries_that_only_reports_and_fits_need():
     """Each costs every actor a third of a second and more when it starts."""
     costly = ("matplotlib", "scipy.optimize", "scipy.stats", "sklearn", "torchmetrics", "torchvision")
-    code = f"import sys, {module}; print([name for name in {costly} if name in sys.modules])"
+    modules = "rsf_dist.sampling.collector, rsf_dist.training.loop"
+    code = f"import sys, {modules}; print([name for name in {costly} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
