@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -15,24 +17,28 @@ class InputError(RsfError):
     """The user's input breaks a rule. Exit code 2.
 
     Args:
-        field: the wrong input in the user's own words: a configuration key, an argument, a file.
+        field: the wrong input in the user's own words: a key or an argument of the thing at hand, which `located`
+            extends to its place in the configuration. Empty for the thing itself.
         value: the value of the field.
         rule: the rule that the value breaks.
         remedy: the change to make.
+        absolute: True if the field needs no place: a file, a column of rows, a key of another section. `located` leaves
+            such a field as it is.
     """
 
     exit_code = 2
 
-    def __init__(self, field: str, value: object, rule: str, remedy: str):
+    def __init__(self, field: str, value: object, rule: str, remedy: str, absolute: bool = False):
         super().__init__(field, value, rule, remedy)
-        self.field, self.value, self.rule, self.remedy = field, value, rule, remedy
+        self.field, self.value, self.rule, self.remedy, self.absolute = field, value, rule, remedy, absolute
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not from self.args: Ray Data appends advice of its own to them before it sends an error on.
-        return type(self), (self.field, self.value, self.rule, self.remedy)
+        return type(self), (self.field, self.value, self.rule, self.remedy, self.absolute)
 
     def __str__(self) -> str:
-        return _one_line(f"{self.field}={_short(self.value)}: {self.rule}; {self.remedy}")
+        named = f"{self.field}={_short(self.value)}" if self.field else _short(self.value)
+        return _one_line(f"{named}: {self.rule}; {self.remedy}")
 
 
 class StatisticalRefusal(RsfError):
@@ -76,6 +82,24 @@ class ClusterFailure(RsfError):
 
     def __str__(self) -> str:
         return _one_line(f"the cluster failed ({_short(self.what, 300)}); run it again: it goes on")
+
+
+@contextmanager
+def located(section: str) -> Iterator[None]:
+    """Put the section in front of the field of an InputError that leaves the block.
+
+    The code that checks a thing names the fault within that thing ("name"). Its caller knows where the thing stands in
+    the configuration ("ratio.network"), and the user reads both ("ratio.network.name"). Blocks may be nested.
+
+    Args:
+        section: the place of the thing, a dotted key. An empty section adds nothing.
+    """
+    try:
+        yield
+    except InputError as err:
+        if not err.absolute:
+            err.field = ".".join(part for part in (section, err.field) if part)
+        raise
 
 
 def _one_line(text: str) -> str:

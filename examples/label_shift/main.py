@@ -84,7 +84,7 @@ def make_place(photographs: rsf.ImageSet, shift: str, seed: int) -> Place:
     else:
         prior = generator.dirichlet(np.full(K, 0.1))
     counts = generator.multinomial(NUM_TARGET, prior)
-    labels = photographs.require_labels("photographs").numpy()
+    labels = photographs.require_labels().numpy()
     rows = [generator.choice(np.flatnonzero(labels == k), counts[k], replace=False) for k in range(K)]
     return Place(photographs.images[torch.from_numpy(np.concatenate(rows))], prior, counts / NUM_TARGET)
 
@@ -97,13 +97,13 @@ def logits(model: nn.Module, images: Tensor) -> Floats:
 
 def calibrate(model: nn.Module, calibration: rsf.ImageSet) -> BiasCorrectedTemperature:
     """From logits to probabilities under the source's prior, fitted on held-out source images."""
-    labels = calibration.require_labels("calibration").numpy()
+    labels = calibration.require_labels().numpy()
     return BiasCorrectedTemperature.fit(logits(model, calibration.images), labels)
 
 
 def estimate(model: nn.Module, calibration: rsf.ImageSet, target: Tensor, seed: int) -> dict[str, ClassPrior]:
     """p(y) of the unlabelled target images, by each method."""
-    labels = calibration.require_labels("calibration").numpy()
+    labels = calibration.require_labels().numpy()
     scaled = calibrate(model, calibration)
     on_source, on_target = logits(model, calibration.images), logits(model, target)
     raw_source, raw_target = softmax(on_source, axis=1), softmax(on_target, axis=1)
@@ -119,7 +119,7 @@ def accuracy(outputs: Floats, test: rsf.ImageSet, prior: Floats) -> float:
 
     It is the expectation over test images drawn with that prior, without the noise of drawing them.
     """
-    verdict = Predictions(outputs.argmax(axis=1), test.require_labels("test").numpy(), K)
+    verdict = Predictions(outputs.argmax(axis=1), test.require_labels().numpy(), K)
     return float(prior @ np.array(verdict.by_class, dtype=np.float64))
 
 
@@ -321,7 +321,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Run every seed, print the tables, write results.json. Raises InputError where --root holds no IDX files."""
     torch.set_num_threads(1)  # sums of floats must not depend on the machine's cores
     photographs, test = (
-        load_images(ImagesConfig(kind="idx", root=arguments.root, split=part, classes=CLASSES), "root")
+        load_images(ImagesConfig(kind="idx", root=arguments.root, split=part, classes=CLASSES))
         for part in ("train", "test")
     )
     arguments.output.mkdir(parents=True, exist_ok=True)

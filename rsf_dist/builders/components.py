@@ -80,7 +80,7 @@ def _build_generator(config: GeneratorProposalConfig, source: ImageSet) -> Propo
         rule = f"gives a {type(generator).__name__}"
         raise InputError("proposal.factory", config.factory, rule, "return a torch module")
     latent = Independent(Normal(torch.zeros(config.latent_dim), torch.ones(config.latent_dim)), 1)
-    counts = torch.bincount(source.require_labels("source"), minlength=len(source.classes))
+    counts = torch.bincount(source.require_labels(), minlength=len(source.classes))
     prior = counts if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
     with _within("proposal"):
         return GeneratorProposal(generator, latent, checked_prior(prior, len(source.classes)))

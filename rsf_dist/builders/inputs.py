@@ -13,7 +13,7 @@ from rsf_dist.config.images import (
 )
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.images import ImageSet, load_images
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, located
 from rsf_dist.ratios.classifier import MIN_TARGET_IMAGES
 from rsf_dist.runtime.rng import Stage, Streams
 
@@ -44,17 +44,20 @@ class Inputs:
 
 def load_inputs(config: RunConfig) -> Inputs:
     """Read or make every image set of the run. Raises InputError."""
-    source = load_images(config.source, "source")
-    source.require_labels("source")
-    target = _read_or_make(config.target, "target", config, source)
-    target.require_like(source, "target")
+    with located("source"):
+        source = load_images(config.source)
+        source.require_labels()
+    with located("target"):
+        target = _read_or_make(config.target, "target", config, source)
+        target.require_like(source)
 
-    def labelled(images: TargetImagesConfig | None, field: str) -> ImageSet | None:
+    def labelled(images: TargetImagesConfig | None, section: str) -> ImageSet | None:
         if images is None:
             return None
-        image_set = _read_or_make(images, field, config, source)
-        image_set.require_labels(field)
-        image_set.require_like(source, field)
+        with located(section):
+            image_set = _read_or_make(images, section, config, source)
+            image_set.require_labels()
+            image_set.require_like(source)
         return image_set
 
     evaluation = config.evaluation
@@ -78,17 +81,19 @@ _SHIFTED_CHUNKS = {"target": 0, "evaluation.oracle": 1, "evaluation.test": 2}
 
 
 def _read_or_make(
-    images: TargetConfig | TargetImagesConfig, field: str, config: RunConfig, source: ImageSet
+    images: TargetConfig | TargetImagesConfig, section: str, config: RunConfig, source: ImageSet
 ) -> ImageSet:
-    """Read the images, or make those of kind `shifted`. Raises InputError, which names `field` or target.shift."""
+    """Read the images of a section of the configuration, or make those of kind `shifted`. Raises InputError."""
     if isinstance(images, ImagesConfig):
-        return load_images(images, field)
+        return load_images(images)
     assert isinstance(config.target, ShiftedTargetConfig)  # RunConfig refuses other targets
-    base = load_images(images.base, f"{field}.base")
-    base.require_labels(f"{field}.base")
-    base.require_like(source, f"{field}.base")
+    with located("base"):
+        base = load_images(images.base)
+        base.require_labels()
+        base.require_like(source)
+    streams = Streams(config.seed, Stage.TARGET, 0, _SHIFTED_CHUNKS[section])
     try:
-        streams = Streams(config.seed, Stage.TARGET, 0, _SHIFTED_CHUNKS[field])
         return make_shifted_images(base, config.target.shift, images.num_images, streams)
     except InputError as err:
-        raise InputError("target.shift.prior", err.value, f"{err.rule} ({field}.base)", err.remedy) from err
+        rule = f"{err.rule} ({section}.base)"
+        raise InputError("target.shift.prior", err.value, rule, err.remedy, absolute=True) from err

@@ -33,7 +33,7 @@ def make_domain(
     folder: Path, seed: int = 1, *, num_unlabelled: int = 300, num_test: int = 2_000, num_oracle: int = 2_000
 ) -> None:
     """Write unlabelled/*.png, and test/ and oracle/ with a sub-folder for each digit. Source and test share no scan."""
-    digits = load_images(ImagesConfig(kind="digits"), "digits")
+    digits = load_images(ImagesConfig(kind="digits"))
     domain, held_out = digits.subset(slice(_SOURCE_END, _TEST_START)), digits.subset(slice(_TEST_START, None))
     for number, (name, base, count) in enumerate(
         [("unlabelled", domain, num_unlabelled), ("oracle", domain, num_oracle), ("test", held_out, num_test)]
@@ -46,6 +46,6 @@ def _write(folder: Path, base: ImageSet, count: int, streams: Streams, labelled:
     for label in range(len(base.classes)) if labelled else ():
         (folder / str(label)).mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    for index, (image, label) in enumerate(zip(made.images, made.require_labels("target").tolist(), strict=True)):
+    for index, (image, label) in enumerate(zip(made.images, made.require_labels().tolist(), strict=True)):
         parent = folder / str(label) if labelled else folder
         write_png(image, str(parent / f"{index:05d}.png"))

@@ -56,7 +56,7 @@ class Predictions:
 
 def predict(model: nn.Module, images: ImageSet) -> Predictions:
     """Predict labelled images in this process."""
-    truth = images.require_labels("images").numpy()
+    truth = images.require_labels().numpy()
     return Predictions(_predict_labels(model, images.images), truth, len(images.classes))
 
 
@@ -74,7 +74,7 @@ def predict_all(models: Mapping[_Name, nn.Module], images: ImageSet | None, shar
     pieces = split_into_batches(len(images), max_tasks(share))
     # As arrays: a slice of a tensor would be pickled with all of the tensor's storage.
     parts = run_in_tasks(_predict_piece, [(models_once, pixels[piece]) for piece in pieces], share=share)
-    truth = images.require_labels("images").numpy()
+    truth = images.require_labels().numpy()
     return {
         name: Predictions(np.concatenate([part[name] for part in parts]), truth, len(images.classes)) for name in models
     }

@@ -56,7 +56,7 @@ class AugmentProposal:
     ):
         self.images = images
         self.transform = transform
-        labels = images.require_labels("images")
+        labels = images.require_labels()
         unknown = sorted(parameters.keys() - NEUTRAL.keys())
         if unknown:
             raise InputError("parameters", unknown[0], f"must be one of {', '.join(NEUTRAL)}", "correct the name")

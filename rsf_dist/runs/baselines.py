@@ -92,7 +92,7 @@ def oracle_rows(images: ImageSet, num_rows: int, seed: int) -> Dataset:
     """Return labelled target images, at most `num_rows` of them, in random order."""
     order = Streams(seed, Stage.CONTROL).numpy(Purpose.ORACLE_ROWS).permutation(len(images))[:num_rows]
     chosen = images.subset(torch.from_numpy(order))
-    return _dataset(chosen.images, chosen.require_labels("evaluation.oracle"))
+    return _dataset(chosen.images, chosen.require_labels())
 
 
 def pseudo_labelled_rows(

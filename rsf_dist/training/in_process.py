@@ -39,7 +39,7 @@ def fit_in_process(
     streams = Streams(seed, Stage.PRETRAIN)
     generator = streams.torch()
     model = (task.build_model(seed) if initial is None else copy.deepcopy(initial)).to(device())
-    labels = source.require_labels("source")
+    labels = source.require_labels()
 
     def next_loss() -> Tensor:
         rows = torch.randint(len(source), (config.batch_size,), generator=generator)

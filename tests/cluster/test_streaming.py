@@ -38,7 +38,7 @@ for module in (sys.modules[__name__], faults):
     ray.cloudpickle.register_pickle_by_value(module)  # the actors cannot import a test module
 
 BATCH, CHUNK = 32, 128
-DIGITS = load_images(ImagesConfig(kind="digits"), "digits")
+DIGITS = load_images(ImagesConfig(kind="digits"))
 TASK = rsf.ClassificationTask(DIGITS.classes, ModelConfig(width=4), channels=1)
 
 

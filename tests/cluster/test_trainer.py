@@ -26,7 +26,7 @@ pytestmark = pytest.mark.ray
 for module in (sys.modules[__name__], faults):
     ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import a test module
 
-DIGITS = load_images(ImagesConfig(kind="digits"), "digits")
+DIGITS = load_images(ImagesConfig(kind="digits"))
 TASK = rsf.ClassificationTask(DIGITS.classes, ModelConfig(width=4), channels=1)
 
 

@@ -60,7 +60,7 @@ class Dimmed:
     def sample(self, n, rng):
         row = torch.randint(len(self.source), (n,), generator=rng.torch())
         image = (self.source.images[row] * self.factor).to(torch.uint8)
-        return {"image": image, "label": self.source.require_labels("source")[row]}
+        return {"image": image, "label": self.source.require_labels()[row]}
 
 
 def register_dimmed():

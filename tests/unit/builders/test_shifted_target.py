@@ -17,7 +17,7 @@ from rsf_dist.errors import InputError
 from rsf_dist.proposals import AugmentProposal
 from rsf_dist.runtime.rng import Stage, Streams
 
-DIGITS = load_images(ImagesConfig(kind="digits"), "digits")
+DIGITS = load_images(ImagesConfig(kind="digits"))
 PRIOR = [0.02, 0.2, 0.02, 0.02, 0.2, 0.02, 0.2, 0.02, 0.1, 0.2]
 SHIFT = {"rotation": {"mean": 0.6, "sd": 0.2}, "noise": {"mean": 0.1}, "prior": PRIOR}
 RAW = {

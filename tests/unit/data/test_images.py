@@ -13,7 +13,7 @@ from rsf_dist.errors import InputError
 
 
 def load(kind, root=None, **options):
-    return load_images(ImagesConfig(kind=kind, root=None if root is None else str(root), **options), "target")
+    return load_images(ImagesConfig(kind=kind, root=None if root is None else str(root), **options))
 
 
 def refusal(kind, root=None, **options):
@@ -60,7 +60,7 @@ def test_start_and_limit():
     assert torch.equal(part.labels, everything.labels[5:8])
     assert len(load("digits", start=1790)) == 7
     assert len(load("digits", start=1790, limit=100)) == 7
-    assert refusal("digits", start=1797).field == "target.start"
+    assert refusal("digits", start=1797).field == "start"
 
 
 @pytest.mark.parametrize("where", ["", "FashionMNIST/raw", "MNIST/raw"])
@@ -79,7 +79,7 @@ def test_idx(tmp_path, where, pack, suffix):
 def test_idx_label_outside_of_the_classes(tmp_path):
     write_idx(tmp_path, IMAGES, LABELS)
     error = refusal("idx", tmp_path, classes=("a", "b"))
-    assert (error.field, error.value) == ("target.labels", 2)
+    assert (error.field, error.value) == ("labels", 2)
 
 
 def test_idx_with_a_label_too_few(tmp_path):
@@ -134,17 +134,17 @@ def test_npz(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "field"),
     [
-        ({"pictures": IMAGES}, "target.root"),
-        ({"images": IMAGES / 255}, "target.root"),
-        ({"images": IMAGES[0]}, "target.root"),
-        ({"images": np.zeros((2, 8, 9, 3), np.uint8)}, "target.root"),  # channels last
-        ({"images": IMAGES, "labels": LABELS / 2}, "target.labels"),
-        ({"images": IMAGES, "labels": LABELS[:2]}, "target.labels"),
-        ({"images": IMAGES, "labels": LABELS - 1}, "target.labels"),
-        ({"images": IMAGES, "labels": np.array(["cat", "dog", "cat"])}, "target.labels"),
-        ({"images": IMAGES, "labels": LABELS, "classes": np.array(["a", "b"])}, "target.labels"),
-        ({"images": IMAGES[:0]}, "target.root"),
-        ({"images": np.array([{}], dtype=object)}, "target.root"),
+        ({"pictures": IMAGES}, "root"),
+        ({"images": IMAGES / 255}, "root"),
+        ({"images": IMAGES[0]}, "root"),
+        ({"images": np.zeros((2, 8, 9, 3), np.uint8)}, "root"),  # channels last
+        ({"images": IMAGES, "labels": LABELS / 2}, "labels"),
+        ({"images": IMAGES, "labels": LABELS[:2]}, "labels"),
+        ({"images": IMAGES, "labels": LABELS - 1}, "labels"),
+        ({"images": IMAGES, "labels": np.array(["cat", "dog", "cat"])}, "labels"),
+        ({"images": IMAGES, "labels": LABELS, "classes": np.array(["a", "b"])}, "labels"),
+        ({"images": IMAGES[:0]}, "root"),
+        ({"images": np.array([{}], dtype=object)}, "root"),
     ],
 )
 def test_npz_of_wrong_arrays(tmp_path, arrays, field):
@@ -181,7 +181,7 @@ def test_classes_may_be_listed_in_another_order(tmp_path):
     found = load("image_folder", tmp_path, classes=("dog", "bird", "cat"))
     assert found.labels.tolist() == [2, 0]
     error = refusal("image_folder", tmp_path, classes=("dog", "bird"))
-    assert (error.field, error.value) == ("target.root", "cat")
+    assert (error.field, error.value) == ("root", "cat")
 
 
 def test_flat_folder_is_unlabelled(tmp_path):
@@ -221,7 +221,7 @@ def test_mixed_sizes_need_a_size(tmp_path):
     write_image(tmp_path / "a.png", (50, 50, 50), size=(8, 12))
     write_image(tmp_path / "b.png", (90, 90, 90), size=(20, 10))
     error = refusal("image_folder", tmp_path)
-    assert (error.field, error.value) == ("target.size", [20, 10])
+    assert (error.field, error.value) == ("size", [20, 10])
     assert "a.png [8, 12]" in error.rule
     found = load("image_folder", tmp_path, size=(6, 9))
     assert found.images.shape == (2, 3, 6, 9)
@@ -251,12 +251,12 @@ def test_subset_and_requirements():
     images = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
     labelled = ImageSet(images, torch.tensor([0, 1, 0, 1]), ("a", "b"))
     assert labelled.subset(torch.tensor([1, 3])).labels.tolist() == [1, 1]
-    assert labelled.require_labels("source").tolist() == [0, 1, 0, 1]
-    with pytest.raises(InputError, match="source=unlabelled images: needs labels"):
-        ImageSet(images).require_labels("source")
-    ImageSet(images).require_like(labelled, "target")
-    labelled.require_like(labelled, "test")
-    with pytest.raises(InputError, match=r"test=\['b', 'a'\]: classes must be the source's \['a', 'b'\]"):
-        ImageSet(images, labelled.labels, ("b", "a")).require_like(labelled, "test")
-    with pytest.raises(InputError, match=r"target=\(1, 2, 2\): .* \(3, 2, 2\)"):
-        ImageSet(images).require_like(ImageSet(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)), "target")
+    assert labelled.require_labels().tolist() == [0, 1, 0, 1]
+    with pytest.raises(InputError, match="^unlabelled images: needs labels"):
+        ImageSet(images).require_labels()
+    ImageSet(images).require_like(labelled)
+    labelled.require_like(labelled)
+    with pytest.raises(InputError, match=r"^\['b', 'a'\]: classes must be the source's \['a', 'b'\]"):
+        ImageSet(images, labelled.labels, ("b", "a")).require_like(labelled)
+    with pytest.raises(InputError, match=r"^\(1, 2, 2\): .* \(3, 2, 2\)"):
+        ImageSet(images).require_like(ImageSet(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)))
