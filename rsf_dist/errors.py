@@ -47,19 +47,22 @@ class StatisticalRefusal(RsfError):
     Args:
         finding: the finding that rules a result out.
         remedy: the change to make.
+        key: the key to change, which `located` extends to its place in the configuration. It is printed wherever
+            finding and remedy say `{key}`. Empty where they name none.
     """
 
     exit_code = 3
 
-    def __init__(self, finding: str, remedy: str):
-        super().__init__(finding, remedy)
-        self.finding, self.remedy = finding, remedy
+    def __init__(self, finding: str, remedy: str, key: str = ""):
+        super().__init__(finding, remedy, key)
+        self.finding, self.remedy, self.key = finding, remedy, key
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.finding, self.remedy)
+        return type(self), (self.finding, self.remedy, self.key)
 
     def __str__(self) -> str:
-        return _one_line(f"{self.finding}; {self.remedy}")
+        text = f"{self.finding}; {self.remedy}"
+        return _one_line(text.replace("{key}", self.key) if self.key else text)
 
 
 class Shortfall(StatisticalRefusal):
@@ -86,7 +89,7 @@ class ClusterFailure(RsfError):
 
 @contextmanager
 def located(section: str) -> Iterator[None]:
-    """Put the section in front of the field of an InputError that leaves the block.
+    """Put the section in front of the field of an InputError, and of the key of a refusal, that leaves the block.
 
     The code that checks a thing names the fault within that thing ("name"). Its caller knows where the thing stands in
     the configuration ("ratio.network"), and the user reads both ("ratio.network.name"). Blocks may be nested.
@@ -98,8 +101,15 @@ def located(section: str) -> Iterator[None]:
         yield
     except InputError as err:
         if not err.absolute:
-            err.field = ".".join(part for part in (section, err.field) if part)
+            err.field = _joined(section, err.field)
         raise
+    except StatisticalRefusal as err:
+        err.key = _joined(section, err.key) if err.key else ""
+        raise
+
+
+def _joined(section: str, key: str) -> str:
+    return ".".join(part for part in (section, key) if part)
 
 
 def _one_line(text: str) -> str:

@@ -41,7 +41,7 @@ def fit_classifier(config: ClassifierRatioConfig, context: RatioContext) -> Clas
         InputError: too few target images, images that differ in shape, or a cluster that has no room.
         StatisticalRefusal: the loss is not finite.
     """
-    check_ratio(config, context.field)
+    check_ratio(config)
     config, initial = warm_started(config, context.warm_start)
     target, proposal, seed = context.inputs.target.images, context.proposal, context.seed
     split_seed = seed if context.split_seed is None else context.split_seed

@@ -9,8 +9,7 @@ Each kind of proposal and of envelope has a builder here. A kind of your own add
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
 
@@ -37,7 +36,7 @@ from rsf_dist.config.proposal import (
 )
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.images import ImageSet
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, located
 from rsf_dist.proposals import AugmentProposal, GeneratorProposal, Proposal
 from rsf_dist.proposals.prior import checked_prior
 from rsf_dist.runtime import user_code
@@ -60,7 +59,7 @@ def build_proposal(config: ProposalKind, source: ImageSet) -> Proposal:
         InputError: the configuration does not fit the images, or the user's own code fails.
     """
     rule, remedy = "no function builds a proposal of this kind", "register one with @build_proposal.register"
-    raise InputError("proposal.kind", config.kind, rule, remedy)
+    raise InputError("kind", config.kind, rule, remedy)
 
 
 @build_proposal.register
@@ -69,43 +68,32 @@ def _build_augment(config: AugmentConfig, source: ImageSet) -> Proposal:
         name: build_distribution(distribution) for name, distribution in config.parameters.items()
     }
     prior = None if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
-    with _within("proposal"):
-        return AugmentProposal(source, parameters, prior, _pipeline(config.transforms))
+    return AugmentProposal(source, parameters, prior, _pipeline(config.transforms))
 
 
 @build_proposal.register
 def _build_generator(config: GeneratorProposalConfig, source: ImageSet) -> Proposal:
-    generator = user_code.call(config.factory, "proposal.factory", {"source": source}, config.options)
+    generator = user_code.call(config.factory, "factory", {"source": source}, config.options)
     if not isinstance(generator, nn.Module):
         rule = f"gives a {type(generator).__name__}"
-        raise InputError("proposal.factory", config.factory, rule, "return a torch module")
+        raise InputError("factory", config.factory, rule, "return a torch module")
     latent = Independent(Normal(torch.zeros(config.latent_dim), torch.ones(config.latent_dim)), 1)
     counts = torch.bincount(source.require_labels(), minlength=len(source.classes))
     prior = counts if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
-    with _within("proposal"):
-        return GeneratorProposal(generator, latent, checked_prior(prior, len(source.classes)))
+    return GeneratorProposal(generator, latent, checked_prior(prior, len(source.classes)))
 
 
 @build_proposal.register
 def _build_custom_proposal(config: CustomProposalConfig, source: ImageSet) -> Proposal:
-    proposal = user_code.call(config.factory, "proposal.factory", {"source": source}, config.options)
-    return of_kind(proposal, Proposal, config.factory, "proposal.factory")
-
-
-@contextmanager
-def _within(section: str) -> Iterator[None]:
-    """Name the fields of the block's InputErrors as they stand in the configuration."""
-    try:
-        yield
-    except InputError as err:
-        raise InputError(f"{section}.{err.field}", err.value, err.rule, err.remedy) from err
+    proposal = user_code.call(config.factory, "factory", {"source": source}, config.options)
+    return of_kind(proposal, Proposal, config.factory)
 
 
 @singledispatch
 def build_envelope(config: EnvelopeKind) -> Envelope:
     """Build the envelope of a configuration. Raises InputError where the user's own code fails."""
     rule, remedy = "no function builds an envelope of this kind", "register one with @build_envelope.register"
-    raise InputError("envelope.kind", config.kind, rule, remedy)
+    raise InputError("kind", config.kind, rule, remedy)
 
 
 def _from_keys(envelope: Callable[..., Envelope]) -> Callable[[EnvelopeKind], Envelope]:
@@ -122,11 +110,11 @@ build_envelope.register(BudgetEnvelopeConfig, _from_keys(BudgetEnvelope))
 
 @build_envelope.register
 def _build_custom_envelope(config: CustomEnvelopeConfig) -> Envelope:
-    envelope = user_code.call(config.factory, "envelope.factory", {}, config.options)
-    of_kind(envelope, Envelope, config.factory, "envelope.factory")
+    envelope = user_code.call(config.factory, "factory", {}, config.options)
+    of_kind(envelope, Envelope, config.factory)
     num_pilot: object = envelope.num_pilot
     if not isinstance(num_pilot, int) or num_pilot < 1:
-        raise InputError("envelope.factory", config.factory, f"its num_pilot is {num_pilot}", "name a count from 1")
+        raise InputError("factory", config.factory, f"its num_pilot is {num_pilot}", "name a count from 1")
     return envelope
 
 
@@ -136,17 +124,17 @@ def build_task(config: RunConfig, source: ImageSet) -> Task:
     if config.task.kind == "classification":
         return ClassificationTask(source.classes, config.model, channels)
     given = {"classes": source.classes, "model": config.model, "channels": channels}
-    task = user_code.call(config.task.factory, "task.factory", given, config.task.options)
-    return of_kind(task, Task, config.task.factory, "task.factory")
+    task = user_code.call(config.task.factory, "factory", given, config.task.options)
+    return of_kind(task, Task, config.task.factory)
 
 
-def of_kind(made: Any, protocol: Any, factory: str, field: str) -> Any:
-    """Return what a user's factory made, if it has all of the protocol. Raises InputError naming `field`."""
-    with user_code.reported_as(field, factory, "gives what fails when it is looked at"):
+def of_kind(made: Any, protocol: Any, factory: str) -> Any:
+    """Return what a user's factory made, if it has all of the protocol. Raises InputError, which names `factory`."""
+    with user_code.reported_as("factory", factory, "gives what fails when it is looked at"):
         fits = isinstance(made, protocol)
     if not fits:
         found = f"gives a {type(made).__name__}, which lacks something of a {protocol.__name__}"
-        raise InputError(field, factory, found, f"return a {protocol.__name__.lower()}")
+        raise InputError("factory", factory, found, f"return a {protocol.__name__.lower()}")
     return made
 
 
@@ -163,16 +151,17 @@ def _pipeline(steps: tuple[TransformConfig, ...]) -> Callable[[Tensor], Tensor] 
         return None
     from torchvision.transforms import v2  # here: few pipelines are configured, and it takes its time
 
-    return v2.Compose([_transform(step, f"transforms.{number}") for number, step in enumerate(steps)])
+    return v2.Compose([_transform(step, number) for number, step in enumerate(steps)])
 
 
-def _transform(step: TransformConfig, field: str) -> nn.Module:
+def _transform(step: TransformConfig, number: int) -> nn.Module:
     from torchvision.transforms import v2
 
     kind = getattr(v2, step.name, None)
-    if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
-        raise InputError(f"{field}.name", step.name, "is no transform of torchvision.transforms.v2", "correct the name")
-    try:
-        return kind(**step.options)
-    except (TypeError, ValueError) as err:
-        raise InputError(f"{field}.options", step.options, f"{step.name} refuses them ({err})", "see its docs") from err
+    with located(f"transforms.{number}"):
+        if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
+            raise InputError("name", step.name, "is no transform of torchvision.transforms.v2", "correct the name")
+        try:
+            return kind(**step.options)
+        except (TypeError, ValueError) as err:
+            raise InputError("options", step.options, f"{step.name} refuses them ({err})", "see its docs") from err

@@ -38,7 +38,6 @@ class RatioContext:
         split_seed: the seed that chooses the held-out target images. None means `seed`.
         checkpoints: the folder, a path or a URI, for the checkpoints of Ray Train. None means its default.
         warm_start: what the fit starts from.
-        field: the ratio's place in the configuration, for error messages.
     """
 
     inputs: Inputs
@@ -47,9 +46,7 @@ class RatioContext:
     split_seed: int | None = None
     checkpoints: str | None = None
     warm_start: WarmStart = WarmStart()
-    field: str = "ratio"
 
     def for_factor(self, number: int) -> RatioContext:
         """Return the context of a product's factor."""
-        field, warm_start = f"{self.field}.factors.{number}", self.warm_start.for_factor(number)
-        return replace(self, field=field, warm_start=warm_start)
+        return replace(self, warm_start=self.warm_start.for_factor(number))

@@ -6,7 +6,6 @@ within seconds and before the cluster is joined.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,7 +34,7 @@ from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.batch import Batch, select, to_cpu
 from rsf_dist.data.images import ImageSet
-from rsf_dist.errors import InputError, StatisticalRefusal
+from rsf_dist.errors import InputError, StatisticalRefusal, located
 from rsf_dist.models.networks import require_batch_norm
 from rsf_dist.models.spec import NetworkSpec
 from rsf_dist.proposals import DefensiveProposal, DensityProposal, Proposal, Refittable
@@ -62,9 +61,9 @@ def preflight(config: RunConfig, inputs: Inputs) -> None:
     Raises:
         InputError: something in the configuration, or in the user's own code, does not work.
     """
-    with _tried("envelope", config.envelope):
+    with located("envelope"), _tried(config.envelope):
         envelope = build_envelope(config.envelope)
-    with _tried("proposal", config.proposal):
+    with located("proposal"), _tried(config.proposal):
         proposal = build_proposal(config.proposal, inputs.source)
         rows = _draw_reproducibly(proposal, config.seed)
     _require_trainable(rows, inputs)
@@ -73,14 +72,16 @@ def preflight(config: RunConfig, inputs: Inputs) -> None:
     if config.envelope.needs_bound:
         _require_bound(config.ratio.may_have_bound, config.ratio)
     context = RatioContext(inputs, proposal, config.seed)
-    try_ratio(config.ratio, RatioTrial(context, rows, needs_bound=config.envelope.needs_bound))
+    with located("ratio"):
+        try_ratio(config.ratio, RatioTrial(context, rows, needs_bound=config.envelope.needs_bound))
     if config.envelope.kind == "custom":
-        with _tried("envelope", config.envelope):
+        with located("envelope"), _tried(config.envelope):
             _try_envelope(envelope)
     _try_task(config, inputs.source, select(rows, slice(_NETWORK_ROWS)))
     if config.evaluation.feature_network is not None:
         spec = NetworkSpec(config.evaluation.feature_network, num_outputs=1, channels=rows["image"].shape[1])
-        _try_network(spec, rows, config.seed, "evaluation.feature_network")
+        with located("evaluation.feature_network"):
+            _try_network(spec, rows, config.seed)
 
 
 def try_chunk(proposal: Proposal, ratio: Ratio, seed: int, value: str) -> None:
@@ -90,12 +91,12 @@ def try_chunk(proposal: Proposal, ratio: Ratio, seed: int, value: str) -> None:
         InputError: the user's code fails, or a log ratio is NaN or +inf, which is blamed on `value`.
     """
     log_m = 0.0 if ratio.log_bound is None else ratio.log_bound
-    chunk = ChunkWork(proposal, ratio, log_m, _CHUNK_ROWS, seed, Stage.PILOT)(0)
+    chunk = ChunkWork(proposal, ratio, log_m, _CHUNK_ROWS, seed, Stage.PILOT)(0, section="")
     count = chunk.statistics.num_nonfinite
     if count:
         rule = f"gives NaN or +inf for {count} of {_CHUNK_ROWS} proposals"
         remedy = "fix the ratio there; the proposal must have density wherever the target has"
-        raise InputError("ratio", value, rule, remedy)
+        raise InputError("", value, rule, remedy)
 
 
 def _draw_reproducibly(proposal: Proposal, seed: int) -> Batch:
@@ -104,9 +105,7 @@ def _draw_reproducibly(proposal: Proposal, seed: int) -> Batch:
     for name, column in rows.items():
         if name not in again or not _alike(column, again[name]):
             kind, rule = type(proposal).__name__, f"draws another {name} from the same random streams"
-            raise InputError(
-                "proposal", kind, rule, "draw from rng alone: rng.torch(), rng.numpy(), rng.torch_global()"
-            )
+            raise InputError("", kind, rule, "draw from rng alone: rng.torch(), rng.numpy(), rng.torch_global()")
     return rows
 
 
@@ -152,11 +151,12 @@ def _try_rounds(config: RunConfig, inputs: Inputs, proposal: Proposal, rows: Bat
     """Try a refit of the proposal, and the network of the class prior's classifier."""
     rounds = config.rounds
     _require_movable(proposal, config.ratio)
-    with _tried("proposal", config.proposal):
+    with located("proposal"), _tried(config.proposal):
         _try_refit(proposal, rounds, rows, config.seed)
     if rounds.class_prior is not None and rounds.class_prior.network is not None:
         spec = NetworkSpec(rounds.class_prior.network, len(inputs.source.classes), rows["image"].shape[1])
-        _try_network(spec, rows, config.seed, "rounds.class_prior.network")
+        with located("rounds.class_prior.network"):
+            _try_network(spec, rows, config.seed)
 
 
 def _try_refit(proposal: Proposal, rounds: RoundsConfig, rows: Batch, seed: int) -> None:
@@ -171,7 +171,8 @@ def _try_refit(proposal: Proposal, rounds: RoundsConfig, rows: Batch, seed: int)
 def _require_bound(bounded: bool, ratio: RatioKind) -> None:
     if not bounded:
         remedy = "use another kind, or set what bounds it: max_log_ratio, calibration: isotonic, max_score"
-        raise InputError("envelope.kind", "certified", f"a {ratio.kind} ratio like this has no bound", remedy)
+        rule = f"a {ratio.kind} ratio like this has no bound"
+        raise InputError("envelope.kind", "certified", rule, remedy, absolute=True)
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,8 @@ class RatioTrial:
 
     def try_network(self, spec: NetworkSpec) -> None:
         """Pass a few proposals through the network of the ratio. Raises InputError."""
-        _try_network(spec, self.rows, self.context.seed, f"{self.context.field}.network")
+        with located("network"):
+            _try_network(spec, self.rows, self.context.seed)
 
 
 @singledispatch
@@ -211,7 +213,8 @@ def try_ratio(config: RatioKind, trial: RatioTrial) -> None:
 @try_ratio.register
 def _try_product(config: ProductRatioConfig, trial: RatioTrial) -> None:
     for number, factor in enumerate(config.factors):
-        try_ratio(factor, trial.for_factor(number))
+        with located(f"factors.{number}"):
+            try_ratio(factor, trial.for_factor(number))
 
 
 @try_ratio.register
@@ -224,7 +227,7 @@ def _try_label_shift(config: LabelShiftRatioConfig, trial: RatioTrial) -> None:
     if config.target_prior is not None:
         _try_made(config, trial)
         return
-    class_prior(trial.context.proposal, trial.context.field)
+    class_prior(trial.context.proposal)
     num_classes, channels = len(trial.context.inputs.source.classes), trial.rows["image"].shape[1]
     trial.try_network(NetworkSpec(config.network, num_classes, channels))
 
@@ -232,15 +235,15 @@ def _try_label_shift(config: LabelShiftRatioConfig, trial: RatioTrial) -> None:
 @try_ratio.register
 def _try_custom(config: CustomRatioConfig, trial: RatioTrial) -> None:
     """Make what a class makes. A function may learn, perhaps in Ray tasks, and is only called when it is needed."""
-    with _tried(trial.context.field, config):
-        is_class = isinstance(user_code.load(config.factory, f"{trial.context.field}.factory"), type)
+    with _tried(config):
+        is_class = isinstance(user_code.load(config.factory, "factory"), type)
     if is_class:
         _try_made(config, trial)
 
 
 def _try_made(config: RatioKind, trial: RatioTrial) -> None:
     context = trial.context
-    with _tried(context.field, config) as named:
+    with _tried(config) as named:
         made = make_ratio(config, context)
         try_chunk(context.proposal, made, context.seed, named)
     if trial.needs_bound:
@@ -258,25 +261,25 @@ def _try_envelope(envelope: Envelope) -> None:
         return
 
 
-def _try_network(spec: NetworkSpec, rows: Batch, seed: int, field: str) -> None:
-    with _tried(field, spec.config), torch.inference_mode():
+def _try_network(spec: NetworkSpec, rows: Batch, seed: int) -> None:
+    with _tried(spec.config), torch.inference_mode():
         images = rows["image"][:_NETWORK_ROWS]
-        _require_logits(spec.build(seed).eval()(images), spec.num_outputs, field, spec.config.name)
+        _require_logits(spec.build(seed).eval()(images), spec.num_outputs, spec.config.name)
 
 
 def _try_task(config: RunConfig, source: ImageSet, rows: Batch) -> None:
-    with _tried("task", config.task, "model"):
+    with located("task"), _tried(config.task):
         task = build_task(config, source)
-    with _tried("model", config.model):
+    with located("model"), _tried(config.model):
         model: object = task.build_model(config.seed)
         if isinstance(model, nn.Module):
             with torch.inference_mode():
-                _require_logits(model.eval()(rows["image"]), len(source.classes), "model", config.model.name)
+                _require_logits(model.eval()(rows["image"]), len(source.classes), config.model.name)
     if "batch_norm" in config.evaluation.arms:
         assert isinstance(model, nn.Module)
         require_batch_norm(model)
     if config.task.kind == "custom":
-        with _tried("task", config.task):
+        with located("task"), _tried(config.task):
             _try_own_task(task, model, rows, config.task.factory)
     of_target = [arm for arm in ("pseudo_labels", "oracle") if arm in config.evaluation.arms]
     more = sorted(set(task.columns) - {"image", "label"})
@@ -285,13 +288,13 @@ def _try_task(config: RunConfig, source: ImageSet, rows: Batch) -> None:
         raise InputError("evaluation.arms", ", ".join(of_target), rule, "leave out (rsf compare: by --arms)")
 
 
-def _require_logits(logits: object, num_outputs: int, field: str, value: object) -> None:
+def _require_logits(logits: object, num_outputs: int, value: object) -> None:
     shape = [_NETWORK_ROWS, num_outputs]
     if not isinstance(logits, Tensor) or list(logits.shape) != shape:
         found = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise InputError(field, value, f"gives {found} for {_NETWORK_ROWS} images", f"give logits of shape {shape}")
+        raise InputError("", value, f"gives {found} for {_NETWORK_ROWS} images", f"give logits of shape {shape}")
     if not bool(logits.isfinite().all()):
-        raise InputError(field, value, "gives logits that are NaN or infinite", "give it sound weights")
+        raise InputError("", value, "gives logits that are NaN or infinite", "give it sound weights")
 
 
 def _try_own_task(task: Task, model: Any, rows: Batch, factory: str) -> None:
@@ -300,7 +303,7 @@ def _try_own_task(task: Task, model: Any, rows: Batch, factory: str) -> None:
 
     def require(fits: bool, rule: str, remedy: str) -> None:
         if not fits:
-            raise InputError("task.factory", factory, rule, remedy)
+            raise InputError("factory", factory, rule, remedy)
 
     require(isinstance(model, nn.Module), f"build_model gives a {type(model).__name__}", "give a torch module")
     missing = sorted(set(task.columns) - rows.keys())
@@ -325,13 +328,11 @@ def _try_own_task(task: Task, model: Any, rows: Batch, factory: str) -> None:
 
 
 @contextmanager
-def _tried(field: str, config: Any, *others: str) -> Iterator[str]:
-    """Turn every failure of the block, and a timeout, into an InputError of `field`.
+def _tried(config: Any) -> Iterator[str]:
+    """Turn every failure of the block, and a timeout, into an InputError of the section itself.
 
     Args:
-        field: the section's place in the configuration.
         config: the section; the import path in it is the error's value.
-        others: fields that errors may name as they are.
 
     Yields:
         The error's value.
@@ -339,15 +340,9 @@ def _tried(field: str, config: Any, *others: str) -> Iterator[str]:
     value = next((getattr(config, name) for name in ("factory", "score", "passes") if hasattr(config, name)), None)
     value = value or "(as configured)"
     try:
-        with time_limit(STEP_SECONDS, field, value):
+        with time_limit(STEP_SECONDS, "", value):
             yield value
-    except StatisticalRefusal:
+    except (StatisticalRefusal, InputError):
         raise
-    except InputError as err:
-        named = err.field  # a network or a ratio does not know its place in the configuration
-        if not named.startswith((field, *others)):
-            named = re.sub(r"^(model|ratio)\b", field, named)
-        raise InputError(named, err.value, err.rule, err.remedy) from err
     except (Exception, SystemExit) as err:  # libraries and user code raise any exception
-        rule = f"fails on a first batch ({type(err).__name__}: {err})"
-        raise InputError(field, value, rule, "correct it") from err
+        raise InputError("", value, f"fails on a first batch ({type(err).__name__}: {err})", "correct it") from err

@@ -18,7 +18,7 @@ from rsf_dist.config.resources import Share
 from rsf_dist.config.sampling import SamplingConfig
 from rsf_dist.data.batch import to_cpu
 from rsf_dist.data.images import ImageSet
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, located
 from rsf_dist.models.networks import Network, in_pieces
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import Ratio
@@ -38,12 +38,12 @@ _CHUNK_OF_RATIO, _CHUNK_OF_PRIOR, _CHUNK_OF_MEANS = 0, 1, 2
 """Chunk numbers of the random streams: a ratio's fit, the last round's class prior, the first rows for the means."""
 
 
-def class_prior(proposal: Proposal, field: str) -> Tensor:
+def class_prior(proposal: Proposal) -> Tensor:
     """Return the proposal's own q(y), [k]. Raises InputError where the proposal has none."""
     prior = getattr(proposal, "class_prior", None)
     if prior is None:
         kind = type(proposal).__name__
-        raise InputError(field, kind, "label shift needs the proposal's class_prior", "give your proposal one")
+        raise InputError("", kind, "label shift needs the proposal's class_prior", "give your proposal one")
     return prior
 
 
@@ -78,14 +78,14 @@ def estimate_class_prior(
     Raises:
         InputError, StatisticalRefusal: as estimate_prior.
     """
-    context = RatioContext(inputs, proposal, seed, field="rounds.class_prior")
+    context = RatioContext(inputs, proposal, seed)
     return _estimate_in_task(config, task, context, initial, _CHUNK_OF_PRIOR)
 
 
 def _estimate_in_task(
     config: PriorEstimatorConfig, task: Task, context: RatioContext, initial: nn.Module | None, chunk: int
 ) -> ClassPrior:
-    check_ratio(config, context.field)
+    check_ratio(config)
     return run_in_task(_estimate_prior, config, task, context, initial, chunk, share=config.share)
 
 
@@ -102,7 +102,8 @@ def _class_log_mean_ratios(ratio: Ratio, proposal: Proposal, num_classes: int, s
     for piece, start in enumerate(range(0, _ROWS_FOR_MEANS, chunk_size)):
         streams = Streams(seed, Stage.RATIO, chunk=_CHUNK_OF_MEANS + piece)
         rows = to_cpu(proposal.sample(min(chunk_size, _ROWS_FOR_MEANS - start), streams))
-        scores.append(log_ratios(ratio, rows).numpy())
+        with located("ratio"):
+            scores.append(log_ratios(ratio, rows).numpy())
         labels.append(rows["label"].numpy())
     return class_log_means(np.concatenate(scores), np.concatenate(labels), num_classes)
 
@@ -115,8 +116,11 @@ def _estimate_prior(
     rows = to_cpu(context.proposal.sample(config.num_proposals, Streams(seed, Stage.RATIO, chunk=chunk)))
     drawn = ImageSet(rows["image"], rows["label"], inputs.source.classes)
     held_out = round(config.num_proposals * config.calibration_fraction)
-    field = f"{context.field}.optimizer"
-    classifier = fit_in_process(task, drawn.subset(slice(held_out, None)), config.optimizer, seed, initial, field)
+    if initial is None:
+        with located("network"):
+            initial = task.build_model(seed)
+    with located("optimizer"):
+        classifier = fit_in_process(task, drawn.subset(slice(held_out, None)), config.optimizer, seed, initial)
     classifier.to(device())
     source, target = (
         in_pieces(classifier, images, _numbers_per_row(classifier, images)).double().cpu().numpy()

@@ -28,7 +28,7 @@ from rsf_dist.config.ratio import (
     RewardRatioConfig,
     VerifierRatioConfig,
 )
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, located
 from rsf_dist.proposals import DistributionProposal
 from rsf_dist.ratios import (
     ClassifierRatio,
@@ -54,7 +54,7 @@ def make_ratio(config: RatioKind, context: RatioContext) -> Ratio:
         StatisticalRefusal: a fit failed.
     """
     rule, remedy = "no function makes a ratio of this kind", "register one with @make_ratio.register"
-    raise InputError(f"{context.field}.kind", config.kind, rule, remedy)
+    raise InputError("kind", config.kind, rule, remedy)
 
 
 @singledispatch
@@ -69,17 +69,20 @@ def load_ratio(config: RatioKind, context: RatioContext, folder: Path) -> Ratio:
 
 @make_ratio.register
 def _make_product(config: ProductRatioConfig, context: RatioContext) -> Ratio:
-    factors = enumerate(config.factors)
-    return ProductRatio([make_ratio(factor, context.for_factor(number)) for number, factor in factors])
+    def made(number: int, factor: RatioKind) -> Ratio:
+        with located(f"factors.{number}"):
+            return make_ratio(factor, context.for_factor(number))
+
+    return ProductRatio([made(number, factor) for number, factor in enumerate(config.factors)])
 
 
 @load_ratio.register
 def _load_product(config: ProductRatioConfig, context: RatioContext, folder: Path) -> Ratio:
-    factors = [
-        load_ratio(factor, context.for_factor(number), folder / f"factor-{number}")
-        for number, factor in enumerate(config.factors)
-    ]
-    return ProductRatio(factors)
+    def loaded(number: int, factor: RatioKind) -> Ratio:
+        with located(f"factors.{number}"):
+            return load_ratio(factor, context.for_factor(number), folder / f"factor-{number}")
+
+    return ProductRatio([loaded(number, factor) for number, factor in enumerate(config.factors)])
 
 
 @make_ratio.register
@@ -95,18 +98,18 @@ def _load_classifier(config: ClassifierRatioConfig, context: RatioContext, folde
 @make_ratio.register
 def _make_label_shift(config: LabelShiftRatioConfig, context: RatioContext) -> Ratio:
     if config.target_prior is not None:
-        return LabelShiftRatio(config.target_prior, class_prior(context.proposal, context.field))
+        return LabelShiftRatio(config.target_prior, class_prior(context.proposal))
     source = context.inputs.source
     task = ClassificationTask(source.classes, config.network, source.images.shape[1])
     estimate = estimate_prior(config, task, context)
-    return LabelShiftRatio(estimate.prior, class_prior(context.proposal, context.field), estimate=estimate)
+    return LabelShiftRatio(estimate.prior, class_prior(context.proposal), estimate=estimate)
 
 
 @load_ratio.register
 def _load_label_shift(config: LabelShiftRatioConfig, context: RatioContext, folder: Path) -> Ratio:
     if config.target_prior is not None:
         return make_ratio(config, context)
-    return LabelShiftRatio.load(folder, class_prior(context.proposal, context.field))
+    return LabelShiftRatio.load(folder, class_prior(context.proposal))
 
 
 @make_ratio.register
@@ -115,7 +118,7 @@ def _make_density(config: DensityRatioConfig, context: RatioContext) -> Ratio:
     unknown = sorted(config.parameters.keys() - known.keys())
     if unknown:
         rule, remedy = "the proposal draws no such parameter", "give it a distribution in proposal.parameters too"
-        raise InputError(f"{context.field}.parameters", unknown[0], rule, remedy)
+        raise InputError("parameters", unknown[0], rule, remedy)
     factors = [
         DensityRatio(build_distribution(target), DistributionProposal(known[name], column=name))
         for name, target in config.parameters.items()
@@ -125,25 +128,24 @@ def _make_density(config: DensityRatioConfig, context: RatioContext) -> Ratio:
 
 @make_ratio.register
 def _make_reward(config: RewardRatioConfig, context: RatioContext) -> Ratio:
-    score = user_code.load_function(config.score, f"{context.field}.score", config.options)
+    score = user_code.load_function(config.score, "score", config.options)
     return RewardRatio(score, config.beta, config.max_score, config.columns)
 
 
 @make_ratio.register
 def _make_verifier(config: VerifierRatioConfig, context: RatioContext) -> Ratio:
-    passes = user_code.load_function(config.passes, f"{context.field}.passes", config.options)
+    passes = user_code.load_function(config.passes, "passes", config.options)
     return VerifierRatio(passes, config.columns)
 
 
 @make_ratio.register
 def _make_custom(config: CustomRatioConfig, context: RatioContext) -> Ratio:
-    field = f"{context.field}.factory"
     arguments = {"target": context.inputs.target.images, "proposal": context.proposal, "seed": context.seed}
-    made = user_code.call(config.factory, field, arguments, config.options)
-    ratio: Ratio = of_kind(made, Ratio, config.factory, field)
+    made = user_code.call(config.factory, "factory", arguments, config.options)
+    ratio: Ratio = of_kind(made, Ratio, config.factory)
     bound: object = ratio.log_bound
     finite = isinstance(bound, Real) and not isinstance(bound, bool) and math.isfinite(bound)
     if bound is not None and not finite:
         rule = f"its log_bound is {bound}, neither None nor a finite number"
-        raise InputError(field, config.factory, rule, "give the supremum of log_ratio where it is known")
+        raise InputError("factory", config.factory, rule, "give the supremum of log_ratio where it is known")
     return ratio

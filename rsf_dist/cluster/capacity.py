@@ -29,10 +29,10 @@ def check_pool(pool: PoolConfig) -> None:
     _require("sampling.pool.min_actors", pool.min_actors, [Share.of_pool(pool)] * pool.min_actors, pool.wait_seconds)
 
 
-def check_ratio(ratio: Reserving, section: str = "ratio") -> None:
-    """Refuse a ratio that the cluster has no room to make, now or within its `wait_seconds`. Raises InputError."""
+def check_ratio(ratio: Reserving) -> None:
+    """Raise InputError unless the cluster has room to make the ratio, now or within its `wait_seconds`."""
     for need in ratio.reservations():
-        _require(f"{section}.{need.field}", need.value, need.shares, need.wait_seconds, need.reason)
+        _require(need.field, need.value, need.shares, need.wait_seconds, need.reason)
 
 
 def check_training(training: TrainingConfig, pool: PoolConfig | None = None) -> None:

@@ -13,6 +13,7 @@ from rsf_dist.cluster.workers import run_in_task
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.resources import Share
 from rsf_dist.data.arrow import from_table
+from rsf_dist.errors import located
 from rsf_dist.evaluation.two_sample import MIN_ROWS, compare, describe
 from rsf_dist.models.networks import in_pieces
 from rsf_dist.models.spec import NetworkSpec
@@ -75,6 +76,7 @@ def _features(images: Tensor, feature_network: ModelConfig | None, seed: int) ->
     """Return features [n, d] of images, and their name."""
     if feature_network is None:
         return describe(images)
-    network = NetworkSpec(feature_network, num_outputs=1, channels=images.shape[1]).build(seed).to(device()).eval()
+    with located("evaluation.feature_network"):
+        network = NetworkSpec(feature_network, num_outputs=1, channels=images.shape[1]).build(seed).to(device()).eval()
     features = in_pieces(network.features, images, network.numbers_per_row(images)).flatten(1).double().cpu().numpy()
     return features, f"features of {feature_network.name}"

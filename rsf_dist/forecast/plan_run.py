@@ -14,6 +14,7 @@ from rsf_dist.cluster.capacity import check_pool, check_ratio, max_actors
 from rsf_dist.cluster.connection import connect
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
+from rsf_dist.errors import located
 from rsf_dist.forecast.cost import Request
 from rsf_dist.forecast.envelope_options import Recommendation
 from rsf_dist.forecast.estimate import Forecast, LaterRound, LaterRounds, forecast, forecast_rounds, warn_of_rounds
@@ -68,7 +69,8 @@ def plan_run(
     RunStore(config.output).manifest()  # refuses a run of another version
     inputs = prepare(config, progress)
     with connect(address, verbose, config.code_folder), TemporaryDirectory() as folder:
-        check_ratio(config.ratio)
+        with located("ratio"):
+            check_ratio(config.ratio)
         check_pool(config.sampling.pool)
         draft = SeedRun(config, inputs, RunStore(folder), config.seed, progress)
         warnings = copy_stored_parts(config, draft.store)
@@ -121,7 +123,8 @@ def later_rounds(config: RunConfig) -> tuple[LaterRounds | None, list[str]]:
     warnings = ["acceptance and bias are of the first round; the line on rounds, where there is one, is of them all"]
     last = None
     if envelope.acceptance_known is not None:
-        num_pilot = build_envelope(envelope).num_pilot
+        with located("envelope"):
+            num_pilot = build_envelope(envelope).num_pilot
         last = LaterRound(rows_to_train_on(config), sampling.budget, envelope.acceptance_known, num_pilot)
     else:
         warnings.append(

@@ -73,9 +73,9 @@ ARCHITECTURES: dict[str, Builder] = {"small_cnn": small_cnn, "mlp": mlp}
 def user_network(config: ModelConfig, num_outputs: int, channels: int) -> ImageNetwork:
     """Call the user's function `package.module:function`. Raises InputError if it does not return a torch module."""
     arguments = {"num_outputs": num_outputs, "channels": channels}
-    module = user_code.call(config.name, "model.name", arguments, config.options)
+    module = user_code.call(config.name, "name", arguments, config.options)
     if not isinstance(module, nn.Module):
-        raise InputError("model.name", config.name, f"gives a {type(module).__name__}", "return a torch module")
+        raise InputError("name", config.name, f"gives a {type(module).__name__}", "return a torch module")
     return ImageNetwork(module, getattr(module, "in_channels", channels), config.input_size)
 
 
@@ -101,13 +101,13 @@ def _torchvision_model(name: str, weights: str | None) -> nn.Module:
 
     if name not in models.list_models(module=models):
         known = "small_cnn, mlp, an import path, or one of torchvision.models.list_models(), e.g. resnet18"
-        raise InputError("model.name", name, "no such network", f"use {known}")
+        raise InputError("name", name, "no such network", f"use {known}")
     try:
         return models.get_model(name, weights=weights)
     except (KeyError, ValueError) as err:
         available = [entry.name for entry in models.get_model_weights(name)]
         remedy = f"use one of {', '.join(available)} or a local .safetensors file"
-        raise InputError("model.weights", weights, f"{name} has no such weights", remedy) from err
+        raise InputError("weights", weights, f"{name} has no such weights", remedy) from err
     except OSError as err:
         remedy = "download them where there is a network and give the file's path"
-        raise InputError("model.weights", weights, f"could not be downloaded ({err})", remedy) from err
+        raise InputError("weights", weights, f"could not be downloaded ({err})", remedy) from err

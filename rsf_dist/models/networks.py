@@ -159,7 +159,7 @@ def head_name(network: nn.Module) -> str:
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         kind = type(network).__name__
-        raise InputError("model.name", kind, "its last layer is not linear", "choose a model with a linear head")
+        raise InputError("name", kind, "its last layer is not linear", "choose a model with a linear head")
     return linear[-1]
 
 

@@ -28,14 +28,13 @@ def optimizer_and_schedule(model: nn.Module, config: OptimizerConfig) -> tuple[O
     return optimizer, SequentialLR(optimizer, [rise, decay], milestones=[warmup])
 
 
-def descend(model: nn.Module, config: OptimizerConfig, next_loss: Callable[[], Tensor], field: str) -> None:
+def descend(model: nn.Module, config: OptimizerConfig, next_loss: Callable[[], Tensor]) -> None:
     """Take `config.steps` optimizer steps in this process, and leave the model in evaluation mode.
 
     Args:
         model: what is fitted; its trainable parameters change.
         config: the optimizer and its schedule.
         next_loss: returns the loss of the next step, a scalar with its graph.
-        field: the configuration's section, for error messages.
 
     Raises:
         StatisticalRefusal: a loss is not finite.
@@ -45,7 +44,7 @@ def descend(model: nn.Module, config: OptimizerConfig, next_loss: Callable[[], T
     for _ in range(config.steps):
         loss = next_loss()
         if not torch.isfinite(loss):
-            raise StatisticalRefusal("the loss is not finite", f"lower {field}.learning_rate")
+            raise StatisticalRefusal("the loss is not finite", "lower {key}", key="learning_rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -24,7 +24,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
     except Exception as err:  # each format has errors of its own, and the file is at fault for all of them
         rule = f"cannot be read as weights ({type(err).__name__})"
         remedy = "give a .safetensors file or a .pt file of plain tensors"
-        raise InputError("model.weights", path, rule, remedy) from err
+        raise InputError("weights", path, rule, remedy) from err
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
     return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
 
@@ -47,10 +47,10 @@ def load_matching(network: Network, weights: Mapping[str, Tensor], path: str) ->
     misfits += [key for key in own if key not in kept and key.rpartition(".")[0] != head]
     if misfits:
         remedy = "use weights of this very network; only its head may differ"
-        raise InputError("model.weights", path, f"does not fit the network at {misfits[0]}", remedy)
+        raise InputError("weights", path, f"does not fit the network at {misfits[0]}", remedy)
     broken = [key for key, value in kept.items() if not bool(torch.isfinite(value).all())]
     if broken:
-        raise InputError("model.weights", path, f"holds NaN or infinite numbers at {broken[0]}", "use sound weights")
+        raise InputError("weights", path, f"holds NaN or infinite numbers at {broken[0]}", "use sound weights")
     network.network.load_state_dict(kept, strict=False)
 
 
@@ -61,4 +61,4 @@ def _existing_file(path: str) -> Path:
             return file
     except (OSError, RuntimeError):  # the text cannot be a path, or its user has no home folder
         pass
-    raise InputError("model.weights", path, "no such file", "correct the path")
+    raise InputError("weights", path, "no such file", "correct the path")

@@ -113,7 +113,11 @@ class AugmentProposal:
         """
         if not self.parameters:
             raise InputError(
-                "proposal.parameters", {}, "has no parameter to refit", "give a distribution for at least one parameter"
+                "proposal.parameters",
+                {},
+                "has no parameter to refit",
+                "give a distribution for at least one parameter",
+                absolute=True,
             )
         low, high = (torch.stack(ends) for ends in zip(*map(support_bounds, self.parameters.values()), strict=True))
         joint = fit_distribution(self._stacked(rows), low, high, seed, max_components)

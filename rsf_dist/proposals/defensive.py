@@ -50,7 +50,9 @@ class DefensiveProposal:
         moved = self.moved.sample(n - count + 1, of_moved)
         if broad.keys() != moved.keys():
             rule = f"the broad proposal has {sorted(broad)}"
-            raise InputError("proposal", sorted(moved), rule, "give the refitted proposal the same columns")
+            raise InputError(
+                "proposal", sorted(moved), rule, "give the refitted proposal the same columns", absolute=True
+            )
         return interleave(broad, moved, from_broad)
 
     def with_class_prior(self, prior: Tensor) -> DefensiveProposal:
@@ -58,7 +60,8 @@ class DefensiveProposal:
         for part in (self.broad, self.moved):
             if not has_settable_class_prior(part):
                 rule = "has no class prior that could be set"
-                raise InputError("proposal", type(part).__name__, rule, "give it `class_prior` and `with_class_prior`")
+                kind, remedy = type(part).__name__, "give it `class_prior` and `with_class_prior`"
+                raise InputError("proposal", kind, rule, remedy, absolute=True)
         broad, moved = (part.with_class_prior(prior) for part in (self.broad, self.moved))  # type: ignore[attr-defined]
         return DefensiveProposal(broad, moved, self.share)
 

@@ -123,4 +123,4 @@ class GeneratorProposal:
         return rows, finite
 
     def _fault(self, rule: str, remedy: str) -> InputError:
-        return InputError("proposal", type(self.generator).__name__, f"the generator {rule}", remedy)
+        return InputError("proposal", type(self.generator).__name__, f"the generator {rule}", remedy, absolute=True)

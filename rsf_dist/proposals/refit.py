@@ -68,9 +68,9 @@ def fit_distribution(values: Tensor, low: Tensor, high: Tensor, seed: int, max_c
     numbers = (d + 1) * (d + 2) // 2
     if n < _ROWS_A_NUMBER * numbers:
         rule = f"{n:,} accepted rows are too few to refit a Gaussian of {d} dimensions: {_ROWS_A_NUMBER * numbers:,}"
-        raise InputError("rounds.num_accepted", n, rule, "accept more rows a round")
+        raise InputError("rounds.num_accepted", n, rule, "accept more rows a round", absolute=True)
     if not bool(values.isfinite().all()):
-        raise InputError("proposal", "(its rows)", "has values that are not finite", "fix the proposal")
+        raise InputError("proposal", "(its rows)", "has values that are not finite", "fix the proposal", absolute=True)
     range_of = _InRange(low, high, values)
     z = range_of.inv(values.double()).reshape(n, d).numpy()
     most = min(max_components, n // (_ROWS_A_NUMBER * numbers))
@@ -135,7 +135,7 @@ def support_bounds(distribution: Distribution) -> tuple[Tensor, Tensor]:
     if support is None or support.is_discrete or support.event_dim or len(distribution.event_shape) > 1:
         rule = "cannot be refitted: its values are not known to be real vectors"
         remedy = "use a continuous distribution, or give your proposal a `refit` of its own"
-        raise InputError("proposal", type(distribution).__name__, rule, remedy)
+        raise InputError("proposal", type(distribution).__name__, rule, remedy, absolute=True)
     ends = (getattr(support, name, end) for name, end in (("lower_bound", -torch.inf), ("upper_bound", torch.inf)))
     low, high = (torch.as_tensor(end, dtype=torch.float64) for end in ends)
     shape = torch.broadcast_shapes(

@@ -54,7 +54,9 @@ class TargetMixtureProposal:
         rows = torch.from_numpy(generator.integers(num_rows(self.target), size=count))
         drawn = self.proposal.sample(max(n - count, 1), rng)  # at least one row, for its columns
         if COMPONENT in drawn:
-            raise InputError("proposal", COMPONENT, "this column's name is taken", "rename the proposal's column")
+            raise InputError(
+                "proposal", COMPONENT, "this column's name is taken", "rename the proposal's column", absolute=True
+            )
         sample = select(drawn, slice(0, 1))
         of_target = {name: take_rows(self._of_target(name, sample[name]), rows) for name in drawn}
         return interleave(of_target, drawn, chosen) | {COMPONENT: component}

@@ -77,22 +77,20 @@ class ScreeningRatio(Ratio, Protocol):
         ...
 
 
-def log_ratios(ratio: Ratio, batch: Batch | LazyBatch, field: str = "ratio") -> Tensor:
+def log_ratios(ratio: Ratio, batch: Batch | LazyBatch) -> Tensor:
     """Return `ratio.log_ratio(batch)`, float64 [n] on the CPU.
 
     Raises:
-        InputError: the ratio fails, or does not return one number a row. The error names `field`.
+        InputError: the ratio fails, or does not return one number a row.
     """
     kind, n = type(ratio).__name__, num_rows(batch)
-    with reported_as(field, kind, f"fails on {n} proposals", "fix it"):
-        returned: object = ratio.log_ratio(_visible_columns(batch, ratio, field))
+    with reported_as("", kind, f"fails on {n} proposals", "fix it"):
+        returned: object = ratio.log_ratio(_visible_columns(batch, ratio))
     if not isinstance(returned, Tensor):
-        raise InputError(
-            field, kind, f"log_ratio returns a {type(returned).__name__}", f"return a tensor of shape [{n}]"
-        )
+        raise InputError("", kind, f"log_ratio returns a {type(returned).__name__}", f"return a tensor of shape [{n}]")
     if returned.shape != (n,) or returned.is_complex():
         value = f"{kind} gives {returned.dtype} {list(returned.shape)}"
-        raise InputError(field, value, f"log_ratio must have shape [{n}]", "give one number a row")
+        raise InputError("", value, f"log_ratio must have shape [{n}]", "give one number a row")
     return returned.detach().to("cpu", torch.float64)
 
 
@@ -108,7 +106,7 @@ def _to_cpu_when_made(make: Callable[[Index], Tensor]) -> Callable[[Index], Tens
     return lambda rows: make(rows).cpu()
 
 
-def _visible_columns(batch: Batch | LazyBatch, ratio: Ratio, field: str) -> Batch:
+def _visible_columns(batch: Batch | LazyBatch, ratio: Ratio) -> Batch:
     """Return the columns that the ratio names, or all of them, where the ratio expects them."""
     info = info_of(ratio)
     columns = info.columns
@@ -117,7 +115,7 @@ def _visible_columns(batch: Batch | LazyBatch, ratio: Ratio, field: str) -> Batc
         for name in wanted:
             if name not in batch:
                 rule = f"is not among the rows' {sorted(batch)}"
-                raise InputError(f"{field}.columns", name, rule, "correct the name")
+                raise InputError("columns", name, rule, "correct the name")
         batch = batch.columns | {name: batch[name] for name in wanted}
     if info.on_device:
         return batch
@@ -127,5 +125,5 @@ def _visible_columns(batch: Batch | LazyBatch, ratio: Ratio, field: str) -> Batc
 def checked_columns(columns: Sequence[str] | None) -> tuple[str, ...] | None:
     """Return the columns that a user's function looks at. Raises InputError where they are a single string."""
     if isinstance(columns, str):
-        raise InputError("ratio.columns", columns, "must be a list of names", f'write ["{columns}"]')
+        raise InputError("columns", columns, "must be a list of names", f'write ["{columns}"]')
     return None if columns is None else tuple(columns)

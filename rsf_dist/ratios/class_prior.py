@@ -95,7 +95,9 @@ class BiasCorrectedTemperature:
         """
         logits = np.asarray(logits, np.float64)
         if logits.ndim != 2 or not np.isfinite(logits).all():
-            raise InputError("logits", f"shape {list(logits.shape)}", "must be finite, [n, classes]", "correct them")
+            raise InputError(
+                "logits", f"shape {list(logits.shape)}", "must be finite, [n, classes]", "correct them", absolute=True
+            )
         labels = _checked_labels(logits, labels)
         n, k = logits.shape
 
@@ -222,19 +224,27 @@ def _resampled(rows: Floats, generator: np.random.Generator) -> Floats:
 def _checked_pair(source: Floats, target: Floats) -> tuple[Floats, Floats]:
     source, target = _checked_probabilities(source, "source"), _checked_probabilities(target, "target")
     if source.shape[1] != target.shape[1]:
-        raise InputError("target", f"{target.shape[1]} classes", f"source has {source.shape[1]}", "use one classifier")
+        raise InputError(
+            "target", f"{target.shape[1]} classes", f"source has {source.shape[1]}", "use one classifier", absolute=True
+        )
     unseen = np.flatnonzero(source.sum(axis=0) == 0)
     if len(unseen):
-        raise InputError("source", f"class {unseen[0]}", "is never given any probability", "add rows of that class")
+        raise InputError(
+            "source", f"class {unseen[0]}", "is never given any probability", "add rows of that class", absolute=True
+        )
     return source, target
 
 
 def _checked_probabilities(rows: Floats, field: str) -> Floats:
     rows = np.asarray(rows, np.float64)
     if rows.ndim != 2 or not len(rows):
-        raise InputError(field, list(rows.shape), "must be [n, classes] with n > 0", "give probabilities")
+        raise InputError(
+            field, list(rows.shape), "must be [n, classes] with n > 0", "give probabilities", absolute=True
+        )
     if not (rows >= 0).all() or not np.allclose(rows.sum(axis=1), 1, atol=1e-4):
-        raise InputError(field, "(its rows)", "must be probabilities of sum 1", "apply a softmax to logits")
+        raise InputError(
+            field, "(its rows)", "must be probabilities of sum 1", "apply a softmax to logits", absolute=True
+        )
     return rows
 
 
@@ -242,10 +252,14 @@ def _checked_labels(rows: Floats, labels: Labels) -> Labels:
     labels, k = np.asarray(labels), rows.shape[1]
     if labels.shape != (len(rows),) or labels.dtype.kind not in "iu":
         value = f"{labels.dtype} {list(labels.shape)}"
-        raise InputError("labels", value, f"must be integers [{len(rows)}], one a row", "give class numbers")
+        raise InputError(
+            "labels", value, f"must be integers [{len(rows)}], one a row", "give class numbers", absolute=True
+        )
     if labels.min(initial=0) < 0 or labels.max(initial=0) >= k:
-        raise InputError("labels", [int(labels.min()), int(labels.max())], f"must lie in 0 to {k - 1}", "correct them")
+        raise InputError(
+            "labels", [int(labels.min()), int(labels.max())], f"must lie in 0 to {k - 1}", "correct them", absolute=True
+        )
     missing = np.flatnonzero(np.bincount(labels, minlength=k) == 0)
     if len(missing):
-        raise InputError("labels", f"class {missing[0]}", "has no source row", "add rows of that class")
+        raise InputError("labels", f"class {missing[0]}", "has no source row", "add rows of that class", absolute=True)
     return labels

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from rsf_dist.config.model import OptimizerConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.data.batch import Batch, take_rows
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, located
 from rsf_dist.models.networks import Network, in_pieces
 from rsf_dist.models.optimization import descend
 from rsf_dist.models.spec import NetworkSpec, load_network, save_network
@@ -163,7 +163,9 @@ class ClassifierRatio:
     def log_ratio(self, batch: Batch) -> Tensor:
         """Return the log ratio of each row, float64 [n]."""
         if self.column not in batch:
-            raise InputError("column", self.column, f"is not among the rows' {sorted(batch)}", "propose that column")
+            raise InputError(
+                "column", self.column, f"is not among the rows' {sorted(batch)}", "propose that column", absolute=True
+            )
         logits = _logits([network.to(device()) for network in self.networks], batch[self.column])
         return torch.from_numpy(_clip(self.calibration(logits), self.max_log_ratio))
 
@@ -206,10 +208,14 @@ def split_samples(target: Tensor, proposals: Tensor, config: ClassifierRatioConf
     """Shuffle and cut target rows and proposals into disjoint parts."""
     if len(target) < MIN_TARGET_IMAGES:
         remedy = "give more target images"
-        raise InputError("target", f"{len(target)} images", f"a ratio needs {MIN_TARGET_IMAGES} or more", remedy)
+        raise InputError(
+            "target", f"{len(target)} images", f"a ratio needs {MIN_TARGET_IMAGES} or more", remedy, absolute=True
+        )
     if target.shape[1:] != proposals.shape[1:]:
         ours, theirs = list(target.shape[1:]), list(proposals.shape[1:])
-        raise InputError("target", ours, f"images must be like the proposals {theirs}", "set the `size` of both")
+        raise InputError(
+            "target", ours, f"images must be like the proposals {theirs}", "set the `size` of both", absolute=True
+        )
     generator = Streams(seed, Stage.RATIO).numpy(Purpose.SPLIT)
 
     def cut(n: int) -> Sequence[Tensor]:
@@ -238,7 +244,8 @@ def network_spec(config: ClassifierRatioConfig, channels: int) -> NetworkSpec:
 
 def build_network(spec: NetworkSpec, config: ClassifierRatioConfig, seed: int) -> Network:
     """Build the network to fit."""
-    network = spec.build(seed)
+    with located("network"):
+        network = spec.build(seed)
     return network.freeze_backbone() if config.freeze_backbone else network
 
 
@@ -272,8 +279,8 @@ def fit_network(network: Network, split: Split, config: OptimizerConfig, seed: i
         logits = fitted(torch.cat(rows).to(device()))[:, 0]
         return nn.functional.binary_cross_entropy_with_logits(logits, truth)
 
-    with seeded(Streams(seed, Stage.RATIO), Purpose.DROPOUT):  # dropout
-        descend(fitted, config, next_loss, "ratio.optimizer")
+    with seeded(Streams(seed, Stage.RATIO), Purpose.DROPOUT), located("optimizer"):
+        descend(fitted, config, next_loss)
 
 
 def evaluate_ratio(target: Floats, proposals: Floats, calibration: str, bins: int = 10) -> RatioQuality:

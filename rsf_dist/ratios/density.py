@@ -89,7 +89,9 @@ class DensityRatio:
     def log_ratio(self, batch: Batch) -> Tensor:
         """Return the log ratio of each row, float64 [n]."""
         if self.proposal.column not in batch:
-            raise InputError("column", self.proposal.column, f"is not among the rows' {sorted(batch)}", "name one")
+            raise InputError(
+                "column", self.proposal.column, f"is not among the rows' {sorted(batch)}", "name one", absolute=True
+            )
         x = batch[self.proposal.column]
         target = self._log_target(x)
         if target.shape != (len(x),):

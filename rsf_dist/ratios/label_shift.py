@@ -49,11 +49,11 @@ class LabelShiftRatio:
         target, proposal = _prior(target_prior, "target_prior"), _prior(proposal_prior, "proposal_prior")
         if len(target) != len(proposal):
             rule = f"must have the {len(proposal)} classes of the proposals"
-            raise InputError("ratio.target_prior", f"{len(target)} classes", rule, "name each class in both")
+            raise InputError("target_prior", f"{len(target)} classes", rule, "name each class in both")
         unmet = np.flatnonzero((target > 0) & (proposal == 0))
         if len(unmet):
             rule = f"the target has class {unmet[0]}, which proposals never show"
-            raise InputError("ratio.proposal_prior", 0, rule, "propose that class, or set its target prior to 0")
+            raise InputError("proposal_prior", 0, rule, "propose that class, or set its target prior to 0")
         with np.errstate(divide="ignore"):
             log_weight = np.log(target) - np.log(np.where(proposal > 0, proposal, 1.0))
         self.log_weight = torch.from_numpy(log_weight)
@@ -82,21 +82,22 @@ class LabelShiftRatio:
     def log_ratio(self, batch: Batch) -> Tensor:
         """Return the log ratio of each row, float64 [n]."""
         if self.column not in batch:
-            raise InputError("column", self.column, f"is not among the rows' {sorted(batch)}", "propose labelled rows")
+            rule = f"is not among the rows' {sorted(batch)}"
+            raise InputError("column", self.column, rule, "propose labelled rows", absolute=True)
         label = batch[self.column].cpu()
         if label.ndim != 1 or label.is_floating_point():
             value = f"{label.dtype} {list(label.shape)}"
-            raise InputError(self.column, value, "must be integers [n]", "give one class number a row")
+            raise InputError(self.column, value, "must be integers [n]", "give one class number a row", absolute=True)
         label = label.long()
         outside = label[(label < 0) | (label >= len(self.log_weight))]
         if len(outside):
             rule = f"is outside the {len(self.log_weight)} classes"
-            raise InputError(self.column, int(outside[0]), rule, "give a prior for every class")
+            raise InputError(self.column, int(outside[0]), rule, "give a prior for every class", absolute=True)
         return self.log_weight[label]
 
 
 def _prior(values: ArrayLike, field: str) -> Floats:
     prior = np.asarray(values, dtype=np.float64)
     if prior.ndim != 1 or not len(prior) or not (prior >= 0).all() or not abs(prior.sum() - 1) < 1e-6:
-        raise InputError(f"ratio.{field}", prior.tolist(), "must be a list of probabilities of sum 1", "normalise it")
+        raise InputError(field, prior.tolist(), "must be a list of probabilities of sum 1", "normalise it")
     return prior / prior.sum()

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from rsf_dist.data.batch import Batch, LazyBatch, num_rows, select
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, located
 from rsf_dist.ratios.base import Ratio, SavableRatio, Screened, log_ratios
 from rsf_dist.ratios.info import HeldOut, RatioInfo, info_of
 
@@ -45,7 +45,7 @@ class ProductRatio:
 
     def __init__(self, factors: Sequence[Ratio]):
         if len(factors) < 2:
-            raise InputError("ratio.factors", len(factors), "a product needs two or more", "use the factor itself")
+            raise InputError("factors", len(factors), "a product needs two or more", "use the factor itself")
         self.factors = list(factors)
         self.info = _joint_info([info_of(factor) for factor in factors])
 
@@ -83,7 +83,8 @@ class ProductRatio:
                 if not bool(possible.all()):
                     left, reach, rows = left[possible], reach[possible], select(rows, possible)
                 inclusion[left] = reach.clamp(max=0)
-            total[left] += log_ratios(factor, rows, f"ratio.factors.{number}")
+            with located(f"factors.{number}"):
+                total[left] += log_ratios(factor, rows)
         scored = torch.zeros(n, dtype=torch.bool)
         scored[left] = True
         return Screened(torch.where(scored, total, -torch.inf), scored, torch.where(scored, inclusion, 0.0))

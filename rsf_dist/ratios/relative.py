@@ -56,7 +56,11 @@ class RelativeRatio:
         if COMPONENT not in batch:
             rule = "a relative ratio is exact only for proposals of which the target has its share"
             raise InputError(
-                "column", COMPONENT, f"is missing: {rule}", "propose from the TargetMixtureProposal itself"
+                "column",
+                COMPONENT,
+                f"is missing: {rule}",
+                "propose from the TargetMixtureProposal itself",
+                absolute=True,
             )
         return self._relative(log_ratios(self.ratio, batch))
 

@@ -46,10 +46,10 @@ class RewardRatio:
         columns: Sequence[str] | None = None,
     ):
         if not (beta > 0 and math.isfinite(beta)):
-            raise InputError("ratio.beta", beta, "must be positive and finite", "use e.g. 1")
+            raise InputError("beta", beta, "must be positive and finite", "use e.g. 1")
         if max_score is not None and not math.isfinite(max_score / beta):
             remedy = "leave it out where no bound is known"
-            raise InputError("ratio.max_score", max_score, "max_score/beta must be finite", remedy)
+            raise InputError("max_score", max_score, "max_score/beta must be finite", remedy)
         self.score, self.beta, self.max_score = score, beta, max_score
         self.info = RatioInfo(columns=checked_columns(columns))
         self.log_bound = None if max_score is None else max_score / beta
@@ -57,12 +57,10 @@ class RewardRatio:
     def log_ratio(self, batch: Batch) -> Tensor:
         """Return the log ratio of each row, float64 [n]."""
         failure = f"fails on {num_rows(batch)} proposals"
-        with torch.no_grad(), reported_as("ratio.score", getattr(self.score, "__name__", "(yours)"), failure, "fix it"):
+        with torch.no_grad(), reported_as("score", getattr(self.score, "__name__", "(yours)"), failure, "fix it"):
             returned = torch.as_tensor(self.score(batch))
         if returned.shape != (num_rows(batch),):
-            raise InputError(
-                "ratio.score", list(returned.shape), f"must be [{num_rows(batch)}]", "give one number a row"
-            )
+            raise InputError("score", list(returned.shape), f"must be [{num_rows(batch)}]", "give one number a row")
         score = returned.double()
         return (score if self.max_score is None else self._below(self.max_score, score, returned.dtype)) / self.beta
 
@@ -73,5 +71,5 @@ class RewardRatio:
         worst = float(score[over].max()) if over.any() else bound
         if worst > bound + rounding:
             remedy = f"raise it to a bound that holds, at least {worst:g}, or leave it out"
-            raise InputError("ratio.max_score", bound, f"is no bound: a row scores {worst:g}", remedy)
+            raise InputError("max_score", bound, f"is no bound: a row scores {worst:g}", remedy)
         return torch.where(over, bound, score)

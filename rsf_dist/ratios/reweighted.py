@@ -35,7 +35,7 @@ class ReweightedRatio:
         for part in (moved.broad, moved.moved):
             if not isinstance(part, DensityProposal):
                 rule = "has no log_prob, by which a ratio that is not learned follows a proposal that moves"
-                raise InputError("proposal", type(part).__name__, rule, "give it one, or set rounds=1")
+                raise InputError("proposal", type(part).__name__, rule, "give it one, or set rounds=1", absolute=True)
         self.ratio, self.moved = ratio, moved
         against_broad = info_of(ratio)  # its columns and held-out log ratios do not hold for p/q
         self.info = RatioInfo(normalised=against_broad.normalised, class_prior=against_broad.class_prior)

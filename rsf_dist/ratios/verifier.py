@@ -41,10 +41,10 @@ class VerifierRatio:
         failure = f"fails on {num_rows(batch)} proposals"
         with (
             torch.no_grad(),
-            reported_as("ratio.passes", getattr(self.passes, "__name__", "(yours)"), failure, "fix it"),
+            reported_as("passes", getattr(self.passes, "__name__", "(yours)"), failure, "fix it"),
         ):
             verdict = torch.as_tensor(self.passes(batch))
         if verdict.dtype != torch.bool or verdict.shape != (num_rows(batch),):
             value, rule = f"{verdict.dtype} {list(verdict.shape)}", f"must be torch.bool [{num_rows(batch)}]"
-            raise InputError("ratio.passes", value, rule, "compare with a threshold, or use RewardRatio")
+            raise InputError("passes", value, rule, "compare with a threshold, or use RewardRatio")
         return torch.where(verdict, 0.0, -torch.inf).double()

@@ -20,6 +20,7 @@ from rsf_dist.cluster.workers import run_in_task
 from rsf_dist.config.evaluation import Arm
 from rsf_dist.config.resources import Share
 from rsf_dist.config.run import RunConfig
+from rsf_dist.errors import located
 from rsf_dist.evaluation.predictions import predict_all
 from rsf_dist.report import report_json, sample_images
 from rsf_dist.report.arm_texts import ARMS
@@ -75,7 +76,10 @@ def arms(config: RunConfig) -> list[Arm]:
 
 def training_bytes(config: RunConfig, inputs: Inputs) -> int:
     """Return the bytes that the models of one seed may take on disk, with the checkpoints that lead to them."""
-    model = build_task(config, inputs.source).build_model(config.seed)
+    with located("task"):
+        task = build_task(config, inputs.source)
+    with located("model"):
+        model = task.build_model(config.seed)
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     tuned = [arm for arm in arms(config) if arm not in UNTRAINED]
     return size * (2 + len(tuned) * (1 + _CHECKPOINTS * _CHECKPOINT_MODELS))  # two: pretrained and the run's own

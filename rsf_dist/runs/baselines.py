@@ -23,7 +23,7 @@ from rsf_dist.config.resources import Share
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.arrow import from_table, to_table
 from rsf_dist.data.images import ImageSet
-from rsf_dist.errors import StatisticalRefusal
+from rsf_dist.errors import StatisticalRefusal, located
 from rsf_dist.models.networks import require_batch_norm
 from rsf_dist.proposals import Proposal
 from rsf_dist.ratios import ConstantRatio, Ratio
@@ -79,7 +79,8 @@ def weighted_rows(config: RunConfig, proposal: Proposal, ratio: Ratio, num_rows:
 
 def _score(rows: pa.Table, ratio: ray.ObjectRef) -> pa.Table:
     limit_to_allocation()
-    scores = log_ratios(ray.get(ratio), from_table(rows))
+    with located("ratio"):
+        scores = log_ratios(ray.get(ratio), from_table(rows))
     return rows.set_column(rows.column_names.index("log_ratio"), "log_ratio", pa.array(scores.numpy()))
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rsf_dist.builders.prior_estimation import class_log_mean_ratios, estimate_class_prior
 from rsf_dist.config.class_prior import ClassPriorConfig
-from rsf_dist.errors import InputError, StatisticalRefusal
+from rsf_dist.errors import InputError, StatisticalRefusal, located
 from rsf_dist.proposals import Proposal
 from rsf_dist.proposals.base import has_settable_class_prior
 from rsf_dist.ratios import ClassConditionalRatio, LabelShiftRatio, Ratio
@@ -195,7 +195,8 @@ def _decide(seed_run: SeedRun, number: int, proposal: Proposal) -> ClassPriorDec
     task, initial = _classifier(seed_run, config)
     seed = seed_run.round_seed(number)
     try:
-        with seed_run.stage("class_prior", f"estimating the target domain's class prior by {config.method}"):
+        doing = f"estimating the target domain's class prior by {config.method}"
+        with seed_run.stage("class_prior", doing), located("rounds.class_prior"):
             estimate = estimate_class_prior(config, task, seed_run.inputs, proposal, seed, initial)
     except (StatisticalRefusal, InputError) as err:
         if isinstance(err, InputError) and err.field not in _OF_THE_ROWS:
@@ -215,7 +216,8 @@ def _classifier(seed_run: SeedRun, config: ClassPriorConfig) -> tuple[Task, nn.M
         return seed_run.task(), seed_run.starting_model()
     source = seed_run.inputs.source
     task = ClassificationTask(source.classes, config.network, source.images.shape[1])
-    return task, task.build_model(seed_run.seed)
+    with located("rounds.class_prior.network"):
+        return task, task.build_model(seed_run.seed)
 
 
 def _kept_after_trying(seed_run: SeedRun, estimate: ClassPrior | None, reason: str) -> ClassPriorDecision:

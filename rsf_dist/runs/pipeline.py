@@ -24,7 +24,7 @@ from rsf_dist.cluster.workers import ship_code
 from rsf_dist.config.load import dump_config, parse_text
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, located
 from rsf_dist.models.spec import load_network
 from rsf_dist.report import report_json
 from rsf_dist.report.html import write_html
@@ -197,10 +197,12 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
     """Refuse requests that the cluster cannot hold, and folders that not all its nodes see. Raises InputError."""
     pool_beside = config.sampling.pool if config.sampling.mode == "stream" else None
     if sampling:
-        check_ratio(config.ratio)
+        with located("ratio"):
+            check_ratio(config.ratio)
         rounds = config.rounds
         if rounds.num_rounds > 1 and rounds.class_prior is not None and config.ratio.leaves_class_prior_open:
-            check_ratio(rounds.class_prior, "rounds.class_prior")
+            with located("rounds.class_prior"):
+                check_ratio(rounds.class_prior)
         check_pool(config.sampling.pool)
     if training and not (
         sampling and config.training.wait_seconds

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from pathlib import Path
 
 from torch import nn
 
@@ -21,10 +21,12 @@ from rsf_dist.builders.inputs import Inputs
 from rsf_dist.builders.ratio import load_ratio, make_ratio
 from rsf_dist.cluster.capacity import check_worker
 from rsf_dist.cluster.workers import run_in_task
+from rsf_dist.config.model import OptimizerConfig
 from rsf_dist.config.resources import Share
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
-from rsf_dist.errors import RsfError
+from rsf_dist.data.images import ImageSet
+from rsf_dist.errors import RsfError, located
 from rsf_dist.proposals import DefensiveProposal, Proposal
 from rsf_dist.ratios import Ratio, ReweightedRatio
 from rsf_dist.ratios.base import SavableRatio
@@ -92,7 +94,8 @@ class SeedRun:
 
     def proposal(self) -> Proposal:
         """Build the proposal as configured, which the first round samples from."""
-        return build_proposal(self.config.proposal, self.inputs.source)
+        with located("proposal"):
+            return build_proposal(self.config.proposal, self.inputs.source)
 
     def ratio(self, proposal: Proposal, round: int = 0) -> Ratio:
         """Return log p/q, `proposal` being the round's q; the ratio is made first where the seed does not keep it."""
@@ -105,7 +108,8 @@ class SeedRun:
         config = self.config.ratio
         context = self._ratio_context(proposal, round, warm_start=self._warm_start(round))
         with self.stage("ratio", f"making the {config.kind} ratio: {len(self.inputs.target):,} target images"):
-            ratio = make_ratio(config, context)
+            with located("ratio"):
+                ratio = make_ratio(config, context)
             if isinstance(ratio, SavableRatio):
                 self.store.commit_folder(ratio_folder(round), ratio.save)
             else:  # it cannot be read back, and may have been learned for long
@@ -135,7 +139,11 @@ class SeedRun:
     def _stored(self, round: int, proposal: Proposal) -> Ratio:
         if round not in self._in_memory:
             context = self._ratio_context(proposal, round)
-            load = partial(load_ratio, self.config.ratio, context)
+
+            def load(folder: Path) -> Ratio:
+                with located("ratio"):
+                    return load_ratio(self.config.ratio, context, folder)
+
             self._in_memory[round] = self.store.load_folder(ratio_folder(round), load)
         return self._in_memory[round]
 
@@ -157,17 +165,27 @@ class SeedRun:
         """Return the model before fine-tuning, trained on the source images first where `pretrain` says so."""
         config, task = self.config, self.task()
         if config.pretrain is None:
-            return task.build_model(self.seed)
+            with located("model"):
+                return task.build_model(self.seed)
         model = self.store.find_folder(PRETRAINED, task.load)
         if model is None:
             with self.stage("pretraining", "the model before fine-tuning"):
                 check_worker(config.training)
                 share = Share.of_training(config.training)
-                made = run_in_task(fit_in_process, task, self.inputs.source, config.pretrain, self.seed, share=share)
+                made = run_in_task(_pretrain, task, self.inputs.source, config.pretrain, self.seed, share=share)
             self.store.commit_folder(PRETRAINED, lambda folder: task.save(made, folder))
             model = self.store.load_folder(PRETRAINED, task.load)
         return model
 
     def task(self) -> Task:
         """Build the task."""
-        return build_task(self.config, self.inputs.source)
+        with located("task"):
+            return build_task(self.config, self.inputs.source)
+
+
+def _pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int) -> nn.Module:
+    """Train a new model of the task on the source images."""
+    with located("model"):
+        initial = task.build_model(seed)
+    with located("pretrain"):
+        return fit_in_process(task, source, config, seed, initial)

@@ -83,7 +83,9 @@ def load(path: str, field: str) -> Any:
 
 
 @contextmanager
-def reported_as(field: str, value: object, what: str, remedy: str = "correct it") -> Iterator[None]:
+def reported_as(
+    field: str, value: object, what: str, remedy: str = "correct it", absolute: bool = False
+) -> Iterator[None]:
     """Turn any error that the block raises into an InputError. An RsfError is raised as it is.
 
     Args:
@@ -91,13 +93,14 @@ def reported_as(field: str, value: object, what: str, remedy: str = "correct it"
         value: of the InputError.
         what: the beginning of the InputError's rule; the error follows in brackets.
         remedy: of the InputError.
+        absolute: of the InputError.
     """
     try:
         yield
     except RsfError:
         raise
     except (Exception, SystemExit) as err:  # the user's code may raise anything
-        raise InputError(field, value, f"{what} ({type(err).__name__}: {err})", remedy) from err
+        raise InputError(field, value, f"{what} ({type(err).__name__}: {err})", remedy, absolute) from err
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsf_dist.data.batch import Batch, Index, LazyBatch, num_rows, select, to_cpu
-from rsf_dist.errors import InputError, StatisticalRefusal
+from rsf_dist.errors import InputError, StatisticalRefusal, located
 from rsf_dist.proposals.base import FiniteProposal, Proposal
 from rsf_dist.ratios.base import Ratio, Screened, ScreeningRatio, log_ratios, on_ratio_device
 from rsf_dist.runtime.rng import Stage, Streams
@@ -50,12 +50,13 @@ class ChunkWork:
     round: int = 0
     pool_size: int | None = None
 
-    def __call__(self, chunk: int) -> Chunk:
-        """Compute one chunk."""
+    def __call__(self, chunk: int, section: str = "ratio") -> Chunk:
+        """Compute one chunk. Errors of the ratio name its `section`, which is empty where the caller locates them."""
         streams = Streams(self.seed, self.stage, self.round, chunk)
         batch = self._proposals(chunk, streams)
         exponentials = streams.numpy().exponential(size=num_rows(batch))
-        screened = self._screened(batch, exponentials)
+        with located(section):
+            screened = self._screened(batch, exponentials)
         log_ratio = screened.log_ratio.numpy()
         decision = accept(log_ratio, exponentials, self.log_m)
         statistics = Statistics.of(
@@ -89,7 +90,7 @@ class ChunkWork:
 
     def _screened(self, batch: Batch | LazyBatch, exponentials: Floats) -> Screened:
         if isinstance(self.ratio, ScreeningRatio):
-            with reported_as("ratio", type(self.ratio).__name__, f"fails on {num_rows(batch)} proposals", "fix it"):
+            with reported_as("", type(self.ratio).__name__, f"fails on {num_rows(batch)} proposals", "fix it"):
                 return self.ratio.screened(
                     on_ratio_device(batch, self.ratio), torch.from_numpy(exponentials), self.log_m
                 )
@@ -111,7 +112,9 @@ def propose_and_score(
 ) -> tuple[Batch | LazyBatch, Floats, Floats]:
     """Draw n proposals, their log ratios and Exp(1) variables, float64 [n]. Raises InputError on a broken contract."""
     batch = propose(proposal, streams, n)
-    return batch, score(ratio, batch), streams.numpy().exponential(size=n)
+    with located("ratio"):
+        log_ratio = score(ratio, batch)
+    return batch, log_ratio, streams.numpy().exponential(size=n)
 
 
 def propose(proposal: Proposal, streams: Streams, n: int) -> Batch | LazyBatch:
@@ -122,7 +125,7 @@ def propose(proposal: Proposal, streams: Streams, n: int) -> Batch | LazyBatch:
 
 
 def _proposing(proposal: Proposal, n: int) -> AbstractContextManager[None]:
-    return reported_as("proposal", type(proposal).__name__, f"fails to give {n} rows", "fix it")
+    return reported_as("proposal", type(proposal).__name__, f"fails to give {n} rows", "fix it", absolute=True)
 
 
 def validate_batch(batch: Batch | LazyBatch, n: int) -> Batch | LazyBatch:
@@ -137,24 +140,29 @@ def validate_batch(batch: Batch | LazyBatch, n: int) -> Batch | LazyBatch:
             type(batch).__name__,
             "must give a dict of tensors or a LazyBatch",
             "give column -> tensor [n, …]",
+            absolute=True,
         )
     try:
         count = num_rows(batch)
     except ValueError as err:
-        raise InputError("proposal", sorted(batch), str(err), f"give every column {n} rows") from err
+        raise InputError("proposal", sorted(batch), str(err), f"give every column {n} rows", absolute=True) from err
     if count != n:
-        raise InputError("proposal", f"{count} rows", f"must give the {n} asked for", "fix the proposal")
+        raise InputError("proposal", f"{count} rows", f"must give the {n} asked for", "fix the proposal", absolute=True)
     for name, column in known.items():
         _require_storable(name, column)
     taken = sorted(set(BOOKKEEPING) & batch.keys())
     if taken:
-        raise InputError("proposal", taken[0], "this column's name is taken", "rename the proposal's column")
+        raise InputError(
+            "proposal", taken[0], "this column's name is taken", "rename the proposal's column", absolute=True
+        )
     return batch if isinstance(batch, LazyBatch) else to_cpu(batch)
 
 
 def _require_storable(name: str, column: Tensor) -> None:
     if column.is_complex() or column.is_quantized or column.dtype == torch.bfloat16:
-        raise InputError("proposal", f"{name} {column.dtype}", "has no column in Arrow", "convert it to float32")
+        raise InputError(
+            "proposal", f"{name} {column.dtype}", "has no column in Arrow", "convert it to float32", absolute=True
+        )
 
 
 def _validate_when_made(drawn: LazyBatch, proposal: Proposal) -> LazyBatch:
@@ -164,11 +172,13 @@ def _validate_when_made(drawn: LazyBatch, proposal: Proposal) -> LazyBatch:
     def guard(name: str, make: Callable[[Index], Tensor]) -> Callable[[Index], Tensor]:
         def made(rows: Index) -> Tensor:
             count = len(rows) if isinstance(rows, Tensor) else num_rows(drawn)
-            with reported_as("proposal", kind, f"fails to make the {name} of {count} rows", "fix it"):
+            what = f"fails to make the {name} of {count} rows"
+            with reported_as("proposal", kind, what, "fix it", absolute=True):
                 column = make(rows)
             if not isinstance(column, Tensor) or column.shape[:1] != (count,):
                 result = list(column.shape) if isinstance(column, Tensor) else type(column).__name__
-                raise InputError("proposal", kind, f"makes {result} as the {name} of {count} rows", "fix it")
+                rule = f"makes {result} as the {name} of {count} rows"
+                raise InputError("proposal", kind, rule, "fix it", absolute=True)
             _require_storable(name, column)
             return column
 

@@ -67,14 +67,14 @@ class Envelope(Protocol):
 def choose(envelope: Envelope, pilot: Pilot) -> Choice:
     """Return `envelope.choose(pilot)`. Raises InputError where a user's envelope fails or returns no valid Choice."""
     kind = type(envelope).__name__
-    with reported_as("envelope", kind, f"fails on a pilot of {len(pilot.log_ratio)} rows", "fix it"):
+    with reported_as("", kind, f"fails on a pilot of {len(pilot.log_ratio)} rows", "fix it"):
         choice: object = envelope.choose(pilot)
     if not isinstance(choice, Choice):
-        raise InputError("envelope", kind, f"choose gives a {type(choice).__name__}", "give a Choice")
+        raise InputError("", kind, f"choose gives a {type(choice).__name__}", "give a Choice")
     if not _is_finite(choice.log_m):
-        raise InputError("envelope", kind, f"chooses log_m={choice.log_m}", "choose a finite number")
+        raise InputError("", kind, f"chooses log_m={choice.log_m}", "choose a finite number")
     if choice.margin is not None and not (_is_finite(choice.margin) and choice.margin >= 0):
-        raise InputError("envelope", kind, f"chooses margin={choice.margin}", "choose None, or a number from 0")
+        raise InputError("", kind, f"chooses margin={choice.margin}", "choose None, or a number from 0")
     return choice
 
 
@@ -103,7 +103,7 @@ class FixedEnvelope:
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.log_m):
-            raise InputError("envelope.log_m", self.log_m, "must be finite", "give the logarithm of M")
+            raise InputError("log_m", self.log_m, "must be finite", "give the logarithm of M")
         _require_pilot(self.num_pilot)
 
     def choose(self, pilot: Pilot) -> Choice:
@@ -128,7 +128,7 @@ class CertifiedEnvelope:
         """Choose log_bound. Raises InputError where the ratio has none."""
         if pilot.log_bound is None:
             remedy = "use kind pilot, adaptive or budget, or a ratio with a bound"
-            raise InputError("envelope.kind", "certified", "the ratio has no known bound", remedy)
+            raise InputError("kind", "certified", "the ratio has no known bound", remedy)
         return Choice(pilot.log_bound, "bound of the ratio")
 
 
@@ -196,21 +196,17 @@ class BudgetEnvelope:
     Args:
         acceptance: fraction of the proposals to keep, in (0, 1). Lower comes closer to the target and costs more.
         num_pilot: proposals of the pilot; at least 20 of them must lie above the quantile.
-        section: the section of the configuration that holds these two keys, for error messages.
     """
 
     acceptance: float
     num_pilot: int = 20_000
-    section: str = "envelope"
 
     def __post_init__(self) -> None:
         if not 0 < self.acceptance < 1:
-            raise InputError(f"{self.section}.acceptance", self.acceptance, "must be in (0, 1)", "give a fraction")
+            raise InputError("acceptance", self.acceptance, "must be in (0, 1)", "give a fraction")
         if self.acceptance * self.num_pilot < 20:
             remedy = f"raise it to {int(np.ceil(20 / self.acceptance))} or more"
-            raise InputError(
-                f"{self.section}.num_pilot", self.num_pilot, "leaves fewer than 20 accepted pilot rows", remedy
-            )
+            raise InputError("num_pilot", self.num_pilot, "leaves fewer than 20 accepted pilot rows", remedy)
 
     def choose(self, pilot: Pilot) -> Choice:
         """Choose the (1 - acceptance) quantile of the keys."""
@@ -220,9 +216,10 @@ class BudgetEnvelope:
             if reachable == 0:
                 raise _nothing_acceptable(len(pilot.log_ratio))
             raise StatisticalRefusal(
-                f"{self.section}.acceptance={self.acceptance:g} cannot be reached: only a fraction {reachable:g} of "
+                f"{{key}}={self.acceptance:g} cannot be reached: only a fraction {reachable:g} of "
                 "the proposals has a ratio above 0",
-                f"lower {self.section}.acceptance below that, or narrow the proposal",
+                "lower {key} below that, or narrow the proposal",
+                key="acceptance",
             )
         source = f"quantile of {len(pilot.accept_key):,} pilot keys at acceptance {self.acceptance:g}"
         return Choice(log_m, source, is_quantile=True)
@@ -230,12 +227,12 @@ class BudgetEnvelope:
 
 def _require_pilot(num_pilot: int) -> None:
     if num_pilot < 1:
-        raise InputError("envelope.num_pilot", num_pilot, "must be positive", "use e.g. 10000")
+        raise InputError("num_pilot", num_pilot, "must be positive", "use e.g. 10000")
 
 
 def _require_margin(margin: float) -> None:
     if not 0 <= margin < np.inf:
-        raise InputError("envelope.margin", margin, "must be finite and not below 0", "use e.g. 0.5")
+        raise InputError("margin", margin, "must be finite and not below 0", "use e.g. 0.5")
 
 
 def _largest(pilot: Pilot) -> float:

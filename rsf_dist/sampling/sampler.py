@@ -16,7 +16,7 @@ from rsf_dist.cluster.capacity import check_pool, max_actors
 from rsf_dist.cluster.connection import ensure_cluster
 from rsf_dist.cluster.shared_storage import require_shared
 from rsf_dist.config.sampling import Budget, PoolConfig
-from rsf_dist.errors import InputError, Shortfall
+from rsf_dist.errors import InputError, Shortfall, located
 from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
 from rsf_dist.runtime.allocator import releasing_memory
@@ -178,7 +178,9 @@ class RejectionSampler:
             StatisticalRefusal: the pilot allows no M, or meets a ratio that is NaN or +inf.
         """
         pilot = self._pilot(round, num_pilot)
-        return self._plan(pilot, choose(self.envelope, pilot.rows), round)
+        with located("envelope"):
+            choice = choose(self.envelope, pilot.rows)
+        return self._plan(pilot, choice, round)
 
     def _pilot(self, round: int, num_pilot: int | None = None) -> PilotRun:
         streams = Streams(self.seed, _pilot_stage(self.stage), round)

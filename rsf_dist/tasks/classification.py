@@ -64,19 +64,21 @@ class ClassificationTask:
         image = batch["image"]
         if image.dtype != torch.uint8 and self.spec.config.name != "mlp":  # a network would scale it once more
             rule = "must be uint8 [n, channels, height, width]"
-            raise InputError("image", image.dtype, rule, "convert the column, 0 to 255")
+            raise InputError("image", image.dtype, rule, "convert the column, 0 to 255", absolute=True)
         return image
 
     def _checked_label(self, batch: Batch) -> Tensor:
         label = batch["label"]
         if label.is_floating_point() or label.ndim != 1:
             rule = "must be a class's number, one a row"
-            raise InputError("label", f"{label.dtype} {list(label.shape)}", rule, "convert the column to int64")
+            raise InputError(
+                "label", f"{label.dtype} {list(label.shape)}", rule, "convert the column to int64", absolute=True
+            )
         label = label.long()
         outside = label[(label < 0) | (label >= self.spec.num_outputs)]
         if len(outside):
             rule = f"must lie in [0, {self.spec.num_outputs}), the classes {list(self.spec.classes)}"
-            raise InputError("label", outside[0].item(), rule, "correct the rows, or name all classes")
+            raise InputError("label", outside[0].item(), rule, "correct the rows, or name all classes", absolute=True)
         return label
 
     def save(self, model: nn.Module, folder: Path) -> None:

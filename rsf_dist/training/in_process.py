@@ -22,7 +22,6 @@ def fit_in_process(
     config: OptimizerConfig,
     seed: int,
     initial: nn.Module | None = None,
-    field: str = "pretrain",
 ) -> nn.Module:
     """Train the task's model on labelled images, in minibatches drawn with replacement.
 
@@ -34,7 +33,6 @@ def fit_in_process(
         config: steps, batch size and learning rate.
         seed: of minibatches and dropout, and of parameters without given weights.
         initial: a model of the task to begin with, which is not changed. None means the task's own.
-        field: the key of `config` in the configuration, for errors.
     """
     streams = Streams(seed, Stage.PRETRAIN)
     generator = streams.torch()
@@ -47,5 +45,5 @@ def fit_in_process(
         return task.loss(model, batch).mean()
 
     with seeded(streams):  # dropout
-        descend(model, config, next_loss, field)
+        descend(model, config, next_loss)
     return model.cpu()

@@ -44,7 +44,9 @@ def test_exit_codes():
     assert codes == (1, 2, 3)
 
 
-@pytest.mark.parametrize("error", [input_error(), of_file(), StatisticalRefusal("finding", "remedy"), ClusterFailure("gone")])
+@pytest.mark.parametrize(
+    "error", [input_error(), of_file(), StatisticalRefusal("finding", "remedy"), ClusterFailure("gone")]
+)
 def test_pickling_keeps_type_text_and_parts(error):
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
@@ -93,5 +95,12 @@ def test_a_place_survives_pickling():
 
 
 def test_blocks_leave_other_errors_alone():
-    with pytest.raises(StatisticalRefusal, match="^finding; remedy$"), located("ratio"):
+    with pytest.raises(StatisticalRefusal, match=r"^finding; remedy$"), located("ratio"):
         raise StatisticalRefusal("finding", "remedy")
+
+
+def test_blocks_extend_the_key_of_a_refusal():
+    with pytest.raises(StatisticalRefusal) as caught, located("ratio"), located("optimizer"):
+        raise StatisticalRefusal("the loss is not finite", "lower {key}", key="learning_rate")
+    assert str(caught.value) == "the loss is not finite; lower ratio.optimizer.learning_rate"
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

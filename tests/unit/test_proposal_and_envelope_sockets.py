@@ -94,7 +94,7 @@ def test_a_proposal_kind_without_a_builder_says_what_is_missing():
     class Unbuilt(ProposalKind):
         kind: Literal["unbuilt"]
 
-    with pytest.raises(InputError, match=r"proposal.kind=unbuilt: no function builds a proposal of this kind"):
+    with pytest.raises(InputError, match=r"^kind=unbuilt: no function builds a proposal of this kind"):
         build_proposal(Unbuilt(kind="unbuilt"), images(4))
 
 
@@ -140,5 +140,5 @@ def test_an_envelope_kind_without_a_builder_says_what_is_missing():
     class Unbuilt(EnvelopeKind):
         kind: Literal["unbuilt"]
 
-    with pytest.raises(InputError, match=r"envelope.kind=unbuilt: no function builds an envelope of this kind"):
+    with pytest.raises(InputError, match=r"^kind=unbuilt: no function builds an envelope of this kind"):
         build_envelope(Unbuilt(kind="unbuilt"))

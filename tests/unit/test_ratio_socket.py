@@ -13,7 +13,7 @@ from rsf_dist.config.load import dump_config, parse_config, parse_text
 from rsf_dist.config.ratio import RATIO_KINDS, RatioKind
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.images import ImageSet
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, located
 from rsf_dist.proposals import AugmentProposal
 from rsf_dist.ratios import ProductRatio, Ratio, RatioInfo
 from rsf_dist.runtime.rng import Streams
@@ -101,6 +101,9 @@ def test_a_ratio_kind_without_a_maker_is_refused(inputs):
     class Unmade(RatioKind):
         kind: Literal["unmade"] = "unmade"
 
-    context = RatioContext(inputs, AugmentProposal(inputs.source, {}), seed=0, field="ratio.factors.1")
-    with pytest.raises(InputError, match=r"ratio\.factors\.1\.kind=unmade: .*make_ratio\.register"):
+    context = RatioContext(inputs, AugmentProposal(inputs.source, {}), seed=0)
+    with (
+        pytest.raises(InputError, match=r"^ratio\.factors\.1\.kind=unmade: .*make_ratio\.register"),
+        located("ratio.factors.1"),
+    ):
         make_ratio(Unmade(), context)

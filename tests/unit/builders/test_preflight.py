@@ -16,7 +16,7 @@ from rsf_dist.builders.prior_estimation import class_prior
 from rsf_dist.builders.ratio import make_ratio
 from rsf_dist.config.load import parse_config
 from rsf_dist.data.images import ImageSet
-from rsf_dist.errors import InputError
+from rsf_dist.errors import InputError, located
 from rsf_dist.proposals import AugmentProposal, DistributionProposal, GeneratorProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
 from rsf_dist.runtime import user_code
@@ -446,14 +446,15 @@ def test_what_cannot_work_is_refused_early(sections, field, rule):
 def test_a_factory_that_gives_no_ratio():
     raw = {"kind": "custom", "factory": "my_kinds:nothing"}
     error = complaint(built, raw)
-    assert (error.field, error.rule) == ("ratio.factory", "gives a int, which lacks something of a Ratio")
-    nested = complaint(make_ratio, having(ratio=raw).ratio, RatioContext(inputs(), None, 0, field="ratio.factors.2"))
-    assert nested.field == "ratio.factors.2.factory"
+    assert (error.field, error.rule) == ("factory", "gives a int, which lacks something of a Ratio")
+    nested = complaint(make_ratio, having(ratio=product(raw)).ratio, RatioContext(inputs(), None, 0))
+    assert nested.field == "factors.1.factory"
 
 
 def test_a_proposal_without_a_class_prior():
-    error = complaint(class_prior, DistributionProposal(Normal(0.0, 1.0)), "ratio.factors.1")
-    assert (error.field, error.value) == ("ratio.factors.1", "DistributionProposal")
+    with pytest.raises(InputError) as caught, located("ratio.factors.1"):
+        class_prior(DistributionProposal(Normal(0.0, 1.0)))
+    assert (caught.value.field, caught.value.value) == ("ratio.factors.1", "DistributionProposal")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def asked(monkeypatch):
         calls.append(SimpleNamespace(steps=config.optimizer.steps, initial=initial, seeds=(seed, split_seed)))
 
     monkeypatch.setattr(classifier_fit, "run_in_task", in_task)
-    monkeypatch.setattr(classifier_fit, "check_ratio", lambda config, field: None)
+    monkeypatch.setattr(classifier_fit, "check_ratio", lambda config: None)
     return calls
 
 

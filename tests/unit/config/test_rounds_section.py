@@ -210,6 +210,17 @@ def test_one_shot_rejection_beside_rounds_keeps_as_many_rows_again():
     assert forecasts == [100 + RoundsConfig().num_accepted, 200 + RoundsConfig().num_accepted]
 
 
+def refusing_after(number):
+    """Return a check that refuses, after it has passed `number` times."""
+    passes = iter(range(number))
+
+    def check_ratio(config):
+        if next(passes, None) is None:
+            raise InputError("gpus", 9, "are too many", "lower it")
+
+    return check_ratio
+
+
 @pytest.mark.parametrize(
     ("sections", "asked"),
     [
@@ -221,12 +232,16 @@ def test_one_shot_rejection_beside_rounds_keeps_as_many_rows_again():
     ],
 )
 def test_what_estimates_the_mix_of_classes_must_have_room_on_the_cluster(sections, asked, monkeypatch):
-    places = []
-    monkeypatch.setattr(pipeline, "check_ratio", lambda config, section="ratio": places.append(section))
     for name in ("check_pool", "check_training", "require_shared"):
         monkeypatch.setattr(pipeline, name, lambda *_: None)
-    pipeline.check_cluster(having(**sections), sampling=True, training=True)
-    assert places == asked
+    config = having(**sections)
+    for number, place in enumerate(asked):
+        monkeypatch.setattr(pipeline, "check_ratio", refusing_after(number))
+        with pytest.raises(InputError) as caught:
+            pipeline.check_cluster(config, sampling=True, training=True)
+        assert caught.value.field == f"{place}.gpus"
+    monkeypatch.setattr(pipeline, "check_ratio", refusing_after(len(asked)))
+    pipeline.check_cluster(config, sampling=True, training=True)
 
 
 # arms

@@ -252,7 +252,7 @@ def test_subset_and_requirements():
     labelled = ImageSet(images, torch.tensor([0, 1, 0, 1]), ("a", "b"))
     assert labelled.subset(torch.tensor([1, 3])).labels.tolist() == [1, 1]
     assert labelled.require_labels().tolist() == [0, 1, 0, 1]
-    with pytest.raises(InputError, match="^unlabelled images: needs labels"):
+    with pytest.raises(InputError, match=r"^unlabelled images: needs labels"):
         ImageSet(images).require_labels()
     ImageSet(images).require_like(labelled)
     labelled.require_like(labelled)

@@ -133,7 +133,7 @@ def test_weights_of_another_model(tmp_path):
     save_network(resnet().build(), resnet(), tmp_path)
     path = str(tmp_path / "model.safetensors")
     error = refusal(NetworkSpec(ModelConfig(width=4, weights=path), 3, 1))
-    assert error.field == "model.weights"
+    assert error.field == "weights"
     assert error.rule.startswith("does not fit the network at ")
 
 
@@ -174,9 +174,9 @@ def test_pt_file_of_a_bare_tensor(tmp_path):
 
 
 def test_unknown_network_and_unknown_weights():
-    assert refusal(NetworkSpec(ModelConfig(name="resnet19"), 3, 3)).field == "model.name"
+    assert refusal(NetworkSpec(ModelConfig(name="resnet19"), 3, 3)).field == "name"
     error = refusal(resnet(weights="IMAGENET9"))
-    assert error.field == "model.weights"
+    assert error.field == "weights"
     assert "IMAGENET1K_V1" in error.remedy
 
 
@@ -316,7 +316,7 @@ def test_bfloat16_learns():
         losses.append(nn.functional.cross_entropy(network(rows), label))
         return losses[-1]
 
-    descend(network, config, next_loss, "pretrain")
+    descend(network, config, next_loss)
     assert all(parameter.grad.dtype == torch.float32 for parameter in network.parameters())
     assert losses[-1].item() < 0.5 * losses[0].item()
 
@@ -419,7 +419,7 @@ def test_networks_of_ones_own_that_are_refused(own):
     assert refusal(own("nothing")).rule == "gives a NoneType"
     assert "no class or function absent" in refusal(own("absent")).rule
     assert "unexpected keyword argument 'deep'" in refusal(own("network", options={"deep": 1})).rule
-    assert refusal(own("network", weights="IMAGENET1K_V1")).field == "model.weights"
+    assert refusal(own("network", weights="IMAGENET1K_V1")).field == "weights"
     with pytest.raises(InputError, match="its last layer is not linear"):
         own("headless").build().freeze_backbone()
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rsf_dist.config.model import OptimizerConfig
-from rsf_dist.errors import StatisticalRefusal
+from rsf_dist.errors import StatisticalRefusal, located
 from rsf_dist.models.optimization import descend, optimizer_and_schedule
 
 
@@ -61,7 +61,7 @@ def test_descend_finds_a_minimum_and_leaves_the_model_ready_for_use():
         modes.append(model.training)
         return (model.weight - 3).square().sum()
 
-    descend(model, OptimizerConfig(steps=200, learning_rate=0.2, weight_decay=0.0), next_loss, "pretrain")
+    descend(model, OptimizerConfig(steps=200, learning_rate=0.2, weight_decay=0.0), next_loss)
     assert model.weight.item() == pytest.approx(3, abs=1e-2)
     assert modes == [True] * 200
     assert not model.training
@@ -69,8 +69,11 @@ def test_descend_finds_a_minimum_and_leaves_the_model_ready_for_use():
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_descend_refuses_a_loss_that_is_not_finite(loss):
-    with pytest.raises(StatisticalRefusal, match=r"the loss is not finite; lower pretrain\.learning_rate"):
-        descend(nn.Linear(1, 1), OptimizerConfig(), lambda: torch.tensor(loss), "pretrain")
+    with (
+        pytest.raises(StatisticalRefusal, match=r"the loss is not finite; lower pretrain\.learning_rate"),
+        located("pretrain"),
+    ):
+        descend(nn.Linear(1, 1), OptimizerConfig(), lambda: torch.tensor(loss))
 
 
 def test_plain_sgd_at_a_constant_rate_by_hand():
@@ -78,7 +81,7 @@ def test_plain_sgd_at_a_constant_rate_by_hand():
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
     config = OptimizerConfig(algorithm="sgd", schedule="constant", steps=3, learning_rate=0.25, weight_decay=0.0)
-    descend(model, config, lambda: model.weight.square().sum(), "pretrain")
+    descend(model, config, lambda: model.weight.square().sum())
     assert model.weight.item() == pytest.approx(1 / 8)
 
 

@@ -2,12 +2,13 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from records import entry_of
 from seed_runs import broad, round_proposal, seed_run_in, store_decision
 
-from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal
+from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal, located
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal
 from rsf_dist.ratios import ConstantRatio
 from rsf_dist.report import report_json
@@ -15,6 +16,7 @@ from rsf_dist.runs import rounds
 from rsf_dist.runs.class_prior import ClassPriorDecision
 from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.rng import Streams
+from rsf_dist.sampling.envelope import BudgetEnvelope, Pilot
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,22 @@ def test_a_round_that_explores_and_falls_short_names_what_is_its_own_to_raise(se
     assert "budget" not in str(short.value)
 
 
+def test_an_acceptance_out_of_reach_is_that_of_the_rounds(seed_run, rows_of, monkeypatch):
+    pilot = Pilot(np.full(1000, -np.inf), np.full(1000, -np.inf))
+    pilot.log_ratio[:3] = pilot.accept_key[:3] = 0.0
+
+    class OutOfReach:
+        def sample(self, *_):
+            with located("envelope"):
+                BudgetEnvelope(0.5).choose(pilot)
+
+    monkeypatch.setattr(SeedRun, "ratio", lambda seed_run, proposal, number: ConstantRatio())
+    monkeypatch.setattr(rounds, "round_sampler", lambda *_, exploring: OutOfReach())
+    rule = r"rounds\.acceptance=0\.5 cannot be reached: .* 0\.003 of .*; lower rounds\.acceptance below that"
+    with pytest.raises(StatisticalRefusal, match=rule):
+        rounds.explore_once(seed_run, 1)
+
+
 @pytest.mark.parametrize("last", [0, 2])
 def test_accepted_rows_are_evaluated_beside_proposals_as_configured_and_as_moved(last, seed_run, monkeypatch):
     asked, configured, moved = [], broad(), broad()
@@ -155,7 +173,7 @@ def test_a_round_that_explores_has_a_budget_of_its_own(num_accepted, chunk_size,
     section = {"num_rounds": 3, "num_accepted": num_accepted, "acceptance": 0.1}
     seed_run = seed_run_in(tmp_path, rounds=section, sampling=sampling)
     sampler = rounds.round_sampler(seed_run, broad(), ConstantRatio(), exploring=True)
-    assert sampler.envelope.section == "rounds"
+    assert sampler.envelope == BudgetEnvelope(0.1, seed_run.config.rounds.num_pilot)
     assert (sampler.budget.max_proposals, sampler.budget.max_seconds) == (most, None)
     assert rounds.round_sampler(seed_run, broad(), ConstantRatio()).budget == seed_run.config.sampling.budget
 
