@@ -1,4 +1,7 @@
-"""The room on the cluster's nodes: what does not fit is refused before anything expensive starts."""
+"""The room on the cluster's nodes: what does not fit is refused before anything expensive starts.
+
+Errors name keys of the section that a check is given, and the caller locates them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def nodes_up() -> list[Share]:
 
 def check_pool(pool: PoolConfig) -> None:
     """Raise InputError unless the cluster has room for `min_actors`, now or within `wait_seconds`."""
-    _require("sampling.pool.min_actors", pool.min_actors, [Share.of_pool(pool)] * pool.min_actors, pool.wait_seconds)
+    _require("min_actors", pool.min_actors, [Share.of_pool(pool)] * pool.min_actors, pool.wait_seconds)
 
 
 def check_ratio(ratio: Reserving) -> None:
@@ -50,7 +53,7 @@ def check_training(training: TrainingConfig, pool: PoolConfig | None = None) -> 
         beside = [Share.of_pool(pool)] * pool.min_actors
         why = f", and {pool.min_actors} sampling actor(s) work at the same time as the training workers"
     wait_seconds = max(training.wait_seconds, pool.wait_seconds if pool else 0.0)
-    _require("training.num_workers", training.num_workers, workers(training) + beside, wait_seconds, why)
+    _require("num_workers", training.num_workers, workers(training) + beside, wait_seconds, why)
 
 
 def check_worker(training: TrainingConfig) -> None:
@@ -58,8 +61,8 @@ def check_worker(training: TrainingConfig) -> None:
 
     Pretraining and evaluation run in tasks with the share of one worker, also where nothing is fine-tuned.
     """
-    field = "use_gpu" if training.use_gpu else "cpus_per_worker"
-    _require(f"training.{field}", getattr(training, field), [Share.of_training(training)], training.wait_seconds)
+    key = "use_gpu" if training.use_gpu else "cpus_per_worker"
+    _require(key, getattr(training, key), [Share.of_training(training)], training.wait_seconds)
 
 
 def workers(training: TrainingConfig) -> list[Share]:
@@ -83,12 +86,12 @@ def _room_beside(shares: Sequence[Share], nodes: Sequence[Share]) -> list[Share]
     return room
 
 
-def _require(field: str, value: object, shares: Sequence[Share], wait_seconds: float, why: str = "") -> None:
+def _require(key: str, value: object, shares: Sequence[Share], wait_seconds: float, why: str = "") -> None:
     """Raise InputError unless the shares fit the nodes that are up, or that come up within `wait_seconds`.
 
     Args:
-        field: the key that the error names.
-        value: the key's value.
+        key: the key that the error names.
+        value: the value of the key.
         shares: the processes that must run at the same time.
         wait_seconds: seconds to wait for a cluster that grows by itself; 0 refuses at once.
         why: a further reason, for the end of the error's rule.
@@ -103,7 +106,7 @@ def _require(field: str, value: object, shares: Sequence[Share], wait_seconds: f
     if not fits(shares, nodes):
         rule = f"needs {_format_shares(shares)}; the cluster has {_format_shares(nodes)} on {len(nodes)} node(s){why}"
         remedy = "lower it or what each takes, join a larger cluster, or set wait_seconds where it grows by itself"
-        raise InputError(field, value, rule, remedy)
+        raise InputError(key, value, rule, remedy)
 
 
 def _format_shares(shares: Sequence[Share]) -> str:

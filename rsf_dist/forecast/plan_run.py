@@ -71,7 +71,8 @@ def plan_run(
     with connect(address, verbose, config.code_folder), TemporaryDirectory() as folder:
         with located("ratio"):
             check_ratio(config.ratio)
-        check_pool(config.sampling.pool)
+        with located("sampling.pool"):
+            check_pool(config.sampling.pool)
         draft = SeedRun(config, inputs, RunStore(folder), config.seed, progress)
         warnings = copy_stored_parts(config, draft.store)
         return _forecast_seed_run(draft, actors, warnings)

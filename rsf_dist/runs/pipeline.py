@@ -203,11 +203,13 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
         if rounds.num_rounds > 1 and rounds.class_prior is not None and config.ratio.leaves_class_prior_open:
             with located("rounds.class_prior"):
                 check_ratio(rounds.class_prior)
-        check_pool(config.sampling.pool)
+        with located("sampling.pool"):
+            check_pool(config.sampling.pool)
     if training and not (
         sampling and config.training.wait_seconds
     ):  # else the nodes for training would idle until then
-        check_training(config.training, pool_beside)
+        with located("training"):
+            check_training(config.training, pool_beside)
     require_shared(RunStore(config.output).uri, "output")
     if config.code_folder is not None:
         require_shared(config.code_folder, "code_folder")

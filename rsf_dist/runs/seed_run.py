@@ -170,7 +170,8 @@ class SeedRun:
         model = self.store.find_folder(PRETRAINED, task.load)
         if model is None:
             with self.stage("pretraining", "the model before fine-tuning"):
-                check_worker(config.training)
+                with located("training"):
+                    check_worker(config.training)
                 share = Share.of_training(config.training)
                 made = run_in_task(_pretrain, task, self.inputs.source, config.pretrain, self.seed, share=share)
             self.store.commit_folder(PRETRAINED, lambda folder: task.save(made, folder))

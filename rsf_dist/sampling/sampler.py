@@ -162,7 +162,8 @@ class RejectionSampler:
         if num_accepted < 1:
             raise InputError("num_accepted", num_accepted, "must be positive", "ask for at least one row")
         ensure_cluster()
-        check_pool(self.pool)
+        with located("sampling.pool"):
+            check_pool(self.pool)
         if self.store is not None:
             require_shared(self.store.uri, "output")
 

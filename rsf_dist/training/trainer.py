@@ -32,7 +32,7 @@ from rsf_dist.cluster.ray_workarounds import (
 )
 from rsf_dist.cluster.shared_storage import require_shared
 from rsf_dist.config.training import TrainingConfig
-from rsf_dist.errors import InputError, StatisticalRefusal
+from rsf_dist.errors import InputError, StatisticalRefusal, located
 from rsf_dist.sampling.stream import RowStream
 from rsf_dist.tasks.base import Task
 from rsf_dist.training.checkpoints import RunFolder
@@ -102,7 +102,8 @@ class FineTuner:
             StatisticalRefusal: the loss is not finite, or the stream ends before the last step.
         """
         ensure_cluster()
-        check_training(self.training, dataset.pool if isinstance(dataset, RowStream) else None)
+        with located("training"):
+            check_training(self.training, dataset.pool if isinstance(dataset, RowStream) else None)
         if self.storage_path is not None:
             require_shared(self.storage_path, "storage_path")
         rows = (
@@ -124,7 +125,7 @@ class FineTuner:
         count, batch = rows.count(), self.training.batch_size
         if count < batch:
             rule = f"the {count:,} training rows do not fill one batch"
-            raise InputError("training.batch_size", batch, rule, "lower it, or accept more rows")
+            raise InputError("training.batch_size", batch, rule, "lower it, or accept more rows", absolute=True)
         mean_weight = rows.mean("weight") if self.training.use_row_weights else 1.0
         return TrainingData(self._required(held_out), float(mean_weight or 1.0), stored=rows, epoch=count // batch)
 
@@ -144,7 +145,9 @@ class FineTuner:
 
     def _required(self, held_out: Dataset) -> Dataset:
         if held_out.count() == 0:
-            raise InputError("validation", "0 rows", "there must be some", "raise training.validation_fraction")
+            raise InputError(
+                "validation", "0 rows", "there must be some", "raise training.validation_fraction", absolute=True
+            )
         return held_out
 
     @property
@@ -240,14 +243,16 @@ def _checked(dataset: Dataset, wanted: list[str], field: str) -> Dataset:
     _require_columns(wanted, list(kinds), field)
     for name in wanted:
         if kinds[name] in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
-            raise InputError(field, f"{name} ({kinds[name]})", "holds no numbers", "convert it to numbers")
+            raise InputError(
+                field, f"{name} ({kinds[name]})", "holds no numbers", "convert it to numbers", absolute=True
+            )
     return dataset.select_columns(wanted)
 
 
 def _require_columns(wanted: list[str], present: list[str], field: str) -> None:
     missing = [name for name in wanted if name not in present]
     if missing:
-        raise InputError(field, missing[0], f"is not among the dataset's {present}", "add or rename it")
+        raise InputError(field, missing[0], f"is not among the dataset's {present}", "add or rename it", absolute=True)
 
 
 @dataclass(frozen=True)
@@ -287,7 +292,7 @@ class FineTuneResult:
         """
         last = folder.newest()
         if last is None:
-            raise InputError("checkpoints", folder.path, "holds no intact checkpoint", "train again")
+            raise InputError("checkpoints", folder.path, "holds no intact checkpoint", "train again", absolute=True)
         chosen = last
         if keep == "best":
             chosen = max(folder.newest_first(), key=lambda saved: saved.described["metrics"][task.metric])

@@ -53,7 +53,7 @@ def cluster(monkeypatch):
 
 
 def test_what_is_missing_is_refused_at_once_unless_one_may_wait(cluster):
-    with pytest.raises(InputError, match=r"needs 4 × 1 CPU; the cluster has 1 × 2 CPU on 1 node"):
+    with pytest.raises(InputError, match=r"^min_actors=4: needs 4 × 1 CPU; the cluster has 1 × 2 CPU on 1 node"):
         capacity.check_pool(PoolConfig(min_actors=4))
     assert cluster == []
     capacity.check_pool(PoolConfig(min_actors=4, wait_seconds=60))
@@ -62,7 +62,7 @@ def test_what_is_missing_is_refused_at_once_unless_one_may_wait(cluster):
 
 def test_waiting_ends(cluster, monkeypatch):
     monkeypatch.setattr(capacity, "_POLL_SECONDS", 0.01)
-    with pytest.raises(InputError, match=r"ratio.gpus=9"):
+    with pytest.raises(InputError, match=r"^gpus=9"):
         capacity.check_ratio(ClassifierRatioConfig(gpus=9, wait_seconds=0.05))
 
 
