@@ -49,16 +49,17 @@ class StatisticalRefusal(RsfError):
         remedy: the change to make.
         key: the key to change, which `located` extends to its place in the configuration. It is printed wherever
             finding and remedy say `{key}`. Empty where they name none.
+        absolute: True if the key is complete, so that `located` leaves it as it is.
     """
 
     exit_code = 3
 
-    def __init__(self, finding: str, remedy: str, key: str = ""):
-        super().__init__(finding, remedy, key)
-        self.finding, self.remedy, self.key = finding, remedy, key
+    def __init__(self, finding: str, remedy: str, key: str = "", absolute: bool = False):
+        super().__init__(finding, remedy, key, absolute)
+        self.finding, self.remedy, self.key, self.absolute = finding, remedy, key, absolute
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.finding, self.remedy, self.key)
+        return type(self), (self.finding, self.remedy, self.key, self.absolute)
 
     def __str__(self) -> str:
         text = f"{self.finding}; {self.remedy}"
@@ -88,7 +89,7 @@ class ClusterFailure(RsfError):
 
 
 @contextmanager
-def located(section: str) -> Iterator[None]:
+def located(section: str, absolute: bool = False) -> Iterator[None]:
     """Put the section in front of the field of an InputError, and of the key of a refusal, that leaves the block.
 
     The code that checks a thing names the fault within that thing ("name"). Its caller knows where the thing stands in
@@ -96,15 +97,17 @@ def located(section: str) -> Iterator[None]:
 
     Args:
         section: the place of the thing, a dotted key. An empty section adds nothing.
+        absolute: True if the section is the whole place, to which blocks around this one add nothing.
     """
     try:
         yield
     except InputError as err:
         if not err.absolute:
-            err.field = _joined(section, err.field)
+            err.field, err.absolute = _joined(section, err.field), absolute
         raise
     except StatisticalRefusal as err:
-        err.key = _joined(section, err.key) if err.key else ""
+        if err.key and not err.absolute:
+            err.key, err.absolute = _joined(section, err.key), absolute
         raise
 
 

@@ -18,7 +18,7 @@ from rsf_dist.builders.components import build_envelope
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.sampling import Budget
 from rsf_dist.data.arrow import from_table
-from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal, located
+from rsf_dist.errors import InputError, Shortfall, located
 from rsf_dist.evaluation.sample_quality import two_sample_tests
 from rsf_dist.proposals import DefensiveProposal, Proposal, Refittable
 from rsf_dist.ratios import Ratio
@@ -35,7 +35,7 @@ from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.timeouts import time_limit
 from rsf_dist.runtime.user_code import reported_as
 from rsf_dist.sampling.accepted import AcceptedSet, stored_rows
-from rsf_dist.sampling.envelope import BudgetEnvelope, Envelope
+from rsf_dist.sampling.envelope import BudgetEnvelope, Choice, Envelope, Pilot
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.sampling.stream import Cursor, RowStream
 
@@ -122,10 +122,6 @@ def explore_once(seed_run: SeedRun, number: int) -> float | None:
             most = f"{_MOST_OF_EXPECTED} times the proposals that rounds.acceptance says"
             finding = f"round {number}: fewer than {num_accepted:,} rows accepted of {most}"
             raise Shortfall(finding, _MORE_TO_EXPLORE) from short
-        except StatisticalRefusal as refusal:
-            if refusal.key == "envelope.acceptance":  # the user has set no envelope for this round
-                refusal.key = "rounds.acceptance"
-            raise
     if not report_json.has_round(seed_run.store, accepted.fingerprint):
         _report_round(seed_run, number, proposal, ratio, accepted)
     quality = info_of(ratio).quality
@@ -182,10 +178,19 @@ def round_sampler(seed_run: SeedRun, proposal: Proposal, ratio: Ratio, exploring
     )
 
 
+class RoundEnvelope(BudgetEnvelope):
+    """The envelope of an exploring round, whose keys stand in section `rounds`."""
+
+    def choose(self, pilot: Pilot) -> Choice:
+        """Choose as a BudgetEnvelope does."""
+        with located("rounds", absolute=True):
+            return super().choose(pilot)
+
+
 def _round_envelope(config: RunConfig, exploring: bool) -> Envelope:
     if exploring:
         with located("rounds"):
-            return BudgetEnvelope(config.rounds.acceptance, config.rounds.num_pilot)
+            return RoundEnvelope(config.rounds.acceptance, config.rounds.num_pilot)
     with located("envelope"):
         return build_envelope(config.envelope)
 

@@ -104,3 +104,12 @@ def test_blocks_extend_the_key_of_a_refusal():
         raise StatisticalRefusal("the loss is not finite", "lower {key}", key="learning_rate")
     assert str(caught.value) == "the loss is not finite; lower ratio.optimizer.learning_rate"
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_whole_place_is_not_extended():
+    with pytest.raises(StatisticalRefusal) as caught, located("envelope"), located("rounds", absolute=True):
+        raise StatisticalRefusal("out of reach", "lower {key}", key="acceptance")
+    assert str(caught.value) == "out of reach; lower rounds.acceptance"
+    with pytest.raises(InputError) as wrong, located("envelope"), located("rounds", absolute=True):
+        raise InputError("acceptance", 2, "must be in (0, 1)", "give a fraction")
+    assert wrong.value.field == "rounds.acceptance"

@@ -8,7 +8,7 @@ import torch
 from records import entry_of
 from seed_runs import broad, round_proposal, seed_run_in, store_decision
 
-from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal, located
+from rsf_dist.errors import InputError, Shortfall, StatisticalRefusal
 from rsf_dist.proposals import AugmentProposal, DefensiveProposal
 from rsf_dist.ratios import ConstantRatio
 from rsf_dist.report import report_json
@@ -16,7 +16,7 @@ from rsf_dist.runs import rounds
 from rsf_dist.runs.class_prior import ClassPriorDecision
 from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.rng import Streams
-from rsf_dist.sampling.envelope import BudgetEnvelope, Pilot
+from rsf_dist.sampling.envelope import Pilot
 
 
 @pytest.mark.parametrize(
@@ -105,20 +105,17 @@ def test_a_round_that_explores_and_falls_short_names_what_is_its_own_to_raise(se
     assert "budget" not in str(short.value)
 
 
-def test_an_acceptance_out_of_reach_is_that_of_the_rounds(seed_run, rows_of, monkeypatch):
-    pilot = Pilot(np.full(1000, -np.inf), np.full(1000, -np.inf))
-    pilot.log_ratio[:3] = pilot.accept_key[:3] = 0.0
-
-    class OutOfReach:
-        def sample(self, *_):
-            with located("envelope"):
-                BudgetEnvelope(0.5).choose(pilot)
-
-    monkeypatch.setattr(SeedRun, "ratio", lambda seed_run, proposal, number: ConstantRatio())
-    monkeypatch.setattr(rounds, "round_sampler", lambda *_, exploring: OutOfReach())
-    rule = r"rounds\.acceptance=0\.5 cannot be reached: .* 0\.003 of .*; lower rounds\.acceptance below that"
+@pytest.mark.parametrize(("exploring", "section"), [(True, "rounds"), (False, "envelope")])
+def test_an_acceptance_out_of_reach_is_named_by_its_place(exploring, section, tmp_path, monkeypatch):
+    envelope = {"kind": "budget", "acceptance": 0.1}
+    seed_run = seed_run_in(tmp_path, rounds={"num_rounds": 3, "acceptance": 0.1}, envelope=envelope)
+    rows = Pilot(np.full(1000, -np.inf), np.full(1000, -np.inf))
+    rows.log_ratio[:3] = rows.accept_key[:3] = 0.0
+    sampler = rounds.round_sampler(seed_run, broad(), ConstantRatio(), exploring)
+    monkeypatch.setattr(sampler, "_pilot", lambda *_: SimpleNamespace(rows=rows))
+    rule = rf"^{section}\.acceptance=0\.1 cannot be reached: .* 0\.003 of .*; lower {section}\.acceptance below that"
     with pytest.raises(StatisticalRefusal, match=rule):
-        rounds.explore_once(seed_run, 1)
+        sampler.plan()
 
 
 @pytest.mark.parametrize("last", [0, 2])
@@ -173,7 +170,7 @@ def test_a_round_that_explores_has_a_budget_of_its_own(num_accepted, chunk_size,
     section = {"num_rounds": 3, "num_accepted": num_accepted, "acceptance": 0.1}
     seed_run = seed_run_in(tmp_path, rounds=section, sampling=sampling)
     sampler = rounds.round_sampler(seed_run, broad(), ConstantRatio(), exploring=True)
-    assert sampler.envelope == BudgetEnvelope(0.1, seed_run.config.rounds.num_pilot)
+    assert (sampler.envelope.acceptance, sampler.envelope.num_pilot) == (0.1, seed_run.config.rounds.num_pilot)
     assert (sampler.budget.max_proposals, sampler.budget.max_seconds) == (most, None)
     assert rounds.round_sampler(seed_run, broad(), ConstantRatio()).budget == seed_run.config.sampling.budget
 
