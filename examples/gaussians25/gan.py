@@ -1,8 +1,8 @@
-"""The grid of 25 Gaussians, and a small GAN that has learned it imperfectly.
+"""The grid of 25 Gaussians, and a small GAN that learns it imperfectly.
 
-Generator and discriminator have three hidden layers of 100 units each and the generator's latent space has two
-dimensions. Their losses are those of the non-saturating GAN (Goodfellow et al. 2014); R1, a penalty on the
-discriminator's gradient at real rows (Mescheder, Geiger & Nowozin, ICML 2018), keeps the generator from losing modes.
+The generator and the discriminator have three hidden layers of 100 units each. The latent space has two dimensions.
+The losses are those of the non-saturating GAN (Goodfellow et al. 2014). R1, a penalty on the discriminator's gradient
+at real rows (Mescheder, Geiger & Nowozin, ICML 2018), keeps the generator from losing modes.
 """
 
 from __future__ import annotations
@@ -22,21 +22,26 @@ _WIDTH, _BATCH, _LEARNING_RATE, _R1 = 100, 256, 1e-3, 0.1
 
 
 def real(n: int, generator: torch.Generator) -> Tensor:
-    """n rows of the mixture, float32 [n, 2]."""
+    """Draw n rows of the mixture, float32 [n, 2]."""
     centre = CENTRES[torch.randint(len(CENTRES), (n,), generator=generator)]
     return centre + SD * torch.randn(n, 2, generator=generator)
 
 
 @dataclass(frozen=True)
 class Gan:
-    """generator: latent [n, LATENT] -> x [n, 2]; discriminator: x [n, 2] -> logit of being real [n, 1]."""
+    """A generator and its discriminator.
+
+    Args:
+        generator: latent [n, LATENT] -> x [n, 2].
+        discriminator: x [n, 2] -> logit of being real [n, 1].
+    """
 
     generator: nn.Module
     discriminator: nn.Module
 
 
 def train_gan(steps: int, seed: int) -> Gan:
-    """`steps` steps of each network, the learning rate falling to zero over the second half."""
+    """Train each network for `steps` steps. The learning rate falls to zero over the second half."""
     streams = Streams(seed, Stage.PRETRAIN)
     draws = streams.torch()
     with streams.torch_global():

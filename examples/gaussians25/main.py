@@ -1,11 +1,13 @@
-"""The grid of 25 Gaussians: samples of a small GAN before and after rejection on a learned density ratio.
+"""A comparison of a small GAN's samples of 25 Gaussians before and after rejection on a learned density ratio.
 
 p is a mixture of 25 Gaussians of standard deviation 0.05 with means on {-2, -1, 0, 1, 2}^2, as in discriminator
 rejection sampling (Azadi et al. 2018, arXiv 1810.06758) and MH-GAN (Turner et al. 2019, arXiv 1811.11357). q is a GAN
-that leaves rows between the modes (gan.py). A classifier of fresh real rows and fresh generated rows gives log p/q;
-beside it stands the GAN's own discriminator, whose logit is what those papers start from. Each is used in three ways:
-with M from a pilot, with M that keeps a fifth of the proposals, and with the gamma shift of discriminator rejection
-sampling. A row is good within four standard deviations of a mean.
+that leaves rows between the modes (gan.py).
+
+Two ratios are compared. The first is a classifier fitted on fresh real rows and fresh generated rows. The second is the
+logit of the GAN's own discriminator, as in those papers. Each ratio is used in three ways: with M from a pilot, with an
+M that keeps a fifth of the proposals, and with the gamma shift of discriminator rejection sampling. A row is good if it
+lies within four standard deviations of a mean.
 
     python examples/gaussians25/main.py [--seed 0] [--rows 10000] [--output FOLDER]
 """
@@ -41,21 +43,21 @@ ENVELOPES = {
 ARMS = (*ENVELOPES, "drs")
 
 
-# Ray's workers get these three classes by value, for they cannot import what lies beside this script.
+# Ray's workers get these three classes by value, because they cannot import modules beside this script.
 class GeneratorProposal:
-    """x = G(z), z ~ N(0, I). The density of x is unknown."""
+    """A proposal x = G(z), z ~ N(0, I). The density of x is unknown."""
 
     def __init__(self, generator: nn.Module):
         self.generator = generator
 
     def sample(self, n: int, rng: Streams) -> dict[str, Tensor]:
-        """{"x": float32 [n, 2]}."""
+        """Draw n rows, {"x": float32 [n, 2]}."""
         with torch.no_grad():
             return {"x": self.generator(torch.randn(n, LATENT, generator=rng.torch()))}
 
 
 class DiscriminatorRatio:
-    """log r(x) = the discriminator's logit: log p/q as far as the discriminator is optimal (Goodfellow et al. 2014)."""
+    """The discriminator's logit as log r(x). It is log p/q if the discriminator is optimal (Goodfellow et al. 2014)."""
 
     log_bound = None
 
@@ -63,7 +65,7 @@ class DiscriminatorRatio:
         self.discriminator = discriminator
 
     def log_ratio(self, batch: dict[str, Tensor]) -> Tensor:
-        """float64 [n]."""
+        """Return the logits, float64 [n]."""
         with torch.no_grad():
             return self.discriminator(batch["x"])[:, 0].double()
 
@@ -71,9 +73,10 @@ class DiscriminatorRatio:
 class GammaShiftRatio:
     """The ratio under which rejection sampling is discriminator rejection sampling (Azadi et al., ICLR 2019, eq. 8).
 
-    DRS accepts a row with probability a = sigmoid(F - gamma), F = log s - log(1 - s e^-eps), s = min(1, r/M). So does
-    a log ratio of log M + log a under the envelope log M. With eps = 0, a = s/(s + (1 - s) e^gamma) is proportional to
-    r only at gamma = 0. A gamma below 0 flattens large ratios, a gamma above 0 favours them.
+    DRS accepts a row with probability a = sigmoid(F - gamma), F = log s - log(1 - s e^-eps), s = min(1, r/M). A log
+    ratio of log M + log a accepts with the same probability under the envelope log M. With eps = 0,
+    a = s/(s + (1 - s) e^gamma) is proportional to r only at gamma = 0. A gamma below 0 flattens large ratios. A gamma
+    above 0 favours them.
     """
 
     def __init__(self, ratio: Ratio, log_m: float, gamma: float, eps: float = 1e-8):
@@ -86,7 +89,7 @@ class GammaShiftRatio:
 
 
 def drs_logit(log_ratio: NDArray[np.float64], log_m: float, eps: float = 1e-8) -> NDArray[np.float64]:
-    """Return F of each row, float64 [n], or NaN where r is NaN or infinite: the sampler refuses such rows."""
+    """Return F of each row, float64 [n]. It is NaN where r is NaN or infinite, so that the sampler refuses the row."""
     log_s = np.where(log_ratio < np.inf, np.minimum(log_ratio - log_m, 0.0), np.nan)
     return log_s - np.log1p(-np.exp(log_s - eps))
 
@@ -94,7 +97,7 @@ def drs_logit(log_ratio: NDArray[np.float64], log_m: float, eps: float = 1e-8) -
 def fit_gamma_shift(proposal: GeneratorProposal, ratio: Ratio, seed: int, percentile: float = 95.0) -> GammaShiftRatio:
     """Take M, the largest ratio, and gamma, a percentile of F, from a pilot of 10,000 proposals.
 
-    The paper lets M grow while it samples; here it stays the pilot's.
+    The paper lets M grow during sampling. Here M stays as the pilot gives it.
     """
     _, log_ratio, _ = propose_and_score(proposal, ratio, Streams(seed, Stage.PILOT), 10_000)
     log_m = float(log_ratio.max())
@@ -103,12 +106,12 @@ def fit_gamma_shift(proposal: GeneratorProposal, ratio: Ratio, seed: int, percen
 
 
 def learn_ratio(proposal: GeneratorProposal, steps: int, seed: int) -> rsf.ClassifierRatio:
-    """Fit a classifier on as many real rows as generated ones, none of which the GAN has seen."""
+    """Fit a classifier on equally many real and generated rows. The GAN was not trained on any of them."""
     config = ClassifierRatioConfig(
         network={"name": "mlp", "width": 100, "depth": 3, "dropout": 0.0},
         optimizer={"steps": steps, "batch_size": 2048, "learning_rate": 2e-3, "weight_decay": 0.0},
         num_proposals=100_000,
-        ensemble=2,  # one network alone has spikes, and the largest of them would be M
+        ensemble=2,  # a single network has spikes, and the largest spike would become M
         calibration_fraction=0.1,
         test_fraction=0.1,
     )
@@ -121,14 +124,15 @@ def learn_ratio(proposal: GeneratorProposal, steps: int, seed: int) -> rsf.Class
 
 @dataclass(frozen=True)
 class Quality:
-    """How close rows are to the mixture.
+    """The closeness of rows to the mixture.
 
     Args:
         good: share of rows within GOOD of a mean.
-        modes: means with a good row. fair_modes: those with a quarter or more of their fair share of rows.
+        modes: number of means with at least one good row.
+        fair_modes: number of means with at least a quarter of their fair share of rows.
         sd: root mean square distance of good rows from their mean, per coordinate; 0.05 is right.
-        mode_tv: total variation distance between the good rows' modes and the uniform law.
-        energy: energy distance (Székely & Rizzo 2013) to real rows, over 4,000 of each.
+        mode_tv: total variation distance between the distribution of the good rows over the modes and the uniform one.
+        energy: energy distance (Székely & Rizzo 2013) to real rows, over 4,000 rows of each.
     """
 
     good: float
@@ -140,7 +144,7 @@ class Quality:
 
     @staticmethod
     def of(x: Tensor, truth: Tensor) -> Quality:
-        """Of rows x [n, 2]; `truth` are real rows."""
+        """Measure rows x [n, 2] against real rows `truth` [m, 2]."""
         distance, mode = torch.cdist(x, CENTRES).min(dim=1)
         good = distance <= GOOD
         counts = torch.bincount(mode[good], minlength=len(CENTRES))
@@ -155,7 +159,7 @@ class Quality:
 
 
 def _energy(x: Tensor, y: Tensor) -> float:
-    """2 E|x - y| - E|x - x'| - E|y - y'|, without bias: pairs of a row with itself are left out."""
+    """Estimate 2 E|x - y| - E|x - x'| - E|y - y'| without bias: pairs of a row with itself are left out."""
 
     def within(rows: Tensor) -> Tensor:
         return torch.cdist(rows, rows).sum() / (len(rows) * (len(rows) - 1))
@@ -164,9 +168,9 @@ def _energy(x: Tensor, y: Tensor) -> float:
 
 
 def draw_figure(samples: Mapping[str, Tensor], qualities: Mapping[str, Quality], path: Path) -> None:
-    """A panel for each sample, good rows in blue, others in orange."""
-    names = ["real", *(f"classifier, {one}" for one in ARMS)]
-    names += ["generator", *(f"discriminator, {one}" for one in ARMS)]
+    """Draw a panel for each sample, good rows in blue and others in orange."""
+    names = ["real", *(f"classifier, {arm}" for arm in ARMS)]
+    names += ["generator", *(f"discriminator, {arm}" for arm in ARMS)]
     figure = Figure(figsize=(13, 6.9), layout="constrained")
     for axes, name in zip(figure.subplots(2, len(names) // 2).flat, names, strict=True):
         x = samples[name][:5_000]
@@ -178,8 +182,8 @@ def draw_figure(samples: Mapping[str, Tensor], qualities: Mapping[str, Quality],
     figure.savefig(path, dpi=130)
 
 
-def tell(name: str, quality: Quality, report: rsf.SamplingReport | None = None) -> None:
-    """One line of the table."""
+def print_row(name: str, quality: Quality, report: rsf.SamplingReport | None = None) -> None:
+    """Print one line of the table."""
     sampled = f"{report.acceptance_rate:>10.4f}{report.num_capped:>9,}" if report else ""
     print(
         f"{name:24}{quality.good:>8.4f}{quality.modes:>7}{quality.fair_modes:>6}{quality.sd:>8.4f}"
@@ -189,8 +193,8 @@ def tell(name: str, quality: Quality, report: rsf.SamplingReport | None = None) 
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Train, learn, reject; print the table as it grows; write results.json and scatter.png."""
-    torch.set_num_threads(1)  # sums of floats must not depend on the machine's cores
+    """Train the GAN, learn its ratio, reject, print the table row by row, and write results.json and scatter.png."""
+    torch.set_num_threads(1)  # sums of floats must not depend on the number of cores
     seed, rows = arguments.seed, arguments.rows
     gan = train_gan(arguments.steps, seed)
     proposal = GeneratorProposal(gan.generator)
@@ -203,7 +207,7 @@ def main(arguments: argparse.Namespace) -> None:
     reports: dict[str, rsf.SamplingReport] = {}
     print(f"{'':24}    good  modes  fair      sd  mode TV   energy  accepted   capped")
     for name, x in samples.items():
-        tell(name, Quality.of(x, truth))
+        print_row(name, Quality.of(x, truth))
     with rsf.connect():
         for kind, ratio in ratios.items():
             shifted = fit_gamma_shift(proposal, ratio, seed)
@@ -213,7 +217,7 @@ def main(arguments: argparse.Namespace) -> None:
                 name = f"{kind}, {how}"
                 accepted = rsf.RejectionSampler(proposal, scored, envelope, seed=seed, chunk_size=16_384).sample(rows)
                 samples[name], reports[name] = from_table(accepted.head(rows))["x"], accepted.report
-                tell(name, Quality.of(samples[name], truth), accepted.report)
+                print_row(name, Quality.of(samples[name], truth), accepted.report)
 
     qualities = {name: Quality.of(x, truth) for name, x in samples.items()}
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -230,9 +234,9 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4_000, help="of the GAN")
-    parser.add_argument("--ratio-steps", type=int, default=8_000, help="of each of the classifier's networks")
-    parser.add_argument("--rows", type=int, default=10_000, help="that each arm accepts")
+    parser.add_argument("--steps", type=int, default=4_000, help="training steps of the GAN")
+    parser.add_argument("--ratio-steps", type=int, default=8_000, help="training steps of each classifier network")
+    parser.add_argument("--rows", type=int, default=10_000, help="rows that each arm accepts")
     parser.add_argument("--output", type=Path, default=Path("runs/gaussians25"))
     try:
         main(parser.parse_args())

@@ -1,8 +1,8 @@
-"""Rejection sampling fine-tuning in its smallest form: first one row at a time, then the same on rsf_dist.
+"""Rejection sampling fine-tuning in its smallest form: one row at a time, then the same on rsf_dist.
 
-p = N(0, I) and q = N(0, 1.15^2 I) in ten dimensions, so M = sup p/q = 1.15^10 = 4.05 is exact, and theory says that a
-proposal is accepted with probability 1/M = 0.247. A network of 10-10-2 units learns with SGD at 0.01 and cross entropy
-on which side of a plane the rows lie.
+p = N(0, I) and q = N(0, 1.15^2 I) in ten dimensions, so M = sup p/q = 1.15^10 = 4.05 is exact. In theory a proposal
+is accepted with probability 1/M = 0.247. A network of 10-10-2 units learns on which side of a plane each row lies, with
+SGD at a learning rate of 0.01 and cross entropy.
 
     python examples/seed/main.py            (needs rsf_dist; starts a Ray cluster of its own)
 """
@@ -32,7 +32,7 @@ LOG_M = DIMENSIONS * math.log(SCALE)
 
 
 class Net(nn.Module):
-    """10-10-2."""
+    """A network of 10 inputs, 10 hidden units and 2 logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,17 +40,17 @@ class Net(nn.Module):
         self.fc2 = nn.Linear(10, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, 2]."""
+        """Return logits [n, 2]."""
         return self.fc2(torch.relu(self.fc1(x)))
 
 
 def label(x: Tensor) -> Tensor:
-    """Which side of the plane sum(x) = 0: 0 or 1, [n]."""
+    """Return the side of the plane sum(x) = 0 on which each row lies, 0 or 1, [n]."""
     return (x.sum(-1) > 0).long()
 
 
 def one_row_at_a_time(num_rows: int) -> float:
-    """The textbook loop: draw, decide, step, again. Returns accepted rows a second of sampling."""
+    """Run the textbook loop of draw, decide and step. Return the accepted rows per second of sampling."""
     torch.manual_seed(0)
     net, loss = Net(), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE)
@@ -66,46 +66,50 @@ def one_row_at_a_time(num_rows: int) -> float:
         optimizer.zero_grad()
         loss(net(x[None]), label(x[None])).backward()
         optimizer.step()
-    _tell("one row at a time", proposed, num_rows, num_rows / sampling, _accuracy(net))
+    _print_result("one row at a time", proposed, num_rows, num_rows / sampling, _accuracy(net))
     return num_rows / sampling
 
 
 class PlaneTask:
-    """The same network, loss and labels, as a task for rsf_dist's trainer."""
+    """A task for rsf_dist's trainer with the same network, loss and labels."""
 
     columns = ("x",)
     metric = "accuracy"
 
     def build_model(self, seed: int) -> Net:
-        """A network drawn from `seed`."""
+        """Return a network whose weights are drawn from `seed`."""
         torch.manual_seed(seed)
         return Net()
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """Cross entropy of each row, [n]."""
+        """Return the cross entropy of each row, [n]."""
         return F.cross_entropy(model(batch["x"]), label(batch["x"]), reduction="none")
 
     def metrics(self) -> MetricCollection:
-        """Accuracy."""
+        """Return the accuracy, of no rows yet."""
         return MetricCollection({"accuracy": BinaryAccuracy()})
 
     def update(self, metrics: MetricCollection, model: nn.Module, batch: dict[str, Tensor]) -> None:
-        """Add a batch."""
+        """Add a batch to the metrics."""
         metrics.update(model(batch["x"]).argmax(1), label(batch["x"]))
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """model.safetensors."""
+        """Write the weights to model.safetensors."""
         save_file(model.state_dict(), folder / "model.safetensors")
 
     def load(self, folder: Path) -> Net:
-        """The inverse of `save`."""
+        """Read the network that `save` wrote."""
         net = Net()
         net.load_state_dict(load_file(folder / "model.safetensors"))
         return net.eval()
 
 
 def on_rsf_dist(num_rows: int) -> float:
-    """The same p, q, M, network and step size; chunks on a pool of actors. Returns accepted rows a second."""
+    """Sample the same p, q and M on a pool of actors, and train the same network with the same learning rate.
+
+    Returns:
+        Accepted rows per second of sampling.
+    """
     proposal = rsf.DistributionProposal(Q)
     ratio = rsf.DensityRatio(P, proposal, log_bound=LOG_M)
     with rsf.connect():
@@ -123,7 +127,7 @@ def on_rsf_dist(num_rows: int) -> float:
         tuned = rsf.FineTuner(PlaneTask(), training).fit(accepted.dataset)
     report = accepted.report
     rate = report.num_accepted / report.seconds
-    _tell("rsf_dist", report.num_proposed, report.num_accepted, rate, _accuracy(tuned.load_model()))
+    _print_result("rsf_dist", report.num_proposed, report.num_accepted, rate, _accuracy(tuned.load_model()))
     return rate
 
 
@@ -133,7 +137,7 @@ def _accuracy(net: nn.Module) -> float:
         return float((net(x).argmax(1) == label(x)).float().mean())
 
 
-def _tell(name: str, proposed: int, accepted: int, rate: float, accuracy: float) -> None:
+def _print_result(name: str, proposed: int, accepted: int, rate: float, accuracy: float) -> None:
     low, high = acceptance_interval(proposed, accepted, stopped=True, confidence=0.999)
     theory = math.exp(-LOG_M)
     verdict = "agrees" if low <= theory <= high else "DISAGREES"

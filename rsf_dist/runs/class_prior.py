@@ -206,7 +206,7 @@ def _decide(seed_run: SeedRun, number: int, proposal: Proposal) -> ClassPriorDec
         collapse = f"the estimate collapsed to {estimate.effective_classes:.2f} effective classes"
         return _kept_after_trying(seed_run, estimate, collapse)
     configured: Tensor = proposal.class_prior  # type: ignore[attr-defined]
-    smoothed = config.smoothing * configured + (1 - config.smoothing) * torch.from_numpy(estimate.prior)
+    smoothed = config.smoothing * configured + (1 - config.smoothing) * torch.tensor(estimate.prior)
     return ClassPriorDecision(estimate, tried=True, prior=smoothed.numpy())
 
 

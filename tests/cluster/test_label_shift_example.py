@@ -40,7 +40,7 @@ def test_label_shift_estimates_reweights_and_rejects(tmp_path: Path, ray_address
     ]
     done = example(*smaller, "--output", tmp_path, RAY_ADDRESS=ray_address)
     assert done.returncode == 0, done.stderr
-    [seed_run] = json.loads((tmp_path / "results.json").read_text())["trials"]
+    [seed_run] = json.loads((tmp_path / "results.json").read_text())["seed_runs"]
 
     estimates = seed_run["estimates"]
     # No shift assumed: w is 1 in place of 9 and of nine times 1/9, (8^2 + 9 (8/9)^2)/10.

@@ -30,9 +30,9 @@ def test_a_plan_forecasts_its_run_and_leaves_nothing_behind(small_config: RunCon
     assert found.num_pilot == 2_000
 
     took = pipeline.sample(small_config).report.rounds[0].sampling
-    assert found.proposals == pytest.approx(took["num_proposed"], rel=0.5)
-    assert found.acceptance_interval[0] < took["acceptance_interval"][1]
-    assert took["acceptance_interval"][0] < found.acceptance_interval[1]
+    assert found.proposals == pytest.approx(took.num_proposed, rel=0.5)
+    assert found.acceptance_interval[0] < took.acceptance_interval[1]
+    assert took.acceptance_interval[0] < found.acceptance_interval[1]
     shards = sum(shard.stat().st_size for shard in output.glob("rounds/000/accepted/*.parquet"))
     assert 1 / 1.5 < found.disk_bytes / shards < 1.5
 
@@ -40,7 +40,7 @@ def test_a_plan_forecasts_its_run_and_leaves_nothing_behind(small_config: RunCon
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     again = plan_run(small_config, actors=2)
     assert (again.costs.ratio_seconds, again.costs.pilot_seconds) == (None, 0.0)
-    assert (again.log_m, again.acceptance) == (took["log_m"], pytest.approx(found.acceptance))
+    assert (again.log_m, again.acceptance) == (took.log_m, pytest.approx(found.acceptance))
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
@@ -103,8 +103,8 @@ def test_a_plan_is_within_a_factor_of_its_run(configured, tmp_path: Path, record
     cpu_seconds, took = clock.stop(), report.rounds[0].sampling
     shards = sum(shard.stat().st_size for shard in Path(config.output).glob("rounds/000/accepted/*.parquet"))
     ratios = {
-        "acceptance": found.acceptance / took["acceptance_rate"],
-        "proposals": found.proposals / took["num_proposed"],
+        "acceptance": found.acceptance / took.acceptance_rate,
+        "proposals": found.proposals / took.num_proposed,
         "wall time": found.seconds / report.seconds["sampling"],
         "CPU time": 3600 * found.cpu_hours / cpu_seconds,
         "disk": found.disk_bytes / shards,

@@ -244,19 +244,14 @@ def actor_pools() -> int:
 
 @pytest.mark.ray
 def test_an_error_of_ray_data_keeps_its_actor_pool_alive():
+    """Until Python looks for cycles; that `unwrapped` frees what an error holds is tested without Ray."""
     gc.collect()
     gc.disable()
     try:
         before = actor_pools()
-        with pytest.raises(InputError) as plain:
+        with pytest.raises(InputError):
             refuse_in_an_actor()
-        assert actor_pools() == before + 1
-        del plain
-        gc.collect()
-        before = actor_pools()
-        with pytest.raises(InputError) as ours, unwrapped():
-            refuse_in_an_actor()
-        assert (str(ours.value), actor_pools()) == ("field=1: is wrong; correct it", before)
+        assert actor_pools() > before
     finally:
         gc.enable()
 

@@ -57,7 +57,7 @@ def test_every_round_is_told_and_in_order(sampled: Path) -> None:
             after["parameters"]["brightness"]["proposed"],
         )
         assert np.abs(np.subtract(accepted, proposed)[1:4]).max() < 0.15  # of quartiles, 300 and 500 rows
-    prior = told[-1]["class_prior"]
+    prior = told[-1]["class_prior"]["estimate"]
     assert sum(prior["prior"]) == pytest.approx(1)
     assert told[0]["class_prior"] is None
     assert {"before", "moved", "after"} == set(told[-1]["two_sample"])

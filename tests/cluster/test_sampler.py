@@ -19,10 +19,10 @@ from torch.distributions import Categorical, Normal, Uniform
 
 import rsf_dist as rsf
 from rsf_dist.cluster.workers import run_in_task
+from rsf_dist.config.resources import Share
 from rsf_dist.data.arrow import from_table
 from rsf_dist.runtime.rng import Stage
-from rsf_dist.sampling import pool
-from rsf_dist.sampling import sampler as sampling
+from rsf_dist.sampling import pool, round_draw
 from rsf_dist.sampling.diagnostics import acceptance_interval
 from rsf_dist.sampling.plan import SamplingPlan
 
@@ -140,7 +140,7 @@ def test_two_actors_share_a_gpu_and_others_see_none(gpus, seen, accepted, gpu_in
         monkeypatch.setattr(SamplingPlan, "is_brief", lambda *_: False)
     monkeypatch.setattr(SamplingPlan, "chunks_per_task", lambda *_: 1)
     as_tasks = []
-    monkeypatch.setattr(sampling, "map_chunks", lambda *given: as_tasks.append(given[-1]) or pool.map_chunks(*given))
+    monkeypatch.setattr(round_draw, "map_chunks", lambda *given: as_tasks.append(given[-1]) or pool.map_chunks(*given))
     two = rsf.PoolConfig(min_actors=2, max_actors=2, cpus_per_actor=0.5, gpus_per_actor=gpus)
     proposal = Placed(tmp_path)
     ratio = rsf.DensityRatio(Normal(0.0, 1.0), proposal, log_bound=math.log(2))
@@ -156,12 +156,12 @@ def process() -> int:
 
 def test_a_task_that_had_a_gpu_ends_its_process(gpu_in_name) -> None:
     """Which torch would have bound to it."""
-    assert len({run_in_task(process, cpus=1, gpus=1) for _ in range(3)}) == 3
+    assert len({run_in_task(process, share=Share(gpus=1)) for _ in range(3)}) == 3
 
 
 def test_work_that_is_brief_runs_in_tasks_and_gives_the_same(mark, tmp_path, monkeypatch) -> None:
     as_tasks = []
-    monkeypatch.setattr(sampling, "map_chunks", lambda *given: as_tasks.append(given[-1]) or pool.map_chunks(*given))
+    monkeypatch.setattr(round_draw, "map_chunks", lambda *given: as_tasks.append(given[-1]) or pool.map_chunks(*given))
     assert faults.sampler(tmp_path / "log", None, seconds=0.01).sample(10_000).fingerprint == mark
     assert as_tasks == [True]
 
