@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
-
 app = typer.Typer(
     help="Rejection sampling fine-tuning of vision models on Ray.",
     no_args_is_help=True,
@@ -39,9 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-
 Config = Annotated[Path, typer.Argument(help="YAML file of the run. `rsf schema config --markdown` lists its keys.")]
-
 
 Overrides = Annotated[
     list[str] | None,
@@ -51,22 +48,15 @@ Overrides = Annotated[
     ),
 ]
 
-
 Directory = Annotated[str, typer.Argument(help="Directory of the run: a local path or a URI.")]
-
 
 Address = Annotated[
     str | None,
     typer.Option(help="Address of a Ray cluster; `auto` is the one on this machine."),
 ]
 
-
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of text.")]
-
-
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 3 if the report's trust card is red.")]
-
-
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the output of the workers.")]
 
 

@@ -15,9 +15,7 @@ from rsf_dist.builders.context import RatioContext, WarmStart
 from rsf_dist.cluster.capacity import check_ratio
 from rsf_dist.cluster.ray_workarounds import unwrapped
 from rsf_dist.cluster.workers import run_in_task
-from rsf_dist.config.ratio import (
-    ClassifierRatioConfig,
-)
+from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.config.training import TrainingConfig
 from rsf_dist.data.arrow import to_table
 from rsf_dist.models.networks import Network

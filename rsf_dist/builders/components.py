@@ -164,4 +164,5 @@ def _transform(step: TransformConfig, number: int) -> nn.Module:
         try:
             return kind(**step.options)
         except (TypeError, ValueError) as err:
-            raise InputError("options", step.options, f"{step.name} refuses them ({err})", "see its docs") from err
+            rule, remedy = f"{step.name} refuses them ({err})", f"see torchvision.transforms.v2.{step.name}"
+            raise InputError("options", step.options, rule, remedy) from err

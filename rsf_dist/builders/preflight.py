@@ -1,4 +1,4 @@
-"""The trial of a configuration: its objects are built once and get a few proposals, before anything expensive starts.
+"""Preflight: build every object of a configuration once and pass a few proposals through it, before the run starts.
 
 The user's own code runs here first, in this process and under a timeout. A class that is broken, or hangs, is refused
 within seconds and before the cluster is joined.
@@ -49,8 +49,7 @@ from rsf_dist.sampling.envelope import Envelope, Pilot
 from rsf_dist.tasks import Task
 
 STEP_SECONDS = 60.0
-"""Timeout of each step of the trial: importing and building an object of the user's, or passing a few rows."""
-
+"""Timeout of each step of the preflight: importing and building an object of the user's, or passing a few rows."""
 
 _CHUNK_ROWS, _NETWORK_ROWS, _MOST_PILOT_ROWS, _MOST_REFIT_ROWS = 32, 2, 100_000, 10_000
 
@@ -73,7 +72,7 @@ def preflight(config: RunConfig, inputs: Inputs) -> None:
         _require_bound(config.ratio.may_have_bound, config.ratio)
     context = RatioContext(inputs, proposal, config.seed)
     with located("ratio"):
-        try_ratio(config.ratio, RatioTrial(context, rows, needs_bound=config.envelope.needs_bound))
+        try_ratio(config.ratio, RatioCheck(context, rows, needs_bound=config.envelope.needs_bound))
     if config.envelope.kind == "custom":
         with located("envelope"), _tried(config.envelope):
             _try_envelope(envelope)
@@ -176,7 +175,7 @@ def _require_bound(bounded: bool, ratio: RatioKind) -> None:
 
 
 @dataclass(frozen=True)
-class RatioTrial:
+class RatioCheck:
     """The values that a ratio is tried with before the cluster is joined.
 
     Args:
@@ -189,8 +188,8 @@ class RatioTrial:
     rows: Batch
     needs_bound: bool
 
-    def for_factor(self, number: int) -> RatioTrial:
-        """Return the trial of a product's factor."""
+    def for_factor(self, number: int) -> RatioCheck:
+        """Return the check of a product's factor."""
         return replace(self, context=self.context.for_factor(number))
 
     def try_network(self, spec: NetworkSpec) -> None:
@@ -200,53 +199,53 @@ class RatioTrial:
 
 
 @singledispatch
-def try_ratio(config: RatioKind, trial: RatioTrial) -> None:
+def try_ratio(config: RatioKind, check: RatioCheck) -> None:
     """Refuse early a ratio that cannot work. Raises InputError.
 
     A ratio that needs no cluster is made, and draws a chunk. A kind of your own that needs the cluster may register a
-    trial of its parts.
+    check of its parts.
     """
     if not config.needs_cluster:
-        _try_made(config, trial)
+        _try_made(config, check)
 
 
 @try_ratio.register
-def _try_product(config: ProductRatioConfig, trial: RatioTrial) -> None:
+def _try_product(config: ProductRatioConfig, check: RatioCheck) -> None:
     for number, factor in enumerate(config.factors):
         with located(f"factors.{number}"):
-            try_ratio(factor, trial.for_factor(number))
+            try_ratio(factor, check.for_factor(number))
 
 
 @try_ratio.register
-def _try_classifier(config: ClassifierRatioConfig, trial: RatioTrial) -> None:
-    trial.try_network(network_spec(config, trial.rows["image"].shape[1]))
+def _try_classifier(config: ClassifierRatioConfig, check: RatioCheck) -> None:
+    check.try_network(network_spec(config, check.rows["image"].shape[1]))
 
 
 @try_ratio.register
-def _try_label_shift(config: LabelShiftRatioConfig, trial: RatioTrial) -> None:
+def _try_label_shift(config: LabelShiftRatioConfig, check: RatioCheck) -> None:
     if config.target_prior is not None:
-        _try_made(config, trial)
+        _try_made(config, check)
         return
-    class_prior(trial.context.proposal)
-    num_classes, channels = len(trial.context.inputs.source.classes), trial.rows["image"].shape[1]
-    trial.try_network(NetworkSpec(config.network, num_classes, channels))
+    class_prior(check.context.proposal)
+    num_classes, channels = len(check.context.inputs.source.classes), check.rows["image"].shape[1]
+    check.try_network(NetworkSpec(config.network, num_classes, channels))
 
 
 @try_ratio.register
-def _try_custom(config: CustomRatioConfig, trial: RatioTrial) -> None:
+def _try_custom(config: CustomRatioConfig, check: RatioCheck) -> None:
     """Make what a class makes. A function may learn, perhaps in Ray tasks, and is only called when it is needed."""
     with _tried(config):
         is_class = isinstance(user_code.load(config.factory, "factory"), type)
     if is_class:
-        _try_made(config, trial)
+        _try_made(config, check)
 
 
-def _try_made(config: RatioKind, trial: RatioTrial) -> None:
-    context = trial.context
+def _try_made(config: RatioKind, check: RatioCheck) -> None:
+    context = check.context
     with _tried(config) as named:
         made = make_ratio(config, context)
         try_chunk(context.proposal, made, context.seed, named)
-    if trial.needs_bound:
+    if check.needs_bound:
         _require_bound(made.log_bound is not None, config)
 
 
@@ -285,7 +284,8 @@ def _try_task(config: RunConfig, source: ImageSet, rows: Batch) -> None:
     more = sorted(set(task.columns) - {"image", "label"})
     if config.evaluation.test and of_target and more:
         rule = f"the task needs {more}, which target images do not have"
-        raise InputError("evaluation.arms", ", ".join(of_target), rule, "leave out (rsf compare: by --arms)")
+        remedy = "leave these arms out of evaluation.arms (for rsf compare: of --arms)"
+        raise InputError("evaluation.arms", ", ".join(of_target), rule, remedy)
 
 
 def _require_logits(logits: object, num_outputs: int, value: object) -> None:
@@ -332,13 +332,13 @@ def _tried(config: Any) -> Iterator[str]:
     """Turn every failure of the block, and a timeout, into an InputError of the section itself.
 
     Args:
-        config: the section; the import path in it is the error's value.
+        config: the section. The error's value is the import path in it, or else the name in it.
 
     Yields:
         The error's value.
     """
-    value = next((getattr(config, name) for name in ("factory", "score", "passes") if hasattr(config, name)), None)
-    value = value or "(as configured)"
+    named = (getattr(config, key, None) for key in ("factory", "score", "passes", "name"))
+    value = next(filter(None, named), "(as configured)")
     try:
         with time_limit(STEP_SECONDS, "", value):
             yield value

@@ -11,9 +11,7 @@ from rsf_dist.builders.inputs import Inputs
 from rsf_dist.cluster.capacity import check_ratio
 from rsf_dist.cluster.workers import run_in_task
 from rsf_dist.config.class_prior import ClassPriorConfig, PriorEstimatorConfig
-from rsf_dist.config.ratio import (
-    LabelShiftRatioConfig,
-)
+from rsf_dist.config.ratio import LabelShiftRatioConfig
 from rsf_dist.config.resources import Share
 from rsf_dist.config.sampling import SamplingConfig
 from rsf_dist.data.batch import to_cpu
@@ -32,7 +30,6 @@ from rsf_dist.training.in_process import fit_in_process
 from rsf_dist.types import Floats
 
 _ROWS_FOR_MEANS = 8_192
-
 
 _CHUNK_OF_RATIO, _CHUNK_OF_PRIOR, _CHUNK_OF_MEANS = 0, 1, 2
 """Chunk numbers of the random streams: a ratio's fit, the last round's class prior, the first rows for the means."""

@@ -63,8 +63,6 @@ def restored_sigint() -> Iterator[None]:
 
 
 _TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
-
-
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
@@ -187,7 +185,6 @@ _DEATHS = (
     exceptions.RaySystemError,
 )
 """Ray's errors about processes and machines, and not about the code that they ran."""
-
 
 _TRAIN_DEATHS = {
     "WorkerHealthCheckFailedError",

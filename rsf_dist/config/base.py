@@ -14,36 +14,19 @@ from pydantic import (
 )
 
 _LARGEST_COUNT = 10**12  # larger counts are typing errors, and would not fit the integers of files and tensors
-
-
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
 Seconds = NonNegative
-
-
 PositiveInt = Annotated[int, Field(gt=0, le=_LARGEST_COUNT)]
-
-
 Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
-
 
 Prior = tuple[NonNegative, ...]
 """One number a class, in the order of the classes."""
 
-
 Size = tuple[PositiveInt, PositiveInt]
 """Height and width in pixels."""
-
 
 NonEmptyStr = Annotated[str, Field(min_length=1)]
 
@@ -69,7 +52,7 @@ class StrictModel(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_flags_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+    def _reject_bools(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic takes `true` for 1; and YAML takes an unquoted yes, no, on or off for a flag
         annotation = cls.model_fields[str(info.field_name)].annotation
         values = value if isinstance(value, list) else [value]

@@ -33,10 +33,9 @@ class EnvelopeKind(StrictModel):
     """The kind's name."""
 
     needs_bound: ClassVar[bool] = False
-    """Whether M is the ratio's own bound, so that a ratio without one is refused."""
-
+    """True if M is the ratio's own bound, so that a ratio without one is refused."""
     moves: ClassVar[bool] = False
-    """Whether M grows while rows are drawn, so that rows already accepted may be given up."""
+    """True if M grows while rows are drawn, so that rows already accepted may be given up."""
 
     @property
     def acceptance_known(self) -> float | None:
@@ -55,7 +54,6 @@ class EnvelopeKind(StrictModel):
 
 ENVELOPE_KINDS = Kinds[EnvelopeKind]("envelope")
 """The kinds that `envelope:` can have."""
-
 
 EnvelopeConfig = Annotated[EnvelopeKind, ENVELOPE_KINDS]
 """The type of a field that holds an envelope of any registered kind."""

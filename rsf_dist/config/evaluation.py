@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import (
-    model_validator,
-)
+from pydantic import model_validator
 
 from rsf_dist.config.base import Fraction, StrictModel
 from rsf_dist.config.images import ImagesConfig, TargetImagesConfig

@@ -34,11 +34,7 @@ def _all_different(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 ImagesKind = Literal["digits", "idx", "image_folder", "npz"]
-
-
 ClassNames = Annotated[tuple[str, ...], AfterValidator(_all_different)]
-
-
 Channels = Literal[1, 3]
 
 
@@ -52,7 +48,7 @@ class ImagesConfig(StrictModel):
     root: NonEmptyStr | None = None
     """Path of the folder (`idx`, `image_folder`) or file (`npz`). Required, except for `digits`."""
     split: Literal["train", "test"] = "train"
-    """Which of the IDX files to read. Other kinds ignore it."""
+    """The IDX files to read. Other kinds ignore this key."""
     start: Count = 0
     """Number of images to skip, in the order in which they are found."""
     limit: PositiveInt | None = None
@@ -147,7 +143,7 @@ class ShiftedTargetConfig(StrictModel):
     num_images: PositiveInt = 2_000
     """Images to make. Their labels are dropped, as any target's."""
     shift: ShiftConfig = ShiftConfig()
-    """How the images differ from the photographs."""
+    """The differences between the images and the photographs."""
 
 
 class ShiftedImagesConfig(StrictModel):
@@ -176,7 +172,6 @@ TargetConfig = Annotated[
     Annotated[ImagesConfig, Tag(_READ)] | Annotated[ShiftedTargetConfig, Tag("kind=shifted")],
     Discriminator(_images_tag),
 ]
-
 
 TargetImagesConfig = Annotated[
     Annotated[ImagesConfig, Tag(_READ)] | Annotated[ShiftedImagesConfig, Tag("kind=shifted")],

@@ -1,7 +1,7 @@
 """Registries of the kinds that a section of the configuration can have.
 
-`ratio:` and `proposal:` are unions whose member is chosen by the key `kind`. The members come from a registry, so that
-a class outside of this package can join them:
+`ratio:`, `proposal:` and `envelope:` are unions whose member is chosen by the key `kind`. The members come from a
+registry, so that a class outside of this package can join them:
 
     @RATIO_KINDS.register
     class ToyRatioConfig(RatioKind):

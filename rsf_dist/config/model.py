@@ -41,14 +41,14 @@ class ModelConfig(StrictModel):
     a coarse log ratio."""
 
     @model_validator(mode="after")
-    def _options_have_a_taker(self) -> ModelConfig:
+    def _only_functions_take_options(self) -> ModelConfig:
         if self.options and ":" not in self.name:
             raise ValueError(f"options are for a function of your own; {self.name} takes none")
         return self
 
 
 class OptimizerConfig(StrictModel):
-    """How a network is fitted, counted in optimizer steps."""
+    """The fitting of a network, counted in optimizer steps."""
 
     algorithm: Literal["adamw", "sgd"] = "adamw"
     """`adamw`, or `sgd` without momentum."""

@@ -66,7 +66,6 @@ class ProposalKind(StrictModel):
 PROPOSAL_KINDS = Kinds[ProposalKind]("proposal", default="augment")
 """The kinds that `proposal:` can have."""
 
-
 ProposalConfig = Annotated[ProposalKind, PROPOSAL_KINDS]
 """The type of a field that holds a proposal of any registered kind."""
 

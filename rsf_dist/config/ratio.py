@@ -40,36 +40,36 @@ class RatioKind(StrictModel):
     """The kind's name."""
 
     bound_is_exact: ClassVar[bool] = False
-    """Whether such ratios always know their supremum. The envelope of kind `certified` is then the default."""
+    """True if ratios of this kind always know their supremum. The envelope of kind `certified` is then the default."""
 
     @property
     def is_learned(self) -> bool:
-        """Whether the ratio is made against the proposal in use, so that another proposal needs another ratio."""
+        """True if the ratio is made against the proposal in use, so that another proposal needs another ratio."""
         return False
 
     @property
     def needs_cluster(self) -> bool:
-        """Whether making the ratio takes the cluster. Other ratios are made, and tried, before it is joined."""
+        """True if making the ratio takes the cluster. Others are made, and tried, before the cluster is joined."""
         return self.is_learned
 
     @property
     def may_have_bound(self) -> bool:
-        """Whether the ratio can have a bound; many a ratio only shows its bound once it is made."""
+        """True if the ratio can have a bound. Many ratios only show their bound once they are made."""
         return True
 
     @property
     def has_density_factors(self) -> bool:
-        """Whether a factor is the ratio of two known densities."""
+        """True if a factor is the ratio of two known densities."""
         return False
 
     @property
     def leaves_class_prior_open(self) -> bool:
-        """Whether the ratio looks at images alone, so that the target's class prior is estimated apart."""
+        """True if the ratio looks at images alone, so that the target's class prior is estimated apart."""
         return False
 
     @property
     def can_warm_start(self) -> bool:
-        """Whether a later round's ratio can start from the ratio of the round before."""
+        """True if a later round's ratio can start from the ratio of the round before."""
         return False
 
     @property
@@ -89,7 +89,6 @@ class RatioKind(StrictModel):
 RATIO_KINDS = Kinds[RatioKind]("ratio", default="classifier")
 """The kinds that `ratio:`, and each factor of a product, can have."""
 
-
 RatioConfig = Annotated[RatioKind, RATIO_KINDS]
 """The type of a field that holds a ratio of any registered kind."""
 
@@ -106,10 +105,8 @@ class RatioOptimizerConfig(OptimizerConfig):
 
     batch_size: PositiveInt = 128
     """Rows a step, over all workers together. Half of them are target images."""
-
     learning_rate: PositiveFloat = 2e-3
     """The highest learning rate."""
-
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
     """Weight decay, decoupled with adamw."""
 
@@ -120,23 +117,17 @@ class ClassifierRatioConfig(TaskResources, RatioKind):
 
     kind: Literal["classifier"] = "classifier"
     """Chooses this ratio, the default."""
-
     network: RatioNetworkConfig = RatioNetworkConfig()
     """The classifier's network."""
-
     freeze_backbone: bool = False
     """Train only the head: a linear ratio on frozen pretrained features."""
-
     ensemble: PositiveInt = 1
     """Number of networks, fitted from different seeds, whose logits are averaged. More cost more, and err less by
     chance."""
-
     optimizer: RatioOptimizerConfig = RatioOptimizerConfig()
     """The optimizer of each network."""
-
     num_proposals: NumProposals = 8000
     """Proposals drawn for the fit. The splits are taken from these and from the target images alike."""
-
     calibration: Literal["none", "temperature", "platt", "isotonic"] = "platt"
     """Calibration of the logit, on a split of its own.
 
@@ -144,16 +135,12 @@ class ClassifierRatioConfig(TaskResources, RatioKind):
     hundred rows. Its highest value, log(n + 1) of n calibration rows, counts as the ratio's bound. With many rows, and
     a ratio that falls short of this value, set max_log_ratio or use the budget envelope.
     """
-
     max_log_ratio: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """Cut log ratios off here, which certifies the value as a bound for envelopes and products. None means no cut."""
-
+    """Cut log ratios off here, which certifies the value as a bound for envelopes and products. null means no cut."""
     calibration_fraction: Fraction = 0.2
     """Share of the rows that is held out for calibration."""
-
     test_fraction: Fraction = 0.2
     """Share of the rows that is held out for the reported figures."""
-
     num_workers: Count = 0
     """Workers that fit data parallel through Ray Train. 0 fits in one Ray task."""
 
@@ -172,7 +159,7 @@ class ClassifierRatioConfig(TaskResources, RatioKind):
 
     @property
     def may_have_bound(self) -> bool:
-        """Whether the log ratio is cut off or calibrated to a bounded function."""
+        """True if the log ratio is cut off or calibrated to a bounded function."""
         return self.calibration == "isotonic" or self.max_log_ratio is not None
 
     @property
@@ -213,14 +200,13 @@ class LabelShiftRatioConfig(PriorEstimatorConfig, RatioKind):
     bound_is_exact: ClassVar[bool] = True
 
     target_prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
-    """The target's class prior p(y), one number a class. None means that it is estimated by `method`."""
-
+    """The target's class prior p(y), one number a class. null means that it is estimated by `method`."""
     network: ModelConfig = ModelConfig()
     """The network of the classifier that the estimate rests on."""
 
     @property
     def needs_cluster(self) -> bool:
-        """Whether the class prior is still to be estimated."""
+        """True if the class prior is still to be estimated."""
         return self.target_prior is None
 
     def reservations(self) -> tuple[Reservation, ...]:
@@ -234,14 +220,13 @@ class DensityRatioConfig(RatioKind):
 
     kind: Literal["density"]
     """Chooses this ratio."""
-
     parameters: Annotated[Distributions, Field(min_length=1)]
     """The target's distribution p_j of each parameter j. proposal.parameters must name the same parameters. Parameters
     that are not named here stay as the proposal draws them."""
 
     @property
     def has_density_factors(self) -> bool:
-        """True."""
+        """True: every factor is the ratio of two known densities."""
         return True
 
 
@@ -251,26 +236,21 @@ class RewardRatioConfig(RatioKind):
 
     kind: Literal["reward"]
     """Chooses this ratio."""
-
     score: ImportPath
     """Import path of a function that takes a batch (column -> tensor) and `options`, and returns one number a row."""
-
     options: dict[str, Any] = {}
     """Keyword arguments of the function."""
-
     columns: list[str] | None = None
-    """The columns that the function looks at. None means any. Without `image` here, only accepted images are
+    """The columns that the function looks at. null means any. Without `image` here, only accepted images are
     rendered."""
-
     beta: PositiveFloat = 1.0
     """The temperature, in units of the score."""
-
     max_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """An upper bound of the score that you can certify. None means that M is estimated."""
+    """An upper bound of the score that you can certify. null means that M is estimated."""
 
     @property
     def may_have_bound(self) -> bool:
-        """Whether the score has a certified bound."""
+        """True if the score has a certified bound."""
         return self.max_score is not None
 
 
@@ -285,12 +265,10 @@ class VerifierRatioConfig(RatioKind):
 
     passes: ImportPath
     """Import path of a function that takes a batch (column -> tensor) and `options`, and returns a boolean a row."""
-
     options: dict[str, Any] = {}
     """Keyword arguments of the function."""
-
     columns: list[str] | None = None
-    """The columns that the function looks at. None means any. Without `image` here, only images that pass are
+    """The columns that the function looks at. null means any. Without `image` here, only images that pass are
     rendered."""
 
 
@@ -300,14 +278,12 @@ class CustomRatioConfig(RatioKind):
 
     kind: Literal["custom"]
     """Chooses this ratio."""
-
     factory: ImportPath
     """Import path of a class or function that takes target (uint8 [n, c, h, w]), proposal, seed and `options`.
 
     A class is also made, and tried on a few proposals, before the cluster is joined. What takes long, like learning,
     belongs into a function, which is only called when the ratio is needed.
     """
-
     options: dict[str, Any] = {}
     """Keyword arguments of the factory."""
 
@@ -324,33 +300,32 @@ class ProductRatioConfig(RatioKind):
 
     kind: Literal["product"]
     """Chooses this ratio."""
-
     factors: Annotated[tuple[RatioConfig, ...], Field(min_length=2)]
     """The ratios, cheap ones first. A row that the first factors reject is not shown to the later ones."""
 
     @property
     def is_learned(self) -> bool:
-        """Whether a factor is learned."""
+        """True if a factor is learned."""
         return any(factor.is_learned for factor in self.factors)
 
     @property
     def needs_cluster(self) -> bool:
-        """Whether a factor needs the cluster."""
+        """True if a factor needs the cluster."""
         return any(factor.needs_cluster for factor in self.factors)
 
     @property
     def may_have_bound(self) -> bool:
-        """Whether every factor can have a bound."""
+        """True if every factor can have a bound."""
         return all(factor.may_have_bound for factor in self.factors)
 
     @property
     def has_density_factors(self) -> bool:
-        """Whether a factor is the ratio of two known densities."""
+        """True if a factor is the ratio of two known densities."""
         return any(factor.has_density_factors for factor in self.factors)
 
     @property
     def can_warm_start(self) -> bool:
-        """Whether a factor can."""
+        """True if a factor can start from the round before."""
         return any(factor.can_warm_start for factor in self.factors)
 
     @property

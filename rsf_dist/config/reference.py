@@ -19,10 +19,7 @@ from rsf_dist.config.messages import kinds
 from rsf_dist.config.run import RunConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-
 _COLUMNS = 120
-
 
 _PREFACE = """\
 # The keys of a run's YAML file

@@ -1,4 +1,4 @@
-"""What a stage takes of the cluster, as plain numbers."""
+"""The share of the cluster that a stage reserves, as plain numbers."""
 
 from __future__ import annotations
 
@@ -82,10 +82,8 @@ class TaskResources(StrictModel):
 
     cpus: PositiveFloat = 1
     """CPUs of the task, or of each worker."""
-
     gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     """GPUs of the task, or of each worker. A fraction shares a GPU with other tasks."""
-
     wait_seconds: Seconds = 0.0
     """Seconds to wait for a cluster that scales by itself to bring up these resources. 0 refuses at once."""
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from rsf_dist.config.base import Fraction, PositiveInt, StrictModel
 from rsf_dist.config.class_prior import ClassPriorConfig
@@ -43,7 +40,7 @@ class RoundsConfig(StrictModel):
     """Share of the proposals that is still drawn from the proposal as configured, so that no region is lost for good.
     Raising it is safer and lowers the acceptance."""
     class_prior: ClassPriorConfig | None = ClassPriorConfig()
-    """How the proposal's class prior is moved to an estimate of the target's, once, before the last round. It applies
+    """The move of the proposal's class prior to an estimate of the target's, once, before the last round. It applies
     to a classifier ratio and a proposal that has a class_prior. null means that the class prior stays as configured."""
 
     @model_validator(mode="after")

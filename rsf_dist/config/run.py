@@ -52,25 +52,26 @@ class RunConfig(StrictModel):
     ratio: RatioConfig = ClassifierRatioConfig()
     """Density ratio p/q of target and proposal."""
     envelope: EnvelopeConfig = BudgetEnvelopeConfig(kind="budget", acceptance=0.01)
-    """How M is chosen. Left out, ratios of kind label_shift and verifier take `certified`, their exact bound."""
+    """The envelope, which chooses M. If it is left out, ratios of kind label_shift and verifier take `certified`, their
+    exact bound."""
     rounds: RoundsConfig = RoundsConfig()
     """Rounds that move the proposal before the rows to train on are sampled. A number stands for num_rounds."""
     sampling: SamplingConfig
-    """How many rows to accept, and on which actors."""
+    """The number of rows to accept, and the actors."""
     task: TaskConfig = ClassificationTaskConfig()
-    """What the model learns."""
+    """The task that the model learns."""
     model: ModelConfig = ModelConfig()
     """The network that is fine-tuned."""
     pretrain: OptimizerConfig | None = None
     """Trains `model` on the source images first, if there are no pretrained weights. null means no pretraining."""
     training: TrainingConfig = TrainingConfig()
-    """How the model is fine-tuned."""
+    """The fine-tuning."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """What the fine-tuned model is compared with, and on which images."""
+    """The test images and the arms to compare."""
 
     @model_validator(mode="before")
     @classmethod
-    def _exact_where_it_can_be(cls, raw: Any) -> Any:
+    def _default_to_certified(cls, raw: Any) -> Any:
         ratio = raw.get("ratio") if isinstance(raw, dict) else None
         model = RATIO_KINDS.find(ratio.get("kind")) if isinstance(ratio, dict) else None
         if model is not None and model.bound_is_exact and "envelope" not in raw:
@@ -104,7 +105,7 @@ class RunConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _judge_is_another(self) -> RunConfig:
+    def _features_differ(self) -> RunConfig:
         features = self.evaluation.feature_network
         if features is not None and any(_same_but_for_precision(features, other) for other in self.ratio.networks):
             raise ValueError("evaluation.feature_network must be another network than ratio.network")

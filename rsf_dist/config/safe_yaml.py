@@ -8,7 +8,6 @@ import yaml
 
 MAX_CHARACTERS = 300_000
 
-
 MAX_NODES = 100_000
 """Largest number of values and keys in one text. What an alias names counts again at each alias."""
 
@@ -37,12 +36,7 @@ def read(text: str) -> Any:
         return loader.construct_document(node)
     except yaml.YAMLError as err:
         raise ValueError(str(err)) from err
-    except (
-        KeyError,
-        AttributeError,
-        IndexError,
-        TypeError,
-    ) as err:  # PyYAML's, if a tag does not fit its value
+    except (KeyError, AttributeError, IndexError, TypeError) as err:  # PyYAML's, if a tag does not fit its value
         raise ValueError("a tag (!!…) does not fit the value that it stands before") from err
     except RecursionError as err:
         raise ValueError("it is nested too deeply") from err

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import (
-    model_validator,
-)
+from pydantic import model_validator
 
 from rsf_dist.config.base import NonNegative, PositiveFloat, PositiveInt, Seconds, StrictModel
 
@@ -56,7 +54,7 @@ class Budget(StrictModel):
 
 
 class SamplingConfig(StrictModel):
-    """How many rows to accept, and how."""
+    """The number of rows to accept, and the means of sampling them."""
 
     num_accepted: PositiveInt
     """Rows to accept and store."""

@@ -31,10 +31,10 @@ class TrainingConfig(OptimizerConfig):
     """CPUs that Ray reserves for each worker. Fractions are allowed. Ray Data needs at least one CPU that the workers
     leave."""
     use_gpu: bool = False
-    """Whether each worker has a GPU and communicates by NCCL; otherwise by gloo."""
+    """Give each worker a GPU, and communicate by NCCL instead of gloo."""
     use_row_weights: bool = False
-    """Whether each row's loss is multiplied by its weight max(1, p/(M q)), which removes the bias of capping and raises
-    the variance."""
+    """Multiply each row's loss by its weight, max(1, r/M) with the row's ratio r. This removes the bias of capping and
+    raises the variance."""
     validation_fraction: Fraction = 0.1
     """Share of the rows that is held out to score checkpoints."""
     evaluate_every: PositiveInt = 200
@@ -44,7 +44,7 @@ class TrainingConfig(OptimizerConfig):
     """The checkpoint that becomes the model. `last`: the last one, where the schedule has decayed. `best`: the best by
     the validation metric."""
     max_failures: Count = 2
-    """How often workers that died are started again, from their last checkpoint."""
+    """Number of restarts of workers that died, from their last checkpoint."""
     wait_seconds: Seconds = 0.0
     """Seconds to wait for a cluster that scales by itself to provide what training needs. 0 refuses at once."""
 

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 Batch = dict[str, Tensor]
-
-
 Index = Tensor | slice
 
 

@@ -31,10 +31,7 @@ _IDX_FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 
-
 _MAX_CLASSES = 100_000  # larger labels are no class numbers, and naming all classes below them would not end
-
-
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
@@ -84,7 +81,8 @@ class ImageSet:
                 "", ours, f"images must be [channels, height, width] = {theirs} like the source's", "set its `size`"
             )
         if self.labels is not None and self.classes != other.classes:
-            raise InputError("", list(self.classes), f"classes must be the source's {list(other.classes)}", "rename")
+            rule = f"classes must be the source's {list(other.classes)}"
+            raise InputError("", list(self.classes), rule, "name them alike, by `classes`")
 
 
 def load_images(config: ImagesConfig) -> ImageSet:
@@ -160,7 +158,8 @@ def _load_npz(config: ImagesConfig) -> ImageSet:
     images = arrays["images"]
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[1] in (1, 3))):
         rule = "`images` must be uint8 [n, h, w] or [n, c, h, w] with 1 or 3 channels"
-        raise InputError("root", f"{images.dtype} {list(images.shape)}", rule, "convert them")
+        remedy = "save them as uint8 [n, h, w] or [n, c, h, w]"
+        raise InputError("root", f"{images.dtype} {list(images.shape)}", rule, remedy)
     tensor = torch.from_numpy(images if images.ndim == 4 else images[:, None])
     if "labels" not in arrays:
         return ImageSet(tensor)

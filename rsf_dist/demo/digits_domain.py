@@ -25,7 +25,6 @@ SHIFT = ShiftConfig(
     prior=(3, 1, 1, 2, 1, 2, 4, 1, 1, 2),
 )
 
-
 _SOURCE_END, _TEST_START = 1_000, 1_400  # the source ends before the first; the test starts at the second
 
 

@@ -1,1 +1,1 @@
-"""How good a fine-tuned model and a set of accepted rows are."""
+"""Evaluation of fine-tuned models and of accepted rows."""

@@ -21,10 +21,7 @@ from rsf_dist.runtime.device import device
 _BATCH = 512
 """Images in a forward pass. Tasks share images out in whole batches, so that their number changes no prediction."""
 
-
 _LEAST_BATCHES = 4  # a task: each one imports torch and unpickles every model, which takes seconds
-
-
 _Name = TypeVar("_Name", bound=Hashable)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +12,7 @@ from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.resources import Share
 from rsf_dist.data.arrow import from_table
 from rsf_dist.errors import located
-from rsf_dist.evaluation.two_sample import MIN_ROWS, compare, describe
+from rsf_dist.evaluation.two_sample import MIN_ROWS, TwoSample, compare, describe
 from rsf_dist.models.networks import in_pieces
 from rsf_dist.models.spec import NetworkSpec
 from rsf_dist.proposals import Proposal
@@ -26,8 +24,6 @@ from rsf_dist.sampling.accepted import AcceptedSet
 from rsf_dist.types import Floats
 
 _ROWS = 2_000
-
-
 _CHUNK = 1  # of Stage.CONTROL_PILOT, whose chunk 0 is a pilot's
 
 
@@ -38,8 +34,9 @@ def two_sample_tests(
     target: Tensor,
     feature_network: ModelConfig | None,
     seed: int,
-) -> dict[str, Any] | None:
-    """Test proposals, each by its name, and accepted rows, as `after`, against the target: `TwoSample` as dicts.
+    share: Share,
+) -> dict[str, TwoSample] | None:
+    """Test proposals, each by its name, and accepted rows, as `after`, against the target.
 
     Each test uses 2,000 rows at most. The result is None if either side has too few rows for a test.
 
@@ -51,23 +48,24 @@ def two_sample_tests(
         target: images uint8 [n, c, h, w].
         feature_network: the network whose features describe rows. None means image statistics.
         seed: of the proposals drawn, of halves and of permutations.
+        share: what the tests reserve on the cluster.
     """
     known = info_of(ratio).held_out
     held_out = target if known is None or known.index is None else target[torch.tensor(known.index)]
     if min(len(held_out), accepted.report.num_accepted) < MIN_ROWS:
         return None
     rows = from_table(accepted.head(_ROWS))["image"]
-    return run_in_task(_run_tests, held_out[:_ROWS], dict(proposals), rows, feature_network, seed, share=Share())
+    return run_in_task(_run_tests, held_out[:_ROWS], dict(proposals), rows, feature_network, seed, share=share)
 
 
 def _run_tests(
     target: Tensor, proposals: dict[str, Proposal], accepted: Tensor, feature_network: ModelConfig | None, seed: int
-) -> dict[str, Any]:
+) -> dict[str, TwoSample]:
     streams = Streams(seed, Stage.CONTROL_PILOT, chunk=_CHUNK)
     rows = {name: proposal.sample(len(accepted), streams)["image"].cpu() for name, proposal in proposals.items()}
     of_target, features = _features(target, feature_network, seed)
     return {
-        name: asdict(compare(of_target, _features(images, feature_network, seed)[0], seed, features))
+        name: compare(of_target, _features(images, feature_network, seed)[0], seed, features)
         for name, images in (rows | {"after": accepted}).items()
     }
 

@@ -42,21 +42,14 @@ from rsf_dist.types import Floats
 MIN_ROWS = 10
 """The least size of a sample: half of it fits the classifier, and the other half is scored."""
 
-
 MAX_MMD_ROWS = 1_000
 """The most rows of either sample that enter the MMD, whose time and memory grow with their square."""
-
 
 NUM_PERMUTATIONS = 499
 """Permutations of the MMD's rows; the smallest p-value is 1/500."""
 
-
 _POOLED, _BINS, _STEPS = 8, 8, (1 / 64, 1 / 16, 1 / 4)
-
-
 _BATCH = 8  # images at once, few enough to stay in the cache
-
-
 _PENALTY = 0.01  # scikit-learn's C: a strong prior, for hundreds of features and as many rows
 
 

@@ -22,18 +22,14 @@ from rsf_dist.types import Floats
 BIAS_LIMIT = 0.1
 """A recommended M misplaces at most this share of the rows, as estimated."""
 
-
 MAX_RECOMMENDED_SECONDS = 3600.0
 """Sampling at a recommended M takes at most this wall time."""
-
 
 LEAST_ACCEPTED = 20
 """Pilot rows above M that an acceptance must have to be told from the pilot."""
 
-
 _RECOMMENDED_PILOT_ACCEPTED = 100
 """Pilot rows above M that the pilot of a recommended envelope has."""
-
 
 _ROUND_ACCEPTANCES = tuple(digit / 10**power for power in range(1, 7) for digit in (5, 2, 1))
 

@@ -38,18 +38,14 @@ from rsf_dist.types import Floats
 _GLANCE_ROWS = 64
 """Rows of the first measurement of a row's cost; every further one has four times as many."""
 
-
 _MOST_ROWS = 4 * 4 * 4 * _GLANCE_ROWS
 """Rows of the largest measurement of a row's cost."""
-
 
 _GLANCE_SECONDS = 2.0
 """Seconds after which no further measurement of a row's cost begins."""
 
-
 _REHEARSAL_ACTORS = 8
 """The largest number of actors that are measured, so that a plan does not take the time of a run."""
-
 
 _REHEARSAL_SECONDS = 4.0
 """Seconds for which each actor computes chunks."""

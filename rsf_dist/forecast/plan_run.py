@@ -31,14 +31,11 @@ from rsf_dist.storage.run_store import RunStore
 LEAST_PILOT = 2_000
 """Proposals that a plan's pilot draws at least, unless they take longer than PILOT_SECONDS."""
 
-
 PILOT_SECONDS = 60.0
 """Seconds that a plan's pilot may take on one core; a larger pilot is shrunk to them."""
 
-
 _LEAST_AFFORDABLE = 64
 """Proposals that a plan's pilot draws however long they take."""
-
 
 _NO_ADVICE = "none: the envelope is the last round's, which starts from another proposal"
 

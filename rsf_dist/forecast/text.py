@@ -9,8 +9,6 @@ from rsf_dist.forecast.envelope_options import Recommendation
 from rsf_dist.forecast.estimate import Forecast, RoundsForecast
 
 _WIDTH = 100
-
-
 _MEBI = 2**20
 
 

@@ -21,7 +21,6 @@ from rsf_dist.runtime import user_code
 Builder = Callable[[ModelConfig, int, int], Network]
 """A function of a configuration, the number of outputs and the number of channels (or of numbers in a row)."""
 
-
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

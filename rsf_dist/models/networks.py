@@ -150,7 +150,7 @@ def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, numbers_per_ro
 def require_batch_norm(model: nn.Module) -> None:
     """Raise InputError unless the model has batch-norm layers, whose statistics arm `batch_norm` replaces."""
     if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
-        remedy = "leave out (rsf compare: by --arms)"
+        remedy = "leave this arm out of evaluation.arms (for rsf compare: of --arms)"
         raise InputError("evaluation.arms", "batch_norm", "the model has no batch norm layers", remedy)
 
 

@@ -93,7 +93,7 @@ def _unchecked(distribution: Distribution) -> Distribution:
 
 
 def _is_in_real_support(distribution: Distribution, value: Tensor) -> bool:
-    """Whether the support is all numbers, or all vectors, and each value one of them: in one pass."""
+    """Return True if the support is all numbers, or all vectors, and no value is NaN. The values are read once."""
     try:
         support: object = distribution.support
     except NotImplementedError:

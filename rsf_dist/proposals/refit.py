@@ -36,13 +36,8 @@ if TYPE_CHECKING:
 _ROWS_A_NUMBER = 5
 """A Gaussian of d dimensions has (d + 1)(d + 2)/2 numbers; so many rows for each of them at least."""
 
-
 _EDGE = 1e-6  # of the range: where it is left by rounding, values count as this far within
-
-
 _RIDGE = 1e-3  # of the covariances in z, in which a broad distribution has variances around 3
-
-
 _SPREAD = 3.0  # in z, the standard deviation of values without ends: a ridge must not depend on their unit
 
 

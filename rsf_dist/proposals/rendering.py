@@ -24,7 +24,6 @@ NEUTRAL = {
 }
 """The augmentation parameters, in the order in which they are drawn, each with the value that changes nothing."""
 
-
 _SMALLEST_SCALE = 0.01
 
 

@@ -65,7 +65,8 @@ class TargetMixtureProposal:
         given = self.target.get(name)
         if given is None and name == "label":
             rule = "target rows are unlabelled, and a share of what is accepted would be"
-            raise InputError("target", "(no label)", rule, "give their labels, or use a ratio without alpha")
+            remedy = "give their labels, or sample from the proposal without the mixture"
+            raise InputError("target", "(no label)", rule, remedy)
         if given is None and column.dtype in (torch.uint8, torch.bool):
             rule = f"is missing, and {column.dtype} has no value that says so"
             raise InputError(f"target.{name}", "(absent)", rule, "give that column of the target rows")

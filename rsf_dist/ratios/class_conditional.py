@@ -27,7 +27,6 @@ from rsf_dist.types import Floats
 _LEAST_ROWS = 20
 """Rows that a class must have for a mean of its own."""
 
-
 _QUANTILE = 0.99
 """The quantile at which ratios are cut off for the means, which a few large ratios would dominate."""
 
@@ -45,7 +44,7 @@ class ClassConditionalRatio:
     """
 
     def __init__(self, ratio: Ratio, classes: LabelShiftRatio, log_means: Floats):
-        self.ratio, self.classes, self.log_means = ratio, classes, torch.from_numpy(np.asarray(log_means))
+        self.ratio, self.classes, self.log_means = ratio, classes, torch.from_numpy(np.array(log_means))
         self.info = self._info(info_of(ratio))
 
     def _info(self, of_images: RatioInfo) -> RatioInfo:

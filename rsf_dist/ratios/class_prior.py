@@ -32,11 +32,7 @@ from rsf_dist.errors import InputError, StatisticalRefusal
 from rsf_dist.types import Floats
 
 Labels = NDArray[np.int64]
-
-
 _SMALLEST_SINGULAR = 1e-3
-
-
 _EM_STEPS, _EM_TOLERANCE = 10_000, 1e-6
 
 

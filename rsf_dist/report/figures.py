@@ -21,17 +21,9 @@ from rsf_dist.report.schema import Evaluation, RatioQualityEntry, RoundEntry, Tr
 from rsf_dist.sampling.report import CurvePoint
 
 _OWN = ARMS["adaptive"].colour
-
-
 _OTHER = ARMS["random"].colour
-
-
 _COLUMNS = 12
-
-
 _CELL, _GAP = 85, 5  # pixels: about the size of a shown image, and the space between two
-
-
 _LABEL_WIDTH, _LEGEND_WIDTH = 32, 48  # characters, after which an arm's label is broken: at a bar, in two columns
 
 
@@ -71,15 +63,16 @@ def by_class(evaluation: Evaluation) -> bytes:
 
 
 def training_curves(training: Mapping[Arm, TrainingEntry]) -> bytes:
-    """Draw the training loss, and the accuracy on held-out rows of each arm's own kind."""
+    """Draw the training loss, and the accuracy on held-out rows of each arm's own kind, where the task measures it."""
     figure, (loss, metric) = _figure(6.4, 2.4 + 0.2 * math.ceil(len(training) / 2), columns=2)
     for arm, entry in training.items():
         text = ARMS[arm]
         steps = [point.step for point in entry.curve]
         losses = [np.nan if point.train_loss is None else point.train_loss for point in entry.curve]
         loss.plot(steps, losses, color=text.colour, label=textwrap.fill(text.label, _LEGEND_WIDTH))
-        accuracy = [np.nan if point["accuracy"] is None else point["accuracy"] for point in entry.evaluations]
-        metric.plot([point["step"] for point in entry.evaluations], accuracy, "o-", color=text.colour, markersize=3)
+        measured = [point for point in entry.evaluations if "accuracy" in point]
+        accuracy = [np.nan if point["accuracy"] is None else point["accuracy"] for point in measured]
+        metric.plot([point["step"] for point in measured], accuracy, "o-", color=text.colour, markersize=3)
     loss.set_xlabel("step")
     loss.set_ylabel("training loss")
     loss.set_ylim(bottom=0)

@@ -80,29 +80,29 @@ def write_html(store: RunStore, first_seed: RunStore, report: Report) -> None:
     store.write("report.html", page)
 
 
-def _sample_pictures(seed_run: RunStore, report: Report) -> dict[str, bytes]:
+def _sample_pictures(first_seed: RunStore, report: Report) -> dict[str, bytes]:
     """Draw what needs the kept images: sheets of them, and the log ratios of the accepted rows."""
     drawn: dict[str, bytes] = {}
-    images = sample_images.load(seed_run, sample_images.SAMPLES)
+    images = sample_images.load(first_seed, sample_images.SAMPLES)
     if images is not None:
         for kind in ("source", "proposals", "accepted", "target"):
             drawn[kind] = figures.grid(images[kind])
         drawn["log_ratios"] = figures.log_ratios(images["accepted_log_ratio"], report.rounds[-1].sampling.log_m)
     if len(report.rounds) > 1:
-        kept = [sample_images.load(seed_run, sample_images.round_samples(entry.round)) for entry in report.rounds]
+        kept = [sample_images.load(first_seed, sample_images.round_samples(entry.round)) for entry in report.rounds]
         rows = [arrays["accepted"] for arrays in kept if arrays is not None]
         if rows:
             drawn["rounds"] = figures.grid(np.concatenate(rows))
     return drawn
 
 
-def _evaluation_pictures(seed_run: RunStore, report: Report) -> dict[str, bytes]:
+def _evaluation_pictures(first_seed: RunStore, report: Report) -> dict[str, bytes]:
     """Draw the comparison of the arms; nothing without an evaluation."""
     evaluation = report.evaluation
     if evaluation is None:
         return {}
     drawn = {"comparison": figures.comparison(evaluation), "by_class": figures.by_class(evaluation)}
-    predictions = sample_images.load(seed_run, sample_images.PREDICTIONS)
+    predictions = sample_images.load(first_seed, sample_images.PREDICTIONS)
     if predictions is not None:
         drawn["predictions"] = figures.predictions(predictions, evaluation.classes)
     return drawn

@@ -6,13 +6,13 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
 
 from pydantic import ValidationError
 
 from rsf_dist.config.evaluation import Arm
 from rsf_dist.errors import InputError
 from rsf_dist.evaluation.predictions import Predictions, gap_closed
+from rsf_dist.evaluation.two_sample import TwoSample
 from rsf_dist.ratios import Ratio
 from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.ratios.info import info_of
@@ -36,8 +36,6 @@ from rsf_dist.training.state import StreamReport
 from rsf_dist.training.trainer import FineTuneResult
 
 REPORT = "report.json"
-
-
 _LIBRARIES = ("rsf-dist", "ray", "torch", "torchvision", "numpy", "pyarrow")
 
 
@@ -148,7 +146,7 @@ def describe_round(
     number: int,
     accepted: AcceptedSet,
     ratio: Ratio,
-    two_sample: Mapping[str, Mapping[str, Any]] | None = None,
+    two_sample: Mapping[str, TwoSample] | None = None,
     last: bool = True,
     class_prior: ClassPriorEntry | None = None,
     parameters: Mapping[str, ParameterQuantiles] | None = None,
@@ -159,13 +157,14 @@ def describe_round(
         number: of the round.
         accepted: its rows.
         ratio: by which they were accepted.
-        two_sample: the fields of a `TwoSample` under `before`, perhaps `moved`, and `after`; None means not tested.
+        two_sample: the tests under `before`, perhaps `moved`, and `after`; None means not tested.
         last: True if its rows are those to train on.
         class_prior: the treatment of the class prior; None means that the round is not the last of several.
         parameters: quantiles of the columns of real numbers.
     """
     sampling, described = SamplingReport.from_dict(finite(accepted.report.to_dict())), describe_ratio(ratio)
-    tests = None if two_sample is None else TwoSampleTests.model_validate(finite(dict(two_sample)))
+    found = None if two_sample is None else {name: asdict(test) for name, test in two_sample.items()}
+    tests = None if found is None else TwoSampleTests.model_validate(finite(found))
     return RoundEntry(
         round=number,
         last=last,

@@ -22,26 +22,12 @@ from rsf_dist.sampling.accepted import AcceptedSet, stored_rows
 from rsf_dist.storage.run_store import RunStore
 
 SAMPLES, PREDICTIONS = "figures/samples.npz", "figures/predictions.npz"
-
-
 _SHOWN = 48
-
-
 _PREDICTED = 16
-
-
 _SHOWN_OF_ROUND = 12
-
-
 _MEASURED = 500
-
-
 _MEASURED_CHUNK = 1  # of Stage.PILOT
-
-
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
 Arrays = dict[str, NDArray]
 
 

@@ -16,8 +16,6 @@ from rsf_dist.config.evaluation import Arm
 from rsf_dist.sampling.report import SamplingReport
 
 Light = Literal["green", "amber", "red", "grey"]
-
-
 _CONFIG = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
 

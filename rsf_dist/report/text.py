@@ -22,7 +22,7 @@ def format_report(report: Report) -> str:
 
 
 def _table(evaluation: Evaluation) -> Iterator[str]:
-    yield f"target {evaluation.metric} on {evaluation.num_test:,} test images, by fine-tuning data"
+    yield f"target {evaluation.metric} on {evaluation.num_test:,} test images, by arm"
     arms = [arm for arm in ARMS if arm in evaluation.arms]
     width = max(len(ARMS[arm].label) for arm in arms)
     for arm in arms:

@@ -50,75 +50,32 @@ from rsf_dist.sampling.report import SamplingReport
 Finding = tuple[str, Light, str]
 """The value, the light and the meaning that a check finds."""
 
-
 P = ParamSpec("P")
-
 
 SEVERITY: tuple[Light, ...] = ("red", "amber", "green", "grey")
 """The lights, worst first. A grey check does not apply, or only informs."""
 
-
 # Thresholds. One without a source is a choice: a round number, wide enough for runs without the fault to stay green.
 CAPPED_GREEN, CAPPED_AMBER = 0.01, 0.5  # of the accepted rows; beyond a half, most follow the proposals' distribution
-
-
 ACCEPTANCE_GREEN, ACCEPTANCE_AMBER = 1.1, 2.0  # factor; at 2, M might as well be half or twice what it is
-
-
 TV_GREEN, TV_AMBER = 0.05, 0.5  # 60 target rows of which none exceeds M have the limit 1 - 0.05^(1/60) = 0.049
-
-
 WEIGHT_AMBER = 100  # the number of rows that one capped row should count for
-
-
 ESS_GREEN, ESS_AMBER = 400, 100  # rows; 400 is asked of Markov chains by Vehtari et al., Bayesian Analysis 2021
-
-
 ESS_WASTE = 10  # times the acceptance; above, a smaller M is worth a thought
-
-
 MEAN_GREEN, MEAN_AMBER = 1.1, 2.0  # factor; as for acceptance, which is proportional to the mean ratio
-
-
 MEAN_ERROR = 0.25  # above this standard error, means of 1 and of 1/2 are within two standard errors
-
-
 ERRORS = 2.0  # standard errors or null deviations within which a figure agrees: false alarms of 4.6 %
-
-
 INVERSE_LITTLE = 0.5  # below it, target rows plainly miss the bulk of the proposals
-
-
 INVERSE_GREEN, INVERSE_AMBER = 5, 20  # exceeded by the true ratio with probability at most 1/5 and 1/20
-
-
 ECE_GREEN, ECE_AMBER = 0.03, 0.1  # above chance; 5 % of perfect ratios exceed 0.03 on 60 target rows (simulated)
-
-
 CHANCE_LOSS, LOSS_MARGIN = math.log(2), 0.05  # nats; what a ratio of 1 loses, and noise where 1 is the truth
-
-
 AUC_GREEN, AUC_AMBER = 0.95, 0.999  # KL of 2.7 and 9.5 nats between normal distributions: M of at least 15 and 14,000
-
-
 AUC_NULL_SD = 0.05  # above, an AUC of 0.6 passes for chance; with many accepted rows, this is below 34 target rows
-
-
 HALF_WAY = 0.5  # of the way from the proposals to rows that cannot be told apart from the target
-
-
 MMD_LEVEL = 0.05  # false alarms
-
-
 SPREAD_GREEN = 10  # the most accepted class over the least
-
-
 CLASS_EXPECTED = 5  # accepted rows; a class with this expectation has none with probability e^-5 = 0.7 %
-
-
 LEFT_OUT = 0.1  # of an equal share: EM gives nothing to rare classes, or to one of two classes that look alike
-
-
 DUPLICATES_GREEN, DUPLICATES_AMBER = 0.01, 0.1  # of the accepted rows
 
 
@@ -169,7 +126,7 @@ def format_trust_card(trust: Sequence[Check]) -> str:
     worst = overall(count)
     text = ", ".join(f"{count[light]} {light}" for light in ("green", "amber", "red") if count[light])
     if worst not in ("red", "amber"):
-        return f"trust: {text or 'nothing to judge'}"
+        return f"trust: {text or 'no check applies'}"
     names = [check.name for check in trust if check.light == worst]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"trust: {text} ({worst}: {', '.join(names[:3])}{more})"
@@ -270,14 +227,14 @@ def bias(sampling: SamplingReport, ratio: RatioEntry) -> Finding:
     from_target, certified, cut = sampling.tv_bound_source == "target", _certified(sampling, ratio), _cut_off(ratio)
     value = f"eps {bound:.3f} from proposals"
     if from_target:
-        limit = "" if upper is None else f" (95 % limit {upper:.3f})"
-        value = f"eps {bound:.3f}{limit} from target rows, {_figure(proposals)} from proposals"
+        shown_limit = "" if upper is None else f" (95 % limit {upper:.3f})"
+        value = f"eps {bound:.3f}{shown_limit} from target rows, {_figure(proposals)} from proposals"
     if certified and bound <= ROUNDING and not cut:
         return value, "green", "No ratio can exceed M: capping causes no bias."
-    judged = bound if upper is None else upper
-    light = _up_to(judged, TV_GREEN, TV_AMBER)
+    limit = bound if upper is None else upper
+    light = _up_to(limit, TV_GREEN, TV_AMBER)
     cause = "cutting the ratio off at M" if certified and cut else "capping"
-    meaning = f"At most {_percent(judged)} of the accepted rows are misplaced by {cause}, as far as the ratio is right."
+    meaning = f"At most {_percent(limit)} of the accepted rows are misplaced by {cause}, as far as the ratio is right."
     if certified and cut and _isotonic(ratio):
         meaning += f" {_cost_of_cut(sampling, ratio)}"
     if not from_target:
@@ -395,11 +352,8 @@ def mean_inverse_ratio(sampling: SamplingReport) -> Finding:
         return "not finite", "red", "A target row has ratio 0: rows like it are never accepted."
     value, light = f"{mean:.3g}", _up_to(mean, INVERSE_GREEN, INVERSE_AMBER)
     if mean < INVERSE_LITTLE:
-        return (
-            value,
-            "grey",
-            "Tells little: target rows miss the bulk of the proposals, as is usual for distant proposals.",
-        )
+        meaning = "Tells little: target rows miss the bulk of the proposals, as is usual for distant proposals."
+        return value, "grey", meaning
     if light == "green":
         return value, light, "Nothing was found: the true ratio may well have as large a mean over these rows."
     return value, light, "Some target rows are taken for far too unlikely: rows like them are missed."
@@ -533,14 +487,14 @@ def classes(sampling: SamplingReport) -> Finding:
     rates, scored = sampling.acceptance_by_label, sampling.scored_by_label
     if len(rates) < 2:
         return "–", "grey", "All rows are of one class." if rates else "The rows have no labels."
-    judged = [label for label in rates if scored[label] * sampling.acceptance_rate >= CLASS_EXPECTED]
-    if len(judged) < 2:
+    compared = [label for label in rates if scored[label] * sampling.acceptance_rate >= CLASS_EXPECTED]
+    if len(compared) < 2:
         return "–", "grey", "Too few rows were proposed to compare classes."
-    least, most = min(judged, key=rates.__getitem__), max(judged, key=rates.__getitem__)
+    least, most = min(compared, key=rates.__getitem__), max(compared, key=rates.__getitem__)
     value = f"accepted {_percent(rates[least])} (class {least}) to {_percent(rates[most])} (class {most})"
-    if len(judged) < len(rates):
-        value += f"; {len(rates) - len(judged)} with too few rows to tell"
-    never = ", ".join(str(label) for label in judged if rates[label] == 0)
+    if len(compared) < len(rates):
+        value += f"; {len(rates) - len(compared)} with too few rows to tell"
+    never = ", ".join(str(label) for label in compared if rates[label] == 0)
     if never:
         return value, "red", f"Never accepted: class {never}. Right only if the target has none of it."
     spread = rates[most] / rates[least]
@@ -560,15 +514,15 @@ def estimated_class_prior(entry: ClassPriorEntry | None) -> Finding:
     if entry is None or (entry.reason_kept and not entry.wanted):
         return "–", "grey", "Not estimated by rounds."
     if entry.reason_kept or entry.estimate is None:
-        meaning = f"An estimate was to be followed and is not: {entry.reason_kept}. Classes are as the ratio has them."
+        meaning = f"An estimate was to be followed and is not: {entry.reason_kept}. "
+        meaning += "The class frequencies of the accepted rows follow the ratio."
         return "as configured", "amber", meaning
     estimate = entry.estimate
     value = f"{estimate.effective_classes:.1f} effective classes of {len(estimate.prior)}, by {estimate.method}"
     rare = [str(label) for label, share in enumerate(estimate.prior) if share < LEFT_OUT / len(estimate.prior)]
     if rare:
-        meaning = (
-            f"Next to nothing of class {', '.join(rare)}: right only if the target has none. Smoothing alone keeps it."
-        )
+        meaning = f"Next to nothing of class {', '.join(rare)}: right only if the target has none. "
+        meaning += "Smoothing alone keeps it."
         return value, "amber", meaning
     return value, "green", "Every class has a share in the estimate."
 
@@ -581,24 +535,21 @@ def duplicates(sampling: SamplingReport) -> Finding:
     """Count accepted rows that equal an earlier row to the last bit."""
     copies, rows = sampling.num_duplicates, sampling.num_accepted
     light = _up_to(copies / max(rows, 1), DUPLICATES_GREEN, DUPLICATES_AMBER)
-    few = "Accepted rows are different ones, but for a few." if copies else "No accepted row equals another."
-    meaning = (
-        few if light == "green" else f"Only {rows - copies:,} rows are different ones; the others are repetitions."
-    )
+    meaning = "Nearly all accepted rows differ." if copies else "No accepted row equals another."
+    if light != "green":
+        meaning = f"Only {rows - copies:,} rows differ; the others are repetitions."
     return f"{copies:,} of {rows:,} accepted rows", light, meaning
 
 
 @_check("rows found", "Amber where the budget was spent before as many rows were accepted as were asked for.")
 def rows_found(sampling: SamplingReport) -> Finding:
     """Compare the number of accepted rows with the number that was asked for."""
-    found, short = sampling.num_accepted, sampling.shortfall
+    accepted, short = sampling.num_accepted, sampling.shortfall
     if short:
-        return (
-            f"{found:,} of {found + short:,}",
-            "amber",
-            "The budget was spent first. The rows that were found are as good.",
-        )
-    return f"{found:,}", "green", "As many as were asked for."
+        meaning = "The budget ended before all rows were accepted. The accepted rows are as trustworthy as others; "
+        meaning += "raise sampling.budget for more."
+        return f"{accepted:,} of {accepted + short:,}", "amber", meaning
+    return f"{accepted:,}", "green", "As many as were asked for."
 
 
 @_check("screened out", "For information.")
@@ -607,11 +558,8 @@ def screened_out(sampling: SamplingReport) -> Finding:
     count = sampling.num_screened_out
     value = f"{count:,} of {sampling.num_scored:,} proposals"
     if count:
-        return (
-            value,
-            "grey",
-            "This saves work and changes no row. Sums over the proposals are estimated from the others.",
-        )
+        meaning = "This saves work and changes no row. Sums over the proposals are estimated from the others."
+        return value, "grey", meaning
     return value, "grey", "Every ratio was computed in full."
 
 

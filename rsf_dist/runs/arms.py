@@ -36,14 +36,11 @@ from rsf_dist.training.trainer import FineTuner, FineTuneResult
 MODEL = ""
 """The folder of the run's own model: the seed run's directory itself."""
 
-
 MADE = "made.json"
 """The file beside an arm's model: the fingerprint of the accepted rows, and the course of training."""
 
-
 UNTRAINED = ("pretrained", "batch_norm")
 """The arms that are not fine-tuned."""
-
 
 _CHECKPOINTS, _CHECKPOINT_MODELS = 3, 3
 """Checkpoints on disk at once, two kept and one being written; models in each: weights and AdamW's two moments."""

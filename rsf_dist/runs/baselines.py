@@ -35,8 +35,6 @@ from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.sampling.stream import RowStream
 
 _BLOCKS = 16
-
-
 _BATCH = 256
 
 
@@ -70,7 +68,11 @@ def weighted_rows(config: RunConfig, proposal: Proposal, ratio: Ratio, num_rows:
     """
     shared = ray.put(ratio)
     rows = random_rows(config, proposal, num_rows, seed)
-    scored = preserve_order(rows.map_batches(partial(_score, ratio=shared), batch_format="pyarrow")).materialize()
+    share = Share.of_pool(config.sampling.pool)
+    scored = rows.map_batches(
+        partial(_score, ratio=shared), batch_format="pyarrow", num_cpus=share.cpus, num_gpus=share.gpus
+    )
+    scored = preserve_order(scored).materialize()
     largest = float(scored.max("log_ratio"))
     if largest == -math.inf:
         raise StatisticalRefusal(f"p/q is 0 for all {num_rows:,} proposals", "leave the arm `weighted` out")

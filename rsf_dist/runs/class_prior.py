@@ -37,7 +37,6 @@ from rsf_dist.types import Floats
 
 DECISION, MEANS = "decision.json", "class_means.json"
 
-
 _OF_THE_ROWS = ("labels", "logits", "source", "target")
 """InputError fields that blame the estimator's input data rather than the configuration.
 

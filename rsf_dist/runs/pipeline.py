@@ -38,10 +38,7 @@ from rsf_dist.storage.lock import run_lock
 from rsf_dist.storage.run_store import RunStore
 
 CONFIG = "config.yaml"
-
-
 INPUTS, DIGESTS = "inputs", "digests.json"
-
 
 _ROW_BYTES = 100
 """Bytes of a row's parameters and bookkeeping, beside its image."""
@@ -205,9 +202,8 @@ def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
                 check_ratio(rounds.class_prior)
         with located("sampling.pool"):
             check_pool(config.sampling.pool)
-    if training and not (
-        sampling and config.training.wait_seconds
-    ):  # else the nodes for training would idle until then
+    nodes_come_later = sampling and config.training.wait_seconds  # asked for now, they would idle until then
+    if training and not nodes_come_later:
         with located("training"):
             check_training(config.training, pool_beside)
     require_shared(RunStore(config.output).uri, "output")

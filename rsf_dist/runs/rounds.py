@@ -12,25 +12,22 @@ is moved separately, before the last round (`class_prior`).
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 from rsf_dist.builders.components import build_envelope
+from rsf_dist.config.resources import Share
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.sampling import Budget
 from rsf_dist.data.arrow import from_table
 from rsf_dist.errors import InputError, Shortfall, located
 from rsf_dist.evaluation.sample_quality import two_sample_tests
+from rsf_dist.evaluation.two_sample import TwoSample
 from rsf_dist.proposals import DefensiveProposal, Proposal, Refittable
 from rsf_dist.ratios import Ratio
 from rsf_dist.ratios.info import info_of
 from rsf_dist.report import report_json, sample_images
 from rsf_dist.report.trust_card import format_trust_card
-from rsf_dist.runs.class_prior import (
-    ClassPriorDecision,
-    add_class_means,
-    decide_class_prior,
-    stored_decision,
-)
+from rsf_dist.runs.class_prior import ClassPriorDecision, add_class_means, decide_class_prior, stored_decision
 from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.timeouts import time_limit
 from rsf_dist.runtime.user_code import reported_as
@@ -42,12 +39,10 @@ from rsf_dist.sampling.stream import Cursor, RowStream
 _MOST_OF_EXPECTED = 10
 """An exploring round is refused after this many times the proposals that it is expected to take."""
 
-
 _MORE_TO_EXPLORE = (
     "raise rounds.acceptance or rounds.num_pilot, so that M rests on more rows of the pilot, and name another output"
 )
 """The remedy of an exploring round that is refused."""
-
 
 _NEAR_ONE = 0.95
 """An AUC above which gains say little: far from the target it stays near 1, whatever a refit gains."""
@@ -83,7 +78,8 @@ def report_last_round(
     with seed_run.stage("two_sample", "comparing proposals and accepted rows with held-out target images"):
         feature_network, target = seed_run.config.evaluation.feature_network, seed_run.inputs.target.images
         proposals = {"before": seed_run.proposal()} | ({"moved": proposal} if number else {})
-        tested = two_sample_tests(ratio, proposals, accepted, target, feature_network, seed_run.seed)
+        share = Share.of_training(seed_run.config.training)
+        tested = two_sample_tests(ratio, proposals, accepted, target, feature_network, seed_run.seed, share)
     sample_images.save(seed_run.store, proposal, accepted, seed_run.inputs, seed_run.seed)
     _report_round(seed_run, number, proposal, ratio, accepted, tested, decision)
     seed_run.progress.say(format_trust_card(report_json.last_round(seed_run.store).trust))
@@ -94,15 +90,12 @@ def explore(seed_run: SeedRun) -> int:
     rounds, before = seed_run.config.rounds, math.inf  # the first round follows no refit
     for number in range(rounds.num_rounds - 1):
         auc = explore_once(seed_run, number)
-        if (
-            rounds.min_auc_gain is not None
-            and auc is not None
-            and auc < _NEAR_ONE
-            and before - auc < rounds.min_auc_gain
-        ):
+        if auc is None:
+            continue
+        if rounds.min_auc_gain is not None and auc < _NEAR_ONE and before - auc < rounds.min_auc_gain:
             seed_run.progress.say(f"AUC {auc:.3f} after {before:.3f}: the proposal has converged")
             return number + 1
-        before = before if auc is None else auc
+        before = auc
     return rounds.num_rounds - 1
 
 
@@ -224,7 +217,7 @@ def _report_round(
     proposal: Proposal,
     ratio: Ratio,
     accepted: AcceptedSet,
-    tested: dict[str, Any] | None = None,
+    tested: Mapping[str, TwoSample] | None = None,
     decision: ClassPriorDecision | None = None,
 ) -> None:
     """Add a round to the report; a round with a decision about its class prior is the last one."""

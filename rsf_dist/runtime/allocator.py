@@ -18,18 +18,12 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
-
-
 _T = TypeVar("_T")
-
 
 KEPT_BYTES = 256 * 2**20
 """The upper limit on free memory at the top of a process's heap. Fragmentation below the top is not limited by it."""
 
-
 _LARGEST_BLOCK = 32 * 2**20  # the most that glibc allows; larger blocks go back to the system as before
-
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 

@@ -17,11 +17,7 @@ from torch import Tensor, nn
 from rsf_dist.runtime.rng import Purpose, Streams
 
 _Module = TypeVar("_Module", bound=nn.Module)
-
-
 _device = torch.device("cpu")
-
-
 _GPU_FACTOR = 4  # with 16, an H200 was slower at images of 224 x 224, and needed four times the memory
 
 

@@ -22,8 +22,6 @@ from typing import Generic, TypeVar, cast
 from rsf_dist.errors import InputError
 
 _T = TypeVar("_T")
-
-
 _AGAIN_SECONDS = 1.0  # between interrupts of code that catches the first one
 
 

@@ -20,10 +20,8 @@ from rsf_dist.errors import InputError, RsfError
 
 SEPARATOR = ":"
 
-
 FOLDER_VARIABLE = "RSF_DIST_CODE"
 """The environment variable that names the `code_folder` to worker processes; see `allow_named_folder`."""
-
 
 LOADED: dict[str, str] = {}
 """The file of each import path that this process has loaded since `LOADED` was last cleared."""

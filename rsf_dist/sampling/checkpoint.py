@@ -28,7 +28,6 @@ from rsf_dist.storage.run_store import RunStore
 COMMIT_SECONDS = 1.0
 """The shortest time between two commits. It is longer where commits are slow: they take a twentieth of the time."""
 
-
 Draw = Callable[[Sequence[int]], Iterable[dict]]
 """A function from chunk ids to their records, which writes their shards anew."""
 

@@ -23,7 +23,6 @@ from rsf_dist.types import Floats
 TOP = 256
 """The number of largest log ratios that are kept to fit the tail."""
 
-
 ROUNDING = 1e-6
 """A log ratio may exceed log M by this much and not count as capped: float32 densities round at about 1e-7."""
 

@@ -37,16 +37,9 @@ from rsf_dist.types import Floats
 PROBE_SECONDS = 60.0
 """Time limit of a probe."""
 
-
 _PROBE_ROWS = 16
-
-
 _MADE_ROWS = 256
-
-
 _PROBE_CHUNK = 2**40 - 1  # no chunk of a pilot has this number
-
-
 _TOLERANCE = 1e-4  # of log ratios, which other processors round otherwise
 
 

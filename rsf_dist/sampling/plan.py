@@ -21,13 +21,8 @@ from rsf_dist.sampling.report import Setting
 START_SECONDS = 5.0
 """Seconds to start an actor: it imports torch, and Ray Data waits for it."""
 
-
 _TASK_SECONDS = 2.0  # Ray Data costs the driver some 6 ms a task
-
-
 _LONGEST_TASK_SECONDS = 20.0  # in large waves: rows and the time limit wait for a task's end
-
-
 _MAX_TASKS = 1_000  # a wave; each leaves some 10 KB with the driver
 
 

@@ -24,9 +24,7 @@ from rsf_dist.runtime.timeouts import map_with_timeout
 USER_CODE_FIELD, TIMEOUT_REMEDY = "proposal or ratio", "fix what hangs there, or raise sampling.pool.chunk_seconds"
 """The field and the remedy of the error that a chunk raises when it takes too long."""
 
-
 _T = TypeVar("_T")
-
 
 Record = Mapping[str, int | str | bytes]
 """The result of one chunk: plain values, with the same keys and types for every chunk."""

@@ -34,10 +34,7 @@ from rsf_dist.types import Floats
 LEDGER = "ledger"
 """The column that `RowStream.dataset` adds on demand: a row's LEDGER_ROW, as bytes."""
 
-
 _TASKS = 1_000  # as planned, and as many again for the rest of the budget; each costs the driver some 10 KB
-
-
 _TASKS_AHEAD = 2  # results an actor may have lying in the object store
 
 

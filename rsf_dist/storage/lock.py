@@ -30,14 +30,8 @@ from rsf_dist.runtime.progress import Progress
 from rsf_dist.storage.run_store import RunStore, remedy_of
 
 LOCK = "lock.json"
-
-
 BEAT_SECONDS = 5.0
-
-
 STALE_SECONDS = 20.0
-
-
 _SETTLE_SECONDS = 0.5  # after which two writers that claimed at once see whose claim stayed
 
 

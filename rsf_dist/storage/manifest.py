@@ -15,10 +15,7 @@ from rsf_dist.config.sampling import Budget
 from rsf_dist.errors import InputError
 
 MANIFEST = "manifest.json"
-
-
 PREVIOUS = "manifest.previous.json"
-
 
 VERSION: Final = 3
 """Raised whenever this version of rsf_dist cannot read what an earlier one wrote: keys of config.yaml included."""

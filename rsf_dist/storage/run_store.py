@@ -28,11 +28,7 @@ from rsf_dist.errors import InputError
 from rsf_dist.storage.manifest import MANIFEST, PREVIOUS, Manifest, RoundProgress, Shard, read_manifest
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp$")
-
-
 _T = TypeVar("_T")
 
 

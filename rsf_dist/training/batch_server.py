@@ -28,11 +28,7 @@ from rsf_dist.errors import StatisticalRefusal
 from rsf_dist.sampling.stream import Cursor, RowStream, ledger_in
 
 _BATCHES_AHEAD = 4
-
-
 _PREFETCH = 2
-
-
 _CLOSING_SECONDS = 10.0
 
 

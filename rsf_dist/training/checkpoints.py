@@ -18,8 +18,6 @@ from pyarrow import fs
 from ray.train import Checkpoint
 
 SEAL = "checkpoint.json"
-
-
 _PIECE = 2**20
 
 

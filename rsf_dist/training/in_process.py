@@ -1,4 +1,4 @@
-"""Training of a small model in one process: on the source images when there are no pretrained weights."""
+"""Training of a model on labelled images in this process: pretraining, and the classifier of a class prior."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rsf_dist.tasks import Task
 
 def fit_in_process(
     task: Task,
-    source: ImageSet,
+    images: ImageSet,
     config: OptimizerConfig,
     seed: int,
     initial: nn.Module | None = None,
@@ -29,7 +29,7 @@ def fit_in_process(
 
     Args:
         task: the model and its loss.
-        source: the labelled images.
+        images: the labelled images.
         config: steps, batch size and learning rate.
         seed: of minibatches and dropout, and of parameters without given weights.
         initial: a model of the task to begin with, which is not changed. None means the task's own.
@@ -37,11 +37,11 @@ def fit_in_process(
     streams = Streams(seed, Stage.PRETRAIN)
     generator = streams.torch()
     model = (task.build_model(seed) if initial is None else copy.deepcopy(initial)).to(device())
-    labels = source.require_labels()
+    labels = images.require_labels()
 
     def next_loss() -> Tensor:
-        rows = torch.randint(len(source), (config.batch_size,), generator=generator)
-        batch = {"image": take_rows(source.images, rows).to(device()), "label": labels[rows].to(device())}
+        rows = torch.randint(len(images), (config.batch_size,), generator=generator)
+        batch = {"image": take_rows(images.images, rows).to(device()), "label": labels[rows].to(device())}
         return task.loss(model, batch).mean()
 
     with seeded(streams):  # dropout

@@ -39,8 +39,6 @@ from rsf_dist.training.checkpoints import RunFolder, seal
 from rsf_dist.training.state import RunningLoss, StreamReport, TrainingIdentity, TrainingState
 
 _SHUFFLE_ROWS = 10_000
-
-
 _CURVE_POINTS = 50
 
 

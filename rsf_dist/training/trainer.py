@@ -41,7 +41,6 @@ from rsf_dist.training.state import History, StreamIdentity, StreamReport, Train
 
 _RESULTS = "~/ray_results"  # Ray's default
 
-
 _MAY_CHANGE = {
     "num_workers",
     "cpus_per_worker",

@@ -9,6 +9,7 @@ import torch
 
 import rsf_dist as rsf
 from rsf_dist.config.model import ModelConfig
+from rsf_dist.config.resources import Share
 from rsf_dist.evaluation.sample_quality import two_sample_tests
 from rsf_dist.ratios.info import HeldOut, RatioInfo
 
@@ -45,17 +46,17 @@ def test_accepted_rows_are_judged_on_held_out_target_images(feature_network: Mod
     pool = rsf.DatasetProposal({"image": torch.cat([grey(150, 3, 400), grey(30, 4, 400)])})
     moved = rsf.DatasetProposal({"image": grey(150, 5, 400)})
     accepted = rsf.RejectionSampler(pool, Bright(), rsf.CertifiedEnvelope(), chunk_size=256).sample(N)
-    found = two_sample_tests(Bright(), {"before": pool, "moved": moved}, accepted, target, feature_network, seed=0)
+    found = two_sample_tests(Bright(), {"before": pool, "moved": moved}, accepted, target, feature_network, 0, Share())
     assert found is not None
-    assert abs(found["after"]["auc"] - 0.5) < 4 * 0.053
-    assert abs(found["moved"]["auc"] - 0.5) < 4 * 0.053
-    assert found["before"]["auc"] > 0.5 + 3 * 0.053
-    assert found["before"]["mmd_pvalue"] < 0.01 < found["after"]["mmd_pvalue"]
-    assert found["after"]["features"] == ("image statistics" if feature_network is None else "features of small_cnn")
-    assert (found["after"]["num_first"], found["after"]["num_second"]) == (N, N)
+    assert abs(found["after"].auc - 0.5) < 4 * 0.053
+    assert abs(found["moved"].auc - 0.5) < 4 * 0.053
+    assert found["before"].auc > 0.5 + 3 * 0.053
+    assert found["before"].mmd_pvalue < 0.01 < found["after"].mmd_pvalue
+    assert found["after"].features == ("image statistics" if feature_network is None else "features of small_cnn")
+    assert (found["after"].num_first, found["after"].num_second) == (N, N)
 
 
 def test_too_few_target_images_for_a_test() -> None:
     pool = rsf.DatasetProposal({"image": grey(150, 3, 400)})
     accepted = rsf.RejectionSampler(pool, Bright(), rsf.CertifiedEnvelope(), chunk_size=256).sample(N)
-    assert two_sample_tests(rsf.ConstantRatio(), {"before": pool}, accepted, grey(150, 1, 9), None, seed=0) is None
+    assert two_sample_tests(rsf.ConstantRatio(), {"before": pool}, accepted, grey(150, 1, 9), None, 0, Share()) is None

@@ -36,7 +36,6 @@ CONFIG = {
     "model": {"width": 4},
 }
 
-
 SOURCE = ImageSet(
     torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)),
     torch.arange(6) % 3,
@@ -105,14 +104,10 @@ def report_round(seed_run, number, last, distance=0.5, n=1_500):
 
 
 ESTIMATE = ClassPrior(np.array([0.2, 0.3, 0.5]), np.array([0.1, 0.2, 0.4]), np.array([0.3, 0.4, 0.6]), "em")
-
-
 COLLAPSED = ClassPrior(np.array([0.98, 0.01, 0.01]), np.zeros(3), np.ones(3), "em")
-
 
 SMOOTHED = 0.05 / 3 + 0.95 * ESTIMATE.prior
 """The class prior to propose: .05 of a third, and .95 of the estimate."""
-
 
 MOVED = ClassPriorDecision(ESTIMATE, tried=True, prior=SMOOTHED)
 

@@ -40,6 +40,11 @@ def test_links_lead_to_files(path):
     assert not [link for link in links if not (path.parent / link).exists()]
 
 
+@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_left_to_fill_in(path):
+    assert not re.search(r"@@|TODO|XXX", path.read_text())
+
+
 def test_the_first_page_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 

@@ -183,7 +183,7 @@ LABELLED = DatasetProposal({"x": torch.zeros(4), "label": torch.zeros(4, dtype=t
 def test_an_unlabelled_target_is_refused():
     with pytest.raises(InputError, match=r"target=\(no label\): target rows are unlabelled") as caught:
         mixture_of(LABELLED, MARKED).sample(20, Streams(0))
-    assert "a ratio without alpha" in caught.value.remedy
+    assert "sample from the proposal without the mixture" in caught.value.remedy
 
 
 def test_rows_of_another_shape_are_refused():

@@ -1,11 +1,12 @@
-"""The sheet of images in a report."""
+"""The sheet of images and the training curves in a report."""
 
 import io
 
 import numpy as np
 from matplotlib.image import imread
 
-from rsf_dist.report.figures import grid
+from rsf_dist.report.figures import grid, training_curves
+from rsf_dist.report.schema import LossPoint, TrainingEntry
 
 
 def sheet(images: np.ndarray) -> np.ndarray:
@@ -32,3 +33,15 @@ def test_large_images_and_colours_are_shown_as_they_are():
     shown = sheet(images)
     assert shown.shape == (100, 12 * 95 - 5, 3)
     assert (shown[:, 95:185] == images[1].transpose(1, 2, 0)).all()
+
+
+def trained(*evaluations: dict[str, float | None]) -> TrainingEntry:
+    curve = [LossPoint(step=1, train_loss=0.7, learning_rate=0.1)]
+    return TrainingEntry(rows=100, metrics={}, curve=curve, evaluations=list(evaluations))
+
+
+def test_training_curves_have_no_line_for_a_task_without_accuracy():
+    without = training_curves({"adaptive": trained({"step": 1, "error": 0.2}, {"step": 2, "error": 0.1})})
+    assert without == training_curves({"adaptive": trained()})
+    measured = training_curves({"adaptive": trained({"step": 1, "accuracy": 0.2}, {"step": 2, "accuracy": None})})
+    assert measured != without  # the negative control

@@ -11,6 +11,7 @@ import pytest
 from records import GOOD_REPORT
 
 from rsf_dist.errors import InputError
+from rsf_dist.evaluation.two_sample import TwoSample
 from rsf_dist.ratios import ConstantRatio, LabelShiftRatio, ProductRatio
 from rsf_dist.ratios.class_prior import ClassPrior
 from rsf_dist.ratios.classifier import evaluate_ratio
@@ -68,7 +69,6 @@ def against_target(auc=0.5, mmd2=0.0, pvalue=0.5, null_sd=0.05):
 
 FAR = against_target(auc=0.9, mmd2=0.08, pvalue=0.002)
 TWO_SAMPLE = TwoSampleTests(before=FAR, after=against_target())
-
 
 LITTLE = {1: 9_000, 2: 9_000}
 """Proposals scored, of a class 0 that is to be added."""
@@ -490,7 +490,7 @@ def test_the_card_in_a_line():
     assert line("green", "amber", "red", "grey", "green") == "trust: 2 green, 1 amber, 1 red (red: check 2)"
     assert line("amber", "green") == "trust: 1 green, 1 amber (amber: check 0)"
     assert line(*["red"] * 5) == "trust: 5 red (red: check 0, check 1, check 2 and 2 more)"
-    assert line("grey") == "trust: nothing to judge"
+    assert line("grey") == "trust: no check applies"
 
 
 def test_whatever_is_not_finite_never_crashes():
@@ -511,7 +511,9 @@ def test_whatever_is_not_finite_never_crashes():
 
 def describe(ratio, two_sample=None, **change):
     accepted = SimpleNamespace(report=replace(GOOD_REPORT, **change), fingerprint="ab" * 32)
-    return report_json.describe_round(0, accepted, ratio, two_sample and two_sample.model_dump(exclude_none=True))
+    found = two_sample and two_sample.model_dump(exclude_none=True)
+    tests = found and {name: TwoSample(**test) for name, test in found.items()}
+    return report_json.describe_round(0, accepted, ratio, tests)
 
 
 @pytest.fixture

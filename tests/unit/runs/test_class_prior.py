@@ -135,8 +135,6 @@ def test_a_task_that_needs_more_than_images_and_labels_has_no_classifier_of_clas
 
 
 REFUSED = StatisticalRefusal("the outputs do not tell the classes apart", "use a better classifier")
-
-
 NO_ROW = InputError("labels", "class 1", "has no source row", "add rows of that class", absolute=True)
 
 
