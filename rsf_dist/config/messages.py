@@ -23,6 +23,12 @@ RENAMED = {
 }
 """New names of keys that earlier versions called otherwise."""
 
+REMOVED = {
+    "ratio.relative_alpha": "take RelativeRatio with TargetMixtureProposal in Python, or leave the key out",
+    "rounds.fine_tuned_features": "leave the key out",
+}
+"""Remedies for keys that earlier versions had."""
+
 
 def first_error(error: ValidationError, root: type[BaseModel]) -> InputError:
     """Return the first thing that is wrong with a configuration that should be a `root`."""
@@ -46,6 +52,8 @@ def first_error(error: ValidationError, root: type[BaseModel]) -> InputError:
 def _unknown_key(field: str, name: str, value: Any, known: Sequence[str]) -> InputError:
     if field in RENAMED:
         return InputError(field, value, "this key has a new name", f"write {RENAMED[field]}")
+    if field in REMOVED:
+        return InputError(field, value, "this key was removed", REMOVED[field])
     close = difflib.get_close_matches(name, known, n=1)
     remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
     return InputError(field, value, "unknown key", remedy)

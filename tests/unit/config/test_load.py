@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from rsf_dist.config.images import ImagesConfig
 from rsf_dist.config.load import dump_config, load_config, parse_config
-from rsf_dist.config.messages import RENAMED
+from rsf_dist.config.messages import REMOVED, RENAMED
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.sampling import Budget, PoolConfig
@@ -91,6 +91,12 @@ def test_a_renamed_key_is_refused_with_its_new_name(old, new):
         else having("target", {"kind": "shifted", "base": {"kind": "digits"}, "num_unlabelled": 5})
     )
     assert (error.field, error.rule, error.remedy) == (old, "this key has a new name", f"write {new}")
+
+
+@pytest.mark.parametrize("key", REMOVED)
+def test_a_removed_key_is_refused_with_what_to_do_without_it(key):
+    error = complaint(having(key, 0.1))
+    assert (error.field, error.rule, error.remedy) == (key, "this key was removed", REMOVED[key])
 
 
 def test_unknown_key_like_no_other_lists_the_known_ones():
