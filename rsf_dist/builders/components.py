@@ -1,6 +1,6 @@
 """The proposal, the envelope and the task that a configuration describes (`builders.ratio` makes the ratio).
 
-Each kind of proposal and of envelope has a builder here. A kind of your own adds a builder:
+Each kind of proposal, envelope and task has a builder here. A kind of your own adds a builder:
 
     @build_proposal.register
     def _(config: ToyProposalConfig, source: ImageSet) -> Proposal:
@@ -26,6 +26,7 @@ from rsf_dist.config.envelope import (
     FixedEnvelopeConfig,
     PilotEnvelopeConfig,
 )
+from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.proposal import (
     AugmentConfig,
     CustomProposalConfig,
@@ -34,7 +35,7 @@ from rsf_dist.config.proposal import (
     ProposalKind,
     TransformConfig,
 )
-from rsf_dist.config.run import RunConfig
+from rsf_dist.config.task import ClassificationTaskConfig, CustomTaskConfig, TaskKind
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, located
 from rsf_dist.proposals import AugmentProposal, GeneratorProposal, Proposal
@@ -118,14 +119,27 @@ def _build_custom_envelope(config: CustomEnvelopeConfig) -> Envelope:
     return envelope
 
 
-def build_task(config: RunConfig, source: ImageSet) -> Task:
-    """Classification into the source's classes, or a task of the user's own. Raises InputError."""
-    channels = source.images.shape[1]
-    if config.task.kind == "classification":
-        return ClassificationTask(source.classes, config.model, channels)
-    given = {"classes": source.classes, "model": config.model, "channels": channels}
-    task = user_code.call(config.task.factory, "factory", given, config.task.options)
-    return of_kind(task, Task, config.task.factory)
+@singledispatch
+def build_task(config: TaskKind, model: ModelConfig, source: ImageSet) -> Task:
+    """Build the task of a configuration, which trains `model` on rows like the source images.
+
+    Raises:
+        InputError: the configuration does not fit the images, or the user's own code fails.
+    """
+    rule, remedy = "no function builds a task of this kind", "register one with @build_task.register"
+    raise InputError("kind", config.kind, rule, remedy)
+
+
+@build_task.register
+def _build_classification(config: ClassificationTaskConfig, model: ModelConfig, source: ImageSet) -> Task:
+    return ClassificationTask(source.classes, model, source.images.shape[1])
+
+
+@build_task.register
+def _build_custom_task(config: CustomTaskConfig, model: ModelConfig, source: ImageSet) -> Task:
+    arguments = {"classes": source.classes, "model": model, "channels": source.images.shape[1]}
+    task = user_code.call(config.factory, "factory", arguments, config.options)
+    return of_kind(task, Task, config.factory)
 
 
 def of_kind(made: Any, protocol: Any, factory: str) -> Any:

@@ -46,7 +46,7 @@ from rsf_dist.runtime.timeouts import time_limit
 from rsf_dist.sampling import envelope as envelopes
 from rsf_dist.sampling.chunk import ChunkWork, propose
 from rsf_dist.sampling.envelope import Envelope, Pilot
-from rsf_dist.tasks import Task
+from rsf_dist.tasks import ClassificationTask, Task
 
 STEP_SECONDS = 60.0
 """Timeout of each step of the preflight: importing and building an object of the user's, or passing a few rows."""
@@ -73,9 +73,8 @@ def preflight(config: RunConfig, inputs: Inputs) -> None:
     context = RatioContext(inputs, proposal, config.seed)
     with located("ratio"):
         try_ratio(config.ratio, RatioCheck(context, rows, needs_bound=config.envelope.needs_bound))
-    if config.envelope.kind == "custom":
-        with located("envelope"), _tried(config.envelope):
-            _try_envelope(envelope)
+    with located("envelope"), _tried(config.envelope):
+        _try_envelope(envelope)
     _try_task(config, inputs.source, select(rows, slice(_NETWORK_ROWS)))
     if config.evaluation.feature_network is not None:
         spec = NetworkSpec(config.evaluation.feature_network, num_outputs=1, channels=rows["image"].shape[1])
@@ -268,7 +267,7 @@ def _try_network(spec: NetworkSpec, rows: Batch, seed: int) -> None:
 
 def _try_task(config: RunConfig, source: ImageSet, rows: Batch) -> None:
     with located("task"), _tried(config.task):
-        task = build_task(config, source)
+        task = build_task(config.task, config.model, source)
     with located("model"), _tried(config.model):
         model: object = task.build_model(config.seed)
         if isinstance(model, nn.Module):
@@ -277,9 +276,10 @@ def _try_task(config: RunConfig, source: ImageSet, rows: Batch) -> None:
     if "batch_norm" in config.evaluation.arms:
         assert isinstance(model, nn.Module)
         require_batch_norm(model)
-    if config.task.kind == "custom":
+    if not isinstance(task, ClassificationTask):
+        key = "factory" if hasattr(config.task, "factory") else "kind"
         with located("task"), _tried(config.task):
-            _try_own_task(task, model, rows, config.task.factory)
+            _try_own_task(task, model, rows, key, getattr(config.task, key))
     of_target = [arm for arm in ("pseudo_labels", "oracle") if arm in config.evaluation.arms]
     more = sorted(set(task.columns) - {"image", "label"})
     if config.evaluation.test and of_target and more:
@@ -297,13 +297,13 @@ def _require_logits(logits: object, num_outputs: int, value: object) -> None:
         raise InputError("", value, "gives logits that are NaN or infinite", "give it sound weights")
 
 
-def _try_own_task(task: Task, model: Any, rows: Batch, factory: str) -> None:
-    """Call once every method of the task that the trainer calls."""
+def _try_own_task(task: Task, model: Any, rows: Batch, key: str, value: str) -> None:
+    """Call once every method of the task that the trainer calls. An InputError names this key and its value."""
     from torchmetrics import MetricCollection  # here: it takes long to import
 
     def require(fits: bool, rule: str, remedy: str) -> None:
         if not fits:
-            raise InputError("factory", factory, rule, remedy)
+            raise InputError(key, value, rule, remedy)
 
     require(isinstance(model, nn.Module), f"build_model gives a {type(model).__name__}", "give a torch module")
     missing = sorted(set(task.columns) - rows.keys())

@@ -1,7 +1,7 @@
 """Registries of the kinds that a section of the configuration can have.
 
-`ratio:`, `proposal:` and `envelope:` are unions whose member is chosen by the key `kind`. The members come from a
-registry, so that a class outside of this package can join them:
+`ratio:`, `proposal:`, `envelope:` and `task:` are unions whose member is chosen by the key `kind`. The members come
+from a registry, so that a class outside of this package can join them:
 
     @RATIO_KINDS.register
     class ToyRatioConfig(RatioKind):
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast, get_args
 
-from pydantic import BaseModel, Discriminator, GetCoreSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 TAG = "kind="
@@ -82,11 +82,6 @@ class Kinds(Generic[Base]):
         """Return the tagged union of what is registered by now."""
         choices = {f"{TAG}{kind}": handler.generate_schema(model) for kind, model in self._models.items()}
         return core_schema.tagged_union_schema(choices, discriminator=_tag_reader(self.default))
-
-
-def kind_discriminator(default: str | None = None) -> Discriminator:
-    """Choose a member of a closed union by its `kind`. None means that `kind` is required."""
-    return Discriminator(_tag_reader(default))
 
 
 def _tag_reader(default: str | None) -> Callable[[Any], str | None]:

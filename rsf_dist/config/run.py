@@ -20,13 +20,15 @@ from rsf_dist.config.proposal import PROPOSAL_KINDS, AugmentConfig, ProposalConf
 from rsf_dist.config.ratio import RATIO_KINDS, ClassifierRatioConfig, RatioConfig
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.sampling import SamplingConfig
-from rsf_dist.config.training import ClassificationTaskConfig, TaskConfig, TrainingConfig
+from rsf_dist.config.task import TASK_KINDS, ClassificationTaskConfig, TaskConfig
+from rsf_dist.config.training import TrainingConfig
 from rsf_dist.errors import InputError
 
 
 @PROPOSAL_KINDS.holder
 @RATIO_KINDS.holder
 @ENVELOPE_KINDS.holder
+@TASK_KINDS.holder
 class RunConfig(StrictModel):
     """A run: sample, fine-tune, compare and report."""
 

@@ -1,24 +1,18 @@
-"""Fine-tuning, and the task that is learned."""
+"""Fine-tuning."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import (
-    Tag,
-    model_validator,
-)
+from pydantic import model_validator
 
 from rsf_dist.config.base import (
     Count,
     Fraction,
-    ImportPath,
     PositiveFloat,
     PositiveInt,
     Seconds,
-    StrictModel,
 )
-from rsf_dist.config.kinds import kind_discriminator
 from rsf_dist.config.model import OptimizerConfig
 
 
@@ -53,28 +47,3 @@ class TrainingConfig(OptimizerConfig):
         if self.batch_size % self.num_workers:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of num_workers={self.num_workers}")
         return self
-
-
-class ClassificationTaskConfig(StrictModel):
-    """Image classification with cross entropy, measured by top-1 accuracy."""
-
-    kind: Literal["classification"] = "classification"
-    """Chooses this task, the default."""
-
-
-class CustomTaskConfig(StrictModel):
-    """A task of your own."""
-
-    kind: Literal["custom"]
-    """Chooses this task."""
-    factory: ImportPath
-    """Import path of a class or function that is called with classes, model (a ModelConfig), channels and `options`. It
-    returns a `Task` (`rsf_dist.tasks.base`), whose model gives one logit a class for each image."""
-    options: dict[str, Any] = {}
-    """Keyword arguments of `factory`."""
-
-
-TaskConfig = Annotated[
-    Annotated[ClassificationTaskConfig, Tag("kind=classification")] | Annotated[CustomTaskConfig, Tag("kind=custom")],
-    kind_discriminator("classification"),
-]

@@ -74,7 +74,7 @@ def arms(config: RunConfig) -> list[Arm]:
 def training_bytes(config: RunConfig, inputs: Inputs) -> int:
     """Return the bytes that the models of one seed may take on disk, with the checkpoints that lead to them."""
     with located("task"):
-        task = build_task(config, inputs.source)
+        task = build_task(config.task, config.model, inputs.source)
     with located("model"):
         model = task.build_model(config.seed)
     size = sum(tensor.nbytes for tensor in model.state_dict().values())

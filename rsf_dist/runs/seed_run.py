@@ -181,7 +181,7 @@ class SeedRun:
     def task(self) -> Task:
         """Build the task."""
         with located("task"):
-            return build_task(self.config, self.inputs.source)
+            return build_task(self.config.task, self.config.model, self.inputs.source)
 
 
 def _pretrain(task: Task, source: ImageSet, config: OptimizerConfig, seed: int) -> nn.Module:

@@ -319,9 +319,9 @@ def test_what_needs_the_cluster_is_not_made_before_it_is_joined(raw, monkeypatch
 
 def test_tasks():
     config = having()
-    assert isinstance(build_task(config, image_set()), ClassificationTask)
+    assert isinstance(build_task(config.task, config.model, image_set()), ClassificationTask)
     own = having(task={"kind": "custom", "factory": "my_kinds:task", "options": {"smoothing": 0.1}})
-    task = build_task(own, image_set())
+    task = build_task(own.task, own.model, image_set())
     assert (task.smoothing, task.spec.num_outputs, task.spec.channels) == (0.1, 2, 1)
 
 
@@ -480,7 +480,7 @@ def test_a_proposal_without_a_class_prior():
         ({"ratio": 3}, "ratio", "must hold keys and values"),
         ({"ratio": None}, "ratio", "must hold keys and values"),
         ({"ratio": {"kind": ["reward"]}}, "ratio.kind", "must be one of"),
-        ({"ratio": {"relative_alpha": 0.5}}, "ratio.relative_alpha", "unknown key"),
+        ({"ratio": {"relative_alpha": 0.5}}, "ratio.relative_alpha", "was removed"),
         ({"ratio": {"ensemble": 0}}, "ratio.ensemble", "greater than 0"),
         ({"ratio": {"calibration": "beta"}}, "ratio.calibration", "'isotonic'"),
         ({"ratio": {"max_log_ratio": float("nan")}}, "ratio.max_log_ratio", "finite"),

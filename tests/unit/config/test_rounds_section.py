@@ -169,7 +169,7 @@ def test_a_configuration_that_does_not_fit_is_refused_in_one_line(tmp_path):
     written["rounds"]["fine_tuned_features"] = False
     store.write("config.yaml", yaml.safe_dump(written, sort_keys=False))
     told = (
-        r"output=.*: its config.yaml does not fit this version of rsf_dist \(rounds.fine_tuned_features=False: unknown"
+        r"output=.*: its config.yaml does not fit this version of rsf_dist \(rounds.fine_tuned_features=False: this key"
     )
     for use in (lambda: pipeline.require_same(store, config), lambda: pipeline.rebuild_report(str(tmp_path))):
         with pytest.raises(InputError, match=told) as caught:

@@ -56,7 +56,7 @@ def tuned(monkeypatch) -> list[str]:
 
     def fine_tune(seed_run, arm, accepted, initial):
         made.append(accepted.fingerprint)
-        model = build_task(CONFIG, SOURCE).build_model(len(made))
+        model = build_task(CONFIG.task, CONFIG.model, SOURCE).build_model(len(made))
         metrics = {"step": len(made)}
         return SimpleNamespace(load_model=lambda: model, metrics=metrics, history=History(), stream=None), 90
 
@@ -136,7 +136,7 @@ def test_without_test_images_there_is_the_run_alone(rounds, own):
 
 def test_a_models_bytes_on_disk():
     """Two weights of each model, and of each fine-tuned arm the model and three checkpoints with AdamW's moments."""
-    weights = build_task(CONFIG, SOURCE).build_model(0).state_dict().values()
+    weights = build_task(CONFIG.task, CONFIG.model, SOURCE).build_model(0).state_dict().values()
     size, inputs = sum(tensor.nbytes for tensor in weights), SimpleNamespace(source=SOURCE)
     every = compared(["pretrained", "batch_norm", "random", "weighted"], rounds=3)
     assert training_bytes(every, inputs) == size * (2 + 3 * 10)  # random, weighted, adaptive

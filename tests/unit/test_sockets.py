@@ -5,19 +5,22 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 
-from rsf_dist.builders.components import build_envelope, build_proposal
+from rsf_dist.builders.components import build_envelope, build_proposal, build_task
 from rsf_dist.builders.context import RatioContext
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.builders.preflight import preflight
 from rsf_dist.builders.ratio import make_ratio
 from rsf_dist.config.envelope import ENVELOPE_KINDS, EnvelopeKind
 from rsf_dist.config.load import parse_config
+from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.proposal import PROPOSAL_KINDS, ProposalKind
+from rsf_dist.config.task import TASK_KINDS, TaskKind
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import Proposal
 from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.envelope import Choice, Envelope
+from rsf_dist.tasks import ClassificationTask, Task
 
 MINIMAL = {
     "output": "runs/one",
@@ -32,7 +35,7 @@ MINIMAL = {
 @pytest.fixture(autouse=True)
 def _closed_again():
     """Forget what a test registers, for the tests that list every kind."""
-    registries = (PROPOSAL_KINDS, ENVELOPE_KINDS)
+    registries = (PROPOSAL_KINDS, ENVELOPE_KINDS, TASK_KINDS)
     known = [kinds.models for kinds in registries]
     yield
     for kinds, before in zip(registries, known, strict=True):
@@ -142,3 +145,74 @@ def test_an_envelope_kind_without_a_builder_says_what_is_missing():
 
     with pytest.raises(InputError, match=r"^kind=unbuilt: no function builds an envelope of this kind"):
         build_envelope(Unbuilt(kind="unbuilt"))
+
+
+class Scaled:
+    """Classification with the loss times a factor."""
+
+    columns, metric = ClassificationTask.columns, ClassificationTask.metric
+
+    def __init__(self, task, factor):
+        self.task, self.factor = task, factor
+
+    def __getattr__(self, name):
+        if name == "task":  # not there yet, as in a copy that is being unpickled
+            raise AttributeError(name)
+        return getattr(self.task, name)
+
+    def loss(self, model, batch):
+        return self.factor * self.task.loss(model, batch)
+
+
+def register_scaled():
+    @TASK_KINDS.register
+    class ScaledConfig(TaskKind):
+        kind: Literal["scaled"]
+        factor: float = 2.0
+
+    @build_task.register
+    def _(config: ScaledConfig, model: ModelConfig, source: ImageSet) -> Task:
+        return Scaled(ClassificationTask(source.classes, model, source.images.shape[1]), config.factor)
+
+
+def test_a_task_kind_from_outside_goes_from_the_file_to_a_loss():
+    raw = MINIMAL | {"task": {"kind": "scaled", "factor": 3.0}}
+    with pytest.raises(InputError, match=r"task.kind=scaled: must be one of classification, custom"):
+        parse_config(raw)
+    register_scaled()
+    config = parse_config(raw)
+    preflight(config, inputs())
+    source = inputs().source
+    task = build_task(config.task, config.model, source)
+    plain = build_task(parse_config(MINIMAL).task, config.model, source)
+    model, batch = plain.build_model(0).eval(), {"image": source.images, "label": source.require_labels()}
+    assert torch.allclose(task.loss(model, batch), 3 * plain.loss(model, batch))
+
+
+def test_a_task_from_outside_is_tried_before_anything_is_drawn():
+    """Its loss is one number, where training needs one a row."""
+
+    class Mean(Scaled):
+        def loss(self, model, batch):
+            return super().loss(model, batch).mean()
+
+    @TASK_KINDS.register
+    class MeanConfig(TaskKind):
+        kind: Literal["mean"]
+
+    @build_task.register
+    def _(config: MeanConfig, model: ModelConfig, source: ImageSet) -> Task:
+        return Mean(ClassificationTask(source.classes, model, source.images.shape[1]), 1.0)
+
+    config = parse_config(MINIMAL | {"task": {"kind": "mean"}})
+    with pytest.raises(InputError, match=r"^task.kind=mean: loss gives \[\] for .* rows"):
+        preflight(config, inputs())
+
+
+def test_a_task_kind_without_a_builder_says_what_is_missing():
+    @TASK_KINDS.register
+    class Unbuilt(TaskKind):
+        kind: Literal["unbuilt"]
+
+    with pytest.raises(InputError, match=r"^kind=unbuilt: no function builds a task of this kind"):
+        build_task(Unbuilt(kind="unbuilt"), ModelConfig(), images(4))
