@@ -15,13 +15,15 @@ import traceback
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from rsf_dist.errors import InputError, RsfError, StatisticalRefusal
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from rsf_dist.config.run import RunConfig
     from rsf_dist.runs.pipeline import RunResult
     from rsf_dist.runtime.progress import Progress
@@ -228,7 +230,7 @@ def schema(
     print(json.dumps(described, indent=2))
 
 
-def _schema_of_a_written_file(file: Described) -> dict[str, Any]:
+def _schema_of_a_written_file(file: Described) -> dict[str, JsonValue]:
     if file is Described.REPORT:
         from rsf_dist.report.schema import report_schema
 

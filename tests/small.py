@@ -11,7 +11,7 @@ def small_run_in(folder: Path) -> dict:
     """
     from rsf_dist.demo.digits_domain import make_domain
 
-    make_domain(folder / "domain", num_unlabelled=120, num_test=200, num_oracle=256)
+    make_domain(folder / "domain", num_images=120, num_test=200, num_oracle=256)
     return {
         "output": str(folder / "run"),
         "source": {"kind": "digits", "limit": 1000},

@@ -1,7 +1,8 @@
 """Everything that rsf_dist does against Ray's own behaviour, for Ray 2.60.
 
 Each workaround says what Ray does without it. tests/cluster/test_ray_workarounds.py asserts that Ray still does so: a
-test that fails there, after an upgrade of Ray, means that its workaround can go.
+test that fails there, after an upgrade of Ray, means that its workaround can go. `Upstream:` names Ray's issue; we know
+of none for a workaround without that line.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -29,6 +30,11 @@ REMOVED = {
 }
 """Remedies for keys that earlier versions had."""
 
+REMOVED_KINDS = {
+    ("envelope", "drs"): "choose another kind; examples/gaussians25 has the method, as a ratio around the ratio",
+}
+"""Remedies for kinds that earlier versions had, by section and kind."""
+
 
 def first_error(error: ValidationError, root: type[BaseModel]) -> InputError:
     """Return the first thing that is wrong with a configuration that should be a `root`."""
@@ -52,8 +58,8 @@ def first_error(error: ValidationError, root: type[BaseModel]) -> InputError:
 def _unknown_key(field: str, name: str, value: Any, known: Sequence[str]) -> InputError:
     if field in RENAMED:
         return InputError(field, value, "this key has a new name", f"write {RENAMED[field]}")
-    if field in REMOVED:
-        return InputError(field, value, "this key was removed", REMOVED[field])
+    if (known_as := re.sub(r"\.factors\.\d+", "", field)) in REMOVED:  # a factor's key stands in every ratio
+        return InputError(field, value, "this key was removed", REMOVED[known_as])
     close = difflib.get_close_matches(name, known, n=1)
     remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
     return InputError(field, value, "unknown key", remedy)
@@ -65,6 +71,9 @@ def _kind_error(field: str, error: Any) -> InputError:
         return InputError(field, section, "must hold keys and values, `kind` among them", "see the examples")
     if section.get("kind") is None:
         return InputError(f"{field}.kind", "(absent)", "is required", "add it")
+    removed = REMOVED_KINDS.get((field, str(section["kind"])))
+    if removed is not None:
+        return InputError(f"{field}.kind", section["kind"], "this kind was removed", removed)
     kinds = [kind.strip("' ").removeprefix(TAG) for kind in error["ctx"]["expected_tags"].split(",")]
     close = difflib.get_close_matches(str(section["kind"]), kinds, n=1)
     remedy = f"did you mean {close[0]}?" if close else "choose one of these"

@@ -29,13 +29,13 @@ _SOURCE_END, _TEST_START = 1_000, 1_400  # the source ends before the first; the
 
 
 def make_domain(
-    folder: Path, seed: int = 1, *, num_unlabelled: int = 300, num_test: int = 2_000, num_oracle: int = 2_000
+    folder: Path, seed: int = 1, *, num_images: int = 300, num_test: int = 2_000, num_oracle: int = 2_000
 ) -> None:
     """Write unlabelled/*.png, and test/ and oracle/ with a sub-folder for each digit. Source and test share no scan."""
     digits = load_images(ImagesConfig(kind="digits"))
     domain, held_out = digits.subset(slice(_SOURCE_END, _TEST_START)), digits.subset(slice(_TEST_START, None))
     for number, (name, base, count) in enumerate(
-        [("unlabelled", domain, num_unlabelled), ("oracle", domain, num_oracle), ("test", held_out, num_test)]
+        [("unlabelled", domain, num_images), ("oracle", domain, num_oracle), ("test", held_out, num_test)]
     ):
         _write(folder / name, base, count, Streams(seed, Stage.TARGET, chunk=number), labelled=name != "unlabelled")
 

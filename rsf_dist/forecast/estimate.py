@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
+from pydantic import JsonValue
 from scipy.stats import beta
 
 from rsf_dist.config.sampling import Budget
@@ -121,7 +121,7 @@ class Forecast(Cost):
     warnings: tuple[str, ...]
     rounds: RoundsForecast | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """Return the forecast as plain values, for JSON."""
         return asdict(self)
 

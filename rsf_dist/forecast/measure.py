@@ -35,13 +35,13 @@ from rsf_dist.sampling.plan import SamplingPlan
 from rsf_dist.sampling.pool import TIMEOUT_REMEDY, USER_CODE_FIELD, map_chunks
 from rsf_dist.types import Floats
 
-_GLANCE_ROWS = 64
+_FEWEST_ROWS = 64
 """Rows of the first measurement of a row's cost; every further one has four times as many."""
 
-_MOST_ROWS = 4 * 4 * 4 * _GLANCE_ROWS
+_MOST_ROWS = 4 * 4 * 4 * _FEWEST_ROWS
 """Rows of the largest measurement of a row's cost."""
 
-_GLANCE_SECONDS = 2.0
+_MOST_SECONDS = 2.0
 """Seconds after which no further measurement of a row's cost begins."""
 
 _REHEARSAL_ACTORS = 8
@@ -68,18 +68,18 @@ class RowCost:
 
 def measure_row(proposal: Proposal, ratio: Ratio, seed: int, pool: PoolConfig) -> RowCost:
     """Draw and score a few rows in a Ray task with an actor's resources."""
-    return run_in_task(_glance, proposal, ratio, seed, pool.chunk_seconds, share=Share.of_pool(pool))
+    return run_in_task(_measure_row, proposal, ratio, seed, pool.chunk_seconds, share=Share.of_pool(pool))
 
 
-def _glance(proposal: Proposal, ratio: Ratio, seed: int, seconds: float) -> RowCost:
-    size, fastest, started = _GLANCE_ROWS, math.inf, time.monotonic()
+def _measure_row(proposal: Proposal, ratio: Ratio, seed: int, seconds: float) -> RowCost:
+    size, fastest, started = _FEWEST_ROWS, math.inf, time.monotonic()
     while True:
         begun = time.monotonic()
         with time_limit(seconds, USER_CODE_FIELD, f"a chunk of {size} rows", TIMEOUT_REMEDY):
-            outline, log_ratio, exponentials = propose_and_score(proposal, ratio, Streams(seed, Stage.PILOT), size)
-            batch = to_cpu(outline)
+            proposed, log_ratio, exponentials = propose_and_score(proposal, ratio, Streams(seed, Stage.PILOT), size)
+            batch = to_cpu(proposed)
         fastest = min(fastest, (time.monotonic() - begun) / size)  # the first call loads, any may have to wait
-        if size == _MOST_ROWS or time.monotonic() - started > _GLANCE_SECONDS:
+        if size == _MOST_ROWS or time.monotonic() - started > _MOST_SECONDS:
             return RowCost(fastest, *_shard_bytes(batch, log_ratio, log_ratio + exponentials))
         size *= 4
 
@@ -95,7 +95,7 @@ def _shard_bytes(batch: Batch, log_ratio: Floats, accept_key: Floats) -> tuple[f
         "accept_key": torch.from_numpy(accept_key),
         "weight": torch.ones(len(count)),
     }
-    fewer_rows, more_rows = _GLANCE_ROWS // 4, _GLANCE_ROWS
+    fewer_rows, more_rows = _FEWEST_ROWS // 4, _FEWEST_ROWS
     small, large = (stored_bytes(to_table(select(rows, slice(0, size)))) for size in (fewer_rows, more_rows))
     per_row = (large - small) / (more_rows - fewer_rows)
     return small - fewer_rows * per_row, per_row

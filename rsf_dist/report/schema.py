@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from rsf_dist.config.evaluation import Arm
 from rsf_dist.sampling.report import SamplingReport
@@ -349,7 +349,7 @@ class Report(_Entry):
     """The seconds that each stage of the first seed took, over all attempts."""
 
 
-def report_schema() -> dict[str, Any]:
+def report_schema() -> dict[str, JsonValue]:
     """Return the JSON schema of report.json."""
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return dialect | Report.model_json_schema(mode="serialization")

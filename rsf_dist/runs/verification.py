@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import JsonValue
 
 from rsf_dist.data.arrow import from_table
 from rsf_dist.data.batch import row_digests
@@ -60,7 +60,7 @@ class Findings:
         counts = (self.num_files + other.num_files, self.num_rows + other.num_rows, self.num_chunks + other.num_chunks)
         return Findings(self.wrong + other.wrong, *counts)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """Return the fields as plain values, for JSON."""
         return asdict(self)
 
@@ -231,26 +231,26 @@ def _wrong_in_rows(progress: RoundProgress, ledger: np.ndarray) -> Iterator[str]
 def _wrong_in_result(
     progress: RoundProgress, stored_fingerprint: str, report: SamplingReport, ledger: np.ndarray
 ) -> Iterator[str]:
-    handed_over = ledger[ledger["accept_key"] > report.log_m][: report.num_accepted]
-    if len(handed_over) != report.num_accepted:
-        yield f"the manifest reports {report.num_accepted:,} accepted rows, and {len(handed_over):,} are there"
-    if fingerprint(handed_over, progress.columns, report.log_m) != stored_fingerprint:
+    result_rows = ledger[ledger["accept_key"] > report.log_m][: report.num_accepted]
+    if len(result_rows) != report.num_accepted:
+        yield f"the manifest reports {report.num_accepted:,} accepted rows, and {len(result_rows):,} are there"
+    if fingerprint(result_rows, progress.columns, report.log_m) != stored_fingerprint:
         yield "the rows have another fingerprint than the manifest says"
-    for name, value in _counted(progress, report, ledger, handed_over).items():
+    for name, value in _counted(progress, report, ledger, result_rows).items():
         if getattr(report, name) != value:
             yield f"the manifest reports {name}={getattr(report, name)}, and of the rows it is {value}"
 
 
 def _counted(
-    progress: RoundProgress, report: SamplingReport, ledger: np.ndarray, handed_over: np.ndarray
+    progress: RoundProgress, report: SamplingReport, ledger: np.ndarray, result_rows: np.ndarray
 ) -> dict[str, float]:
     """Return the fields of the report that follow from the rows alone, with their right values."""
     num_proposed = report.num_proposed
-    if report.shortfall == 0 and len(handed_over) and progress.work.pool_size is None:
-        last = handed_over[-1]
+    if report.shortfall == 0 and len(result_rows) and progress.work.pool_size is None:
+        last = result_rows[-1]
         num_proposed = int(last["chunk"] * progress.work.chunk_size + last["index"] + 1)
     return {
-        "num_duplicates": num_duplicates(handed_over),
+        "num_duplicates": num_duplicates(result_rows),
         "num_capped": int((ledger["log_ratio"] > report.log_m + ROUNDING).sum()),  # each was accepted
         "num_proposed": num_proposed,
         "acceptance_rate": report.num_accepted / num_proposed,

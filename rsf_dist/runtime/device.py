@@ -37,7 +37,7 @@ def device() -> torch.device:
 
 
 @contextmanager
-def seeded(streams: Streams, purpose: int = Purpose.GLOBAL_GENERATOR) -> Iterator[None]:
+def seeded(streams: Streams, purpose: Purpose = Purpose.GLOBAL_GENERATOR) -> Iterator[None]:
     """Seed torch's global generators inside the block, on the CPU and on this process's GPU; restore them after."""
     gpus = [torch.cuda.current_device()] if device().type == "cuda" else []
     with streams.torch_global(purpose), torch.random.fork_rng(devices=gpus):

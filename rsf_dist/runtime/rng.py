@@ -117,7 +117,7 @@ class Streams:
             if not 0 <= value < 2**bits:
                 raise ValueError(f"{name}={value}: must be in [0, 2**{bits})")
 
-    def numpy(self, purpose: int = Purpose.ACCEPT_KEYS) -> np.random.Generator:
+    def numpy(self, purpose: Purpose = Purpose.ACCEPT_KEYS) -> np.random.Generator:
         """Return a fresh generator at the beginning of the stream for this purpose, 0 to 15."""
         # The key's 128 bits: seed, then purpose, stage, round and chunk side by side, so that no two streams share one.
         if not 0 <= purpose < 2**_PURPOSE_BITS:
@@ -128,21 +128,21 @@ class Streams:
         # As a list, a number of 2**63 or more would turn both into floats and merge neighbouring streams.
         return np.random.Generator(np.random.Philox(key=np.array([self.seed, word], dtype=np.uint64)))
 
-    def torch(self, purpose: int = Purpose.ROWS) -> torch.Generator:
+    def torch(self, purpose: Purpose = Purpose.ROWS) -> torch.Generator:
         """Return a torch CPU generator seeded from this stream."""
         return torch.Generator().manual_seed(self.torch_seed(purpose))
 
     @contextmanager
-    def torch_global(self, purpose: int = Purpose.GLOBAL_GENERATOR) -> Iterator[None]:
+    def torch_global(self, purpose: Purpose = Purpose.GLOBAL_GENERATOR) -> Iterator[None]:
         """Seed torch's global CPU generator inside the block, for code that takes no generator; restore it after."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.torch_seed(purpose))
             yield
 
-    def torch_seed(self, purpose: int = Purpose.GLOBAL_GENERATOR) -> int:
+    def torch_seed(self, purpose: Purpose = Purpose.GLOBAL_GENERATOR) -> int:
         """Return a seed for torch's generators, < 2**63."""
         return self.integer(2**63, purpose)
 
-    def integer(self, end: int, purpose: int) -> int:
+    def integer(self, end: int, purpose: Purpose) -> int:
         """Return one integer >= 0 and < `end` from this stream, for code that takes a seed."""
         return int(self.numpy(purpose).integers(end))

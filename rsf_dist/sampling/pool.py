@@ -66,7 +66,7 @@ def grouped(chunks: Sequence[int], size: int, actors: int) -> list[Sequence[int]
 
 def map_over_pool(
     work: Callable[[int], _T],
-    tabled: Callable[[list[_T]], pa.Table],
+    to_table: Callable[[list[_T]], pa.Table],
     tasks: Sequence[Sequence[int]],
     pool: PoolConfig,
     memory: float | None = None,
@@ -76,7 +76,7 @@ def map_over_pool(
 
     Args:
         work: a pure function, sent to each actor once.
-        tabled: makes a table of a task's results. All tables have the same columns, also a table without rows.
+        to_table: makes a table of a task's results. All tables have the same columns, also a table without rows.
         tasks: the chunk ids of each task.
         pool: the actors.
         memory: bytes of the object store that unread results may take. None means half of the store. One result of
@@ -85,7 +85,7 @@ def map_over_pool(
     """
     size = max(pool.min_actors, min(max_actors(pool), len(tasks)))
     arguments = (
-        ray.put((work, tabled)),
+        ray.put((work, to_table)),
         pool.chunk_seconds,
     )  # held by the Dataset for as long as an actor may be replaced
     actors = ActorPoolStrategy(
@@ -119,13 +119,13 @@ class _Actor:
 
     def __init__(self, work: ray.ObjectRef, seconds: float):
         limit_to_allocation()
-        self._work, self._tabled = ray.get(work)
+        self._work, self._to_table = ray.get(work)
         self._seconds = seconds
 
     def __call__(self, table: pa.Table) -> pa.Table:
         (chunks,) = table["chunks"].to_pylist()
         work = [(f"chunk {chunk}", partial(self._work, chunk)) for chunk in chunks]
         try:
-            return self._tabled(list(map_with_timeout(work, self._seconds, USER_CODE_FIELD, TIMEOUT_REMEDY)))
+            return self._to_table(list(map_with_timeout(work, self._seconds, USER_CODE_FIELD, TIMEOUT_REMEDY)))
         finally:
             release_freed_memory()  # once a task: between its chunks memory is kept, between tasks it is others' too

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from rsf_dist.errors import InputError
 from rsf_dist.sampling.diagnostics import (
@@ -148,7 +148,7 @@ class SamplingReport:
     seconds: float = 0.0
     """Seconds that sampling took, the pilot included. The fingerprint does not depend on them."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """Return the fields as JSON values: tuples as lists, the numbers of classes as texts."""
         return _ADAPTER.dump_python(self, mode="json")
 
@@ -218,9 +218,7 @@ def summarise(
         num_proposed, num_accepted, num_duplicates, shortfall, seconds: as in SamplingReport.
         stopped: True if sampling stopped at the last row, rather than after a fixed number of proposals.
     """
-    bias, target, log_mean_ratio = _bias(setting, statistics), setting.target_log_ratio, statistics.log_mean_ratio
-    mean_ratio = float(np.exp(log_mean_ratio)) if setting.normalised else None
-    complete = setting.pilot if statistics.num_screened_out else statistics
+    bias, log_mean_ratio = _bias(setting, statistics), statistics.log_mean_ratio
     return SamplingReport(
         num_proposed=num_proposed,
         num_accepted=num_accepted,
@@ -235,21 +233,45 @@ def summarise(
         num_capped=statistics.num_capped,
         num_nonfinite=statistics.num_nonfinite,
         num_duplicates=num_duplicates,
-        max_log_ratio=max(statistics.max_log_ratio, setting.pilot.max_log_ratio),
-        ess_fraction=statistics.ess_fraction,
-        tail_index=complete.tail_index,
-        tail_threshold=tail_threshold(complete.num_scored),
-        log_ratio_quantile=setting.log_ratio_quantile,
-        mean_ratio=mean_ratio,
-        mean_ratio_error=None if mean_ratio is None else mean_ratio * statistics.mean_ratio_error,
-        mean_inverse_ratio=None if target is None else float(np.exp(-target).mean()),
+        **_spread(setting, statistics)._asdict(),
         **bias._asdict(),
         tv_bound_proposals=statistics.tv_bound,
         acceptance_by_label={label: kept / n for label, (n, kept) in statistics.by_label.items()},
         scored_by_label={label: n for label, (n, _) in statistics.by_label.items()},
-        curve=curve(log_ratio, accept_key, statistics.num_scored, log_mean_ratio, setting.log_m, target),
+        curve=curve(
+            log_ratio, accept_key, statistics.num_scored, log_mean_ratio, setting.log_m, setting.target_log_ratio
+        ),
         shortfall=shortfall,
         seconds=seconds,
+    )
+
+
+class _Spread(NamedTuple):
+    """The fields on the distribution of the ratio, as in SamplingReport."""
+
+    max_log_ratio: float
+    log_ratio_quantile: float | None
+    ess_fraction: float
+    tail_index: float | None
+    tail_threshold: float
+    mean_ratio: float | None
+    mean_ratio_error: float | None
+    mean_inverse_ratio: float | None
+
+
+def _spread(setting: Setting, statistics: Statistics) -> _Spread:
+    """Return what the scored proposals, and target rows where there are any, tell about the ratio."""
+    mean_ratio = float(np.exp(statistics.log_mean_ratio)) if setting.normalised else None
+    complete, target = setting.pilot if statistics.num_screened_out else statistics, setting.target_log_ratio
+    return _Spread(
+        max_log_ratio=max(statistics.max_log_ratio, setting.pilot.max_log_ratio),
+        log_ratio_quantile=setting.log_ratio_quantile,
+        ess_fraction=statistics.ess_fraction,
+        tail_index=complete.tail_index,
+        tail_threshold=tail_threshold(complete.num_scored),
+        mean_ratio=mean_ratio,
+        mean_ratio_error=None if mean_ratio is None else mean_ratio * statistics.mean_ratio_error,
+        mean_inverse_ratio=None if target is None else float(np.exp(-target).mean()),
     )
 
 

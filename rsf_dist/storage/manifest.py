@@ -7,7 +7,7 @@ validate is damaged. A manifest of another version is not damaged: it is refused
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -159,7 +159,7 @@ def _other_version(version: int, uri: str) -> InputError:
     return InputError("output", uri, rule, "name another directory, or use the version of rsf_dist that wrote it")
 
 
-def manifest_schema() -> dict[str, Any]:
+def manifest_schema() -> dict[str, JsonValue]:
     """Return the JSON schema of manifest.json."""
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return dialect | Manifest.model_json_schema(mode="serialization")

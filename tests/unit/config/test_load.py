@@ -99,6 +99,17 @@ def test_a_removed_key_is_refused_with_what_to_do_without_it(key):
     assert (error.field, error.rule, error.remedy) == (key, "this key was removed", REMOVED[key])
 
 
+def test_a_removed_key_of_a_factor_is_refused_as_that_of_a_ratio():
+    error = complaint(having("ratio", {"kind": "product", "factors": [{"relative_alpha": 0.1}, {}]}))
+    assert (error.field, error.rule) == ("ratio.factors.0.relative_alpha", "this key was removed")
+
+
+def test_a_removed_kind_is_refused_with_what_to_do_without_it():
+    error = complaint(having("envelope", {"kind": "drs"}))
+    assert (error.field, error.value, error.rule) == ("envelope.kind", "drs", "this kind was removed")
+    assert "examples/gaussians25" in error.remedy
+
+
 def test_unknown_key_like_no_other_lists_the_known_ones():
     error = complaint(having("sampling.budget.zzz", 1))
     assert error.field == "sampling.budget.zzz"
