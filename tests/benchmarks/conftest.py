@@ -40,7 +40,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As an actor runs."""
+    """Torch uses one thread, as in an actor."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     retain_freed_memory()

@@ -1,4 +1,4 @@
-"""How the benchmarks measure: two things in turn, in one run; what is told is the ratio of their medians.
+"""The benchmarks measure two things in turn, in one run, and report the ratio of their medians.
 
 `make bench` runs the long form and writes everything as one JSON. The short form is among the tests: it fails where a
 ratio has become worse than what was measured before by more than its stated noise.
@@ -50,12 +50,12 @@ class Measured:
 
     @property
     def met(self) -> bool:
-        """Whether it comes to what it should."""
+        """Return whether the value reaches its goal."""
         return self.value >= self.reach if self.at_least else self.value <= self.reach
 
     @property
     def held(self) -> bool:
-        """Whether it is as good as it was, up to noise."""
+        """Return whether the value is as good as the known one, up to noise."""
         if self.at_least:
             return self.value >= self.known * (1 - self.noise)
         return self.value <= self.known * (1 + self.noise)
@@ -106,7 +106,7 @@ class Bench:
             assert measured.held, f"{name}: {measured.value:.3g}, was {measured.known:.3g} ± {measured.noise:.0%}"
 
     def worse(self) -> list[str]:
-        """What has become worse."""
+        """Return the names of the values that have become worse."""
         return [name for name, one in self.measured.items() if not one.held]
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""What a chunk costs in one process, beside the user's own mathematics."""
+"""The cost of a chunk in one process is compared with that of the user's own mathematics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from measuring import Bench, Measured, seconds_of
 from torch import Tensor
 from torch.distributions import Normal
-from workloads import LAWS, Scored, augmented, mixture_work, mixtures
+from workloads import DISTRIBUTIONS, Scored, augmented, mixture_work, mixtures
 
 import rsf_dist as rsf
 from rsf_dist.data.batch import Batch, num_rows, row_digests, select, to_cpu
@@ -27,7 +27,11 @@ pytestmark = pytest.mark.bench
 
 
 def vectorised(dimensions: int, batch: int, checked: bool = True) -> Callable[[], Tensor]:
-    """The loop that one would write by hand; checked: as torch's laws are unless one says otherwise."""
+    """Return the loop that a user would write by hand.
+
+    Args:
+        checked: whether torch validates the distributions' arguments, as it does by default.
+    """
     p, q, log_m = mixtures(dimensions, checked)
 
     def step() -> Tensor:
@@ -139,7 +143,7 @@ def test_the_accept_step_within_a_chunk_of_images(bench: Bench) -> None:
 
 
 def fingerprint(chunk: Chunk) -> bytes:
-    """Of its rows, of which there must be some."""
+    """Return the digest of the chunk's rows; the chunk must not be empty."""
     assert num_rows(chunk.rows) > 0
     return row_digests(chunk.rows)
 
@@ -175,14 +179,14 @@ def test_a_product_with_its_cheap_factor_first(bench: Bench) -> None:
 
 @pytest.mark.parametrize("noise", [True, False])
 def test_rendering_survivors_alone(bench: Bench, noise: bool) -> None:
-    """1 % is accepted, by a law of the rotation."""
+    """A ratio of distributions of the rotation accepts 1 %."""
     proposal = augmented()
     if not noise:
-        laws = {name: law for name, law in LAWS.items() if name != "noise"}
-        proposal = rsf.AugmentProposal(proposal.images, laws)
+        distributions = {name: one for name, one in DISTRIBUTIONS.items() if name != "noise"}
+        proposal = rsf.AugmentProposal(proposal.images, distributions)
     target = Normal(0.6, 0.01)
-    ratio = rsf.DensityRatio(target, rsf.DistributionProposal(LAWS["rotation"], column="rotation"))
-    log_m = float(target.log_prob(target.mean) - LAWS["rotation"].log_prob(target.mean))
+    ratio = rsf.DensityRatio(target, rsf.DistributionProposal(DISTRIBUTIONS["rotation"], column="rotation"))
+    log_m = float(target.log_prob(target.mean) - DISTRIBUTIONS["rotation"].log_prob(target.mean))
     lean = ChunkWork(proposal, ratio, log_m, 4_096, seed=0)
     whole = replace(lean, proposal=Rendered(proposal))
     assert fingerprint(lean(0)) == fingerprint(whole(0))

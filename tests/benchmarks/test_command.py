@@ -1,4 +1,4 @@
-"""What a user waits for: the help, and the demo."""
+"""The help and the demo are measured as a user waits for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GPU brings, where there is one."""
+"""The speedup by a GPU is measured where there is one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pool costs beside the chunks that it draws: its steady state, by clocks in the actors."""
+"""The pool's cost beside its chunks is measured in the steady state, by clocks in the actors."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_one_actor_and_two(bench: Bench) -> None:
 
 
 class DrawAndScore:
-    """What one would write for Ray Data: all proposals of a chunk, with what decides on them."""
+    """The actor that a user would write for Ray Data: it returns a chunk's proposals, with ratios and keys."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
@@ -142,7 +142,7 @@ def by_ray_data(count: int, actors: int, per_task: int, drawing: type[DrawAndSco
 
 @ray.remote
 class Drawer:
-    """What one would write for ray.util.ActorPool: chunk after chunk of the same kernel, to the driver."""
+    """The actor that a user would write for ray.util.ActorPool: it returns chunks of the same kernel to the driver."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What it costs training that its rows come by Ray Data, stored or sampled meanwhile. The model's step is included."""
+"""Training on rows from Ray Data, stored or streamed, has a bounded cost. The model's step is included."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clocks import Clocked, chunks_per_second
 from measuring import Bench, Measured
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from workloads import LAWS, Scored, augmented
+from workloads import DISTRIBUTIONS, Scored, augmented
 
 import rsf_dist as rsf
 from rsf_dist.config.model import ModelConfig
@@ -103,7 +103,7 @@ def accepted_of(size: Size, rows: int, folder: Path) -> rsf.AcceptedSet:
     """Stored rows, none rejected: how they were drawn does not matter here."""
     images = torch.randint(256, (500, size.channels, size.side, size.side), dtype=torch.uint8)
     proposal = rsf.AugmentProposal(
-        ImageSet(images, torch.arange(500) % 10, CLASSES), {"brightness": LAWS["brightness"]}
+        ImageSet(images, torch.arange(500) % 10, CLASSES), {"brightness": DISTRIBUTIONS["brightness"]}
     )
     store = RunStore(str(folder / "run"))
     sampler = rsf.RejectionSampler(

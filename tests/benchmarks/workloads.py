@@ -42,7 +42,7 @@ def mixture_work(dimensions: int, chunk_size: int) -> ChunkWork:
 
 
 GARMENTS = 5_000
-LAWS = {
+DISTRIBUTIONS = {
     "rotation": Uniform(-1.5, 1.5),
     "scale": Uniform(0.5, 1.3),
     "brightness": Uniform(0.2, 1.0),
@@ -55,7 +55,7 @@ LAWS = {
 def augmented() -> rsf.AugmentProposal:
     """Images of 28 x 28 under six parameters; what is on them costs nothing."""
     images = torch.randint(256, (GARMENTS, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return rsf.AugmentProposal(ImageSet(images, torch.arange(GARMENTS) % 10, tuple("abcdefghij")), LAWS)
+    return rsf.AugmentProposal(ImageSet(images, torch.arange(GARMENTS) % 10, tuple("abcdefghij")), DISTRIBUTIONS)
 
 
 class Scored:

@@ -87,7 +87,7 @@ def sampler(
 
 
 def fingerprint_in_process(wanted: int, folder: Path) -> str:
-    """Of the first rows that the sampler accepts, one chunk after the other in this process."""
+    """Return the fingerprint of the first rows that the sampler accepts, one chunk after the other in this process."""
     of = sampler(folder / "in_process.log", None, seconds=0.0)
     work, tables = ChunkWork(of.proposal, of.ratio, LOG_M, CHUNK, of.seed), []
     for chunk in count():
@@ -118,7 +118,7 @@ def committed(store: rsf.RunStore) -> int:
 
 @dataclass
 class Deaths:
-    """What had been drawn and what the manifest had at each fault; then whether more than that was drawn again.
+    """The chunks drawn and the chunks in the manifest at each fault, to bound what is drawn again.
 
     Args:
         log, store: the sampler's.
@@ -193,7 +193,7 @@ class Stepping(rsf.ClassificationTask):
 
 
 def stepping_run(folder: Path, log: Path, holds_at: int) -> dict[str, Any]:
-    """Of a run's configuration: `Stepping` as a task of the user's own, from a copy of this module in `folder`."""
+    """Return a part of a run's configuration: `Stepping` as a user's task, from a copy of this module in `folder`."""
     (folder / "code").mkdir(exist_ok=True)
     shutil.copy(__file__, folder / "code")
     shutil.copy(Path(__file__).with_name("processes.py"), folder / "code")
@@ -210,7 +210,7 @@ def steps_taken(log: Path) -> list[tuple[int, int, int]]:
 
 
 def all_took(log: Path, step: int, ranks: int) -> bool:
-    """Whether every rank has taken the step."""
+    """Return whether every rank has taken the step."""
     return len({rank for taken, rank, _ in steps_taken(log) if taken == step}) == ranks
 
 

@@ -1,4 +1,4 @@
-"""What was drawn is kept, whatever dies or is damaged, and the rows in the end are as if nothing had been."""
+"""Drawn rows are kept, whatever dies or is damaged, and the final rows are those of an undisturbed run."""
 
 import os
 import shutil
@@ -98,7 +98,7 @@ def test_killed_actors_change_nothing(seed: int, undisturbed, tmp_path, record_p
 
 
 def test_killed_tasks_change_nothing(ray_address, tmp_path) -> None:
-    """The same holds for work so brief that it runs in tasks."""
+    """The same holds for work so short that it runs in tasks."""
     mark = fingerprint_in_process(5_000, tmp_path)
     with Killer(0, kills=1, log=tmp_path / "log", of="ray::MapBatches", seconds=0.3) as killer:
         disturbed = sampler(tmp_path / "log", None, pool=TWO).sample(5_000)

@@ -1,4 +1,4 @@
-"""What the sampler does beyond a fixed M: growing envelopes, products that screen, finite pools."""
+"""The sampler goes beyond a fixed M: growing envelopes, products that screen, finite pools."""
 
 import sys
 import time

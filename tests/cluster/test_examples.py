@@ -57,9 +57,9 @@ def test_demo_with_smaller_numbers(tmp_path: Path, soak: bool) -> None:
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
-def test_fashion_place_is_made_as_configured(tmp_path: Path) -> None:
-    place = ROOT / "examples/fashion_shift/config.yaml"
-    inputs = load_inputs(load_config(place))
+def test_fashion_target_domain_is_made_as_configured(tmp_path: Path) -> None:
+    example = ROOT / "examples/fashion_shift/config.yaml"
+    inputs = load_inputs(load_config(example))
     assert inputs.target.labels is None  # no label reaches the method
     assert inputs.target.images.shape == (2000, 1, 28, 28)
     assert inputs.test.images.shape == inputs.oracle.images.shape == (5000, 1, 28, 28)
@@ -68,7 +68,7 @@ def test_fashion_place_is_made_as_configured(tmp_path: Path) -> None:
     # Brightness N(.5, .1): darker than the source.
     assert inputs.test.images.float().mean() < 0.7 * inputs.source.images.float().mean()
     with pytest.raises(InputError, match=r"source\.root=.*: holds no train-images"):
-        load_inputs(load_config(place, [f"data.root={tmp_path}"]))
+        load_inputs(load_config(example, [f"data.root={tmp_path}"]))
 
 
 def test_a_ratio_on_imagenet_features_tells_what_raw_pixels_hardly_show() -> None:

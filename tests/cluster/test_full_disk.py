@@ -76,7 +76,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 def test_sampling_fills_the_disk_and_goes_on_where_there_is_room(disk, tmp_path, monkeypatch, record_property) -> None:
-    """What finds no room is a shard; the manifest, on the way out, may find none either, and is then told of."""
+    """A shard finds no room; on the way out the manifest may find none either, and the error then says so."""
     monkeypatch.setattr(checkpoint, "COMMIT_SECONDS", 0.2)
     note = RoundCheckpoint.note
     monkeypatch.setattr(RoundCheckpoint, "note", lambda *given: note(*given) if disk.free() > MANIFEST_BLOCKS else None)

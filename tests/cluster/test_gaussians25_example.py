@@ -55,6 +55,6 @@ def test_rejection_leaves_more_good_rows(tmp_path: Path) -> None:
 def test_a_learned_ratio_leaves_98_percent_good(tmp_path: Path) -> None:
     results, _ = gaussians25(tmp_path, timeout=1700)
     quality = results["quality"]
-    assert quality["generator"]["good"] < 0.95  # else there is nothing to mend
+    assert quality["generator"]["good"] < 0.95  # else there is nothing to repair
     assert quality["classifier, budget"]["good"] >= 0.98
     assert quality["classifier, budget"]["modes"] == 25

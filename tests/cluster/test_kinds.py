@@ -52,7 +52,7 @@ def sampled(raw: dict, **changes) -> RoundEntry:
 
 
 def test_label_shift_estimated_from_unlabelled_images(small_run: dict) -> None:
-    """The place is the source with other classes, (3, 1, 1, 2, 1, 2, 4, 1, 1, 2)/18, and turned; here nothing turns."""
+    """The target domain is the source with class prior (3, 1, 1, 2, 1, 2, 4, 1, 1, 2)/18, turned; here none turns."""
     helper = {"network": {"width": 8}, "optimizer": {"steps": 200, "batch_size": 64}, "num_proposals": 3000}
     raw = small_run | {"proposal": {}, "target": small_run["source"]}  # no shift at all: the prior is the source's
     found = sampled(raw, ratio={"kind": "label_shift", "method": "em", **helper}, envelope={"kind": "certified"})

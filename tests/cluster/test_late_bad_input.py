@@ -1,4 +1,4 @@
-"""What shows only in actors: a ratio that goes wrong when every trial of it has passed."""
+"""Faults that show only in actors, as of a ratio that fails after every check of it has passed, end in one error."""
 
 import logging
 import re
@@ -31,7 +31,7 @@ CODE = Path(__file__).parents[1] / "unit" / "bad_input" / "code"
 
 @pytest.fixture
 def no_records() -> Iterator[None]:
-    """Of logging: pytest keeps them until the test ends, and with Ray Data's errors the frames that hold its actors."""
+    """Logging is disabled: pytest would keep Ray Data's errors, whose frames hold actors, until the test ends."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -65,7 +65,7 @@ def watched() -> Iterator[set[psutil.Process]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"),
+    ("name", "message"),
     [
         ("nan", r"64 of [\d,]+ log ratios are NaN or \+inf; fix the target or the ratio there"),
         pytest.param(  # test_sampler has the same refusal, of the first chunk
@@ -77,7 +77,7 @@ def watched() -> Iterator[set[psutil.Process]]:
     ],
 )
 def test_a_ratio_that_goes_wrong_late(
-    name: str, complaint: str, small_run: dict, no_records: None, monkeypatch: pytest.MonkeyPatch
+    name: str, message: str, small_run: dict, no_records: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One error of ours, within 90 s, most of which starts processes; none draws on, though the error is held."""
     assert not drawing()
@@ -96,7 +96,7 @@ def test_a_ratio_that_goes_wrong_late(
     started = time.monotonic()
     with watched() as seen, pytest.raises(RsfError) as caught:
         pipeline.sample(parse_config(small_run | changes))
-    assert re.match(complaint, str(caught.value)), str(caught.value)
+    assert re.match(message, str(caught.value)), str(caught.value)
     assert caught.value.exit_code in (2, 3)
     assert time.monotonic() - started < 90
     assert seen
@@ -119,14 +119,14 @@ def test_parquet_of_other_columns_is_not_trained_on(no_records: None, tmp_path: 
     training = rsf.TrainingConfig(steps=2, batch_size=8, num_workers=1, cpus_per_worker=0.5, max_failures=0)
     image, label = torch.zeros(64, 1, 8, 8, dtype=torch.uint8), torch.arange(64) % 2
     names = ["a", "b"] * 32
-    for number, (columns, complaint) in enumerate(
+    for number, (columns, message) in enumerate(
         [
             ({"image": image}, r"column=label: is not among the dataset's \['image'\]; add or rename it"),
             ({"image": image, "label": names}, r"column=label \(string\): holds no numbers; convert it to numbers"),
             ({"image": image, "label": label.double()}, r"label=torch.float64 \[8\]: must be a class's number"),
         ]
     ):
-        with pytest.raises(rsf.InputError, match=complaint) as caught:
+        with pytest.raises(rsf.InputError, match=message) as caught:
             rsf.FineTuner(task, training, storage_path=str(tmp_path)).fit(parquet(tmp_path / str(number), **columns))
         assert str(caught.value).isprintable()
     good, named = (

@@ -180,7 +180,7 @@ def test_a_ratio_fitted_through_ray_train(small_run: dict) -> None:
 def test_what_the_cluster_cannot_hold_is_one_line_and_exit_code_2(
     config_file: Path, small_run: dict, ray_address: str
 ) -> None:
-    """As a user sees it; the same in this process follows."""
+    """The command reports it as a user sees it; the next test does the same in this process."""
     done = rsf_command("run", config_file, "sampling.pool={min_actors: 64}", "--address", ray_address)
     assert done.returncode == 2, done.stderr
     assert "needs 64 × 1 CPU; the cluster has 2 × 2 CPU on 2 node(s)" in done.stderr
@@ -283,7 +283,7 @@ def stop(config_file: Path, by: signal.Signals, worker: str, ready: Callable[[],
 
 
 def kept_files(store: rsf.RunStore) -> Files:
-    """What the manifest lists."""
+    """Return the files that the manifest lists."""
     manifest, found = store.manifest(), defaultdict(dict)
     names = [shard.path for progress in manifest.rounds.values() for shard in progress.shards]
     names += [f"{folder}/{name}".lstrip("/") for folder, files in manifest.folders.items() for name in files]

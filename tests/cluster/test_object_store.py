@@ -77,7 +77,7 @@ class S3:
         return rsf.RunStore(self.uri(name))
 
     def requests(self, method: str, name: str) -> int:
-        """How many it has answered, of objects within `name`."""
+        """Return the number of answered requests for objects within `name`."""
         return sum(f"{method} /bucket/{name}" in line for line in self.log.read_text().splitlines())
 
 

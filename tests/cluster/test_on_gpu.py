@@ -31,7 +31,7 @@ def gpu(ray_cluster):
 
 
 class Brightness:
-    """Of images that are where they were rendered: on the GPU, but in the driver."""
+    """A ratio that requires images where they were rendered: on the GPU, except in the driver."""
 
     log_bound = 0.0
     info = RatioInfo(on_device=True)

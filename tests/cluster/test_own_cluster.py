@@ -92,7 +92,7 @@ class Socket:
 
     @property
     def counts(self) -> bool:
-        """Whether it gives Prometheus text, whatever it is asked: nothing can be sent to it."""
+        """Return whether the port answers any request with Prometheus text: nothing can be sent to it."""
         return self.status == 200 and self.begins == "# HELP "
 
 

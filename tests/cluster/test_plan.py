@@ -46,7 +46,7 @@ def test_a_plan_forecasts_its_run_and_leaves_nothing_behind(small_config: RunCon
 
 ROOT = Path(__file__).parents[2]
 RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
-UNJUDGED = {"test": None, "source_test": None, "oracle": None, "arms": ["one_shot"]}
+UNEVALUATED = {"test": None, "source_test": None, "oracle": None, "arms": ["one_shot"]}
 
 
 def digits_config(folder: Path) -> RunConfig:
@@ -56,7 +56,7 @@ def digits_config(folder: Path) -> RunConfig:
     raw["target"]["root"] = str(folder / "domain" / "unlabelled")
     raw["sampling"] |= {"pool": {"max_actors": 2}, "chunk_size": 8192}
     raw["envelope"] = {"kind": "budget", "acceptance": 0.005}
-    return parse_config(raw | {"rounds": 1, "evaluation": UNJUDGED, "output": str(folder / "run")})
+    return parse_config(raw | {"rounds": 1, "evaluation": UNEVALUATED, "output": str(folder / "run")})
 
 
 def fashion_config(folder: Path) -> RunConfig:
@@ -64,7 +64,7 @@ def fashion_config(folder: Path) -> RunConfig:
     raw = yaml.safe_load((ROOT / "examples" / "fashion_shift" / "config.yaml").read_text())
     raw["sampling"]["pool"] = {"max_actors": 2}
     raw["envelope"] = {"kind": "budget", "acceptance": 0.02}
-    return parse_config(raw | {"rounds": 1, "evaluation": UNJUDGED, "output": str(folder / "run")})
+    return parse_config(raw | {"rounds": 1, "evaluation": UNEVALUATED, "output": str(folder / "run")})
 
 
 class ActorClock(threading.Thread):
@@ -72,7 +72,7 @@ class ActorClock(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self._others = {actor.pid for actor in own_processes("ray::MapWorker")}  # a rehearsal's end takes its time
+        self._others = {actor.pid for actor in own_processes("ray::MapWorker")}  # of measured chunks, ending late
         self._seconds: dict[int, float] = {}
         self._over = threading.Event()
 
@@ -94,7 +94,7 @@ class ActorClock(threading.Thread):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("configured", [digits_config, fashion_config])
 def test_a_plan_is_within_a_factor_of_its_run(configured, tmp_path: Path, record_property) -> None:
-    """Of both examples, and on a machine that has nothing else to do; the ratios are printed and recorded."""
+    """The test runs both examples and needs an idle machine; the ratios are printed and recorded."""
     config = configured(tmp_path)
     found = plan_run(config, actors=2)
     clock = ActorClock()
@@ -121,7 +121,7 @@ def test_a_plan_is_within_a_factor_of_its_run(configured, tmp_path: Path, record
 def test_a_plan_of_rounds_is_within_a_factor_of_them_all(
     configured, tmp_path: Path, ray_address: str, record_property
 ) -> None:
-    """As above, of the examples as they are, and of all rounds together; the run is a driver's whose workers are new.
+    """The same holds for the unchanged examples and all their rounds together, in a new driver with new workers.
 
     Sampling the digits takes 20 s in all, of which the start of workers may be 5 or 15: as much is allowed beside the
     factor.

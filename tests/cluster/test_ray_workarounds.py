@@ -1,4 +1,4 @@
-"""What Ray 2.60 does without our workarounds. A test that fails here, with another Ray, names one that can go."""
+"""Ray 2.60 needs our workarounds. A test that fails here, with another Ray, names one that can go."""
 
 import gc
 import json
@@ -238,7 +238,7 @@ def refuse_in_an_actor() -> None:
 
 
 def actor_pools() -> int:
-    """How many of Ray Data's are alive in this process."""
+    """Return the number of Ray Data's actor pools that are alive in this process."""
     return sum(type(thing).__name__ == "ActorPoolMapOperator" for thing in gc.get_objects())
 
 
@@ -260,7 +260,7 @@ def test_an_error_of_ray_data_keeps_its_actor_pool_alive():
 
 
 def test_only_a_declared_gpu_ends_the_process_with_its_task():
-    """As `run_in_tasks` declares it: torch would stay bound to a GPU that by then is another's."""
+    """`run_in_tasks` declares its GPUs: torch would otherwise stay bound to a GPU that is lent to another task."""
 
     def function():
         pass

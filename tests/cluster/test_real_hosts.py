@@ -104,7 +104,7 @@ class Hosts:
             worker.start_ray(f"--address={HEAD}:6379")
 
     def lets_in(self, environment: dict[str, str]) -> bool:
-        """Whether a worker's process with this environment may join as a driver."""
+        """Return whether a worker's process with this environment may join as a driver."""
         code = f"import ray; ray.init(address='{HEAD}:6379', log_to_driver=False)"
         tried = self.head.command(sys.executable, "-c", code)
         return subprocess.run(tried, env=environment, capture_output=True, timeout=60).returncode == 0
@@ -159,7 +159,7 @@ def test_a_worker_whose_cable_is_pulled_changes_nothing(hosts, tmp_path, soak, r
     assert driver.poll() is None
     assert hosts.reaches(0)
     assert not hosts.reaches(1)
-    assert mark in driver.communicate(timeout=150)[0]  # Ray tells there, too, of what it mends
+    assert mark in driver.communicate(timeout=150)[0]  # Ray reports there, too, what it repairs
     seconds = time.monotonic() - started
     assert_same_rows(rsf.AcceptedSet.load(store), mark, wanted)
     report_times(record_property, "cable pulled", seconds, undisturbed, deaths.drawn_again())

@@ -125,8 +125,8 @@ def test_a_damaged_round_is_named_and_drawn_again(sampled: Path, tmp_path: Path)
     assert fingerprints(run) == fingerprints(sampled)
 
 
-def test_known_laws_follow_a_proposal_that_moves(tmp_path: Path, ray_address: str) -> None:
-    """The last round's rows have the target's law, and far fewer proposals go into one."""
+def test_known_distributions_follow_a_proposal_that_moves(tmp_path: Path, ray_address: str) -> None:
+    """The last round's rows have the target's distribution, and each takes far fewer proposals."""
     target = {"rotation": {"normal": [0.8, 0.1]}, "brightness": {"normal": [0.5, 0.05]}}
     raw = raw_in(tmp_path, ratio={"kind": "density", "parameters": target})
     raw["envelope"] = {"kind": "budget", "acceptance": 0.3, "num_pilot": 2_000}
@@ -194,7 +194,7 @@ def test_a_generator_under_a_verdict_and_a_reward_in_rounds(tmp_path: Path, ray_
 
 @pytest.mark.soak
 def test_labelled_target_images_change_no_row(sampled: Path, tmp_path: Path) -> None:
-    """They judge models: every round has the same rows without them."""
+    """They only evaluate models: every round has the same rows without them."""
     raw = raw_in(tmp_path)
     assert raw["evaluation"]["test"]
     pipeline.sample(parse_config(raw | {"evaluation": {"test": None, "arms": ["adaptive"]}}))

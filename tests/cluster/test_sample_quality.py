@@ -36,7 +36,7 @@ class Bright:
 
 
 @pytest.mark.parametrize("feature_network", [None, ModelConfig(name="small_cnn", width=4)])
-def test_accepted_rows_are_judged_on_held_out_target_images(feature_network: ModelConfig | None) -> None:
+def test_accepted_rows_are_evaluated_on_held_out_target_images(feature_network: ModelConfig | None) -> None:
     """Held-out target images are bright, the others dark; proposals are of both kinds, accepted and moved ones bright.
 
     AUC's null sd with some 60 rows a side is sqrt(121/(12 60 60)) = .053. Were all target images used, accepted rows

@@ -155,11 +155,11 @@ def process() -> int:
 
 
 def test_a_task_that_had_a_gpu_ends_its_process(gpu_in_name) -> None:
-    """Which torch would have bound to it."""
+    """Torch would have bound the process to the GPU."""
     assert len({run_in_task(process, share=Share(gpus=1)) for _ in range(3)}) == 3
 
 
-def test_work_that_is_brief_runs_in_tasks_and_gives_the_same(mark, tmp_path, monkeypatch) -> None:
+def test_short_work_runs_in_tasks_and_gives_the_same(mark, tmp_path, monkeypatch) -> None:
     as_tasks = []
     monkeypatch.setattr(round_draw, "map_chunks", lambda *given: as_tasks.append(given[-1]) or pool.map_chunks(*given))
     assert faults.sampler(tmp_path / "log", None, seconds=0.01).sample(10_000).fingerprint == mark
@@ -203,7 +203,7 @@ def test_rethreshold_gives_the_rows_that_the_larger_m_would_have_given(accepted)
 
 
 class SlowNormal(rsf.DistributionProposal):
-    """As its base, 0.2 s a chunk: time to be killed in."""
+    """A normal proposal that takes 0.2 s a chunk: time to be killed in."""
 
     def sample(self, n, rng):
         time.sleep(0.2)

@@ -89,7 +89,7 @@ def validation(accepted: rsf.AcceptedSet) -> ray.data.Dataset:
 
 
 def expected(stream: RowStream, steps: int) -> Cursor:
-    """Where a reader of `steps` batches must arrive, read here without a feed."""
+    """Return the cursor that a reader of `steps` batches must reach, computed here without a batch server."""
     ledger, cursor = ledger_in(read(stream.dataset(steps * BATCH, with_ledger=True))), stream.start
     for start in range(0, len(ledger), BATCH):
         cursor = cursor.moved(ledger[start : start + BATCH], stream.work.log_m)
@@ -212,7 +212,7 @@ def stepping(log: Path, holds_at: int) -> Stepping:
     return Stepping(DIGITS.classes, ModelConfig(width=4), channels=1, log=log, holds_at=holds_at)
 
 
-# With rank 0 dies the feed, which it owns; rank 1 leaves one behind that has batches ready.
+# The batch server dies with rank 0, its owner; when rank 1 dies, the server is left with batches ready.
 @pytest.mark.parametrize(
     ("rank", "step"),
     [(0, 15), pytest.param(1, 11, marks=pytest.mark.soak), pytest.param(1, 29, marks=pytest.mark.soak)],
@@ -278,10 +278,10 @@ def test_a_slow_trainer_fills_nothing(soak: bool) -> None:
     wide = sampler(NoisyDigits(size=256), chunk_size=128, max_actors=actors)
     stream = replace(wide.row_stream(10**5), chunks_per_task=1)
     before = object_store_bytes()
-    feed = start_batch_server("slow-trainer", ray.put(stream), Cursor(), BATCH, 0, 10**4, 1, ["image", "label"])
+    server = start_batch_server("slow-trainer", ray.put(stream), Cursor(), BATCH, 0, 10**4, 1, ["image", "label"])
     seconds, used = (60 if soak else 12), []
     try:
-        taken = iter_served_batches(feed, 0, 0, 10**4, StreamProgress(Cursor()))
+        taken = iter_served_batches(server, 0, 0, 10**4, StreamProgress(Cursor()))
         begin = time.monotonic()
         while time.monotonic() - begin < seconds:
             rows, intake = next(taken)
@@ -290,7 +290,7 @@ def test_a_slow_trainer_fills_nothing(soak: bool) -> None:
             begin = begin if len(used) > 1 else time.monotonic()  # not what it takes to start
             time.sleep(0.25)
     finally:
-        stop_batch_server(feed)
+        stop_batch_server(server)
     held = (_BATCHES_AHEAD + 3) * BATCH * 2**16
     print(f"object store: at most {max(used) / 2**20:.0f} MiB; {actors} actors, {chunk_bytes / 2**20:.0f} MiB a chunk")
     assert max(used) < 6 * actors * chunk_bytes + held

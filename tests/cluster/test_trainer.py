@@ -259,8 +259,8 @@ def test_resumes_and_steps_back_over_what_is_damaged(tmp_path) -> None:
     weights = newest / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert [saved.step for saved in folder.newest_first()] == [40]
-    mended = tuner().fit(dataset())
-    assert (mended.metrics, mended.history) == (first.metrics, first.history)
+    repaired = tuner().fit(dataset())
+    assert (repaired.metrics, repaired.history) == (first.metrics, first.history)
     # A file of every one gone, a folder too, and Ray's own list with them: from the beginning.
     for saved in folder.newest_first():
         (Path(saved.checkpoint.path) / "training.pt").unlink()

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from laws import Law, N, Z, sample_chunks, total_variation, wald_pvalue
+from distributions import Distribution, N, Z, sample_chunks, total_variation, wald_pvalue
 from scipy import stats
 from torch.distributions import Categorical, Normal, Uniform
 
@@ -27,9 +27,9 @@ UNIT = DistributionProposal(Uniform(0.0, 1.0))
 STANDARD = DistributionProposal(Normal(0.0, 1.0))
 WIDE = DistributionProposal(Normal(0.0, 2.0))
 TO_STANDARD = DensityRatio(Normal(0.0, 1.0), WIDE)
-LAW = Law.line(stats.norm(scale=2), stats.norm.logpdf, -14, 14)
+DISTRIBUTION = Distribution.line(stats.norm(scale=2), stats.norm.logpdf, -14, 14)
 TILT = RewardRatio(lambda batch: batch["x"], beta=0.5, max_score=1.0)
-TILTED = Law.line(stats.uniform(), lambda x: 2 * x, 0, 1)
+TILTED = Distribution.line(stats.uniform(), lambda x: 2 * x, 0, 1)
 
 
 def largest_gap(left, right):
@@ -43,24 +43,27 @@ def largest_gap(left, right):
 #     = .17745; farthest where r = M/(1 - eps) = 4.4915, at .7511: 1.7083/2.6277 - 3.4915/6.3891 = .1036, which is TV
 #     as well, since the densities cross once.
 @pytest.mark.parametrize(
-    ("ratio", "proposal", "law", "log_m", "eps", "gap", "variation"),
-    [(TO_STANDARD, WIDE, LAW, 0.0, 0.3227, 0.0596, 0.1191), (TILT, UNIT, TILTED, 2 - LOG_2, 0.1775, 0.1036, 0.1036)],
+    ("ratio", "proposal", "distribution", "log_m", "eps", "gap", "variation"),
+    [
+        (TO_STANDARD, WIDE, DISTRIBUTION, 0.0, 0.3227, 0.0596, 0.1191),
+        (TILT, UNIT, TILTED, 2 - LOG_2, 0.1775, 0.1036, 0.1036),
+    ],
     ids=["density", "reward"],
 )
-def test_half_of_m_is_off_by_the_formula(ratio, proposal, law, log_m, eps, gap, variation):
+def test_half_of_m_is_off_by_the_formula(ratio, proposal, distribution, log_m, eps, gap, variation):
     """At half of M, KS against p fails, by the gap of q min(r, M)/(1 - eps); at M it passes.
 
     With 8,000 rows and more the critical value is below 1.95/sqrt(8,000) = .022.
     """
-    biased = law.accepted(log_m)
-    assert law.eps(log_m) == pytest.approx(eps, abs=1e-4)
-    assert largest_gap(biased, law.p) == pytest.approx(gap, abs=1e-4)
-    assert total_variation(biased, law.p) == pytest.approx(variation, abs=1e-4)
+    biased = distribution.accepted(log_m)
+    assert distribution.eps(log_m) == pytest.approx(eps, abs=1e-4)
+    assert largest_gap(biased, distribution.p) == pytest.approx(gap, abs=1e-4)
+    assert total_variation(biased, distribution.p) == pytest.approx(variation, abs=1e-4)
     sample = sample_chunks(proposal, ratio, log_m)
-    found = law.kolmogorov(sample.rows["x"], law.p)
+    found = distribution.kolmogorov(sample.rows["x"], distribution.p)
     assert found.pvalue < 1e-3
     assert abs(found.statistic - gap) < 1.95 / math.sqrt(num_rows(sample.rows))
-    assert law.pvalue(sample_chunks(proposal, ratio, log_m + LOG_2).rows["x"], law.p) > 1e-3
+    assert distribution.pvalue(sample_chunks(proposal, ratio, log_m + LOG_2).rows["x"], distribution.p) > 1e-3
 
 
 def test_half_of_m_on_labels_is_off_by_the_formula():
@@ -70,20 +73,22 @@ def test_half_of_m_on_labels_is_off_by_the_formula():
     """
     proposal = DistributionProposal(Categorical(torch.tensor([0.5, 0.3, 0.2])), column="label")
     labels = sample_chunks(proposal, LabelShiftRatio([0.1, 0.1, 0.8], [0.5, 0.3, 0.2]), LOG_2).rows["label"]
-    law = Law.atoms([0.5, 0.3, 0.2], [0.1, 0.1, 0.8])
-    assert law.accepted(LOG_2) == pytest.approx([1 / 6, 1 / 6, 2 / 3])
-    assert law.pvalue(labels, law.p) < 1e-3 < law.pvalue(labels, law.accepted(LOG_2))
+    distribution = Distribution.atoms([0.5, 0.3, 0.2], [0.1, 0.1, 0.8])
+    assert distribution.accepted(LOG_2) == pytest.approx([1 / 6, 1 / 6, 2 / 3])
+    assert (
+        distribution.pvalue(labels, distribution.p) < 1e-3 < distribution.pvalue(labels, distribution.accepted(LOG_2))
+    )
     shares = np.bincount(labels, minlength=3) / len(labels)
-    assert abs(total_variation(shares, law.p) - 2 / 15) < Z * math.sqrt(2 / 9 / len(labels))
+    assert abs(total_variation(shares, distribution.p) - 2 / 15) < Z * math.sqrt(2 / 9 / len(labels))
 
 
-def naive_law(law, pool):
-    """The law of rows accepted at the largest ratio so far, over the draws of a pool: exact.
+def naive_distribution(distribution, pool):
+    """The distribution of rows accepted at the largest ratio so far, over the draws of a pool: exact.
 
     Draw i is atom j with q_j and accepted with r_j E[1/max(r_j, largest of i)], where P(largest of i <= r_k) = Q_k^i.
     """
-    order = np.argsort(law.log_ratio)
-    q, r = law.q[order], np.exp(law.log_ratio[order])
+    order = np.argsort(distribution.log_ratio)
+    q, r = distribution.q[order], np.exp(distribution.log_ratio[order])
     share = np.zeros(len(q))
     for i in range(pool):
         largest = np.diff(np.append(0.0, np.cumsum(q) ** i))
@@ -92,14 +97,14 @@ def naive_law(law, pool):
 
 
 def test_rows_accepted_while_m_grew_must_be_thinned():
-    """50 atoms, p_j ~ .9^j in the uniform law, pools of 400 of which each begins to learn M anew.
+    """50 atoms, p_j ~ .9^j in the uniform distribution, pools of 400 of which each begins to learn M anew.
 
     Accepting at the running maximum and keeping what was accepted is off by TV = .0163, exactly; held against the last
     maximum by the same keys, the rows follow p (off by 3e-6, where a pool misses the top atom). Rows within a pool
     depend on each other through M, so pools are the independent units of the test.
     """
     target = 0.9 ** np.arange(50)
-    law = Law.atoms([1 / 50] * 50, target / target.sum())
+    distribution = Distribution.atoms([1 / 50] * 50, target / target.sum())
     ratio = DensityRatio(Categorical(torch.from_numpy(target)), DistributionProposal(Categorical(torch.ones(50))))
     rows = ChunkWork(ratio.proposal, ratio, -60.0, 2_000 * 400, seed=0)(0).rows  # everything, with its key
     x, log_ratio, key = (rows[name].numpy().reshape(2_000, 400) for name in ("x", "log_ratio", "accept_key"))
@@ -110,24 +115,24 @@ def test_rows_accepted_while_m_grew_must_be_thinned():
         counts = np.stack([np.bincount(pool[kept], minlength=50) for pool, kept in zip(x, keep, strict=True)])
         return wald_pvalue(counts - mass * keep.sum(axis=1, keepdims=True))
 
-    biased = naive_law(law, 400)
-    assert total_variation(biased, law.p) == pytest.approx(0.01628, abs=1e-5)
-    assert pvalue(naive, law.p) < 1e-3
+    biased = naive_distribution(distribution, 400)
+    assert total_variation(biased, distribution.p) == pytest.approx(0.01628, abs=1e-5)
+    assert pvalue(naive, distribution.p) < 1e-3
     assert pvalue(naive, biased) > 1e-3
-    assert pvalue(thinned, law.p) > 1e-3
+    assert pvalue(thinned, distribution.p) > 1e-3
 
 
 def test_the_adaptive_envelope_thins_what_a_poor_pilot_let_through():
     """A pilot of 1: its M is too small, and the rows drawn at it fail KS; held against the last M they pass."""
     sample = sample_chunks(WIDE, TO_STANDARD, AdaptiveEnvelope(num_pilot=1), seed=5)
     assert sample.choice.log_m < 0 < sample.log_m
-    assert LAW.pvalue(sample.rows["x"], LAW.p) > 1e-3
+    assert DISTRIBUTION.pvalue(sample.rows["x"], DISTRIBUTION.p) > 1e-3
     before = sample_chunks(WIDE, TO_STANDARD, sample.choice.log_m, seed=5)
-    assert LAW.pvalue(before.rows["x"], LAW.p) < 1e-3
+    assert DISTRIBUTION.pvalue(before.rows["x"], DISTRIBUTION.p) < 1e-3
 
 
 def ends_of_tasks(costs, workers):
-    """When each task ends, if the next one goes to whichever worker is free first."""
+    """Return the end of each task, where the next task goes to the first free worker."""
     free, ends = [0.0] * workers, []
     for cost in costs:
         ends.append(heapq.heapreplace(free, free[0] + cost) + cost)
@@ -172,35 +177,39 @@ def test_a_relative_ratio_needs_proposals_of_its_mixture():
     KS against p fails by the gap, .133; the mixture's rows, at the same M, pass.
     """
     p, q = (stats.norm(mean).logpdf for mean in (1, 0))
-    law = Law.line(stats.norm, lambda x: q(x) + p(x) - np.log(np.exp(p(x)) / 4 + 3 * np.exp(q(x)) / 4), -7, 8)
-    target = Law.line(stats.norm(1), p, -7, 8).p
-    gap = largest_gap(law.p, target)
+    distribution = Distribution.line(
+        stats.norm, lambda x: q(x) + p(x) - np.log(np.exp(p(x)) / 4 + 3 * np.exp(q(x)) / 4), -7, 8
+    )
+    target = Distribution.line(stats.norm(1), p, -7, 8).p
+    gap = largest_gap(distribution.p, target)
     assert gap == pytest.approx(0.1328, abs=1e-4)
     rows = {"x": 1 + torch.randn(400_000, generator=torch.Generator().manual_seed(0))}
     mixture = TargetMixtureProposal(STANDARD, rows, alpha=0.25)
     ratio = RelativeRatio(DensityRatio(Normal(1.0, 1.0), STANDARD), mixture)
     wrong = sample_chunks(Unmixed(), ratio, 2 * LOG_2).rows["x"]
-    assert abs(law.kolmogorov(wrong, target).statistic - gap) < 1.95 / math.sqrt(len(wrong))
-    assert law.pvalue(wrong, target) < 1e-3 < law.pvalue(wrong, law.p)
-    assert law.pvalue(sample_chunks(mixture, ratio, 2 * LOG_2).rows["x"], target) > 1e-3
+    assert abs(distribution.kolmogorov(wrong, target).statistic - gap) < 1.95 / math.sqrt(len(wrong))
+    assert distribution.pvalue(wrong, target) < 1e-3 < distribution.pvalue(wrong, distribution.p)
+    assert distribution.pvalue(sample_chunks(mixture, ratio, 2 * LOG_2).rows["x"], target) > 1e-3
 
 
 def test_a_gamma_shift_is_not_the_target_though_m_bounds_r(gaussians25):
     """DRS at gamma = 1 and M = 2 accepts .3797 in place of 1/2, and is off by a gap of .0546, TV .1092, where M = 2.633
-    would accept as many and follow p. KS fails by the gap, and passes the law s/(s + (1 - s) e).
+    would accept as many and follow p. KS fails by the gap, and passes the distribution s/(s + (1 - s) e).
     """
     sample = sample_chunks(WIDE, gaussians25.GammaShiftRatio(TO_STANDARD, LOG_2, gamma=1.0), LOG_2)
-    s = LAW.probability(LOG_2)
-    law = replace(LAW, log_ratio=np.log(s / (s + (1 - s) * np.e)))
-    shifted = law.accepted(0.0)
-    assert (largest_gap(shifted, LAW.p), total_variation(shifted, LAW.p)) == pytest.approx((0.0546, 0.1092), abs=1e-4)
-    assert law.acceptance(0.0) == pytest.approx(0.3797, abs=1e-4)
+    s = DISTRIBUTION.probability(LOG_2)
+    distribution = replace(DISTRIBUTION, log_ratio=np.log(s / (s + (1 - s) * np.e)))
+    shifted = distribution.accepted(0.0)
+    assert (largest_gap(shifted, DISTRIBUTION.p), total_variation(shifted, DISTRIBUTION.p)) == pytest.approx(
+        (0.0546, 0.1092), abs=1e-4
+    )
+    assert distribution.acceptance(0.0) == pytest.approx(0.3797, abs=1e-4)
     assert stats.binomtest(num_rows(sample.rows), N, 0.37974).pvalue > 1e-3
-    found = LAW.kolmogorov(sample.rows["x"], LAW.p)
+    found = DISTRIBUTION.kolmogorov(sample.rows["x"], DISTRIBUTION.p)
     assert abs(found.statistic - 0.0546) < 1.95 / math.sqrt(num_rows(sample.rows))
-    assert found.pvalue < 1e-3 < LAW.pvalue(sample.rows["x"], shifted)
+    assert found.pvalue < 1e-3 < DISTRIBUTION.pvalue(sample.rows["x"], shifted)
     equally_many = sample_chunks(WIDE, TO_STANDARD, -math.log(0.37974))
-    assert LAW.pvalue(equally_many.rows["x"], LAW.p) > 1e-3
+    assert DISTRIBUTION.pvalue(equally_many.rows["x"], DISTRIBUTION.p) > 1e-3
 
 
 def test_the_highest_keys_of_a_pool_are_the_target_and_gumbels_are_not():

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from laws import Law, N, Z, sample_chunks
+from distributions import Distribution, N, Z, sample_chunks
 from scipy import stats
 from torch.distributions import Categorical, Normal, Uniform
 
@@ -72,9 +72,10 @@ def draws_to(keep, k):
 
 
 def test_acceptance_after_stopping_is_biased_unless_one_is_taken_off(samples):
-    """Stopping at the 5th row at a = 1/2: E[5/n] is .5491 (summed over the negative binomial law), E[4/(n - 1)] is 1/2.
+    """Stopping at the 5th row at a = 1/2: E[5/n] is .5491 and E[4/(n - 1)] is 1/2.
 
-    Either mean within 3.29 standard errors; the first is not 1/2 to that accuracy.
+    The first figure is summed over the negative binomial distribution. Either mean is within 3.29 standard errors of
+    its figure; the first is not 1/2 to that accuracy.
     """
     failures = np.arange(400)
     assert (5 / (5 + failures) * stats.nbinom.pmf(failures, 5, 0.5)).sum() == pytest.approx(0.5491, abs=1e-4)
@@ -85,49 +86,54 @@ def test_acceptance_after_stopping_is_biased_unless_one_is_taken_off(samples):
     assert abs(corrected.mean() - 0.5) < error * corrected.std()
 
 
-def ess(law):
+def ess(distribution):
     """E_q[r]^2/E_q[r^2], and the standard error of its estimate from N proposals by the delta method."""
-    r = np.exp(law.log_ratio)
-    mean, square = (law.q * r).sum(), (law.q * r**2).sum()
+    r = np.exp(distribution.log_ratio)
+    mean, square = (distribution.q * r).sum(), (distribution.q * r**2).sum()
     influence = 2 * mean / square * r - (mean / square) ** 2 * r**2
-    spread = (law.q * influence**2).sum() - (law.q * influence).sum() ** 2
+    spread = (distribution.q * influence**2).sum() - (distribution.q * influence).sum() ** 2
     return mean**2 / square, math.sqrt(max(spread, 0) / N)
 
 
 # N(0, 1) in N(0, 2): sqrt(7)/4. exp(2x): ((e^2 - 1)/2)^2/((e^4 - 1)/4) = .7616. A check that .3 pass: .3. Labels:
 # 1/(.2^2 .5 + (1/3)^2 .3 + 4^2 .2) = .3074.
 KNOWN = {
-    "density": (WIDE, TO_STANDARD, Law.line(stats.norm(scale=2), stats.norm.logpdf, -14, 14), math.sqrt(7) / 4),
+    "density": (
+        WIDE,
+        TO_STANDARD,
+        Distribution.line(stats.norm(scale=2), stats.norm.logpdf, -14, 14),
+        math.sqrt(7) / 4,
+    ),
     "reward": (
         UNIT,
         RewardRatio(lambda batch: batch["x"], beta=0.5, max_score=1.0),
-        Law.line(stats.uniform(), lambda x: 2 * x, 0, 1),
+        Distribution.line(stats.uniform(), lambda x: 2 * x, 0, 1),
         0.7616,
     ),
     "verifier": (
         UNIT,
         VerifierRatio(lambda batch: batch["x"] < 0.3),
-        Law.line(stats.uniform(), lambda x: np.where(x < 0.3, 0.0, -np.inf), 0, 1),
+        Distribution.line(stats.uniform(), lambda x: np.where(x < 0.3, 0.0, -np.inf), 0, 1),
         0.3,
     ),
     "labels": (
         CLASSES,
         LabelShiftRatio([0.1, 0.1, 0.8], [0.5, 0.3, 0.2]),
-        Law.atoms([0.5, 0.3, 0.2], [0.1, 0.1, 0.8]),
+        Distribution.atoms([0.5, 0.3, 0.2], [0.1, 0.1, 0.8]),
         0.3074,
     ),
 }
 
 
-@pytest.mark.parametrize(("proposal", "ratio", "law", "known"), KNOWN.values(), ids=KNOWN)
-def test_ess_of_known_laws(proposal, ratio, law, known):
+@pytest.mark.parametrize(("proposal", "ratio", "distribution", "known"), KNOWN.values(), ids=KNOWN)
+def test_ess_of_known_distributions(proposal, ratio, distribution, known):
     """Within 3.29 standard errors; at least the acceptance at M. Control: 1.1 times the known value is outside."""
-    truth, error = ess(law)
+    truth, error = ess(distribution)
     assert truth == pytest.approx(known, abs=1e-4)
     sample = sample_chunks(proposal, ratio, ratio.log_bound)
     found = sample.statistics.ess_fraction
     assert abs(found - truth) < Z * error < abs(found - 1.1 * truth)
-    assert law.acceptance(ratio.log_bound) <= truth + 1e-9
+    assert distribution.acceptance(ratio.log_bound) <= truth + 1e-9
 
 
 def test_the_mean_ratio_is_as_exact_as_it_says(samples):
@@ -144,7 +150,7 @@ def test_screening_leaves_sums_without_bias():
     Means of r and r^2 within 3.29 standard errors of the exact ones. Control: without 1/inclusion the mean of r is low.
     """
     ratio = ProductRatio([RewardRatio(lambda batch: torch.cos(batch["x"]), max_score=1.0), TO_STANDARD])
-    law = Law.line(stats.norm(scale=2), lambda x: stats.norm.logpdf(x) + np.cos(x), -14, 14)
+    distribution = Distribution.line(stats.norm(scale=2), lambda x: stats.norm.logpdf(x) + np.cos(x), -14, 14)
     batch, _, exponentials = propose_and_score(WIDE, ConstantRatio(), Streams(seed=0), 200_000)
     found = ratio.screened(batch, torch.from_numpy(exponentials), ratio.log_bound)
     assert 0.2 < (~found.scored).double().mean() < 0.9
@@ -153,7 +159,7 @@ def test_screening_leaves_sums_without_bias():
     def excess(values, truth):
         return (values.mean() - truth) / (values.std() / math.sqrt(len(values)))
 
-    first, second = ((law.q * np.exp(power * law.log_ratio)).sum() for power in (1, 2))
+    first, second = ((distribution.q * np.exp(power * distribution.log_ratio)).sum() for power in (1, 2))
     assert abs(excess(r / inclusion, first)) < Z
     assert abs(excess(r**2 / inclusion, second)) < Z
     assert excess(r, first) < -Z
@@ -181,23 +187,23 @@ def test_tail_index_of_a_bounded_ratio_is_negative(proposal, ratio):
 
 
 LIMITS = {
-    "M = 1/2": (TO_STANDARD, Law.line(stats.norm(scale=2), stats.norm.logpdf, -14, 14), -LOG_2),
-    "M = 1": (TO_STANDARD, Law.line(stats.norm(scale=2), stats.norm.logpdf, -14, 14), 0.0),
+    "M = 1/2": (TO_STANDARD, Distribution.line(stats.norm(scale=2), stats.norm.logpdf, -14, 14), -LOG_2),
+    "M = 1": (TO_STANDARD, Distribution.line(stats.norm(scale=2), stats.norm.logpdf, -14, 14), 0.0),
     # losses 0 and .99991 in shares .9 and .1: as wide as losses of that mean can be, where the limit is sharpest
     "a mode": (
         LabelShiftRatio([0.9, 0.1], [1 - 1e-5, 1e-5], column="x"),
-        Law.atoms([1 - 1e-5, 1e-5], [0.9, 0.1]),
+        Distribution.atoms([1 - 1e-5, 1e-5], [0.9, 0.1]),
         math.log(0.9),
     ),
 }
 
 
-@pytest.mark.parametrize(("ratio", "law", "log_m"), LIMITS.values(), ids=LIMITS)
-def test_target_side_limits_cover(samples, ratio, law, log_m):
+@pytest.mark.parametrize(("ratio", "distribution", "log_m"), LIMITS.values(), ids=LIMITS)
+def test_target_side_limits_cover(samples, ratio, distribution, log_m):
     """100 target rows a sample. Control: the estimate itself, which is below eps in about half of the samples."""
-    rng, eps = np.random.default_rng(0), law.eps(log_m)
-    x = rng.random(samples * 100) < 0.1 if law.ends is None else rng.normal(size=samples * 100)
-    target = torch.from_numpy(x.astype("int64" if law.ends is None else "float32"))
+    rng, eps = np.random.default_rng(0), distribution.eps(log_m)
+    x = rng.random(samples * 100) < 0.1 if distribution.ends is None else rng.normal(size=samples * 100)
+    target = torch.from_numpy(x.astype("int64" if distribution.ends is None else "float32"))
     log_ratio = ratio.log_ratio({"x": target}).numpy().reshape(samples, 100)
     found = np.array([target_side_bound(one, log_m) for one in log_ratio])
     misses = (found < eps).sum(axis=0)

@@ -9,7 +9,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from laws import Law, chisquare_pvalue, energy_pvalue, randomised_binomial_pvalues, sample_chunks, wald_pvalue
+from distributions import (
+    Distribution,
+    chisquare_pvalue,
+    energy_pvalue,
+    randomised_binomial_pvalues,
+    sample_chunks,
+    wald_pvalue,
+)
 from scipy import stats
 from torch.distributions import Categorical, MultivariateNormal, Normal, Uniform
 
@@ -28,8 +35,8 @@ CLASSES = DistributionProposal(Categorical(torch.tensor([0.5, 0.3, 0.2])), colum
 TO_STANDARD = DensityRatio(Normal(0.0, 1.0), WIDE)
 TILT = RewardRatio(lambda batch: batch["x"], beta=0.5)
 TO_LABELS = LabelShiftRatio([0.1, 0.1, 0.8], [0.5, 0.3, 0.2])
-LAW = Law.line(stats.norm(scale=2), stats.norm.logpdf, -14, 14, cells=20_000)
-TILTED = Law.line(stats.uniform(), lambda x: 2 * x, 0, 1, cells=20_000)
+DISTRIBUTION = Distribution.line(stats.norm(scale=2), stats.norm.logpdf, -14, 14, cells=20_000)
+TILTED = Distribution.line(stats.uniform(), lambda x: 2 * x, 0, 1, cells=20_000)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from laws import Law, N, Sample, Z, sample_chunks, total_variation, wald_pvalue
+from distributions import Distribution, N, Sample, Z, sample_chunks, total_variation, wald_pvalue
 from scipy import stats
 from torch.distributions import Categorical, MixtureSameFamily, Normal, Uniform
 
@@ -31,11 +31,11 @@ CLASSES = DistributionProposal(Categorical(torch.tensor([0.5, 0.3, 0.2])))
 
 @dataclass(frozen=True)
 class Capped:
-    """A ratio at an M below its supremum, the law, how to draw the target itself, and sup r/M (inf: no bound)."""
+    """A ratio at an M below its supremum, the distribution, draws of the target itself, and sup r/M (inf: no bound)."""
 
     proposal: Proposal
     ratio: Ratio
-    law: Law
+    distribution: Distribution
     log_m: float
     draw_target: object
     largest_weight: float
@@ -49,7 +49,7 @@ CASES = {
     "density": Capped(
         WIDE,
         DensityRatio(Normal(0.0, 1.0), WIDE),
-        Law.line(stats.norm(scale=2), stats.norm.logpdf, -14, 14),
+        Distribution.line(stats.norm(scale=2), stats.norm.logpdf, -14, 14),
         0.0,
         lambda rng: rng.normal(size=N).astype("float32"),
         2.0,
@@ -58,7 +58,7 @@ CASES = {
     "unbounded": Capped(
         STANDARD,
         DensityRatio(Normal(1.0, 1.0), STANDARD),
-        Law.line(stats.norm(), stats.norm(1).logpdf, -7, 8),
+        Distribution.line(stats.norm(), stats.norm(1).logpdf, -7, 8),
         LOG_2,
         lambda rng: rng.normal(1, size=N).astype("float32"),
         math.inf,
@@ -67,7 +67,7 @@ CASES = {
     "reward": Capped(
         UNIT,
         RewardRatio(lambda batch: batch["x"], beta=0.5),
-        Law.line(stats.uniform(), lambda x: 2 * x, 0, 1),
+        Distribution.line(stats.uniform(), lambda x: 2 * x, 0, 1),
         1.0,
         lambda rng: np.log1p(rng.random(N) * math.expm1(2)) / 2,
         math.e,
@@ -76,7 +76,7 @@ CASES = {
     "labels": Capped(
         CLASSES,
         LabelShiftRatio([0.1, 0.1, 0.8], [0.5, 0.3, 0.2], column="x"),
-        Law.atoms([0.5, 0.3, 0.2], [0.1, 0.1, 0.8]),
+        Distribution.atoms([0.5, 0.3, 0.2], [0.1, 0.1, 0.8]),
         0.0,
         lambda rng: rng.choice(3, N, p=[0.1, 0.1, 0.8]),
         4.0,
@@ -86,26 +86,28 @@ each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 @each_case
-def test_the_sampled_law_is_the_capped_one(case):
+def test_the_sampled_distribution_is_the_capped_one(case):
     """KS or chi-square of rows against q min(r, M) and the count against E_q r (1 - eps)/M. Control: p itself fails."""
-    sample, law, log_m = case.sample(), case.law, case.log_m
-    x, eps = sample.rows["x"].numpy(), law.eps(log_m)
-    acceptance = math.exp(law.log_constant - log_m) * (1 - eps)
-    assert law.acceptance(log_m) == pytest.approx(acceptance)
-    assert law.pvalue(x, law.accepted(log_m)) > 1e-3
+    sample, distribution, log_m = case.sample(), case.distribution, case.log_m
+    x, eps = sample.rows["x"].numpy(), distribution.eps(log_m)
+    acceptance = math.exp(distribution.log_constant - log_m) * (1 - eps)
+    assert distribution.acceptance(log_m) == pytest.approx(acceptance)
+    assert distribution.pvalue(x, distribution.accepted(log_m)) > 1e-3
     assert stats.binomtest(num_rows(sample.rows), N, acceptance).pvalue > 1e-3
-    assert law.pvalue(x, law.p) < 1e-3
+    assert distribution.pvalue(x, distribution.p) < 1e-3
 
 
 @each_case
 @pytest.mark.parametrize("more", [-2.0, -0.5, 0.0, 0.3])
 def test_distances_are_those_of_the_formula(case, more):
     """No sampling: TV and KL of q min(r, M) from p, as sums over cells."""
-    law, log_m = case.law, case.log_m + more
-    p, sampled, eps = law.p, law.accepted(log_m), law.eps(log_m)
-    assert 0 < total_variation(p, sampled) <= eps <= p[law.log_ratio > log_m].sum()
+    distribution, log_m = case.distribution, case.log_m + more
+    p, sampled, eps = distribution.p, distribution.accepted(log_m), distribution.eps(log_m)
+    assert 0 < total_variation(p, sampled) <= eps <= p[distribution.log_ratio > log_m].sum()
     divergence = (p * np.log(p / sampled)).sum()
-    assert divergence == pytest.approx(math.log1p(-eps) + (p * np.maximum(law.log_ratio - log_m, 0)).sum(), abs=1e-9)
+    assert divergence == pytest.approx(
+        math.log1p(-eps) + (p * np.maximum(distribution.log_ratio - log_m, 0)).sum(), abs=1e-9
+    )
 
 
 @each_case
@@ -114,14 +116,14 @@ def test_both_estimates_of_eps_are_right(case):
 
     Controls: eps at 1.3 M lies outside, and is below the p-side's estimate by more than its error.
     """
-    law, log_m = case.law, case.log_m
-    eps, other = law.eps(log_m), law.eps(log_m + math.log(1.3))
-    r, m, mean = np.exp(law.log_ratio), math.exp(log_m), math.exp(law.log_constant)
-    error = math.sqrt((law.q * (np.maximum(r - m, 0) - eps * r) ** 2).sum() / N) / mean
+    distribution, log_m = case.distribution, case.log_m
+    eps, other = distribution.eps(log_m), distribution.eps(log_m + math.log(1.3))
+    r, m, mean = np.exp(distribution.log_ratio), math.exp(log_m), math.exp(distribution.log_constant)
+    error = math.sqrt((distribution.q * (np.maximum(r - m, 0) - eps * r) ** 2).sum() / N) / mean
     found = case.sample().statistics.tv_bound
     assert abs(found - eps) < Z * error < abs(found - other)
     losses = np.maximum(1 - m / r, 0)
-    error = math.sqrt((law.p * (losses - eps) ** 2).sum() / N)
+    error = math.sqrt((distribution.p * (losses - eps) ** 2).sum() / N)
     target = torch.from_numpy(case.draw_target(np.random.default_rng(0)))
     estimate, upper = target_side_bound(case.ratio.log_ratio({"x": target}).numpy(), log_m)
     assert abs(estimate - eps) < Z * error < abs(estimate - other)
@@ -166,10 +168,14 @@ MOMENTS = {"x": lambda x: x, "x^2": lambda x: x**2, "|x|": np.abs, "cos": np.cos
 @pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
 def test_weighted_moments_are_the_targets(case, moment):
     """sum w f/sum w within 3.29 standard errors of E_p f, w = max(1, r/M); without weights, of f under q min(r, M)."""
-    rows, law = case.sample().rows, case.law
-    at = np.arange(len(law.q)) if law.ends is None else (law.ends[1:] + law.ends[:-1]) / 2
+    rows, distribution = case.sample().rows, case.distribution
+    at = (
+        np.arange(len(distribution.q))
+        if distribution.ends is None
+        else (distribution.ends[1:] + distribution.ends[:-1]) / 2
+    )
     f, weight = moment(rows["x"].double().numpy()), rows["weight"].double().numpy()
-    for mass, weights in ((law.p, weight), (law.accepted(case.log_m), np.ones_like(weight))):
+    for mass, weights in ((distribution.p, weight), (distribution.accepted(case.log_m), np.ones_like(weight))):
         expected = (mass * moment(at)).sum()
         error = math.sqrt((weights**2 * (f - expected) ** 2).sum()) / weights.sum()
         assert abs(np.average(f, weights=weights) - expected) < Z * error
@@ -180,8 +186,8 @@ def test_the_second_moment_by_hand():
     without, c^2 = 8 log(2)/3; some 20 standard errors away.
     """
     case = CASES["density"]
-    middles = (case.law.ends[1:] + case.law.ends[:-1]) / 2
-    assert (case.law.accepted(0.0) * middles**2).sum() == pytest.approx(1.3227, abs=1e-4)
+    middles = (case.distribution.ends[1:] + case.distribution.ends[:-1]) / 2
+    assert (case.distribution.accepted(0.0) * middles**2).sum() == pytest.approx(1.3227, abs=1e-4)
     rows = case.sample().rows
     square, weight = rows["x"].double().numpy() ** 2, rows["weight"].double().numpy()
     error = square.std() / math.sqrt(len(square))
@@ -195,26 +201,28 @@ def test_weighted_rows_follow_the_target(case):
     """Wald's chi-square of weighted shares of eight cells; and, where r/M has a largest value W, KS of rows that are
     kept again with probability w/W. Both are of p. Control: without weights both fail.
     """
-    rows, law = case.sample().rows, case.law
+    rows, distribution = case.sample().rows, case.distribution
     x, weight = rows["x"].numpy(), rows["weight"].double().numpy()
-    if law.ends is None:
-        cell, mass = x, law.p
+    if distribution.ends is None:
+        cell, mass = x, distribution.p
     else:
         mass = np.full(8, 1 / 8)
-        cell = np.searchsorted(np.interp(np.arange(1, 8) / 8, np.append(0, np.cumsum(law.p)), law.ends), x)
+        cell = np.searchsorted(
+            np.interp(np.arange(1, 8) / 8, np.append(0, np.cumsum(distribution.p)), distribution.ends), x
+        )
     scores = np.eye(len(mass))[cell] - mass
     assert wald_pvalue(weight[:, None] * scores) > 1e-3
     assert wald_pvalue(scores) < 1e-3
     if case.largest_weight < math.inf:
         again = np.random.default_rng(0).random(len(x)) < weight / case.largest_weight
-        assert law.pvalue(x[again], law.p) > 1e-3
-    assert law.pvalue(x, law.p) < 1e-3
+        assert distribution.pvalue(x[again], distribution.p) > 1e-3
+    assert distribution.pvalue(x, distribution.p) < 1e-3
 
 
 @each_case
 def test_the_mean_weight_gives_back_what_the_cap_took(case):
     """E[w | accepted] = E_q r/E_q min(r, M) = 1/(1 - eps), within 3.29 of the weights' own standard errors."""
-    weight, eps = case.sample().rows["weight"].double().numpy(), case.law.eps(case.log_m)
+    weight, eps = case.sample().rows["weight"].double().numpy(), case.distribution.eps(case.log_m)
     assert abs(weight.mean() - 1 / (1 - eps)) < Z * weight.std() / math.sqrt(len(weight))
     assert weight.min() == 1
 

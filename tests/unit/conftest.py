@@ -4,7 +4,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """As an actor runs; and networks this small only lose time to threads that wait for each other."""
+    """Torch uses one thread, as in an actor; networks this small only lose time to threads that wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -27,7 +27,7 @@ class Held(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> Held:
-        """Of the same shape, strides and type."""
+        """Return a tensor of the same shape, strides and type."""
         strides, needs = held.stride(), held.requires_grad
         return Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, held.shape, strides=strides, dtype=held.dtype, device=PLACE, requires_grad=needs

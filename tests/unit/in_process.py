@@ -26,7 +26,7 @@ RATIO = DensityRatio(Normal(torch.tensor(0.0, dtype=torch.float64), 1.0), WIDE)
 
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Of samplers, what asks the cluster is left out, and what is handed over has no Dataset; the chunks drawn."""
+    """Replace what samplers ask of the cluster, leave out their Dataset, and return the list of chunks drawn."""
     drawn: list[int] = []
 
     def map_chunks(work: Callable[[int], dict], chunks: Sequence[int], *_: object) -> Iterator[dict]:

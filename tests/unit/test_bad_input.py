@@ -1,4 +1,4 @@
-"""What a user may get wrong, some two and a half thousand things: each ends in one line that names the field.
+"""Each of some two and a half thousand mistakes of a user ends in one line that names the field.
 
 In this process, through the command itself, up to where a cluster would be joined.
 """
@@ -58,7 +58,7 @@ def children() -> set[str]:
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What joins a cluster says that it was reached; what the command sets in this process is undone."""
+    """Joining a cluster raises Reached instead; what the command sets in this process is undone."""
 
     def reached(*args: object, **options: object) -> None:
         raise Reached
@@ -74,10 +74,10 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             del sys.modules[name]
 
 
-def complaint(
+def reported_error(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, command: str = "run"
 ) -> RsfError:
-    """What `rsf run` says of its arguments: one line on standard error, nothing else, exit code 2 or 3."""
+    """Return the error of `rsf run` for its arguments: one line on standard error, nothing else, exit code 2 or 3."""
     monkeypatch.setattr(sys, "argv", ["rsf", command, *arguments])
     capsys.readouterr()
     with pytest.raises(SystemExit) as exited:
@@ -95,7 +95,7 @@ def complaint(
 
 
 def require_about(err: RsfError, field: str, rule: str = "") -> None:
-    """The complaint names the field, or a key below it, with a rule and a remedy."""
+    """The error message names the field, or a key below it, with a rule and a remedy."""
     assert isinstance(err, InputError)
     assert err.field == field or err.field.startswith((f"{field}.", f"{field}/")), str(err)
     assert err.rule.strip()
@@ -124,7 +124,7 @@ def test_a_key(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     """One of its values through the command, the others through what the command calls first."""
     first, *others = (case for case in KEYS if case.field == key)
     path = write_config(first, tmp_path, dict(first.spoil(tmp_path)))
-    require_about(complaint([str(path)], monkeypatch, capsys), key)
+    require_about(reported_error([str(path)], monkeypatch, capsys), key)
     for case in others:
         started = time.monotonic()
         with pytest.raises(InputError) as caught:
@@ -147,7 +147,7 @@ def test_a_file_or_code(
     before = an_earlier_run(changed(sound, changes if case.earlier is None else case.earlier), run)
     running = children()
     started = time.monotonic()
-    err = complaint([str(path), *case.arguments], monkeypatch, capsys)
+    err = reported_error([str(path), *case.arguments], monkeypatch, capsys)
     assert time.monotonic() - started < case.seconds
     require_about(err, case.field.format(folder=tmp_path))
     assert contents(run) == before
@@ -241,7 +241,7 @@ def test_a_store_that_does_not_answer_or_refuses(
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(sound_run(tmp_path) | {"output": output}))
         started = time.monotonic()
-        err = complaint([str(path)], monkeypatch, capsys)
+        err = reported_error([str(path)], monkeypatch, capsys)
     assert time.monotonic() - started < 20
     require_about(err, "output", "ACCESS_DENIED" if answers else "NETWORK_CONNECTION")
 
@@ -301,7 +301,7 @@ def said_of(
 def test_a_disk_that_is_nearly_full_is_refused_before_anything_is_drawn_or_written(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """As if a cluster had been joined; with room, the same command comes to its first draw."""
+    """The cluster counts as joined; with room, the same command comes to its first draw."""
     config, run = tmp_path / "config.yaml", tmp_path / "run"
     raw = sound_run(tmp_path)
     config.write_text(yaml.safe_dump(raw))
@@ -318,7 +318,7 @@ def test_a_disk_that_is_nearly_full_is_refused_before_anything_is_drawn_or_writt
     monkeypatch.setattr(pipeline, "seed_runs", draw)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**10))
     monkeypatch.chdir(tmp_path)
-    err = complaint([argument], monkeypatch, capsys, command)
+    err = reported_error([argument], monkeypatch, capsys, command)
     require_about(err, "output", "its disk has 0 MiB left, and the run may take")
     assert err.exit_code == 2
     assert contents(run) == before

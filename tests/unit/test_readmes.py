@@ -1,4 +1,4 @@
-"""What the READMEs show is so: their code runs, their links lead somewhere, their commands exist."""
+"""The READMEs are right: their code runs, their links lead somewhere, their commands exist."""
 
 import re
 from pathlib import Path

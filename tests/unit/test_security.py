@@ -1,4 +1,4 @@
-"""What a file or a folder that is not trusted can make the package do: nothing but what it is for."""
+"""An untrusted file or folder cannot make the package do anything but its purpose."""
 
 import ast
 import os

@@ -1,1 +1,1 @@
-"""Bad input, as data: what a user may get wrong, and the field that the complaint must name."""
+"""Bad input, as data: what a user may get wrong, and the field that the error message must name."""

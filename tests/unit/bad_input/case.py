@@ -25,7 +25,7 @@ class Case:
 
     Args:
         name: in the test's id.
-        field: which the complaint must name, or a key below it; `{folder}` stands for the case's folder.
+        field: which the error message must name, or a key below it; `{folder}` stands for the case's folder.
         spoil: writes what is wrong into the case's folder, and says what the configuration changes.
         arguments: of the command, after the configuration's file.
         text: stands in place of the configuration's file.

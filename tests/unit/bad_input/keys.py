@@ -53,14 +53,14 @@ SECTIONS: dict[str, list[dict[str, Any]]] = {
     "task": [{"kind": "custom", "factory": "a:b"}],
 }
 """Besides the defaults: each kind of each section, once."""
-PLACE: dict[str, Any] = {
+SHIFTED_TARGET: dict[str, Any] = {
     "data": {"kind": "npz", "root": "source.npz", "size": [8, 8], "classes": ["a", "b"], "channels": 1},
     "target": {"kind": "shifted", "base": {"limit": 9}, "shift": {
         **{name: {"mean": 0.5, "sd": 0.1} for name in get_args(ParameterName)}, "prior": [0.5, 0.5]}},
     "evaluation": {"test": {"kind": "shifted", "base": {}}, "oracle": {"kind": "shifted", "base": {}},
                    "arms": ["one_shot", "oracle"]},
 }  # fmt: skip
-"""Sections that go together: a place made from photographs."""
+"""Sections that go together: a target domain made from photographs."""
 
 
 def cases() -> Iterator[Case]:
@@ -76,7 +76,7 @@ def cases() -> Iterator[Case]:
 
 
 def models_walked() -> set[type[BaseModel]]:
-    """Which models the cases go through."""
+    """Return the models that the cases go through."""
     return {type(section) for _, full in _full_configurations() for _, section in _sections(full, "")}
 
 
@@ -92,7 +92,7 @@ def models_there_are() -> set[type[BaseModel]]:
 
 def _full_configurations() -> list[tuple[dict[str, Any], RunConfig]]:
     sections = [{}, *({name: section} for name, kinds in SECTIONS.items() for section in kinds)]
-    return [(BASE | section, parse_config(BASE | section)) for section in [*sections, PLACE]]
+    return [(BASE | section, parse_config(BASE | section)) for section in [*sections, SHIFTED_TARGET]]
 
 
 def _sections(node: Any, path: str) -> Iterator[tuple[str, BaseModel]]:

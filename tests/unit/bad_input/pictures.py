@@ -349,11 +349,11 @@ def cases() -> Iterator[Case]:
     yield Case("too few target images", "target", lambda folder: {"target.limit": 5})
     yield Case("a start beyond the end", "target.start", lambda folder: {"target.start": 40})
     yield Case("a limit of oracle rows", "evaluation.oracle", _short_oracle)
-    for name, (field, changes) in PLACES.items():
-        yield Case(f"a made place {name}", field, _place(changes))
+    for name, (field, changes) in SHIFTED_TARGETS.items():
+        yield Case(f"a made target domain {name}", field, _shifted_target(changes))
 
 
-PLACES: dict[str, tuple[str, Changes]] = {
+SHIFTED_TARGETS: dict[str, tuple[str, Changes]] = {
     "of three classes": ("target.shift.prior", {"target.shift.prior": [1, 1, 1]}),
     "of no class": ("target.shift.prior", {"target.shift.prior": []}),
     "of classes that all have probability 0": ("target.shift.prior", {"target.shift.prior": [0, 0]}),
@@ -375,12 +375,12 @@ PLACES: dict[str, tuple[str, Changes]] = {
 """Changes of a target made from the source's images."""
 
 
-def _place(changes: Changes) -> Callable[[Path], Changes]:
-    def place(folder: Path) -> Changes:
+def _shifted_target(changes: Changes) -> Callable[[Path], Changes]:
+    def changed(folder: Path) -> Changes:
         base = {"target": {"kind": "shifted", "base": {"kind": "npz"}}, "data.root": str(folder / "source.npz")}
         return base | changes
 
-    return place
+    return changed
 
 
 def _short_oracle(folder: Path) -> Changes:

@@ -1,4 +1,4 @@
-"""What stands in place of a configuration's file, and overrides that are none."""
+"""Texts that stand in place of a configuration's file, and overrides that are none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from bad_input.case import Case, noise
 
 SENTINEL = "/tmp/rsf-dist-yaml-was-executed"
-"""What a tag of YAML would leave, if it were obeyed."""
+"""The file that a tag of YAML would leave, if it were obeyed."""
 
 _LAUGHS = "\n".join(
     ["a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]"]

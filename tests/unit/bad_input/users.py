@@ -122,7 +122,7 @@ def _factors() -> Iterator[Case]:
 
 
 def _settings() -> Iterator[Case]:
-    """What no key forbids by itself."""
+    """Yield configurations that no single key forbids."""
     label_shift = {"kind": "label_shift", "target_prior": [0.5, 0.5]}
     yield changing("a prior of three classes", "ratio.target_prior", ratio=label_shift | {"target_prior": [1, 0, 0]})
     yield changing("a prior of sum 2", "ratio.target_prior", ratio=label_shift | {"target_prior": [1, 1]})
@@ -131,9 +131,9 @@ def _settings() -> Iterator[Case]:
                    proposal={"class_prior": [1, 0]})  # fmt: skip
     yield changing("a prior of one class proposed", "proposal.class_prior", proposal__class_prior=[1])
     yield changing("a prior of zeros proposed", "proposal.class_prior", proposal__class_prior=[0, 0])
-    yield changing("a law that is not proposed", "ratio.parameters",
+    yield changing("a distribution that is not proposed", "ratio.parameters",
                    ratio={"kind": "density", "parameters": {"noise": {"uniform": [0, 1]}}})  # fmt: skip
-    yield changing("a law without a bound under a certificate", "envelope.kind",
+    yield changing("a distribution without a bound under a certificate", "envelope.kind",
                    ratio={"kind": "density", "parameters": {"rotation": {"normal": [0, 1]}}})  # fmt: skip
     yield changing("a certificate of none", "envelope.kind", ratio={}, envelope={"kind": "certified"})
     yield changing("a transform that is none", "proposal.transforms.0.name", proposal__transforms=[{"name": "Spin"}])
@@ -154,17 +154,17 @@ def _settings() -> Iterator[Case]:
 
 
 def _rounds() -> Iterator[Case]:
-    """What no key of rounds and of the evaluation forbids by itself."""
+    """Yield configurations that no single key of rounds or of the evaluation forbids."""
     yield changing("rounds that have nothing to move", "proposal.parameters", rounds=2, proposal={})
     yield changing("rounds of too few rows", "rounds.num_accepted", rounds={"num_rounds": 2, "num_accepted": 14})
     many = {"kind": "generator", "factory": f"{PROPOSALS}:sound_generator", "latent_dim": 99}
     yield changing("rounds of too few rows for so many latents", "rounds.num_accepted", rounds=2, proposal=many)
     factors = [{"kind": "density", "parameters": {"rotation": {"uniform": [0, 1]}}}, {"network": {"width": 4}}]
-    yield changing("laws beside a learned ratio in rounds", "ratio", rounds=2, envelope={"kind": "pilot"},
+    yield changing("distributions beside a learned ratio in rounds", "ratio", rounds=2, envelope={"kind": "pilot"},
                    ratio={"kind": "product", "factors": factors})  # fmt: skip
     for name in NETWORKS[:-1]:
         network = {"name": f"{OTHERS}:{name}"}
-        yield changing(f"for the mix of classes, {name}", "rounds.class_prior.network",
+        yield changing(f"for the class prior, {name}", "rounds.class_prior.network",
                        rounds={"num_rounds": 2, "class_prior": {"network": network}})  # fmt: skip
     arms = {"evaluation": {"arms": ["batch_norm"]}}
     yield changing("a network without batch norm to take anew", "evaluation.arms", **arms,

@@ -140,7 +140,7 @@ def having(**sections):
     return parse_config(copy.deepcopy(MINIMAL) | sections)
 
 
-def complaint(call, *arguments, **options):
+def reported_error(call, *arguments, **options):
     with pytest.raises(InputError) as caught:
         call(*arguments, **options)
     error = caught.value
@@ -226,7 +226,7 @@ def test_a_certified_envelope_needs_a_ratio_with_a_bound(ratio, bounded):
 
 
 def test_a_certified_envelope_without_a_bound_is_refused_before_anything_is_drawn():
-    error = complaint(preflight, having(envelope={"kind": "certified"}), inputs())
+    error = reported_error(preflight, having(envelope={"kind": "certified"}), inputs())
     assert (error.field, error.value) == ("envelope.kind", "certified")
 
 
@@ -237,11 +237,11 @@ def test_exact_kinds_are_exact_by_default():
     assert having().envelope.kind == "budget"
 
 
-def test_the_judge_is_built_early_and_is_not_the_ratios_network():
+def test_the_feature_network_is_built_early_and_is_not_the_ratios_network():
     odd = having(evaluation={"feature_network": {"name": "no_such_net"}})
-    assert complaint(preflight, odd, inputs()).field == "evaluation.feature_network.name"
+    assert reported_error(preflight, odd, inputs()).field == "evaluation.feature_network.name"
     network = {"name": "small_cnn", "width": 16, "dropout": 0.5}
-    error = complaint(having, ratio={"network": network}, evaluation={"feature_network": network})
+    error = reported_error(having, ratio={"network": network}, evaluation={"feature_network": network})
     assert "another network" in error.rule
 
 
@@ -278,7 +278,7 @@ def test_a_known_label_shift():
     assert ratio.estimate is None
 
 
-def test_laws_of_one_and_of_several_parameters():
+def test_distributions_of_one_and_of_several_parameters():
     one = built({"kind": "density", "parameters": {"scale": {"normal": [1.0, 0.1]}}})
     assert isinstance(one, DensityRatio)
     assert one.proposal.column == "scale"
@@ -438,16 +438,16 @@ def product(second):
     ],
 )
 def test_what_cannot_work_is_refused_early(sections, field, rule):
-    error = complaint(preflight, having(**sections), inputs())
+    error = reported_error(preflight, having(**sections), inputs())
     assert error.field == field
     assert rule in error.rule
 
 
 def test_a_factory_that_gives_no_ratio():
     raw = {"kind": "custom", "factory": "my_kinds:nothing"}
-    error = complaint(built, raw)
+    error = reported_error(built, raw)
     assert (error.field, error.rule) == ("factory", "gives a int, which lacks something of a Ratio")
-    nested = complaint(make_ratio, having(ratio=product(raw)).ratio, RatioContext(inputs(), None, 0))
+    nested = reported_error(make_ratio, having(ratio=product(raw)).ratio, RatioContext(inputs(), None, 0))
     assert nested.field == "factors.1.factory"
 
 
@@ -499,27 +499,27 @@ def test_a_proposal_without_a_class_prior():
     ],
 )
 def test_configurations_that_are_refused(sections, field, rule):
-    error = complaint(having, **sections)
+    error = reported_error(having, **sections)
     assert error.field == field
     assert rule in error.rule
 
 
 @pytest.mark.parametrize(("given", "meant"), [("rewards", "reward"), ("labelshift", "label_shift")])
 def test_a_misspelt_kind_is_named(given, meant):
-    assert complaint(having, ratio={"kind": given}).remedy == f"did you mean {meant}?"
-    assert complaint(having, ratio={"kind": "xyz"}).remedy == "choose one of these"
+    assert reported_error(having, ratio={"kind": given}).remedy == f"did you mean {meant}?"
+    assert reported_error(having, ratio={"kind": "xyz"}).remedy == "choose one of these"
 
 
 def test_a_kind_that_may_be_left_out_is():
     assert having(ratio={}).ratio.kind == "classifier"
     assert having(proposal={}).proposal.kind == "augment"
     assert having(task={}).task.kind == "classification"
-    assert complaint(having, envelope={}).field == "envelope.kind"
+    assert reported_error(having, envelope={}).field == "envelope.kind"
 
 
 @pytest.mark.parametrize("section", ["envelope", "ratio", "proposal", "task"])
 def test_a_kind_that_is_empty(section):
-    assert complaint(having, **{section: {"kind": None}}).field == f"{section}.kind"
+    assert reported_error(having, **{section: {"kind": None}}).field == f"{section}.kind"
 
 
 @pytest.mark.parametrize(
@@ -531,19 +531,19 @@ def test_a_kind_that_is_empty(section):
     ],
 )
 def test_a_key_of_another_kind(sections, known):
-    error = complaint(having, **sections)
+    error = reported_error(having, **sections)
     assert error.rule == "unknown key"
     assert error.remedy == f"known here: {known}"
 
 
 def test_a_factory_that_gives_no_envelope():
     config = having(envelope={"kind": "custom", "factory": "my_kinds:nothing"})
-    assert complaint(preflight, config, inputs()).field == "envelope.factory"
+    assert reported_error(preflight, config, inputs()).field == "envelope.factory"
 
 
 def test_a_factory_that_gives_no_task():
     config = having(task={"kind": "custom", "factory": "my_kinds:nothing"})
-    assert complaint(preflight, config, inputs()).field == "task.factory"
+    assert reported_error(preflight, config, inputs()).field == "task.factory"
 
 
 @pytest.mark.parametrize(
@@ -555,7 +555,7 @@ def test_a_factory_that_gives_no_task():
     ],
 )
 def test_options_that_collide_are_refused(sections):
-    assert complaint(preflight, having(**sections), inputs()).field.endswith(".factory")
+    assert reported_error(preflight, having(**sections), inputs()).field.endswith(".factory")
 
 
 @pytest.mark.parametrize(
@@ -567,8 +567,8 @@ def test_options_that_collide_are_refused(sections):
     ],
 )
 def test_a_factor_is_named_by_its_place(factor, field):
-    assert complaint(preflight, having(ratio=product(factor)), inputs()).field == field
+    assert reported_error(preflight, having(ratio=product(factor)), inputs()).field == field
 
 
 def test_options_of_a_network_that_takes_none():
-    assert complaint(having, model={"name": "small_cnn", "options": {"widht": 8}}).field.startswith("model")
+    assert reported_error(having, model={"name": "small_cnn", "options": {"widht": 8}}).field.startswith("model")

@@ -1,4 +1,4 @@
-"""Places made from photographs: their laws, their streams, blur and gamma."""
+"""Target domains made from photographs: their distributions and streams, blur and gamma."""
 
 import copy
 import math
@@ -38,9 +38,9 @@ def inputs_of(**changes):
     return load_inputs(parse_config(copy.deepcopy(RAW) | changes))
 
 
-def drawn(count, **law):
+def drawn(count, **distribution):
     """Draws of one parameter, as a proposal makes them."""
-    proposal = AugmentProposal(DIGITS, shift_distributions(ShiftConfig(rotation=law)))
+    proposal = AugmentProposal(DIGITS, shift_distributions(ShiftConfig(rotation=distribution)))
     return proposal.sample(count, Streams(0, Stage.TARGET))["rotation"].double().numpy()
 
 
@@ -48,7 +48,7 @@ def made(count=50, seed=0, **shift):
     return make_shifted_images(DIGITS, ShiftConfig(**shift), count, Streams(seed, Stage.TARGET))
 
 
-def test_one_mean_is_a_normal_law():
+def test_one_mean_is_a_normal_distribution():
     """Kolmogorov-Smirnov on a fixed seed, false-alarm rate 1e-3; twice the standard deviation must fail."""
     values = drawn(2000, mean=0.6, sd=0.2)
     assert stats.kstest(values, "norm", args=(0.6, 0.2)).pvalue > 1e-3
@@ -100,7 +100,7 @@ def test_a_prior_that_fits_no_classes_is_named():
     assert caught.value.rule == "must be 10 probabilities, one a class (target.base)"
 
 
-def test_one_seed_makes_one_place():
+def test_one_seed_makes_one_target_domain():
     first, again, other = inputs_of(), inputs_of(), inputs_of(seed=1)
     assert first.digests() == again.digests()
     assert all(first.digests()[name] != other.digests()[name] for name in ("target", "test", "oracle"))

@@ -75,11 +75,11 @@ def asked(monkeypatch):
     """What a Ray task would have been asked to fit: configuration, initial networks, seeds."""
     calls = []
 
-    def in_task(function, config, target, proposal, seed, initial, split_seed, **share):
+    def run_in_task(function, config, target, proposal, seed, initial, split_seed, **share):
         assert function is classifier_fit._fit
         calls.append(SimpleNamespace(steps=config.optimizer.steps, initial=initial, seeds=(seed, split_seed)))
 
-    monkeypatch.setattr(classifier_fit, "run_in_task", in_task)
+    monkeypatch.setattr(classifier_fit, "run_in_task", run_in_task)
     monkeypatch.setattr(classifier_fit, "check_ratio", lambda config: None)
     return calls
 

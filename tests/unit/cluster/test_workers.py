@@ -1,4 +1,4 @@
-"""What a task reserves and computes with; Ray in name only."""
+"""A task reserves its share and computes with it; Ray is replaced by a fake."""
 
 import pytest
 import torch

@@ -31,7 +31,7 @@ def having(key, value):
     return raw
 
 
-def complaint(raw):
+def reported_error(raw):
     with pytest.raises(InputError) as caught:
         parse_config(raw)
     text = str(caught.value)
@@ -77,7 +77,7 @@ def test_config_is_frozen():
     ],
 )
 def test_unknown_key_is_named_with_a_suggestion(key, value, suggestion):
-    error = complaint(having(key, value))
+    error = reported_error(having(key, value))
     assert error.rule == "unknown key"
     assert error.remedy == f"did you mean {suggestion}?"
     assert error.field.startswith(key)
@@ -85,7 +85,7 @@ def test_unknown_key_is_named_with_a_suggestion(key, value, suggestion):
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_a_renamed_key_is_refused_with_its_new_name(old, new):
-    error = complaint(
+    error = reported_error(
         having(old, 1)
         if old != "target.num_unlabelled"
         else having("target", {"kind": "shifted", "base": {"kind": "digits"}, "num_unlabelled": 5})
@@ -95,23 +95,23 @@ def test_a_renamed_key_is_refused_with_its_new_name(old, new):
 
 @pytest.mark.parametrize("key", REMOVED)
 def test_a_removed_key_is_refused_with_what_to_do_without_it(key):
-    error = complaint(having(key, 0.1))
+    error = reported_error(having(key, 0.1))
     assert (error.field, error.rule, error.remedy) == (key, "this key was removed", REMOVED[key])
 
 
 def test_a_removed_key_of_a_factor_is_refused_as_that_of_a_ratio():
-    error = complaint(having("ratio", {"kind": "product", "factors": [{"relative_alpha": 0.1}, {}]}))
+    error = reported_error(having("ratio", {"kind": "product", "factors": [{"relative_alpha": 0.1}, {}]}))
     assert (error.field, error.rule) == ("ratio.factors.0.relative_alpha", "this key was removed")
 
 
 def test_a_removed_kind_is_refused_with_what_to_do_without_it():
-    error = complaint(having("envelope", {"kind": "drs"}))
+    error = reported_error(having("envelope", {"kind": "drs"}))
     assert (error.field, error.value, error.rule) == ("envelope.kind", "drs", "this kind was removed")
     assert "examples/gaussians25" in error.remedy
 
 
 def test_unknown_key_like_no_other_lists_the_known_ones():
-    error = complaint(having("sampling.budget.zzz", 1))
+    error = reported_error(having("sampling.budget.zzz", 1))
     assert error.field == "sampling.budget.zzz"
     assert error.remedy == "known here: max_proposals, max_seconds, on_shortfall"
 
@@ -124,7 +124,7 @@ def test_unknown_key_like_no_other_lists_the_known_ones():
     ],
 )
 def test_a_misspelt_required_key_is_called_misspelt_rather_than_missing(raw, suggestion):
-    assert complaint(raw).remedy == f"did you mean {suggestion}?"
+    assert reported_error(raw).remedy == f"did you mean {suggestion}?"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_misspelt_required_key_is_called_misspelt_rather_than_missing(raw, sug
     ],
 )
 def test_missing_key(raw, field):
-    error = complaint(raw)
+    error = reported_error(raw)
     assert (error.field, error.rule, error.remedy) == (field, "is required", "add it")
 
 
@@ -176,7 +176,7 @@ def test_missing_key(raw, field):
     ],
 )
 def test_value_that_breaks_a_rule(key, value, rule):
-    error = complaint(having(key, value))
+    error = reported_error(having(key, value))
     assert error.field == key
     assert rule in error.rule
     assert str(error).startswith(f"{key}={value}: ")
@@ -196,7 +196,7 @@ def test_value_that_breaks_a_rule(key, value, rule):
     ],
 )
 def test_bad_envelope(envelope, field, rule):
-    error = complaint(having("envelope", envelope))
+    error = reported_error(having("envelope", envelope))
     assert error.field == field
     assert rule in error.rule
 
@@ -218,13 +218,13 @@ def test_bad_envelope(envelope, field, rule):
     ],
 )
 def test_values_that_do_not_go_together(key, value, rule):
-    error = complaint(having(key, value))
+    error = reported_error(having(key, value))
     assert error.field == key
     assert rule in error.rule
 
 
 def test_zero_standard_deviation_is_refused():
-    error = complaint(having("proposal.parameters.noise", {"normal": [0.0, 0.0]}))
+    error = reported_error(having("proposal.parameters.noise", {"normal": [0.0, 0.0]}))
     assert error.field == "proposal.parameters.noise.normal.1"
 
 
@@ -372,7 +372,9 @@ def test_what_else_differs_is_listed(key, value, told):
 
 
 def test_the_order_of_keys_is_no_difference():
-    laws = {"noise": {"uniform": [0, 1]}, "rotation": {"uniform": [0, 1]}}
-    one, other = (parse_config(having("proposal.parameters", given)) for given in (laws, dict(reversed(laws.items()))))
+    ranges = {"noise": {"uniform": [0, 1]}, "rotation": {"uniform": [0, 1]}}
+    one, other = (
+        parse_config(having("proposal.parameters", given)) for given in (ranges, dict(reversed(ranges.items())))
+    )
     assert differences(one, other) == []
     assert dump_config(one) == dump_config(other)

@@ -205,7 +205,7 @@ def test_the_example_is_made_from_one_folder():
     assert {images.root for images in bases} == {"/elsewhere"}
     assert math.isclose(sum(config.target.shift.prior), 1)
     assert len(config.source.classes) == 10
-    # the place is made from photographs that the source has not
+    # the target domain is made from photographs that the source does not contain
     assert config.target.base.start == evaluation.oracle.base.start == config.source.start + config.source.limit
 
 

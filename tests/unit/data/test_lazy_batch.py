@@ -25,7 +25,7 @@ from rsf_dist.sampling.envelope import Choice, Pilot
 from rsf_dist.sampling.pilot import PilotRun, Probe
 from rsf_dist.sampling.plan import SamplingPlan
 
-LAWS = {
+DISTRIBUTIONS = {
     "rotation": Uniform(-1.0, 1.0),
     "scale": Uniform(0.5, 1.5),
     "brightness": Uniform(0.5, 1.0),
@@ -71,7 +71,7 @@ class Counting(AugmentProposal):
 @pytest.fixture
 def augment():
     Counting.rendered = 0
-    return Counting(photographs(), LAWS, class_prior=torch.tensor([0.2, 0.3, 0.5]))
+    return Counting(photographs(), DISTRIBUTIONS, class_prior=torch.tensor([0.2, 0.3, 0.5]))
 
 
 def brightness_of_images(batch):
@@ -87,8 +87,8 @@ def turned_right(batch):
 )
 @pytest.mark.parametrize("without", [set(), {"noise"}, {"rotation", "scale", "translate_x"}])
 def test_selected_rows_of_a_lazy_batch_are_those_of_the_whole_to_the_last_bit(index, without):
-    laws = {name: law for name, law in LAWS.items() if name not in without}
-    proposal = AugmentProposal(photographs(), laws)
+    distributions = {name: one for name, one in DISTRIBUTIONS.items() if name not in without}
+    proposal = AugmentProposal(photographs(), distributions)
     whole, drawn = to_cpu(proposal.sample(N, Streams(1))), proposal.sample(N, Streams(1))
     assert list(drawn) == list(whole)
     for _ in range(2):  # asking twice, or of other rows before, changes nothing
@@ -100,7 +100,7 @@ def test_selected_rows_of_a_lazy_batch_are_those_of_the_whole_to_the_last_bit(in
 
 
 def test_a_lazy_batch_is_read_as_any_batch():
-    proposal = AugmentProposal(photographs(), LAWS)
+    proposal = AugmentProposal(photographs(), DISTRIBUTIONS)
     whole, drawn = to_cpu(proposal.sample(20, Streams(1))), proposal.sample(20, Streams(1))
     assert isinstance(drawn, LazyBatch)
     assert (num_rows(drawn), len(drawn), "image" in drawn, "pixels" in drawn) == (20, len(whole), True, False)
@@ -154,13 +154,13 @@ def test_a_transform_of_ones_own_draws_its_numbers_in_order():
     def jitter(image):
         return (image.float() * torch.rand(())).to(torch.uint8)
 
-    proposal = AugmentProposal(photographs(), LAWS, transform=jitter)
+    proposal = AugmentProposal(photographs(), DISTRIBUTIONS, transform=jitter)
     assert isinstance(proposal.sample(N, Streams(1)), dict)
 
 
 RATIOS = {
     "label": (LabelShiftRatio([0.5, 0.3, 0.2], [0.2, 0.3, 0.5]), 0.9),
-    "parameter": (DensityRatio(Normal(0.5, 0.1), DistributionProposal(LAWS["rotation"], "rotation")), 2.0),
+    "parameter": (DensityRatio(Normal(0.5, 0.1), DistributionProposal(DISTRIBUTIONS["rotation"], "rotation")), 2.0),
     "verdict": (VerifierRatio(turned_right, columns=["rotation"]), 0.0),
     "reward": (RewardRatio(lambda batch: batch["scale"], 0.05, 1.5, columns=["scale"]), 30.0),
     "product": (
@@ -211,7 +211,7 @@ def test_a_ratio_that_does_not_name_its_columns_is_shown_all_in_a_plain_dict(aug
     log_ratios(RewardRatio(score), propose(augment, Streams(0), 10))
     log_ratios(RewardRatio(score, columns=["image"]), propose(augment, Streams(0), 10))
     log_ratios(RewardRatio(score, columns=["label"]), propose(augment, Streams(0), 10))
-    everything = sorted(["image", "label", "base_index", *LAWS])
+    everything = sorted(["image", "label", "base_index", *DISTRIBUTIONS])
     assert shown == [(dict, everything), (dict, everything), (dict, sorted({*everything} - {"image"}))]
 
 
@@ -240,7 +240,7 @@ class Backwards:
     """Gives a selection of a lazy batch of twice as many rows."""
 
     def __init__(self):
-        self.inner = AugmentProposal(photographs(), LAWS)
+        self.inner = AugmentProposal(photographs(), DISTRIBUTIONS)
 
     def sample(self, n, rng):
         return select(self.inner.sample(2 * n, rng), torch.arange(2 * n - 1, -1, -2))
@@ -263,7 +263,7 @@ def test_where_nothing_is_accepted_nothing_is_made(augment, monkeypatch):
 
 @pytest.mark.parametrize("kind", [Tinted, PlainlyTinted])
 def test_a_subclass_that_samples_otherwise_is_drawn_from_as_it_samples(kind):
-    proposal = kind(photographs(), LAWS)
+    proposal = kind(photographs(), DISTRIBUTIONS)
     drawn, sampled = propose(proposal, Streams(4), 20), proposal.sample(20, Streams(4))
     assert drawn.keys() == sampled.keys()
     assert all(torch.equal(drawn[name], sampled[name]) for name in sampled)
@@ -353,7 +353,7 @@ def test_a_pilot_prices_what_is_made_late(monkeypatch):
 
 def test_a_chunk_takes_what_its_accepted_rows_take_to_make():
     # 1,000 rows at 1 ms, a quarter of them accepted and made at 4 ms, and half a second a chunk: 1 + 1 + 0.5 s
-    work = ChunkWork(AugmentProposal(photographs(), LAWS), ConstantRatio(), math.log(4), 1_000, seed=0)
+    work = ChunkWork(AugmentProposal(photographs(), DISTRIBUTIONS), ConstantRatio(), math.log(4), 1_000, seed=0)
     run = PilotRun(Pilot(np.zeros(3), np.ones(3)), 0.001, Probe("", ()), making=(0.5, 0.004))
     assert SamplingPlan(Choice(math.log(4), "fixed"), work, run).seconds_per_chunk == pytest.approx(2.5)
 
@@ -361,7 +361,7 @@ def test_a_chunk_takes_what_its_accepted_rows_take_to_make():
 @pytest.mark.parametrize("share", [1e-6, 0.3, 1 - 1e-6])
 def test_a_mixture_makes_of_either_part_what_is_asked_for(augment, share):
     """Also where all rows are of one part."""
-    turned = AugmentProposal(photographs(), LAWS | {"rotation": Uniform(2.0, 3.0)})
+    turned = AugmentProposal(photographs(), DISTRIBUTIONS | {"rotation": Uniform(2.0, 3.0)})
     mixture = DefensiveProposal(augment, turned, share)
     drawn = mixture.sample(N, Streams(1))
     assert "image" in drawn
@@ -378,14 +378,16 @@ def test_a_mixture_makes_of_either_part_what_is_asked_for(augment, share):
 
 @pytest.mark.parametrize("block", [32, 64, 1_000])
 def test_a_row_has_its_own_noise_where_it_is_drawn_in_blocks(block, monkeypatch):
-    """As on a GPU."""
+    """Noise is drawn in blocks on a GPU, which is faked here."""
     monkeypatch.setattr(augments, "device", lambda: SimpleNamespace(type="cuda"))
     monkeypatch.setattr(augments, "scaled_for_gpu", lambda number: block if number == augments._PIECE_ROWS else 1)
-    drawn = AugmentProposal(photographs(), LAWS).sample(N, Streams(1))
+    drawn = AugmentProposal(photographs(), DISTRIBUTIONS).sample(N, Streams(1))
     whole, some = drawn["image"], torch.tensor([199, 3, 31, 32, 150])
-    assert torch.equal(AugmentProposal(photographs(), LAWS).sample(N, Streams(1)).select(some)["image"], whole[some])
+    assert torch.equal(
+        AugmentProposal(photographs(), DISTRIBUTIONS).sample(N, Streams(1)).select(some)["image"], whole[some]
+    )
     monkeypatch.undo()
-    otherwise = AugmentProposal(photographs(), LAWS).sample(N, Streams(1))
+    otherwise = AugmentProposal(photographs(), DISTRIBUTIONS).sample(N, Streams(1))
     assert torch.equal(otherwise["base_index"], drawn["base_index"])
     assert not torch.equal(otherwise["image"], whole)  # other noise, of the same size
     assert (otherwise["image"].float() - whole.float()).abs().mean() < 0.2 * 255

@@ -47,7 +47,7 @@ def images(seed, n=200, noise=20.0, level=100.0, roll=0):
 def test_auc_of_a_shift(d):
     """N(0, 1) and N(1, 1): the best rule ranks by x, its AUC is P(y > x) = Phi(1/sqrt 2) = .7602.
 
-    4,000 rows of either are held out; the law of the AUC by `auc_interval`'s variance. False-alarm rate 1e-3 each.
+    4,000 rows of either are held out; the AUC's distribution has `auc_interval`'s variance. False-alarm rate 1e-3 each.
     """
     auc, rows = held_out_auc(*gaussians(0, 8000, 8000, d, shift=1.0), seed=0)
     assert rows == (4000, 4000)
@@ -78,7 +78,7 @@ def under(shift, n1=40, n2=40, seeds=120):
 
 
 @pytest.mark.parametrize(("n1", "n2", "seeds"), [(40, 40, 120), (40, 120, 60)])
-def test_one_law(n1, n2, seeds):
+def test_one_distribution(n1, n2, seeds):
     """z is N(0, 1) and the MMD's p-value uniform: KS, and chi-square of the sum of z^2, false-alarm rate 1e-3 each."""
     z, pvalue = under(0.0, n1, n2, seeds)
     assert stats.kstest(z, "norm").pvalue > 1e-3
@@ -86,7 +86,7 @@ def test_one_law(n1, n2, seeds):
     assert stats.kstest(pvalue, "uniform").pvalue > 1e-3
 
 
-def test_two_laws():
+def test_two_distributions():
     """Negative control: a shift of half a standard deviation in one of three coordinates, 40 rows of either."""
     z, pvalue = under(0.5)
     assert stats.kstest(z, "norm").pvalue < 1e-3
@@ -102,7 +102,7 @@ def test_power_grows_with_rows():
 
 
 def test_cross_validation_would_not_keep_the_null():
-    """Why one split: the mean AUC of five folds varies by more than the Mann-Whitney null, shown at a rate of 1e-3.
+    """One split is needed: the mean AUC of five folds varies more than the Mann-Whitney null, at a rate of 1e-3.
 
     Each fold is ranked along the difference of the other folds' means, 100 seeds of 40 + 40 rows in three dimensions.
     """
@@ -179,7 +179,7 @@ def test_kernel_by_hand():
 
 
 def expected_mmd2(shift):
-    """Of N(0, 1) and N(shift, 1), pooled, standardised, at the median distance s of the pooled law.
+    """Return the MMD^2 of N(0, 1) and N(shift, 1), standardised when pooled, at the pooled median distance s.
 
     Standardised, both have variance v = 1/(1 + shift^2/4) and their means lie a = shift sqrt(v) apart. E k of a
     difference N(m, 2 v) is s/sqrt(s^2 + 2 v) exp(-m^2/(2 (s^2 + 2 v))).
@@ -189,14 +189,14 @@ def expected_mmd2(shift):
 
     def below(distance):
         alike, unlike = stats.norm(0, spread), stats.norm(apart, spread)
-        return sum(law.cdf(distance) - law.cdf(-distance) for law in (alike, unlike)) / 2 - 0.5
+        return sum(one.cdf(distance) - one.cdf(-distance) for one in (alike, unlike)) / 2 - 0.5
 
     total = optimize.brentq(below, 0, 10) ** 2 + 2 * v
     return 2 * math.sqrt(1 - 2 * v / total) * -math.expm1(-(apart**2) / (2 * total))
 
 
 def test_mmd_of_a_shift():
-    """N(0, 1) and N(1, 1), or twice N(0, 1): the mean over 100 seeds of 60 + 60 rows is the laws' own. Rate 1e-3 each.
+    """N(0, 1) and N(1, 1), or twice N(0, 1): the mean over 100 seeds of 60 + 60 rows is as expected. Rate 1e-3 each.
 
     Negative control: the biased estimate would be larger by 2 (1 - E k)/60 = .0147, the diagonals being ones.
     """

@@ -119,7 +119,7 @@ def test_target_rows_give_the_bias_limits() -> None:
     assert low < 0.1 < high
 
 
-def test_a_quantile_of_the_keys_has_the_law_of_an_order_statistic() -> None:
+def test_a_quantile_of_the_keys_has_the_distribution_of_an_order_statistic() -> None:
     inside = 0
     for seed in range(400):
         plan = planned(np.zeros(400), 0.0, seed=seed)
@@ -244,18 +244,18 @@ def test_with_rounds_it_is_of_the_first_and_advises_nothing(
         def plan(self, num_pilot):
             return even()
 
-    def rehearsed(plan, pool, actors, seconds_per_row):
+    def measured(plan, pool, actors, seconds_per_row):
         return COSTS
 
-    def foretell(plan, job, *rest, **more):
+    def recorded_forecast(plan, job, *rest, **more):
         jobs.append(job)
         return forecast(plan, job, *rest, **more)
 
     for name, stand_in in {
         "round_sampler": lambda seed_run, proposal, ratio, exploring: Planned(),
         "measure_row": lambda *_: RowCost(1e-4, 0.0, 0.0),
-        "measure_pool": rehearsed,
-        "forecast": foretell,
+        "measure_pool": measured,
+        "forecast": recorded_forecast,
     }.items():
         monkeypatch.setattr(plan_run, name, stand_in)
     monkeypatch.setattr(SeedRun, "proposal", lambda seed_run: None)
@@ -355,9 +355,9 @@ def test_what_is_known_of_later_rounds(small_run: dict) -> None:
     fresh = known(sampling=raw["sampling"] | {"mode": "stream"})[0].last.num_accepted - wanted
     assert fresh == raw["training"]["steps"] * raw["training"]["batch_size"]
     assert known(rounds=rounds | {"warm_start_steps": None})[0].fit_share == 1.0
-    laws = {"kind": "density", "parameters": {"rotation": {"normal": [0.8, 0.1]}}}
-    assert known(ratio=laws)[0].fit_share == 0.0
-    assert known(ratio={"kind": "product", "factors": [laws, raw["ratio"]]})[0].fit_share == 0.25
+    known_ratio = {"kind": "density", "parameters": {"rotation": {"normal": [0.8, 0.1]}}}
+    assert known(ratio=known_ratio)[0].fit_share == 0.0
+    assert known(ratio={"kind": "product", "factors": [known_ratio, raw["ratio"]]})[0].fit_share == 0.25
     two = rounds | {"num_rounds": 2}
     assert known(rounds=two)[0].exploring == 0
     nothing, (_, warning) = known(rounds=two, envelope={"kind": "pilot"})
@@ -393,7 +393,7 @@ def test_start_up_is_what_the_busiest_actor_leaves() -> None:
     assert found == MeasuredCosts(pytest.approx(14.0), pytest.approx(0.2), pytest.approx(4.0), pytest.approx(0.1))
 
 
-def test_the_outlook_fits_a_screen() -> None:
+def test_the_forecast_fits_a_screen() -> None:
     plan = planned(np.random.default_rng(0).normal(size=20_000), 1.0)
     text = format_forecast(forecast(plan, Request(5_000, 4, num_seeds=3), COSTS, by_quantile=True))
     assert "envelope: {kind:" in text

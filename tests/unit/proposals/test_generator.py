@@ -142,10 +142,10 @@ def test_log_prob_by_hand():
     assert painted().log_prob(row).dtype == torch.float64
 
 
-@pytest.mark.parametrize("law", [LATENT, MultivariateNormal(torch.zeros(2), torch.eye(2))])
-def test_a_refit_moves_the_latents_alone(law):
+@pytest.mark.parametrize("distribution", [LATENT, MultivariateNormal(torch.zeros(2), torch.eye(2))])
+def test_a_refit_moves_the_latents_alone(distribution):
     """Means within four standard errors of the accepted rows'; classes by chi-square at a false-alarm rate of 1e-3."""
-    broad = GeneratorProposal(ClassPainter(), law, PRIOR)
+    broad = GeneratorProposal(ClassPainter(), distribution, PRIOR)
     rows = broad.sample(8_000, Streams(0))
     kept = rows["latent"][:, 0] > 1.5
     accepted = {name: column[kept] for name, column in rows.items()}
@@ -158,14 +158,14 @@ def test_a_refit_moves_the_latents_alone(law):
     assert (drawn["latent"][:, 0] > 1.5).double().mean() > 10 * kept.double().mean()
     assert stats.chisquare(drawn["label"].bincount(), 4_000 * PRIOR).pvalue > 1e-3
     assert moved.generator is broad.generator
-    assert broad.latent is law
+    assert broad.latent is distribution
     assert torch.isfinite(moved.log_prob(rows)).all()
     assert torch.isfinite(broad.log_prob(drawn)).all()
 
 
 def test_a_refit_stays_within_the_latents_range():
-    law = Independent(Uniform(-torch.ones(2), torch.ones(2)), 1)
-    broad = GeneratorProposal(Painter(), law)
+    distribution = Independent(Uniform(-torch.ones(2), torch.ones(2)), 1)
+    broad = GeneratorProposal(Painter(), distribution)
     rows = broad.sample(500, Streams(0))
     moved = broad.refit({name: column[rows["latent"][:, 0] > 0.8] for name, column in rows.items()}, seed=0)
     latent = moved.sample(2_000, Streams(0))["latent"]
@@ -221,7 +221,7 @@ def test_a_chunk_of_generated_rows():
 
 
 @pytest.mark.parametrize(
-    ("law", "found"),
+    ("distribution", "found"),
     [
         (Normal(0.0, 1.0), r"batch_shape \[\], event_shape \[\]"),
         (Normal(torch.zeros(3), torch.ones(3)), r"batch_shape \[3\], event_shape \[\]"),
@@ -229,9 +229,9 @@ def test_a_chunk_of_generated_rows():
         (Independent(Normal(torch.zeros(3, 2), torch.ones(3, 2)), 1), r"batch_shape \[3\], event_shape \[2\]"),
     ],
 )
-def test_a_law_that_draws_no_vectors_is_refused(law, found):
+def test_a_distribution_that_draws_no_vectors_is_refused(distribution, found):
     with pytest.raises(InputError, match=f"latent={found}: must be one distribution of vectors"):
-        GeneratorProposal(Painter(), law)
+        GeneratorProposal(Painter(), distribution)
 
 
 @pytest.mark.parametrize("prior", [[0.5, -0.5], [0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0], [[0.5, 0.5]], [], 1.0])

@@ -25,7 +25,7 @@ from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.rendering import render
 from rsf_dist.runtime.rng import Streams
 
-LAWS = {
+DISTRIBUTIONS = {
     "normal": Normal(1.0, 2.0),
     "multivariate": MultivariateNormal(torch.zeros(3), torch.eye(3)),
     "independent": Independent(Uniform(torch.zeros(2, 2), torch.ones(2, 2)), 2),
@@ -47,13 +47,13 @@ def base_images(labels=LABELS, size=8):
     return ImageSet(images, labels, ("a", "b", "c"))
 
 
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_distribution_draws_rows_and_scores_them(law):
-    proposal = DistributionProposal(law, column="y")
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
+def test_distribution_draws_rows_and_scores_them(distribution):
+    proposal = DistributionProposal(distribution, column="y")
     batch = proposal.sample(50, Streams(1))
     assert list(batch) == ["y"]
-    assert batch["y"].shape == (50, *law.event_shape)
-    assert torch.equal(proposal.log_prob(batch), law.log_prob(batch["y"]))
+    assert batch["y"].shape == (50, *distribution.event_shape)
+    assert torch.equal(proposal.log_prob(batch), distribution.log_prob(batch["y"]))
     assert isinstance(proposal, Proposal)
     assert isinstance(proposal, DensityProposal)
 
@@ -84,7 +84,7 @@ def test_a_batch_of_distributions_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("law", "values", "expected"),
+    ("distribution", "values", "expected"),
     [
         (Uniform(0.0, 2.0), [1.0, -1.0, 3.0, math.nan], [-math.log(2), -math.inf, -math.inf, math.nan]),
         (Uniform(0.5, 1.3), [1.3, 0.5], [-math.log(0.8), -math.log(0.8)]),  # rounding draws the upper end, too
@@ -94,8 +94,8 @@ def test_a_batch_of_distributions_is_refused():
         (Bernoulli(0.25), [1.0, 0.0, 2.0, 0.5], [math.log(0.25), math.log(0.75), -math.inf, -math.inf]),
     ],
 )
-def test_density_outside_of_the_support(law, values, expected):
-    found = DistributionProposal(law).log_prob({"x": torch.tensor(values)})
+def test_density_outside_of_the_support(distribution, values, expected):
+    found = DistributionProposal(distribution).log_prob({"x": torch.tensor(values)})
     assert torch.allclose(found, torch.tensor(expected), equal_nan=True)
 
 
@@ -111,20 +111,20 @@ def test_discrete_and_multivariate_density_outside_of_the_support():
 
 def test_augmented_rows_hold_label_base_and_parameters():
     images = base_images()
-    laws = {"rotation": Uniform(-1.0, 1.0), "scale": Uniform(0.5, 1.5), "noise": Uniform(0.0, 0.1)}
-    batch = AugmentProposal(images, laws).sample(200, Streams(0))
-    assert batch.keys() == {"image", "label", "base_index", *laws}
+    distributions = {"rotation": Uniform(-1.0, 1.0), "scale": Uniform(0.5, 1.5), "noise": Uniform(0.0, 0.1)}
+    batch = AugmentProposal(images, distributions).sample(200, Streams(0))
+    assert batch.keys() == {"image", "label", "base_index", *distributions}
     assert batch["image"].shape == (200, 1, 8, 8)
     assert batch["image"].dtype == torch.uint8
     assert torch.equal(images.labels[batch["base_index"]], batch["label"])
-    for name, law in laws.items():
+    for name, distribution in distributions.items():
         assert batch[name].dtype == torch.float32
-        assert law.low <= batch[name].min() < batch[name].max() <= law.high
+        assert distribution.low <= batch[name].min() < batch[name].max() <= distribution.high
 
 
 def test_the_parameters_of_a_row_are_those_that_were_applied():
     images = base_images()
-    laws = {
+    distributions = {
         "rotation": Uniform(-1.0, 1.0),
         "scale": Uniform(0.5, 1.5),
         "translate_x": Normal(0.0, 0.2),
@@ -132,8 +132,8 @@ def test_the_parameters_of_a_row_are_those_that_were_applied():
         "brightness": Uniform(0.5, 1.0),
         "contrast": Uniform(0.5, 1.0),
     }
-    batch = AugmentProposal(images, laws).sample(50, Streams(0))
-    parameters = {name: batch[name] for name in laws}
+    batch = AugmentProposal(images, distributions).sample(50, Streams(0))
+    parameters = {name: batch[name] for name in distributions}
     again = render(images.images[batch["base_index"]], parameters, torch.Generator())
     assert torch.equal(batch["image"], again)
 
@@ -158,10 +158,10 @@ def test_class_and_base_frequencies(prior):
     assert stats.chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 1e-3
 
 
-def test_parameters_follow_their_laws_and_do_not_depend_on_each_other():
+def test_parameters_follow_their_distributions_and_do_not_depend_on_each_other():
     """Two KS tests and a correlation, each at a false-alarm rate of 1e-3."""
-    laws = {"rotation": Normal(0.2, 0.5), "scale": Uniform(0.8, 1.2)}
-    batch = AugmentProposal(base_images(), laws).sample(5000, Streams(0))
+    distributions = {"rotation": Normal(0.2, 0.5), "scale": Uniform(0.8, 1.2)}
+    batch = AugmentProposal(base_images(), distributions).sample(5000, Streams(0))
     assert stats.kstest(batch["rotation"], stats.norm(0.2, 0.5).cdf).pvalue > 1e-3
     assert stats.kstest(batch["scale"], stats.uniform(0.8, 0.4).cdf).pvalue > 1e-3
     assert stats.pearsonr(batch["rotation"], batch["scale"]).pvalue > 1e-3
@@ -170,8 +170,8 @@ def test_parameters_follow_their_laws_and_do_not_depend_on_each_other():
 def test_log_prob_by_hand():
     # class b (prior .7, three images), rotation .5 under N(0, 1), scale 1 under U(.5, 1.5), whose density is 1:
     # log .7 - log 3 - .5^2/2 - log(2 pi)/2
-    laws = {"rotation": Normal(0.0, 1.0), "scale": Uniform(0.5, 1.5)}
-    proposal = AugmentProposal(base_images(), laws, torch.tensor([0.2, 0.7, 0.1]))
+    distributions = {"rotation": Normal(0.0, 1.0), "scale": Uniform(0.5, 1.5)}
+    proposal = AugmentProposal(base_images(), distributions, torch.tensor([0.2, 0.7, 0.1]))
     row = {"label": torch.tensor([1, 1]), "rotation": torch.tensor([0.5, 0.5]), "scale": torch.tensor([1.0, 2.0])}
     inside, outside = proposal.log_prob(row).tolist()
     assert inside == pytest.approx(math.log(0.7) - math.log(3) - 0.125 - 0.5 * math.log(2 * math.pi))
@@ -217,11 +217,11 @@ def test_other_refusals():
 
 
 @pytest.mark.parametrize(
-    "law", [Normal(torch.zeros(2), torch.ones(2)), MultivariateNormal(torch.zeros(2), torch.eye(2))]
+    "distribution", [Normal(torch.zeros(2), torch.ones(2)), MultivariateNormal(torch.zeros(2), torch.eye(2))]
 )
-def test_a_law_of_several_numbers_is_refused(law):
+def test_a_distribution_of_several_numbers_is_refused(distribution):
     with pytest.raises(InputError, match="rotation"):
-        AugmentProposal(base_images(), {"rotation": law})
+        AugmentProposal(base_images(), {"rotation": distribution})
 
 
 def test_a_transform_of_ones_own_is_applied_and_seeded():
@@ -240,15 +240,15 @@ def test_a_transform_of_ones_own_is_applied_and_seeded():
 
 
 def test_the_order_in_which_parameters_are_named_decides_nothing():
-    laws = {"noise": Uniform(0.0, 0.1), "rotation": Uniform(-1.0, 1.0), "brightness": Uniform(0.5, 1.0)}
-    turned = dict(reversed(laws.items()))
-    first, second = (AugmentProposal(base_images(), given).sample(20, Streams(1)) for given in (laws, turned))
+    distributions = {"noise": Uniform(0.0, 0.1), "rotation": Uniform(-1.0, 1.0), "brightness": Uniform(0.5, 1.0)}
+    turned = dict(reversed(distributions.items()))
+    first, second = (AugmentProposal(base_images(), given).sample(20, Streams(1)) for given in (distributions, turned))
     assert same_rows(first, second)
     assert list(first) == list(second)
 
 
-class OwnLaw(Distribution):
-    """A law of somebody's own, which names no support; it refuses a scale that is none, when asked for a density."""
+class OwnDistribution(Distribution):
+    """A user's own distribution without a support, which refuses an invalid scale when asked for a density."""
 
     def __init__(self, scale=1.0):
         self.scale = scale
@@ -258,11 +258,11 @@ class OwnLaw(Distribution):
         return Normal(0.0, self.scale).log_prob(value)
 
 
-def test_a_law_of_ones_own_without_a_support():
+def test_a_distribution_of_ones_own_without_a_support():
     x = torch.tensor([0.0, 1.0])
-    assert torch.equal(log_density(OwnLaw(), x), Normal(0.0, 1.0).log_prob(x))
+    assert torch.equal(log_density(OwnDistribution(), x), Normal(0.0, 1.0).log_prob(x))
     with pytest.raises(ValueError, match="scale"):
-        log_density(OwnLaw(-1.0), x)
+        log_density(OwnDistribution(-1.0), x)
 
 
 def mixture_of(dimensions):
@@ -271,27 +271,28 @@ def mixture_of(dimensions):
 
 
 @pytest.mark.parametrize(
-    "law", [Normal(0.0, 1.0), mixture_of(3), MultivariateNormal(torch.zeros(3), torch.eye(3)), Uniform(0.0, 1.0)]
+    "distribution",
+    [Normal(0.0, 1.0), mixture_of(3), MultivariateNormal(torch.zeros(3), torch.eye(3)), Uniform(0.0, 1.0)],
 )
-def test_densities_are_torchs_though_it_is_not_asked_to_check_again(law):
-    x = law.sample(torch.Size([20]))
-    assert torch.equal(log_density(law, x), law.log_prob(x))
+def test_densities_are_torchs_though_it_is_not_asked_to_check_again(distribution):
+    x = distribution.sample(torch.Size([20]))
+    assert torch.equal(log_density(distribution, x), distribution.log_prob(x))
     spoilt = x.clone()
     spoilt[3] = torch.nan
-    found = log_density(law, spoilt)
+    found = log_density(distribution, spoilt)
     assert found.isnan().tolist() == [number == 3 for number in range(20)]
-    with pytest.raises(ValueError, match="support"):  # the law itself checks as before
-        law.log_prob(spoilt)
+    with pytest.raises(ValueError, match="support"):  # the distribution itself checks as before
+        distribution.log_prob(spoilt)
 
 
 def test_rows_of_another_width_are_refused_rather_than_broadcast():
-    for law in (mixture_of(3), Independent(Normal(torch.zeros(3), torch.ones(3), validate_args=False), 1)):
+    for distribution in (mixture_of(3), Independent(Normal(torch.zeros(3), torch.ones(3), validate_args=False), 1)):
         with pytest.raises(ValueError, match=r"rows of size \[1\], where the distribution's are \[3\]"):
-            log_density(law, torch.zeros(4, 1))
+            log_density(distribution, torch.zeros(4, 1))
 
 
-def test_a_law_of_ones_own_keeps_what_it_learns_from_a_call():
-    class Learning(OwnLaw):
+def test_a_distribution_of_ones_own_keeps_what_it_learns_from_a_call():
+    class Learning(OwnDistribution):
         support = Normal.support
         calls = 0
 
@@ -299,7 +300,7 @@ def test_a_law_of_ones_own_keeps_what_it_learns_from_a_call():
             self.calls += 1
             return super().log_prob(value)
 
-    law = Learning()
-    log_density(law, torch.zeros(3))
-    log_density(law, torch.zeros(3))
-    assert law.calls == 2
+    distribution = Learning()
+    log_density(distribution, torch.zeros(3))
+    log_density(distribution, torch.zeros(3))
+    assert distribution.calls == 2

@@ -1,4 +1,4 @@
-"""Laws fitted to accepted rows, proposals moved to them, and mixtures with the proposal that was moved."""
+"""Distributions fitted to accepted rows, proposals moved to them, and mixtures with the proposal that was moved."""
 
 import math
 import pickle
@@ -57,11 +57,11 @@ def normals(n, d, seed=0):
     return torch.randn(n, d, generator=random(seed), dtype=torch.float64)
 
 
-def gaussians(law):
-    """Weights [k], means [k, d] and covariances [k, d, d] of the components in x; of a law of vectors without ends."""
-    mixture, (to_x,) = law.base_dist, law.transforms
+def gaussians(distribution):
+    """Return weights [k], means [k, d] and covariances [k, d, d] in x of a distribution of vectors without ends."""
+    mixture, (to_x,) = distribution.base_dist, distribution.transforms
     z = mixture.component_distribution
-    scale = to_x(torch.ones(law.event_shape)) - to_x(torch.zeros(law.event_shape))
+    scale = to_x(torch.ones(distribution.event_shape)) - to_x(torch.zeros(distribution.event_shape))
     return mixture.mixture_distribution.probs, to_x(z.mean), z.covariance_matrix * scale * scale[:, None]
 
 
@@ -69,7 +69,7 @@ def same_rows(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-# fit_law
+# fit_distribution
 
 
 def test_one_gaussian_is_recovered():
@@ -90,11 +90,11 @@ def test_one_gaussian_is_recovered():
 
 def test_one_gaussians_density_is_scipys():
     x = 3 + normals(500, 2) @ torch.tensor([[2.0, 0.0], [0.7, 0.1]], dtype=torch.float64)
-    law = fit_distribution(x, *ends(-INF, INF, 2), seed=0, max_components=1)
+    distribution = fit_distribution(x, *ends(-INF, INF, 2), seed=0, max_components=1)
     # the ridge is 1e-3 where each number has variance 9
     covariance = np.cov(x.T, bias=True) + np.diag(np.var(x.numpy(), axis=0)) / 9_000
     expected = stats.multivariate_normal(x.mean(0), covariance).logpdf(x)
-    assert np.allclose(law.log_prob(x), expected, rtol=0, atol=1e-9)
+    assert np.allclose(distribution.log_prob(x), expected, rtol=0, atol=1e-9)
 
 
 def test_two_separated_modes_are_two_components():
@@ -113,16 +113,16 @@ def test_two_separated_modes_are_two_components():
 
 def test_modes_of_a_number_with_ends():
     x = torch.cat([centre + 0.02 * normals(500, 1, seed)[:, 0] for seed, centre in enumerate((-0.7, 0.4))])
-    law = fit_distribution(x, *ends(-1.0, 1.0), seed=0)
-    assert law.base_dist.mixture_distribution.probs.tolist() == pytest.approx([0.5, 0.5], abs=0.01)
+    distribution = fit_distribution(x, *ends(-1.0, 1.0), seed=0)
+    assert distribution.base_dist.mixture_distribution.probs.tolist() == pytest.approx([0.5, 0.5], abs=0.01)
     torch.manual_seed(0)
-    drawn = law.sample((2_000,))
+    drawn = distribution.sample((2_000,))
     assert ((drawn + 0.7).abs() < 0.1).double().mean() == pytest.approx(0.5, abs=0.05)
     assert ((drawn - 0.4).abs() < 0.1).double().mean() == pytest.approx(0.5, abs=0.05)
 
 
 def test_no_draw_leaves_the_range():
-    """Of values that crowd at the ends, some of them at the very end."""
+    """Values that crowd at the ends, some of them at the very end, are fitted without a draw beyond an end."""
     torch.manual_seed(0)
     x = 0.1 + 0.2 * Beta(0.2, 0.2).sample((1_000, 2))
     x[:10], x[10:20] = 0.1, 0.3
@@ -135,27 +135,30 @@ def test_no_draw_leaves_the_range():
 
 @pytest.mark.parametrize("ends_of", [(-1.0, 2.0), (-INF, INF), (-1.0, INF)])
 def test_a_density_of_one_number_integrates_to_one(ends_of):
-    """By the midpoint rule, on 200,000 cells of [-1, 2], or of 20 standard deviations where there are no two ends."""
+    """The midpoint rule has 200,000 cells of [-1, 2], or of 20 standard deviations where there are no two ends."""
     x = torch.cat([0.15 * normals(300, 1)[:, 0] - 0.2, 0.1 * normals(300, 1, 1)[:, 0] + 1.2])
-    law = fit_distribution(x, *ends(*ends_of), seed=0)
-    assert len(law.base_dist.mixture_distribution.probs) == 2
+    distribution = fit_distribution(x, *ends(*ends_of), seed=0)
+    assert len(distribution.base_dist.mixture_distribution.probs) == 2
     low, high = ends_of if math.isfinite(ends_of[1]) else (-10.0, 10.0)
     cell = (high - low) / 200_000
     middles = low + cell * (torch.arange(200_000, dtype=torch.float64) + 0.5)
-    assert law.log_prob(middles).exp().sum().item() * cell == pytest.approx(1.0, abs=1e-4)
+    assert distribution.log_prob(middles).exp().sum().item() * cell == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_density_of_two_numbers_integrates_to_one():
-    """Importance sampling against the uniform law of [0, 2] x [-1, 1], area 4, within 5 standard errors.
+    """Importance sampling against the uniform distribution of [0, 2] x [-1, 1], area 4, within 5 standard errors.
 
     The negative control is the density in z, without the change of variables.
     """
     x = torch.tensor([0.8, 0.1]) + 0.2 * normals(500, 2) @ torch.tensor([[1.0, 0.8], [0, 0.6]], dtype=torch.float64)
     low, high = torch.tensor([0.0, -1.0]), torch.tensor([2.0, 1.0])
-    law = fit_distribution(x, low, high, seed=0)
+    distribution = fit_distribution(x, low, high, seed=0)
     points = low + (high - low) * torch.rand(200_000, 2, generator=random(), dtype=torch.float64)
-    (to_x,) = law.transforms
-    for log_prob, sound in ((law.log_prob(points), True), (law.base_dist.log_prob(to_x.inv(points)), False)):
+    (to_x,) = distribution.transforms
+    for log_prob, sound in (
+        (distribution.log_prob(points), True),
+        (distribution.base_dist.log_prob(to_x.inv(points)), False),
+    ):
         terms = 4 * log_prob.exp()
         assert ((terms.mean() - 1).abs() < 5 * terms.std() / math.sqrt(len(terms))) == sound
 
@@ -163,60 +166,62 @@ def test_a_density_of_two_numbers_integrates_to_one():
 def test_the_density_is_that_of_the_draws():
     """KS of draws against the density's own integral; false-alarm rate 1e-3, and near misses that must fail."""
     x = torch.cat([0.05 * normals(300, 1)[:, 0] + 0.2, 0.1 * normals(300, 1, 1)[:, 0] + 0.6]).clamp(0, 1)
-    law = fit_distribution(x, *ends(0.0, 1.0), seed=0)
+    distribution = fit_distribution(x, *ends(0.0, 1.0), seed=0)
     grid = torch.linspace(0, 1, 20_001, dtype=torch.float64)[1:-1]
-    below = law.log_prob(grid).exp().cumsum(0) / 20_000
+    below = distribution.log_prob(grid).exp().cumsum(0) / 20_000
     torch.manual_seed(0)
-    drawn = law.sample((20_000,)).numpy()
+    drawn = distribution.sample((20_000,)).numpy()
     assert stats.kstest(drawn, lambda at: np.interp(at, grid, below)).pvalue > 1e-3
     assert stats.kstest(drawn, lambda at: np.interp(at, grid + 0.01, below)).pvalue < 1e-6
 
 
 def test_the_density_outside_of_the_range_is_zero():
-    law = fit_distribution(torch.rand(100, 2, generator=random()), *ends(0.0, 1.0, 2), seed=0)
+    distribution = fit_distribution(torch.rand(100, 2, generator=random()), *ends(0.0, 1.0, 2), seed=0)
     points = torch.tensor([[0.5, 0.5], [0.5, 1.5], [-0.1, 0.5], [math.nan, 0.5]])
-    inside, beyond, before, missing = log_density(law, points).tolist()
+    inside, beyond, before, missing = log_density(distribution, points).tolist()
     assert math.isfinite(inside)
     assert beyond == before == -math.inf
     assert math.isnan(missing)
-    assert log_density(law, torch.tensor([[0.0, 1.0]])).isfinite().all()  # the ends themselves belong to it
+    assert log_density(distribution, torch.tensor([[0.0, 1.0]])).isfinite().all()  # the ends themselves belong to it
 
 
 def test_the_unit_of_a_number_without_ends_decides_nothing():
-    """x -> 1e-3 x + 7 changes the log density by -2 log 1e-3 alone, also of a law much narrower than 1."""
+    """x -> 1e-3 x + 7 changes the log density by -2 log 1e-3 alone, also of a distribution much narrower than 1."""
     x = torch.cat([normals(300, 2), 6 + normals(300, 2, 1)])
-    laws = [fit_distribution(values, *ends(-INF, INF, 2), seed=0) for values in (x, 1e-3 * x + 7)]
-    shift = laws[1].log_prob(1e-3 * x + 7) - laws[0].log_prob(x)
+    distributions = [fit_distribution(values, *ends(-INF, INF, 2), seed=0) for values in (x, 1e-3 * x + 7)]
+    shift = distributions[1].log_prob(1e-3 * x + 7) - distributions[0].log_prob(x)
     assert torch.allclose(shift, torch.full_like(shift, -2 * math.log(1e-3)), atol=1e-6)
 
 
 def test_a_single_end_counts_as_none_and_mixed_ends_are_minded():
     x = torch.rand(200, 3, generator=random(), dtype=torch.float64)
-    law = fit_distribution(x, torch.tensor([0.0, 0.0, -INF]), torch.tensor([1.0, INF, INF]), seed=0, max_components=1)
+    distribution = fit_distribution(
+        x, torch.tensor([0.0, 0.0, -INF]), torch.tensor([1.0, INF, INF]), seed=0, max_components=1
+    )
     torch.manual_seed(0)
-    first, second, third = law.sample((10_000,)).T
+    first, second, third = distribution.sample((10_000,)).T
     assert 0 <= first.min() < first.max() <= 1
     assert second.min() < 0 < 1 < second.max()
     assert third.min() < 0 < 1 < third.max()
 
 
-def test_equal_rows_give_bitwise_equal_laws_of_float64():
+def test_equal_rows_give_bitwise_equal_distributions_of_float64():
     x = torch.rand(400, 2, generator=random())
-    laws = [fit_distribution(x.clone(), *ends(0.0, 1.0, 2), seed=2**40 + 5) for _ in range(2)]
-    assert torch.equal(*(law.log_prob(x.double()) for law in laws))
+    distributions = [fit_distribution(x.clone(), *ends(0.0, 1.0, 2), seed=2**40 + 5) for _ in range(2)]
+    assert torch.equal(*(distribution.log_prob(x.double()) for distribution in distributions))
     torch.manual_seed(0)
-    first = laws[0].sample((10,))
+    first = distributions[0].sample((10,))
     torch.manual_seed(0)
-    assert torch.equal(first, laws[1].sample((10,)))
-    assert first.dtype == laws[0].log_prob(first).dtype == torch.float64
-    travelled = pickle.loads(pickle.dumps(laws[0]))
-    assert torch.equal(travelled.log_prob(first), laws[0].log_prob(first))
+    assert torch.equal(first, distributions[1].sample((10,)))
+    assert first.dtype == distributions[0].log_prob(first).dtype == torch.float64
+    travelled = pickle.loads(pickle.dumps(distributions[0]))
+    assert torch.equal(travelled.log_prob(first), distributions[0].log_prob(first))
 
 
-def test_values_that_are_all_the_same_give_a_narrow_law():
-    law = fit_distribution(torch.full((100,), 3.0), *ends(-INF, INF), seed=0)
+def test_values_that_are_all_the_same_give_a_narrow_distribution():
+    distribution = fit_distribution(torch.full((100,), 3.0), *ends(-INF, INF), seed=0)
     torch.manual_seed(0)
-    drawn = law.sample((100,))
+    drawn = distribution.sample((100,))
     assert drawn.mean().item() == pytest.approx(3.0, abs=0.01)
     assert drawn.std() < 0.1
 
@@ -245,7 +250,7 @@ def test_what_cannot_be_fitted():
 
 
 @pytest.mark.parametrize(
-    ("law", "low", "high"),
+    ("distribution", "low", "high"),
     [
         (Uniform(-1.0, 2.0), -1.0, 2.0),
         (Beta(2.0, 3.0), 0.0, 1.0),
@@ -265,16 +270,16 @@ def test_what_cannot_be_fitted():
         ),
     ],
 )
-def test_the_ends_of_a_law(law, low, high):
-    found = support_bounds(law)
+def test_the_ends_of_a_distribution(distribution, low, high):
+    found = support_bounds(distribution)
     assert [end.tolist() for end in found] == [low, high]
     assert {end.dtype for end in found} == {torch.float64}
 
 
-def test_the_ends_of_a_refitted_law_are_those_before():
+def test_the_ends_of_a_refitted_distribution_are_those_before():
     low, high = torch.tensor([0.0, -INF]), torch.tensor([0.25, INF])
-    law = fit_distribution(torch.rand(100, 2, generator=random()) / 4, low, high, seed=0)
-    assert [end.tolist() for end in support_bounds(law)] == [low.tolist(), high.tolist()]
+    distribution = fit_distribution(torch.rand(100, 2, generator=random()) / 4, low, high, seed=0)
+    assert [end.tolist() for end in support_bounds(distribution)] == [low.tolist(), high.tolist()]
 
 
 class NamesNoSupport(torch.distributions.Distribution):
@@ -285,7 +290,7 @@ class NamesNoSupport(torch.distributions.Distribution):
 
 
 @pytest.mark.parametrize(
-    "law",
+    "distribution",
     [
         Poisson(3.0),
         Categorical(torch.ones(2)),
@@ -293,12 +298,12 @@ class NamesNoSupport(torch.distributions.Distribution):
         Independent(Normal(torch.zeros(2, 2), torch.ones(2, 2)), 2),
         NamesNoSupport(validate_args=False),
     ],
-    ids=lambda law: type(law).__name__,
+    ids=lambda distribution: type(distribution).__name__,
 )
-def test_laws_whose_values_are_no_real_vectors_are_refused(law):
+def test_distributions_whose_values_are_no_real_vectors_are_refused(distribution):
     with pytest.raises(InputError, match="cannot be refitted") as caught:
-        DistributionProposal(law).refit({"x": torch.zeros(100, *law.event_shape)}, seed=0)
-    assert caught.value.value == type(law).__name__
+        DistributionProposal(distribution).refit({"x": torch.zeros(100, *distribution.event_shape)}, seed=0)
+    assert caught.value.value == type(distribution).__name__
 
 
 # DistributionProposal.refit
@@ -323,13 +328,13 @@ def test_a_refitted_distribution_is_where_the_rows_were():
 # AugmentProposal.refit, with_class_prior
 
 
-LAWS = {"rotation": Uniform(-1.5, 1.5), "brightness": Uniform(0.2, 1.0), "noise": Uniform(0.0, 0.1)}
+DISTRIBUTIONS = {"rotation": Uniform(-1.5, 1.5), "brightness": Uniform(0.2, 1.0), "noise": Uniform(0.0, 0.1)}
 PRIOR = torch.tensor([0.2, 0.5, 0.3])
 
 
-def augmented(laws=LAWS, prior=PRIOR):
+def augmented(distributions=DISTRIBUTIONS, prior=PRIOR):
     images = torch.randint(256, (9, 1, 6, 6), dtype=torch.uint8, generator=random(3))
-    return AugmentProposal(ImageSet(images, torch.arange(9) % 3, ("a", "b", "c")), laws, prior)
+    return AugmentProposal(ImageSet(images, torch.arange(9) % 3, ("a", "b", "c")), distributions, prior)
 
 
 def two_poses(n=800):
@@ -359,8 +364,8 @@ def test_a_refit_stays_within_each_parameters_range_and_leaves_the_classes_alone
     broad = augmented()
     moved = broad.refit(two_poses(), seed=0)
     drawn = moved.sample(20_000, Streams(0))
-    for name, law in LAWS.items():
-        assert law.low <= drawn[name].min() < drawn[name].max() <= law.high
+    for name, distribution in DISTRIBUTIONS.items():
+        assert distribution.low <= drawn[name].min() < drawn[name].max() <= distribution.high
         assert drawn[name].dtype == torch.float32
     assert torch.equal(moved.class_prior, broad.class_prior)
     assert stats.chisquare(drawn["label"].bincount(), 20_000 * PRIOR).pvalue > 1e-3
@@ -369,18 +374,18 @@ def test_a_refit_stays_within_each_parameters_range_and_leaves_the_classes_alone
 
 
 def test_a_refitted_row_is_rendered_from_its_parameters():
-    laws = {name: law for name, law in LAWS.items() if name != "noise"}
-    moved = augmented(laws).refit(two_poses(), seed=0)
+    distributions = {name: distribution for name, distribution in DISTRIBUTIONS.items() if name != "noise"}
+    moved = augmented(distributions).refit(two_poses(), seed=0)
     drawn = moved.sample(50, Streams(0))
-    parameters = {name: drawn[name] for name in laws}
+    parameters = {name: drawn[name] for name in distributions}
     assert torch.equal(drawn["image"], render(moved.images.images[drawn["base_index"]], parameters, random()))
-    for made in (moved, pickle.loads(pickle.dumps(moved)), augmented(laws).refit(two_poses(), seed=0)):
+    for made in (moved, pickle.loads(pickle.dumps(moved)), augmented(distributions).refit(two_poses(), seed=0)):
         assert same_rows(made.sample(50, Streams(0)), drawn)
     assert not same_rows(moved.sample(50, Streams(1)), drawn)
 
 
 def test_the_density_of_a_refitted_row_by_hand():
-    # class b (prior .5, three images) with the joint law of its parameters
+    # class b (prior .5, three images) with the joint distribution of its parameters
     moved = augmented().refit(two_poses(), seed=0)
     row = {"label": torch.tensor([1]), "rotation": torch.tensor([0.8]), "brightness": torch.tensor([0.8])}
     row["noise"] = torch.tensor([0.05])
@@ -398,7 +403,7 @@ def test_classes_move_apart_from_all_else():
     assert counts[0] == 0
     assert stats.chisquare(counts[1:], [5_000, 15_000]).pvalue > 1e-3
     before = moved.sample(20_000, Streams(0))
-    assert all(torch.equal(drawn[name], before[name]) for name in LAWS)
+    assert all(torch.equal(drawn[name], before[name]) for name in DISTRIBUTIONS)
     assert torch.equal(moved.class_prior, PRIOR.double() / PRIOR.double().sum())
     with pytest.raises(InputError, match="must be 3 probabilities"):
         moved.with_class_prior(torch.tensor([0.5, 0.5]))
@@ -411,7 +416,7 @@ def test_what_cannot_be_refitted():
         augmented().refit(select(two_poses(), slice(20)), seed=0)
     joint = MultivariateNormal(torch.zeros(2), torch.eye(2))
     with pytest.raises(InputError, match="must draw the 3 parameters"):
-        AugmentProposal(augmented().images, LAWS, joint=joint)
+        AugmentProposal(augmented().images, DISTRIBUTIONS, joint=joint)
 
 
 # DefensiveProposal
@@ -474,11 +479,13 @@ def test_equal_streams_draw_equal_rows_and_others_others():
 
 
 def test_both_parts_draw_numbers_of_their_own():
-    """Two parts of the same law: no number twice, and none of theirs is what the law draws by itself."""
-    law = DistributionProposal(Normal(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)))
-    x = DefensiveProposal(law, law, 0.5).sample(2_000, Streams(0))["x"].tolist()
+    """Two equal parts draw no number twice, and no number that their distribution draws by itself."""
+    distribution = DistributionProposal(
+        Normal(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
+    )
+    x = DefensiveProposal(distribution, distribution, 0.5).sample(2_000, Streams(0))["x"].tolist()
     assert len(set(x)) == 2_000
-    assert not set(x) & set(law.sample(2_000, Streams(0))["x"].tolist())
+    assert not set(x) & set(distribution.sample(2_000, Streams(0))["x"].tolist())
 
 
 @pytest.mark.parametrize("outer", ["target", "defensive"])

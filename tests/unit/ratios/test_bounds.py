@@ -44,7 +44,7 @@ def test_grid_search_finds_the_same(p, q):
     assert highest <= log_supremum(p, q) <= highest + 10 * 0.01**2
 
 
-def test_scalar_independent_and_multivariate_laws_agree():
+def test_scalar_independent_and_multivariate_distributions_agree():
     flat = Independent(Normal(torch.tensor([0.5, 0.0]), torch.tensor([1.0, 0.5])), 1)
     full = MultivariateNormal(torch.tensor([0.5, 0.0]), torch.tensor([[1.0, 0.0], [0.0, 0.25]]))
     wide = MultivariateNormal(torch.zeros(2), 4 * torch.eye(2))
@@ -53,9 +53,9 @@ def test_scalar_independent_and_multivariate_laws_agree():
     assert log_supremum(flat, wide) == pytest.approx((math.log(4) + 0.25 / 3 + math.log(16)) / 2)
 
 
-def test_a_law_over_itself():
-    law = gaussian([1.0, 2.0], [[1.0, 0.5], [0.5, 2.0]])
-    assert log_supremum(law, law) == 0.0
+def test_a_distribution_over_itself():
+    p = gaussian([1.0, 2.0], [[1.0, 0.5], [0.5, 2.0]])
+    assert log_supremum(p, p) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_finite_sets_by_hand():
     ],
     ids=["uniform", "callable", "mixed", "batch of Gaussians", "batch of Categoricals"],
 )
-def test_other_laws_have_no_known_bound(p, q):
+def test_other_distributions_have_no_known_bound(p, q):
     assert log_supremum(p, q) is None
 
 

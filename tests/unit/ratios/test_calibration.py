@@ -17,7 +17,7 @@ LN3 = math.log(3)
 
 
 def logits(mean, n, seed=0, scale=1.0, shift=0.0):
-    """Of a row's true log ratio z: N(1/2, 1) for target rows, N(-1/2, 1) for proposals; given as scale z + shift."""
+    """Return scale z + shift for true log ratios z: N(1/2, 1) for target rows, N(-1/2, 1) for proposals."""
     return scale * np.random.default_rng(seed).normal(mean, 1, n) + shift
 
 

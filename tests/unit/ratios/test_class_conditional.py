@@ -23,9 +23,9 @@ from rsf_dist.sampling.plan import SamplingPlan
 
 Q, P = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])
 LOOKS = np.array([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.9, 0.1, 0.0]])
-"""Of each class, how it looks: as 0, 1 or 2. The first two look alike, and the last is rarely anything but 0."""
+"""Each class's distribution of looks 0, 1 and 2. The first two look alike, and the last is rarely anything but 0."""
 G = np.array([0.5, 1.0, 4.0])
-"""What is learned of a look, whatever the class: E_q[g | y] is .3 + .3 + .4 = 1; .1 + .3 + 2 = 2.4; .45 + .1 = .55."""
+"""The learned ratio of a look in any class: E_q[g | y] is .3 + .3 + .4 = 1; .1 + .3 + 2 = 2.4; .45 + .1 = .55."""
 LOG_MEANS = np.log([1.0, 2.4, 0.55])
 
 
@@ -56,7 +56,7 @@ def accepted(ratio, n=20_000):
     return ChunkWork(Looks(), ratio, ratio.log_bound, n, seed=0)(0)
 
 
-def mix_pvalue(rows, expected):
+def class_prior_pvalue(rows, expected):
     counts = rows["label"].bincount(minlength=3).numpy()
     return stats.chisquare(counts, counts.sum() * expected).pvalue
 
@@ -80,13 +80,13 @@ def test_its_mean_over_proposals_is_one():
     assert (mass * JOINT.log_ratio(rows).exp().numpy()).sum() == pytest.approx(1.0)
 
 
-def test_accepted_rows_have_the_mix_of_the_target():
+def test_accepted_rows_have_the_class_prior_of_the_target():
     """Chi-square at a false-alarm rate of 1e-3. With g alone, or the classes' factor times g, it must fail."""
     chunk = accepted(JOINT)
     assert chunk.statistics.num_capped == 0
-    assert mix_pvalue(chunk.rows, P) > 1e-3
+    assert class_prior_pvalue(chunk.rows, P) > 1e-3
     for wrong in (OfLooks(), ProductRatio([CLASSES, OfLooks()])):
-        assert mix_pvalue(accepted(wrong).rows, P) < 1e-6
+        assert class_prior_pvalue(accepted(wrong).rows, P) < 1e-6
 
 
 def test_within_a_class_accepted_rows_are_those_of_g():
@@ -109,7 +109,7 @@ def test_estimated_means_are_as_good():
     rows = Looks().sample(200_000, Streams(1))
     means = class_log_means(OfLooks().log_ratio(rows).numpy(), rows["label"].numpy(), 3)
     assert np.exp(means) == pytest.approx(np.exp(LOG_MEANS), abs=0.034)
-    assert mix_pvalue(accepted(ClassConditionalRatio(OfLooks(), CLASSES, means)).rows, P) > 1e-4
+    assert class_prior_pvalue(accepted(ClassConditionalRatio(OfLooks(), CLASSES, means)).rows, P) > 1e-4
 
 
 def test_the_bound_holds_for_every_row():
@@ -122,7 +122,7 @@ def test_the_bound_holds_for_every_row():
     assert endless.log_bound is None
 
 
-def test_where_only_the_mix_differs_it_is_that_of_the_classes():
+def test_where_only_the_class_prior_differs_it_is_the_classes_ratio():
     joint = ClassConditionalRatio(ConstantRatio(), CLASSES, np.zeros(3))
     rows = Looks().sample(100, Streams(0))
     assert torch.equal(joint.log_ratio(rows), CLASSES.log_ratio(rows))
@@ -168,7 +168,7 @@ def test_target_rows_are_of_the_class_that_capping_costs_most():
     assert np.isfinite(gone.info.held_out.log_ratio).all()
 
 
-def test_the_estimate_of_the_mix_goes_with_it():
+def test_the_estimate_of_the_class_prior_goes_with_it():
     found = estimate(0.2, 0.2, 0.6)
     assert ClassConditionalRatio(OfLooks(), LabelShiftRatio(P, Q, estimate=found), LOG_MEANS).info.class_prior is found
     assert JOINT.info.class_prior is None
@@ -212,7 +212,7 @@ def test_rows_that_are_rejected_count_and_do_not_cut():
 
 
 def test_a_class_that_is_always_rejected_stays_rejected():
-    """Of ratio 0 throughout, whose mean would make 0/0 of each row."""
+    """Its ratio is 0 throughout, and that mean would make 0/0 of each row."""
     label = np.repeat([0, 1], 100)
     means = class_log_means(np.where(label == 0, 0.0, -np.inf), label, 2)
     assert np.exp(means) == pytest.approx([1.0, 0.5])
@@ -234,7 +234,7 @@ def test_means_are_of_fresh_proposals_in_chunks():
 
     means = prior_estimation._class_log_mean_ratios(OfLooks(), Counted(), 3, seed=0, chunk_size=5_000)
     assert sizes == [5_000, 3_192]
-    assert drawn_from == [2, 3]  # 0 is the fit's, 1 the estimate's of the mix
+    assert drawn_from == [2, 3]  # 0 is the fit's, 1 the class prior estimate's
     assert np.exp(means) == pytest.approx(np.exp(LOG_MEANS), abs=0.16)
 
 

@@ -22,7 +22,7 @@ def draw(prior, n, seed):
 
 
 def by_em(source, labels, target, **options):
-    """As `bbse` is called."""
+    """Call `em` with the arguments of `bbse`."""
     return em(source, target, **options)
 
 

@@ -67,7 +67,7 @@ class Logits:
 
 
 class NetworkRows:
-    """What such a network looks at, and the log ratio of a cheap factor."""
+    """Rows that such a network reads, with the log ratio of a cheap factor."""
 
     def __init__(self, name):
         self.name = name
@@ -209,7 +209,7 @@ def test_statistics_know_what_was_left_out():
 
 
 def screened_rows(product, n, log_m):
-    """What the product makes of chunk 0 of `work`."""
+    """Return the product's screened rows of chunk 0 of `work`."""
     exponentials = torch.from_numpy(STREAMS.numpy().exponential(size=n))
     return product.screened(Rows().sample(n, STREAMS), exponentials, log_m)
 

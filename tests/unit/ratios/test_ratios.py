@@ -438,7 +438,7 @@ def test_a_frozen_fit_is_that_of_the_whole_network_in_evaluation_mode():
     assert not torch.equal(networks[0].head.weight, build_network(network_spec(config, 1), config, seed=0).head.weight)
 
 
-def test_calibrated_says_which_target_rows_it_was_judged_on():
+def test_calibrated_says_which_target_rows_it_was_evaluated_on():
     ratio = ClassifierRatio.fit(TARGET, PROPOSALS, quick(), seed=4)
     assert len(ratio.test_index) == len(ratio.target_log_ratio) == 60
     again = ratio.log_ratio({"image": TARGET[torch.from_numpy(ratio.test_index)]})

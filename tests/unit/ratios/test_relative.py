@@ -103,7 +103,7 @@ def test_rows_of_no_mixture_are_refused():
 def test_the_ratio_within_is_written(tmp_path):
     RelativeRatio(LabelShiftRatio([0.5, 0.5], [0.25, 0.75]), mixture_of(WIDE, MARKED)).save(tmp_path)
     assert json.loads((tmp_path / "ratio.json").read_text())["target_prior"] == [0.5, 0.5]
-    RelativeRatio(Column(), mixture_of(WIDE, MARKED)).save(tmp_path / "absent")  # nothing to write, no complaint
+    RelativeRatio(Column(), mixture_of(WIDE, MARKED)).save(tmp_path / "absent")  # nothing to write, no error
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.5, 0.9])

@@ -1,4 +1,4 @@
-"""Rewards, verdicts and class priors as targets: their contracts; the laws they give are in tests/statistics."""
+"""Rewards, verdicts and class priors as targets keep their contracts; tests/statistics has their distributions."""
 
 import math
 

@@ -23,7 +23,7 @@ BROAD = DistributionProposal(Uniform(-4.0, 4.0))
 ASIDE = DistributionProposal(Normal(-3.0, 0.1))
 TARGET = Normal(1.5, 0.4)
 LOG_SUP = math.log(8 / (0.4 * math.sqrt(2 * math.pi)))
-"""Of the target's density over 1/8, at its peak."""
+"""The log of the target's density over 1/8, at its peak."""
 
 
 class NoDensity:
@@ -105,7 +105,7 @@ def test_a_proposal_without_a_density_is_refused(broad, moved):
         ReweightedRatio(DensityRatio(TARGET, BROAD), DefensiveProposal(broad, moved, 0.5))
 
 
-def test_an_estimated_mix_of_classes_is_told_as_before():
+def test_an_estimated_class_prior_is_told_as_before():
     found = ClassPrior(np.array([0.8, 0.2]), np.array([0.7, 0.1]), np.array([0.9, 0.3]), "em")
     known = LabelShiftRatio(found.prior, [0.5, 0.5], estimate=found)
     told = report_json.describe_ratio(ReweightedRatio(known, mixture()))
@@ -144,7 +144,7 @@ def test_accepted_rows_follow_the_target_after_the_proposal_moved():
     assert pvalue(accepted(known)) < 1e-6
 
 
-def test_a_known_mix_of_classes_is_kept_and_the_poses_are_those_of_the_broad_proposal():
+def test_a_known_class_prior_is_kept_and_the_poses_are_those_of_the_broad_proposal():
     """p = q0(x|y) p(y): the classes by chi-square, the turns by KS, each at a false-alarm rate of 1e-3.
 
     Without the correction turns are those of the mixture, and the test must fail.

@@ -10,7 +10,7 @@ from rsf_dist.report.schema import LossPoint, TrainingEntry
 
 
 def sheet(images: np.ndarray) -> np.ndarray:
-    """What the picture shows, 0 to 255, [height, width, 3]."""
+    """Return the picture's pixels, 0 to 255, [height, width, 3]."""
     return np.round(imread(io.BytesIO(grid(images)))[:, :, :3] * 255).astype(int)
 
 

@@ -99,7 +99,7 @@ def test_the_red_checks_of_each_seeds_last_round_are_merged(tmp_path):
 
 
 def test_what_rows_are_made_of_in_quantiles(seed_run):
-    """Of 0, .01, … 1: the 5, 25, 50, 75 and 95 % quantiles are these numbers themselves."""
+    """The 5, 25, 50, 75 and 95 % quantiles of 0, .01, … 1 are these numbers themselves."""
     values = torch.arange(101) / 100
     rows = {
         "image": torch.zeros(101, 1, 8, 8, dtype=torch.uint8), "label": torch.zeros(101, dtype=torch.int64),

@@ -217,7 +217,7 @@ def test_a_learned_ratios_faults(name, light, change):
     assert changed(ratio=with_quality(**change)) == ({name: light} if light != GOOD[name] else {})
 
 
-def test_calibration_is_judged_above_what_a_perfect_ratio_has():
+def test_calibration_is_evaluated_above_what_a_perfect_ratio_has():
     chance = trust_card.chance_calibration_error(RATIO.quality)
     for excess, light in [(0.029, "green"), (0.031, "amber"), (0.099, "amber"), (0.101, "red")]:
         assert card(ratio=with_quality(calibration_error=chance + excess))["calibration"] == light
@@ -225,7 +225,7 @@ def test_calibration_is_judged_above_what_a_perfect_ratio_has():
 
 @pytest.mark.parametrize("num_target", [60, 400])
 def test_the_calibration_error_of_perfect_ratios(num_target):
-    """Unit normal laws 1.8 apart, 20 times: the mean error is within 3.29 standard errors + 5 % of what is computed.
+    """Unit normals 1.8 apart, 20 times: the mean error is within 3.29 standard errors + 5 % of what is computed.
 
     False-alarm rate below 1e-3. Negative control: ratios that are 2 nats too large exceed it.
     """
@@ -352,14 +352,14 @@ def test_the_tail_of_log_normal_ratios_has_no_end_point():
     """
     rng = np.random.default_rng(0)
 
-    def judged(log_ratio):
+    def evaluated(log_ratio):
         index = Statistics.of(log_ratio, np.ones(20_000, bool), log_m=9.0).tail_index
         return index, trust_card.tail(replace(SAMPLING, **{"tail_index": index}), RATIO).light
 
-    endless = [judged(rng.normal(0, 0.3, 20_000)) for _ in range(40)]
+    endless = [evaluated(rng.normal(0, 0.3, 20_000)) for _ in range(40)]
     assert sum(index < 0 for index, _ in endless) >= 15
     assert sum(light == "green" for _, light in endless) <= 9
-    ended = [judged(math.log(4) + 3 * np.log(rng.random(20_000))) for _ in range(40)]
+    ended = [evaluated(math.log(4) + 3 * np.log(rng.random(20_000))) for _ in range(40)]
     assert sum(light == "green" for _, light in ended) >= 35
 
 
@@ -457,7 +457,7 @@ def test_where_target_rows_have_no_class_the_bias_says_so():
 
 
 def test_the_demos_auc_is_far():
-    """Phi^-1(.994) = 2.512: a KL of 6.3 nats between normal laws, and e^6.3 = 551 (Phi^-1(.994)^2 = 6.311)."""
+    """Phi^-1(.994) = 2.512: a KL of 6.3 nats between normal distributions, and e^6.3 = 551 (Phi^-1(.994)^2 = 6.311)."""
     found = trust_card.distance(with_quality(auc=0.994))
     assert found.light == "amber"
     assert "far from the target" in found.meaning

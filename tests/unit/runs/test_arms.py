@@ -1,4 +1,4 @@
-"""What a trial keeps of its arms, and when it makes it anew; what those arms take that train on no proposals."""
+"""A seed run keeps its arms' models and makes them anew when due; some arms train on no proposals."""
 
 import math
 from dataclasses import dataclass
@@ -112,7 +112,7 @@ def compared(arms=(), rounds=1, **sections):
     return parse_config(CONFIG.model_dump(mode="json") | {"evaluation": evaluation, "rounds": rounds} | sections)
 
 
-def trial_of(config: RunConfig, folder: Path, **inputs) -> SeedRun:
+def seed_run_of(config: RunConfig, folder: Path, **inputs) -> SeedRun:
     report_json.begin(RunStore(folder), seed=3)
     sets = {"source": SOURCE, "target": SOURCE, "test": SOURCE, "source_test": None, "oracle": SOURCE}
     return SeedRun(config, SimpleNamespace(**sets | inputs), RunStore(folder), 3, Progress())
@@ -156,7 +156,7 @@ class OneShot:
 
 @pytest.fixture
 def rows_by(monkeypatch):
-    """Where arms take their rows, each by name and with what it was asked; nothing is drawn."""
+    """Replace the sources of the arms' rows: each returns its name and arguments, and nothing is drawn."""
 
     def by(name):
         return lambda *given: (name, *given)
@@ -171,7 +171,7 @@ def rows_by(monkeypatch):
 
 def test_each_arm_has_as_many_rows_of_its_own_kind(tmp_path, rows_by):
     config = compared(get_args(Arm), rounds=3)
-    seed_run, before = trial_of(config, tmp_path), object()
+    seed_run, before = seed_run_of(config, tmp_path), object()
 
     def rows(arm):
         return arm_rows(seed_run, arm, ACCEPTED, before)
@@ -182,14 +182,14 @@ def test_each_arm_has_as_many_rows_of_its_own_kind(tmp_path, rows_by):
     assert rows("weighted") == ("weighted_rows", config, "q", ("ratio of", "q", 0), 77, 3)
     assert rows("pseudo_labels") == ("pseudo_labelled_rows", before, SOURCE, 0.9, 77, 3, Share())
     assert rows("oracle") == ("oracle_rows", SOURCE, 77, 3)
-    one_shot = trial_of(compared(["random"]), tmp_path / "one_shot")
+    one_shot = seed_run_of(compared(["random"]), tmp_path / "one_shot")
     assert arm_rows(one_shot, "one_shot", ACCEPTED, before) == "own rows"
 
 
 def test_a_stream_gives_fresh_rows_to_every_arm_of_proposals(tmp_path, rows_by):
-    """As many as 400 steps of 64 rows take."""
+    """400 steps of 64 rows take 25,600."""
     config = compared(["random", "weighted", "one_shot"], rounds=3, sampling={"num_accepted": 100, "mode": "stream"})
-    seed_run = trial_of(config, tmp_path)
+    seed_run = seed_run_of(config, tmp_path)
     assert arm_rows(seed_run, "adaptive", ACCEPTED, None) == ("last_stream", seed_run, ACCEPTED, 25_600)
     assert arm_rows(seed_run, "random", ACCEPTED, None) == ("random_stream", config, "q", 25_600, 3)
     assert arm_rows(seed_run, "weighted", ACCEPTED, None)[-2:] == (25_600, 3)
@@ -199,7 +199,7 @@ def test_a_stream_gives_fresh_rows_to_every_arm_of_proposals(tmp_path, rows_by):
 
 
 def test_one_shot_takes_the_first_rounds_ratio(tmp_path, rows_by):
-    seed_run = trial_of(compared(["one_shot"], rounds=3), tmp_path)
+    seed_run = seed_run_of(compared(["one_shot"], rounds=3), tmp_path)
     seed_run.store.commit_folder(
         "rounds/000/ratio", lambda folder: (folder / "ratio.json").write_text("of the first round")
     )
@@ -226,7 +226,7 @@ def test_arms_are_fine_tuned_alike_but_for_their_rows_weights(use_row_weights, t
     monkeypatch.setattr(arms, "FineTuner", Tuner)
     monkeypatch.setattr(arms, "arm_rows", lambda *_: rows)
     config = compared(get_args(Arm), rounds=3, training={"steps": 7, "use_row_weights": use_row_weights})
-    seed_run, before = trial_of(config, tmp_path), object()
+    seed_run, before = seed_run_of(config, tmp_path), object()
     tuned = [arm for arm in get_args(Arm) if arm not in arms.UNTRAINED]
     counts = {arm: fine_tune(seed_run, arm, ACCEPTED, before) for arm in tuned}
     assert counts == {arm: ("tuned", 77 if arm == "adaptive" else 55) for arm in tuned}
@@ -246,28 +246,28 @@ def test_arms_that_are_not_fine_tuned(tmp_path, tuned, monkeypatch):
 
     monkeypatch.setattr(arms, "run_in_task", run_in_task)
     training = {"cpus_per_worker": 2, "use_gpu": True}
-    seed_run, before = trial_of(compared(training=training), tmp_path), object()
+    seed_run, before = seed_run_of(compared(training=training), tmp_path), object()
     assert arm_model(seed_run, "pretrained", ACCEPTED, before) is before
     assert arm_model(seed_run, "batch_norm", ACCEPTED, before) == "adapted"
     assert asked == [(baselines.with_target_statistics, before, SOURCE, 3, Share(2, 1))]
     assert tuned == []
 
 
-def test_a_trial_judges_every_arm_once_for_its_rows(tmp_path, tuned, monkeypatch):
+def test_a_seed_run_evaluates_every_arm_once_for_its_rows(tmp_path, tuned, monkeypatch):
     """Half of the test images are of class b; a model that says so of all of them is right on these."""
-    judged = []
+    evaluated = []
 
-    def judge(models, images, share):
+    def evaluate(models, images, share):
         assert share == Share()
-        judged.append(list(models))
+        evaluated.append(list(models))
         truth = SOURCE.labels.numpy()
         return {} if images is None else {arm: Predictions(np.ones(4, np.int64), truth, 2) for arm in models}
 
-    monkeypatch.setattr(arms, "predict_all", judge)
-    seed_run = trial_of(compared(["random", "pretrained"], rounds=3), tmp_path)
+    monkeypatch.setattr(arms, "predict_all", evaluate)
+    seed_run = seed_run_of(compared(["random", "pretrained"], rounds=3), tmp_path)
     train_seed(seed_run, ACCEPTED)
     order = ["pretrained", "random", "adaptive"]
-    assert judged == [order, order]  # on the target's images and the source's
+    assert evaluated == [order, order]  # on the target's images and the source's
     found = report_json.read(seed_run.store).evaluation
     assert (found.own_arm, found.fingerprint, found.num_test) == ("adaptive", "f" * 64, 4)
     assert (found.arms, found.source) == ({arm: [0.5] for arm in order}, {})
@@ -279,10 +279,10 @@ def test_a_trial_judges_every_arm_once_for_its_rows(tmp_path, tuned, monkeypatch
         first_weight(own), first_weight(seed_run.store.load_folder("models/adaptive", seed_run.task().load))
     )
     train_seed(seed_run, ACCEPTED)
-    assert (len(judged), len(tuned)) == (2, 2)
+    assert (len(evaluated), len(tuned)) == (2, 2)
     other = SimpleNamespace(**vars(ACCEPTED) | {"fingerprint": "0" * 64})
     train_seed(seed_run, other)
-    assert (len(judged), len(tuned)) == (4, 4)
+    assert (len(evaluated), len(tuned)) == (4, 4)
     assert report_json.read(seed_run.store).evaluation.fingerprint == "0" * 64
 
 

@@ -59,7 +59,7 @@ def test_a_class_prior_that_is_kept_leaves_proposal_and_ratio_as_they_are(estima
 
 @pytest.fixture
 def estimated(monkeypatch):
-    """What a classifier was to be asked, which gives ESTIMATE: task, proposal, seed and initial model of each call."""
+    """Record task, proposal, seed and initial model of each estimate; the fake classifier returns ESTIMATE."""
     calls = []
 
     def estimate_prior(config, task, inputs, proposal, seed, initial):
@@ -256,7 +256,7 @@ def test_without_rounds_nothing_is_decided_and_nothing_stored(num_rounds, tmp_pa
 
 @pytest.fixture
 def means(monkeypatch):
-    """What the means within the classes were asked of; they are those of MEANS."""
+    """Record the arguments of each call for the class means; the fake returns LOG_MEANS."""
     asked = []
 
     def mean_given_class(ratio, proposal, num_classes, seed, sampling):
@@ -288,7 +288,7 @@ def test_with_a_moved_class_prior_the_last_ratio_says_nothing_of_the_classes(see
 
 
 def test_a_ratio_whose_class_means_are_missing_is_refused(seed_run, rows_of, monkeypatch):
-    """As after an interrupt while the ratio was fitted: rows of the last round cannot have been drawn yet."""
+    """An interrupt while the ratio was fitted leaves this: rows of the last round cannot have been drawn yet."""
     monkeypatch.setattr(SeedRun, "stored_ratio", lambda seed_run, proposal, round=0: ConstantRatio())
     store_decision(seed_run, 2)
     with pytest.raises(InputError, match="class means=None: have not been computed for the last round; run it again"):

@@ -1,4 +1,4 @@
-"""When rounds end, what each proposes, and what samples it; in one process."""
+"""Rounds end on time, and each has its proposal and its sampler; in one process."""
 
 from types import SimpleNamespace
 

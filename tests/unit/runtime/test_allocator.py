@@ -46,7 +46,7 @@ print((before - psutil.Process().memory_info().rss) // 2**20)
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How an allocator behaves in a process of its own.
+    """The behaviour of an allocator in its own process.
 
     Args:
         faults: pages that the system had to give for 20 times 16 MiB, in the main thread and in another one.
@@ -85,7 +85,7 @@ def test_what_the_environment_says_of_malloc_stays():
 
 def test_memory_is_given_back_once_a_function_holds_nothing_any_more(monkeypatch):
     class Held:
-        """What can be watched."""
+        """An object that a weak reference can watch."""
 
     def works(word: str) -> str:
         held = Held()

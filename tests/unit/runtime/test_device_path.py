@@ -1,4 +1,4 @@
-"""Where an actor has a GPU, images are made and scored there, and only what is accepted comes back.
+"""Images are made and scored on an actor's GPU, if it has one, and only accepted rows come back.
 
 No GPU is needed: `elsewhere` stands for one. What it cannot tell is how fast a GPU is, and how it rounds.
 """
@@ -38,7 +38,7 @@ from rsf_dist.tasks import ClassificationTask
 from rsf_dist.training import in_process
 
 N = 150
-LAWS = {"rotation": Uniform(-1.0, 1.0), "brightness": Uniform(0.5, 1.0), "translate_x": Normal(0.0, 0.2)}
+DISTRIBUTIONS = {"rotation": Uniform(-1.0, 1.0), "brightness": Uniform(0.5, 1.0), "translate_x": Normal(0.0, 0.2)}
 
 
 @contextlib.contextmanager
@@ -72,8 +72,8 @@ class Painter(nn.Module):
         return self.layers(z).reshape(-1, 1, 9, 9)
 
 
-def augmented(**laws):
-    return AugmentProposal(photographs(), LAWS | laws)
+def augmented(**distributions):
+    return AugmentProposal(photographs(), DISTRIBUTIONS | distributions)
 
 
 def moved():
@@ -174,7 +174,9 @@ def test_rows_that_a_proposal_of_ones_own_gives_there_are_taken_too():
         def sample(self, n, rng):
             return {name: column.to(device()) for name, column in super().sample(n, rng).items()}
 
-    given = work(There(photographs(), LAWS), ClassConditionalRatio(learned(), SHIFT, np.array([0.1, 0.2, 0.3])))
+    given = work(
+        There(photographs(), DISTRIBUTIONS), ClassConditionalRatio(learned(), SHIFT, np.array([0.1, 0.2, 0.3]))
+    )
     here = given(0)
     with elsewhere():
         assert row_digests(given(0).rows) == row_digests(here.rows)
@@ -246,7 +248,7 @@ def test_what_is_drawn_twice_is_found_to_be_the_same_there(proposal):
 
 
 def test_a_prior_and_means_are_estimated_there():
-    """What runs in Ray tasks, without Ray."""
+    """The functions of the Ray tasks run here without Ray."""
     images = photographs()
     task = ClassificationTask(images.classes, ModelConfig(width=4), channels=1)
     raw = {"kind": "label_shift", "num_proposals": 300, "optimizer": {"steps": 100, "batch_size": 32}}

@@ -21,7 +21,7 @@ from rsf_dist.sampling.chunk import ChunkWork, propose_and_score
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 N = 2_000
-LAWS = {"rotation": Uniform(-1.0, 1.0), "brightness": Uniform(0.5, 1.0), "translate_x": Normal(0.0, 0.2)}
+DISTRIBUTIONS = {"rotation": Uniform(-1.0, 1.0), "brightness": Uniform(0.5, 1.0), "translate_x": Normal(0.0, 0.2)}
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def learned(precision="float32"):
     return ClassifierRatio.fit(images // 2, images, ClassifierRatioConfig.model_validate(raw))
 
 
-def work(**laws):
-    return chunks_of(AugmentProposal(photographs(), LAWS | laws))
+def work(**distributions):
+    return chunks_of(AugmentProposal(photographs(), DISTRIBUTIONS | distributions))
 
 
 def chunks_of(proposal):
@@ -114,13 +114,13 @@ def test_noise_is_standard_normal_and_each_row_has_its_own(on_gpu):
 
 
 def test_a_fit_gives_the_same_ratio_again(on_gpu):
-    rows = to_cpu(AugmentProposal(photographs(), LAWS).sample(500, Streams(1)))
+    rows = to_cpu(AugmentProposal(photographs(), DISTRIBUTIONS).sample(500, Streams(1)))
     assert torch.equal(learned().log_ratio(rows), learned().log_ratio(rows))
 
 
 def test_bfloat16_is_near_float32(on_gpu):
     ratio = learned()
-    rows = to_cpu(AugmentProposal(photographs(), LAWS).sample(500, Streams(1)))
+    rows = to_cpu(AugmentProposal(photographs(), DISTRIBUTIONS).sample(500, Streams(1)))
     before = ratio.log_ratio(rows)
     for network in ratio.networks:
         network.precision = "bfloat16"

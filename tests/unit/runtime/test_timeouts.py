@@ -31,7 +31,7 @@ def compute_for_ever():
 
 
 def in_another_thread(function):
-    """What the function gives or raises there."""
+    """Return what the function gives or raises in another thread."""
     found = []
 
     def record():

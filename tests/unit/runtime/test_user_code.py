@@ -123,7 +123,7 @@ def test_arguments_that_are_refused(folder):
     assert user_code.call("my_things:divide", "field", {}, {"by": 4}) == 0.25
 
 
-def test_a_complaint_of_ones_own_is_passed_on(folder):
+def test_an_error_message_of_the_users_own_is_passed_on(folder):
     with pytest.raises(InputError, match=r"width=4: is even; make it odd"):
         user_code.call("my_things:picky", "ratio.factory", {"width": 4}, {})
 

@@ -1,4 +1,4 @@
-"""The pure parts of accepted and sampler: ledgers, fingerprints, what the driver makes of chunks' records."""
+"""The parts of sampling that need no cluster: ledgers, fingerprints, and the collection of chunks' records."""
 
 import math
 from dataclasses import replace
@@ -31,11 +31,11 @@ WORK = ChunkWork(WIDE, DensityRatio(Normal(0.0, 1.0), WIDE), math.log(2), 100, s
 REJECTING = ChunkWork(WIDE, WORK.ratio, 100.0, 100, seed=0)
 
 
-def harvest_of(records, wanted):
-    harvest = RowCollector(wanted)
+def collect(records, wanted):
+    collected = RowCollector(wanted)
     for record in records:
-        harvest.add(record)
-    return harvest
+        collected.add(record)
+    return collected
 
 
 @pytest.fixture
@@ -106,39 +106,39 @@ def test_record_of_a_chunk(store):
     assert all(torch.equal(stored[name], chunk.rows[name]) for name in stored)
 
 
-def test_harvest_takes_the_first_rows_in_order(store):
+def test_the_first_accepted_rows_are_taken_in_order(store):
     records = [ChunkTask(WORK, store)(chunk) for chunk in range(3)]
     chunks = [WORK(chunk).rows for chunk in range(3)]
     first, second = num_rows(chunks[0]), num_rows(chunks[1])
-    harvest = harvest_of(records[:2], wanted=first + 5)
-    assert harvest.full
-    ledger = harvest.ledger()
+    collected = collect(records[:2], wanted=first + 5)
+    assert collected.full
+    ledger = collected.ledger()
     assert ledger["chunk"].tolist() == [0] * first + [1] * 5
     assert ledger["index"].tolist() == chunks[0]["index"].tolist() + chunks[1]["index"][:5].tolist()
     # proposals up to and including the last row handed over: 100 of chunk 0, index + 1 of chunk 1
-    assert harvest.num_proposed(100) == 100 + chunks[1]["index"][4].item() + 1
-    assert [shard.rows for shard in harvest.shards] == [first, second]
-    assert harvest.scored.num_scored == 200
+    assert collected.num_proposed(100) == 100 + chunks[1]["index"][4].item() + 1
+    assert [shard.rows for shard in collected.shards] == [first, second]
+    assert collected.scored.num_scored == 200
 
 
-def test_harvest_that_falls_short_counts_all_proposals(store):
+def test_too_few_accepted_rows_count_all_proposals(store):
     records = [ChunkTask(work, store)(chunk) for chunk, work in enumerate([WORK, REJECTING])]
-    harvest = harvest_of(records, wanted=10_000)
-    assert not harvest.full
-    assert harvest.num_proposed(100) == 200
-    assert len(harvest) == num_rows(WORK(0).rows)
+    collected = collect(records, wanted=10_000)
+    assert not collected.full
+    assert collected.num_proposed(100) == 200
+    assert len(collected) == num_rows(WORK(0).rows)
 
 
-def test_harvest_filled_to_the_last_row_of_a_chunk(store):
+def test_accepted_rows_may_fill_up_with_the_last_row_of_a_chunk(store):
     rows = WORK(0).rows
-    harvest = harvest_of([ChunkTask(WORK, store)(0)], wanted=num_rows(rows))
-    assert harvest.full
-    assert harvest.num_proposed(100) == rows["index"][-1].item() + 1
-    assert harvest.ledger()["index"].tolist() == select(rows, slice(None))["index"].tolist()
+    collected = collect([ChunkTask(WORK, store)(0)], wanted=num_rows(rows))
+    assert collected.full
+    assert collected.num_proposed(100) == rows["index"][-1].item() + 1
+    assert collected.ledger()["index"].tolist() == select(rows, slice(None))["index"].tolist()
 
 
 @pytest.mark.parametrize("limits", [(3, 2**30), (100, 2_000), (1, 1), (100, 2**30)])
-def test_what_chunks_bring_is_bundled_and_stays_in_order(limits, monkeypatch):
+def test_accepted_rows_of_chunks_are_bundled_and_stay_in_order(limits, monkeypatch):
     bundles = []
     monkeypatch.setattr(collector, "_BUNDLE", limits[0])
     monkeypatch.setattr(collector, "_BUNDLE_BYTES", limits[1])
@@ -146,36 +146,36 @@ def test_what_chunks_bring_is_bundled_and_stays_in_order(limits, monkeypatch):
     monkeypatch.setattr(collector.ray.data, "from_arrow_refs", lambda refs: pa.concat_tables(refs))
     monkeypatch.setattr(collector, "preserve_order", lambda rows: rows)
     works = [REJECTING if chunk == 4 else WORK for chunk in range(8)]
-    harvest = RowCollector(10_000, WORK.log_m)
+    collected = RowCollector(10_000, WORK.log_m)
     rows = []
     for chunk, work in enumerate(works):
-        harvest.add(ChunkTask(work, None)(chunk))
+        collected.add(ChunkTask(work, None)(chunk))
         rows.append(to_table(work(chunk).rows))
-        assert np.array_equal(harvest.found(), np.concatenate([ledger_of(one) for one in rows]))
+        assert np.array_equal(collected.found(), np.concatenate([ledger_of(one) for one in rows]))
         if chunk == 5:  # asked for in between
-            assert harvest.dataset(None).equals(pa.concat_tables(rows))
-    assert harvest.dataset(None).equals(pa.concat_tables(rows))
-    assert harvest.dataset(None).num_rows == len(harvest) == len(harvest.found())
+            assert collected.dataset(None).equals(pa.concat_tables(rows))
+    assert collected.dataset(None).equals(pa.concat_tables(rows))
+    assert collected.dataset(None).num_rows == len(collected) == len(collected.found())
     assert all(bundle.num_rows for bundle in bundles)
-    keys = np.sort(harvest.found()["accept_key"])
-    harvest.raise_to(keys[-21])
-    assert len(harvest) == 20
-    harvest.wanted = 5
-    harvest.keep_top()
-    assert sorted(harvest.accepted()["accept_key"]) == keys[-5:].tolist()
+    keys = np.sort(collected.found()["accept_key"])
+    collected.raise_to(keys[-21])
+    assert len(collected) == 20
+    collected.wanted = 5
+    collected.keep_top()
+    assert sorted(collected.accepted()["accept_key"]) == keys[-5:].tolist()
 
 
 def test_chunks_of_other_columns_are_refused():
-    harvest = harvest_of([ChunkTask(WORK, None)(0)], wanted=10_000)
+    collected = collect([ChunkTask(WORK, None)(0)], wanted=10_000)
     record = ChunkTask(
         replace(WORK, proposal=DistributionProposal(WIDE.distribution, "y"), ratio=ConstantRatio()), None
     )(1)
     with pytest.raises(InputError, match=r"proposal=columns: gives \{.*\"y\".* in chunk 1, and gave \{.*\"x\""):
-        harvest.add(record)
+        collected.add(record)
 
 
 def plan():
-    """Of a pilot of ratios 1: acceptance 1/2 at M = 2, and .1 s a chunk."""
+    """Return a plan from a pilot of ratios 1: acceptance is 1/2 at M = 2, and a chunk takes .1 s."""
     pilot = PilotRun(Pilot(np.zeros(3), np.ones(3)), seconds_per_row=0.001, probe=Probe("", ()))
     return SamplingPlan(Choice(math.log(2), "fixed"), WORK, pilot)
 
@@ -187,8 +187,8 @@ def test_first_wave_is_sized_by_the_pilot():
 
 def test_later_waves_are_sized_by_what_was_drawn():
     # 20 of 1,000 accepted so far; 80 + 3 sqrt(80) + 1 = 107.8 wanted at 1/50: 5,392 proposals
-    harvest = RowCollector(100, scored=Statistics(num_scored=1000, num_accepted=20), _count=20)
-    assert plan().wave_size(harvest) == 54
+    collected = RowCollector(100, scored=Statistics(num_scored=1000, num_accepted=20), _count=20)
+    assert plan().wave_size(collected) == 54
     # nothing of 1,000: twice as many
     assert plan().wave_size(RowCollector(100, scored=Statistics(num_scored=1000))) == 20
     # a finite pool is gone through whole, in waves of 1,000 tasks of 20 s, 200 chunks each
@@ -207,8 +207,8 @@ def test_chunks_per_task(chunks, actors, per_task):
 @pytest.mark.parametrize(
     ("chunks", "actors", "as_tasks"), [(1, 1, True), (49, 1, True), (50, 1, False), (99, 2, True), (100, 2, False)]
 )
-def test_a_wave_is_brief_that_is_drawn_before_actors_would_have_started(chunks, actors, as_tasks, monkeypatch):
-    """And a round has the pool draw it in tasks."""
+def test_a_wave_shorter_than_the_start_of_actors_is_drawn_in_tasks(chunks, actors, as_tasks, monkeypatch):
+    """A short wave needs no actors, and a round has the pool draw it in tasks."""
     assert plan().is_brief(chunks, actors) == as_tasks
     assert not replace(plan(), on_gpus=True).is_brief(chunks, actors)  # where each task starts a process
     asked = []

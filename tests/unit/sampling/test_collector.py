@@ -1,4 +1,4 @@
-"""What the driver makes of chunks' records, where M grows or the highest keys of a pool are wanted."""
+"""The driver collects chunks' records while M grows, or keeps the highest keys of a pool."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_a_row_that_raises_m_itself_stays():
     assert collector.statistics().num_capped == 0
 
 
-def test_a_harvest_that_was_full_may_want_more_again():
+def test_a_full_collector_may_need_more_rows_again():
     collector = RowCollector(wanted=2, log_m=0.0, margin=0.0)
     collector.add(record(0, [-1.0], [1.5], 0.0))
     collector.add(record(1, [1.0], [2.0], 0.0))  # the first row's key .5 is not above 1 any more
@@ -140,7 +140,7 @@ def test_what_is_no_ratio_never_becomes_m():
     assert len(collector) == 0
 
 
-def test_a_harvest_of_nothing():
+def test_a_collector_without_accepted_rows():
     collector = filled(RowCollector(wanted=5, log_m=1.0, margin=0.0), [record(0, [-9.0, -8.0], [1.0, 1.0], 1.0)])
     assert (len(collector), len(collector.found()), len(collector.ledger())) == (0, 0, 0)
     assert not collector.full

@@ -98,7 +98,7 @@ def test_tv_bound_by_hand():
     assert Statistics.of(log_ratio, np.ones(3, bool), np.log(3.0)).tv_bound == 0.0
 
 
-def test_tv_bound_is_exact_on_a_discrete_law():
+def test_tv_bound_is_exact_on_a_discrete_distribution():
     # q uniform on 4 atoms, p = .1 .2 .3 .4: r = .4 .8 1.2 1.6, M = 1. Sampled: q min(r, 1) / .8 = .125 .25 .3125 .3125.
     # TV = ((.25 - .2) + (.125 - .1) + (.3125 - .3)) = .0875 <= eps = (.2 + .6) / 4 = .2
     found = Statistics.of(np.log([0.4, 0.8, 1.2, 1.6]), np.ones(4, bool), 0.0)
@@ -107,8 +107,8 @@ def test_tv_bound_is_exact_on_a_discrete_law():
 
 
 @pytest.mark.parametrize("shape", [0.5, 0.0, -0.25])
-def test_tail_index_of_a_known_law(shape):
-    """Exceedances of a generalised Pareto law have its own shape; the 256 largest of 20,000 are fitted.
+def test_tail_index_of_a_known_distribution(shape):
+    """Exceedances of a generalised Pareto distribution have its own shape; the 256 largest of 20,000 are fitted.
 
     The estimate's standard error is (1 + shape) / sqrt(256) (Smith 1987); 3.29 of them: false-alarm rate 1e-3 each.
     """
@@ -154,7 +154,7 @@ def test_negative_binomial_interval_solves_its_equations(n, k):
 
 @pytest.mark.parametrize("acceptance", [0.02, 0.3, 0.9])
 def test_intervals_cover(acceptance):
-    """Coverage summed over all outcomes, no simulation: at least 95 % and, these laws being discrete, not all of it."""
+    """Coverage, summed over all outcomes, is at least 95 %; it is below 1, as these distributions are discrete."""
     n = 60
     k = np.arange(n + 1)
     limits = np.array([acceptance_interval(n, int(one), stopped=False) for one in k])
@@ -205,7 +205,7 @@ def test_target_side_bound_at_the_far_end():
 def test_target_side_upper_limit_covers():
     """Bernoulli losses with mean .1 (r = M or infinity): the limit is above .1 in at least 95 % of samples.
 
-    Summed over the binomial law of 50 samples, no simulation.
+    Summed over the binomial distribution of 50 samples, no simulation.
     """
     n, mean = 50, 0.1
     counts = np.arange(n + 1)

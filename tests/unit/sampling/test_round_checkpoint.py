@@ -62,7 +62,7 @@ def resumed(store: RunStore, draw: Draw, **options) -> RowCollector:
 
 
 @pytest.mark.parametrize("margin", [None, 0.0])
-def test_a_harvest_goes_on_where_it_stopped(store, margin, tmp_path):
+def test_collection_resumes_where_it_stopped(store, margin, tmp_path):
     gathered(store, range(4), margin=margin)
     draw = Draw(store)
     collector = resumed(store, draw, margin=margin)

@@ -1,4 +1,4 @@
-"""Where a stream's reader is, and which chunks travel together; without a cluster."""
+"""A stream keeps its reader's position and groups chunks that travel together; no cluster is needed."""
 
 import hashlib
 import math

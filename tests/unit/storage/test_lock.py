@@ -120,7 +120,7 @@ def test_the_number_of_a_process_may_have_been_given_again(store):
         assert lock_owner(store).token != "earlier"
 
 
-def test_a_lock_without_ticks_is_judged_by_the_clock(store):
+def test_a_lock_without_ticks_goes_stale_by_the_clock(store):
     mine = replace(LockOwner.this_process(), token="theirs", tick=None)
     leave(store, mine)
     with pytest.raises(InputError, match="is held by"), run_lock(store):

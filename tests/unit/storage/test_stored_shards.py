@@ -98,7 +98,7 @@ HARMS = {
 
 
 def go_on(store: RunStore) -> object:
-    """As `rsf run` does: of what is stored, nothing is drawn again."""
+    """Resume as `rsf run` does: no stored row is drawn again."""
     return sampler_into(store, Budget(max_proposals=99 * CHUNK)).sample(2 * WANTED)
 
 

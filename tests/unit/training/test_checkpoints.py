@@ -1,4 +1,4 @@
-"""Which checkpoints of a run's folder count; local folders, no cluster."""
+"""Only whole checkpoints of a run's folder count; local folders, no cluster."""
 
 import json
 from pathlib import Path

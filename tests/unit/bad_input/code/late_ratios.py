@@ -1,9 +1,9 @@
-"""Ratios that go wrong after a few chunks, when every trial of them has passed."""
+"""Ratios that fail after a few chunks, when every check of them has passed."""
 
 import sys
 import time
 
-CALLS_BEFORE = 6  # in one process; trial, probe and pilot have fewer
+CALLS_BEFORE = 6  # in one process; preflight check, probe and pilot have fewer
 SEEN_SECONDS = 0.3  # whoever looks for the process finds it before it goes wrong
 calls = 0
 

@@ -1,4 +1,4 @@
-"""Laws whose every figure is known, the sampler's way in one process, and tests of rows against laws."""
+"""Distributions known exactly, the sampler in one process, and tests of rows against distributions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Sample:
 def sample_chunks(
     proposal: Proposal, ratio: Ratio, envelope: Envelope | float, n: int = N, chunks: int = 5, seed: int = 0
 ) -> Sample:
-    """What the sampler does with n proposals, without Ray: pilot, envelope, chunks. A number is a fixed log M."""
+    """Sample from n proposals without Ray: pilot, envelope, chunks. A number for the envelope is a fixed log M."""
     if isinstance(envelope, float):
         return sample_at(proposal, ratio, Choice(envelope, "fixed"), n, chunks, seed)
     _, log_ratio, exponentials = propose_and_score(proposal, ratio, Streams(seed, Stage.PILOT), envelope.num_pilot)
@@ -63,7 +63,7 @@ def sample_at(proposal: Proposal, ratio: Ratio, choice: Choice, n: int = N, chun
 
 
 @dataclass(frozen=True)
-class Law:
+class Distribution:
     """q's mass on cells of x, or on atoms, and the log ratio there: every exact figure is a sum over them.
 
     Args:
@@ -79,19 +79,19 @@ class Law:
     @staticmethod
     def line(
         q: stats.rv_continuous, log_p: Callable[[Floats], Floats], low: float, high: float, cells: int = 100_000
-    ) -> Law:
+    ) -> Distribution:
         """Densities at the middles of equal cells of [low, high], which holds all but 1e-9 of q and p."""
         ends = np.linspace(low, high, cells + 1)
         middles = (ends[1:] + ends[:-1]) / 2
         log_q = q.logpdf(middles)
         mass = np.exp(log_q)
-        return Law(ends, mass / mass.sum(), log_p(middles) - log_q)
+        return Distribution(ends, mass / mass.sum(), log_p(middles) - log_q)
 
     @staticmethod
-    def atoms(q: list[float], p: list[float]) -> Law:
-        """On the atoms 0 to k - 1."""
+    def atoms(q: list[float], p: list[float]) -> Distribution:
+        """Masses on the atoms 0 to k - 1."""
         with np.errstate(divide="ignore"):
-            return Law(None, np.array(q), np.log(p) - np.log(q))
+            return Distribution(None, np.array(q), np.log(p) - np.log(q))
 
     @property
     def p(self) -> Floats:
@@ -114,7 +114,7 @@ class Law:
         return float((self.q * self.probability(log_m)).sum())
 
     def accepted(self, log_m: float) -> Floats:
-        """The law of accepted rows, [k]: q min(r, M)/acceptance, which is p where M bounds r."""
+        """The distribution of accepted rows, [k]: q min(r, M)/acceptance, which is p where M bounds r."""
         return self.q * self.probability(log_m) / self.acceptance(log_m)
 
     def eps(self, log_m: float) -> float:
@@ -147,7 +147,7 @@ def chisquare_pvalue(x: Floats, mass: Floats) -> float:
 
 
 def wald_pvalue(scores: Floats) -> float:
-    """That independent rows of scores [n, k] have mean 0: their sum in the metric of their own covariance.
+    """Test that independent rows of scores [n, k] have mean 0, by their sum in the metric of their own covariance.
 
     Chi-square with the covariance's rank; for counts that are dependent within a row, and for weighted ones.
     """
@@ -157,16 +157,16 @@ def wald_pvalue(scores: Floats) -> float:
 
 
 def randomised_binomial_pvalues(successes: Floats, trials: int, probability: float, uniforms: Floats) -> Floats:
-    """P(K < k) + u P(K = k): exactly uniform where the law is right, as the p-value of a discrete count is not."""
-    law = stats.binom(trials, probability)
-    return law.cdf(successes - 1) + uniforms * law.pmf(successes)
+    """P(K < k) + u P(K = k): exactly uniform under the right distribution, unlike the p-value of a discrete count."""
+    distribution = stats.binom(trials, probability)
+    return distribution.cdf(successes - 1) + uniforms * distribution.pmf(successes)
 
 
 def energy_pvalue(x: Floats, y: Floats, permutations: int = 999, seed: int = 0) -> float:
-    """That x [n, d] and y [m, d] have one law: energy distance (Szekely & Rizzo 2013) under permutations of the rows.
+    """Test that x [n, d] and y [m, d] have one distribution, by a permutation test of their energy distance.
 
-    2 E|X - Y| - E|X - X'| - E|Y - Y'| is -s'Ds for the distances D and signs s = 1/n on x, -1/m on y. The smallest
-    p-value is 1/(permutations + 1), and P(p <= a) = a for its multiples.
+    The distance 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely & Rizzo 2013) is -s'Ds for the matrix D of distances and
+    signs s = 1/n on x, -1/m on y. The smallest p-value is 1/(permutations + 1), and P(p <= a) = a for its multiples.
     """
     rows = np.concatenate([x, y])
     distances = cdist(rows, rows)

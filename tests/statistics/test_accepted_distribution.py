@@ -1,6 +1,6 @@
-"""Every ratio under every envelope samples the law that it says: q min(r, M), which is p where M bounds r.
+"""Every ratio under every envelope samples the distribution that it says: q min(r, M), which is p where M bounds r.
 
-Laws are SciPy's, not the library's own. Either test of a field of the grid has a false-alarm rate of 1e-4,
+Distributions are SciPy's, not the library's own. Either test of a field of the grid has a false-alarm rate of 1e-4,
 2.5 % in all.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from laws import Law, N, Sample, energy_pvalue, sample_at, sample_chunks, total_variation
+from distributions import Distribution, N, Sample, energy_pvalue, sample_at, sample_chunks, total_variation
 from scipy import stats
 from torch import nn
 from torch.distributions import Categorical, HalfNormal, Independent, MultivariateNormal, Normal, Uniform
@@ -45,21 +45,21 @@ CLASSES = DistributionProposal(Categorical(torch.tensor([0.5, 0.3, 0.2])), colum
 
 @dataclass(frozen=True)
 class Case:
-    """A ratio, the law of its q and r, log sup r worked by hand, and a near miss whose rows must fail that law."""
+    """A ratio, the distribution of its q and r, log sup r worked by hand, and a control whose rows must fail."""
 
     proposal: Proposal
     ratio: Ratio
-    law: Law
+    distribution: Distribution
     log_sup: float
     control: Ratio
     column: str = "x"
 
     def pvalues(self, sample: Sample) -> tuple[float, float]:
-        """Of the rows, KS or chi-square, and of their number, binomial."""
+        """Return the p-value of the rows, by KS or chi-square, and that of their number, binomial."""
         x = sample.rows[self.column].numpy().ravel()
-        expected = self.law.acceptance(sample.log_m)
+        expected = self.distribution.acceptance(sample.log_m)
         count = stats.binomtest(num_rows(sample.rows), sample.statistics.num_scored, expected)
-        return self.law.pvalue(x, self.law.accepted(sample.log_m)), count.pvalue
+        return self.distribution.pvalue(x, self.distribution.accepted(sample.log_m)), count.pvalue
 
 
 class DoubleWell(nn.Module):
@@ -84,11 +84,11 @@ class Quadratic(Network):
 
 
 def wide(log_p):
-    return Law.line(stats.norm(scale=2), log_p, -14, 14)
+    return Distribution.line(stats.norm(scale=2), log_p, -14, 14)
 
 
 def unit(log_p):
-    return Law.line(stats.uniform(), log_p, 0, 1)
+    return Distribution.line(stats.uniform(), log_p, 0, 1)
 
 
 def score(batch):
@@ -103,15 +103,15 @@ def log_half(x):
 def density_of_energy():
     energy, proposal = DoubleWell(), DistributionProposal(Normal(0.0, 1.5))
     ratio = DensityRatio.of_energy(energy, proposal, temperature=0.5)
-    law = Law.line(stats.norm(scale=1.5), lambda x: -2 * (x**2 - 1) ** 2, -10, 10)
+    distribution = Distribution.line(stats.norm(scale=1.5), lambda x: -2 * (x**2 - 1) ** 2, -10, 10)
     # d/dx (-2(x^2 - 1)^2 + x^2/4.5) = 0 at x^2 = 1 + 1/18: -2/324 + (19/18)/4.5, and log(1.5 sqrt(2 pi)) of q
     log_sup = -2 / 324 + 19 / 81 + math.log(1.5) + math.log(2 * math.pi) / 2
     lop_sided = DensityRatio.of_energy(lambda x: energy(x) + 0.1 * x, proposal, temperature=0.5)
-    return Case(proposal, ratio, law, log_sup, lop_sided)
+    return Case(proposal, ratio, distribution, log_sup, lop_sided)
 
 
 class Mixed:
-    """N(1, 1) and N(0, 1) in shares 1/4 and 3/4, as SciPy's laws are called."""
+    """N(1, 1) and N(0, 1) in shares 1/4 and 3/4, as SciPy's distributions are called."""
 
     def logpdf(self, x):
         return np.log(stats.norm.pdf(x, 1) / 4 + 3 * stats.norm.pdf(x) / 4)
@@ -122,7 +122,7 @@ def relative():
     rows = {"x": 1 + torch.randn(400_000, generator=torch.Generator().manual_seed(0))}
     proposal = TargetMixtureProposal(STANDARD, rows, alpha=0.25)
     ratio, control = (RelativeRatio(DensityRatio(Normal(mean, 1.0), STANDARD), proposal) for mean in (1.0, 0.6))
-    return Case(proposal, ratio, Law.line(Mixed(), stats.norm(1).logpdf, -7, 8), 2 * LOG_2, control)
+    return Case(proposal, ratio, Distribution.line(Mixed(), stats.norm(1).logpdf, -7, 8), 2 * LOG_2, control)
 
 
 def product():
@@ -173,7 +173,7 @@ CASES = {
     "verifier": Case(
         STANDARD,
         VerifierRatio(lambda batch: batch["x"] > 1),
-        Law.line(stats.norm, lambda x: np.where(x > 1, stats.norm.logpdf(x), -np.inf), -7, 7, cells=140_000),
+        Distribution.line(stats.norm, lambda x: np.where(x > 1, stats.norm.logpdf(x), -np.inf), -7, 7, cells=140_000),
         0.0,
         VerifierRatio(lambda batch: batch["x"] > 0.9),
     ),
@@ -181,7 +181,7 @@ CASES = {
     "label shift": Case(
         CLASSES,
         LabelShiftRatio([0.1, 0.1, 0.8], [0.5, 0.3, 0.2]),
-        Law.atoms([0.5, 0.3, 0.2], [0.1, 0.1, 0.8]),
+        Distribution.atoms([0.5, 0.3, 0.2], [0.1, 0.1, 0.8]),
         2 * LOG_2,
         LabelShiftRatio([0.15, 0.1, 0.75], [0.5, 0.3, 0.2]),
         column="label",
@@ -209,7 +209,7 @@ CASES = {
     "an eighth in a half": Case(
         HALF,
         DensityRatio(Normal(0.0, 1 / 8), HALF),
-        Law.line(stats.norm(scale=1 / 2), stats.norm(scale=1 / 8).logpdf, -3.5, 3.5),
+        Distribution.line(stats.norm(scale=1 / 2), stats.norm(scale=1 / 8).logpdf, -3.5, 3.5),
         2 * LOG_2,
         DensityRatio(Normal(0.0, 1 / 6), HALF),
     ),
@@ -234,21 +234,21 @@ GRID = [
 
 
 @pytest.mark.parametrize(("case", "envelope"), GRID)
-def test_accepted_rows_follow_the_law(case, envelope):
-    """KS or chi-square, and the count; rows of the near miss must fail. From the supremum on the law is p."""
+def test_accepted_rows_follow_the_distribution(case, envelope):
+    """KS or chi-square, and the count; rows of the near miss must fail. From the supremum on the distribution is p."""
     sample = sample_chunks(case.proposal, case.ratio, envelope)
     assert min(case.pvalues(sample)) > RATE
     if sample.log_m >= case.log_sup:
         assert sample.statistics.num_capped == 0
-        assert total_variation(case.law.accepted(sample.log_m), case.law.p) < 1e-6
+        assert total_variation(case.distribution.accepted(sample.log_m), case.distribution.p) < 1e-6
     assert case.pvalues(sample_at(case.proposal, case.control, sample.choice))[0] < RATE
 
 
 @pytest.mark.parametrize("case", [case for case in CASES.values() if case.ratio.log_bound is not None])
 def test_certified_bounds_are_the_supremum(case):
-    """By hand; on the law's grid r comes near to it and never above."""
+    """The supremum is worked by hand; on the distribution's grid r comes near to it and never above."""
     assert case.ratio.log_bound == pytest.approx(case.log_sup, abs=1e-6)
-    assert case.log_sup - 2e-3 < case.law.log_ratio.max() < case.log_sup + 1e-9
+    assert case.log_sup - 2e-3 < case.distribution.log_ratio.max() < case.log_sup + 1e-9
 
 
 def test_a_mixture_has_its_share_of_target_rows():
@@ -256,7 +256,7 @@ def test_a_mixture_has_its_share_of_target_rows():
     case = CASES["relative"]
     proposals = case.proposal.sample(N, Streams(seed=0))["component"]
     assert stats.binomtest(int(proposals.sum()), N, 1 / 4).pvalue > 1e-3
-    share = (case.law.p * np.exp(case.law.log_ratio) / 4).sum()
+    share = (case.distribution.p * np.exp(case.distribution.log_ratio) / 4).sum()
     accepted = sample_chunks(case.proposal, case.ratio, case.log_sup).rows["component"]
     assert stats.binomtest(int(accepted.sum()), len(accepted), share).pvalue > 1e-3
 
@@ -338,7 +338,9 @@ def test_correlated_target_along_its_axes():
 def fitted():
     """A network that has learned N(1, 1) over N(0, 2) from 4,000 rows of either."""
     rng = np.random.default_rng(0)
-    target, proposals = (torch.from_numpy(rng.normal(*law, (4_000, 1)).astype("float32")) for law in [(1, 1), (0, 2)])
+    target, proposals = (
+        torch.from_numpy(rng.normal(*distribution, (4_000, 1)).astype("float32")) for distribution in [(1, 1), (0, 2)]
+    )
     config = ClassifierRatioConfig(
         network=RatioNetworkConfig(name="mlp", width=32, depth=2, dropout=0.0),
         optimizer=RatioOptimizerConfig(steps=300, batch_size=256, learning_rate=1e-2),
@@ -348,20 +350,20 @@ def fitted():
 
 @pytest.mark.parametrize("envelope", [PilotEnvelope(2_000), BudgetEnvelope(0.2, 2_000)], ids=["pilot", "budget"])
 def test_rows_follow_what_a_network_has_learned(fitted, envelope):
-    """KS against q min(r, M) with the network's r on a grid, and the count: 1e-3 each. That law is near p, not p.
+    """KS against q min(r, M), which is near p but not p, with the network's r on a grid, and the count: 1e-3 each.
 
-    Negative control: the same rows fail the law of a logit half as steep.
+    Negative control: the same rows fail the distribution of a logit half as steep.
     """
     line = DistributionProposal(Independent(Normal(torch.zeros(1), 2 * torch.ones(1)), 1))
 
     def learned(x):
         return fitted.log_ratio({"x": torch.from_numpy(x.astype("float32"))[:, None]}).numpy()
 
-    law = wide(lambda x: learned(x) + stats.norm(scale=2).logpdf(x))
-    case = Case(line, fitted, law, math.nan, fitted)
+    distribution = wide(lambda x: learned(x) + stats.norm(scale=2).logpdf(x))
+    case = Case(line, fitted, distribution, math.nan, fitted)
     sample = sample_chunks(line, fitted, envelope)
     assert min(case.pvalues(sample)) > 1e-3
-    target, accepted = wide(stats.norm(1).logpdf).p, law.accepted(sample.log_m)
-    assert total_variation(accepted, target) < 0.06 < 0.3 < total_variation(law.q, target)
-    flat = Law(law.ends, law.q, law.log_ratio / 2)
+    target, accepted = wide(stats.norm(1).logpdf).p, distribution.accepted(sample.log_m)
+    assert total_variation(accepted, target) < 0.06 < 0.3 < total_variation(distribution.q, target)
+    flat = Distribution(distribution.ends, distribution.q, distribution.log_ratio / 2)
     assert flat.pvalue(sample.rows["x"].numpy().ravel(), flat.accepted(sample.log_m / 2)) < 1e-3
