@@ -64,6 +64,6 @@ def test_label_shift_estimates_reweights_and_rejects(tmp_path: Path, ray_address
 def test_label_shift_without_its_files_is_refused(tmp_path: Path) -> None:
     refused = example("--root", tmp_path, "--output", tmp_path / "run")
     assert refused.returncode == 2
-    assert refused.stderr.startswith("error: root.root=")
+    assert refused.stderr.startswith("error: root=")
     assert refused.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
