@@ -78,8 +78,8 @@ def report_last_round(
     with seed_run.stage("two_sample", "comparing proposals and accepted rows with held-out target images"):
         feature_network, target = seed_run.config.evaluation.feature_network, seed_run.inputs.target.images
         proposals = {"before": seed_run.proposal()} | ({"moved": proposal} if number else {})
-        share = Share.of_training(seed_run.config.training)
-        tested = two_sample_tests(ratio, proposals, accepted, target, feature_network, seed_run.seed, share)
+        share = Share.of_pool(seed_run.config.sampling.pool)  # `rsf sample` may run where training has no room
+        tested = two_sample_tests(ratio, proposals, accepted, target, feature_network, seed_run.seed, share=share)
     sample_images.save(seed_run.store, proposal, accepted, seed_run.inputs, seed_run.seed)
     _report_round(seed_run, number, proposal, ratio, accepted, tested, decision)
     seed_run.progress.say(format_trust_card(report_json.last_round(seed_run.store).trust))

@@ -119,7 +119,10 @@ def test_an_acceptance_out_of_reach_is_named_by_its_place(exploring, section, tm
 
 
 @pytest.mark.parametrize("last", [0, 2])
-def test_accepted_rows_are_evaluated_beside_proposals_as_configured_and_as_moved(last, seed_run, monkeypatch):
+def test_accepted_rows_are_evaluated_beside_proposals_as_configured_and_as_moved(last, tmp_path, monkeypatch):
+    """The share is an actor's: where training needs a GPU, `rsf sample` may have none, and would wait for ever."""
+    sampling = {"num_accepted": 100, "pool": {"cpus_per_actor": 0.5}}
+    seed_run = seed_run_in(tmp_path, sampling=sampling, training={"use_gpu": True})
     asked, configured, moved = [], broad(), broad()
     sampled = SimpleNamespace(fingerprint="ab", report=SimpleNamespace(num_accepted=3))
     for name, stand_in in {
@@ -127,7 +130,7 @@ def test_accepted_rows_are_evaluated_beside_proposals_as_configured_and_as_moved
         "moved_proposal": lambda seed_run, number: moved,
         "decide_class_prior": lambda *_: ClassPriorDecision(),
         "round_sampler": lambda *_: SimpleNamespace(sample=lambda *_: sampled),
-        "two_sample_tests": lambda ratio, proposals, *_: asked.append(proposals),
+        "two_sample_tests": lambda ratio, proposals, *_, share: asked.append((proposals, share)),
         "_report_round": lambda *_: report_json.add_round(seed_run.store, entry_of(last, last=True)),
     }.items():
         monkeypatch.setattr(rounds, name, stand_in)
@@ -135,7 +138,8 @@ def test_accepted_rows_are_evaluated_beside_proposals_as_configured_and_as_moved
     monkeypatch.setattr(SeedRun, "proposal", lambda seed_run: configured)
     monkeypatch.setattr(SeedRun, "ratio", lambda seed_run, proposal, number: ConstantRatio())
     assert rounds.sample_seed(seed_run) is sampled
-    (proposals,) = asked
+    ((proposals, share),) = asked
+    assert (share.cpus, share.gpus) == (0.5, 0.0)
     assert proposals["before"] is configured
     assert ("moved" in proposals) == (last > 0)
     assert proposals.get("moved", moved) is moved
