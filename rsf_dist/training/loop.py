@@ -195,7 +195,7 @@ def _streamed_batches(loop: WorkerContext, state: TrainingState, server: Any, de
 def _finite(loss: float) -> float:
     """Return the loss. All ranks raise StatisticalRefusal if it is not finite."""
     if not torch.isfinite(torch.tensor(loss)):
-        raise StatisticalRefusal("the training loss is not finite", "lower training.learning_rate")
+        raise StatisticalRefusal("the training loss is not finite", "lower the learning_rate of this network")
     return loss
 
 
