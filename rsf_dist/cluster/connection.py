@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from rsf_dist.cluster.ray_workarounds import progress_bars, restored_sigterm, set_log_levels
+from rsf_dist.cluster.ray_workarounds import OWN_CLUSTER, progress_bars, restored_sigterm, set_log_levels
 from rsf_dist.errors import InputError
 from rsf_dist.runtime import user_code
 
@@ -33,7 +33,7 @@ def connect(address: str | None = None, verbose: bool = False, code_folder: str 
     """
     joined_before = ray.is_initialized()
     if not joined_before:
-        _join(address or os.environ.get("RAY_ADDRESS") or "local", verbose, code_folder)
+        _join(address or os.environ.get("RAY_ADDRESS") or OWN_CLUSTER, verbose, code_folder)
     try:
         with progress_bars(shown=verbose):
             yield
@@ -45,13 +45,11 @@ def connect(address: str | None = None, verbose: bool = False, code_folder: str 
 def ensure_cluster() -> None:
     """Join the cluster of RAY_ADDRESS, or start one, for a call from Python outside of `connect`."""
     if not ray.is_initialized():
-        _join(os.environ.get("RAY_ADDRESS") or "local", verbose=False)
+        _join(os.environ.get("RAY_ADDRESS") or OWN_CLUSTER, verbose=False)
 
 
 def _join(address: str, verbose: bool, code_folder: str | None = None) -> None:
-    # Without an address, ray.init joins whatever a file under Ray's temporary folder names, a dead cluster too. The
-    # address "local" never looks there.
-    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    options: dict[str, Any] = {"include_dashboard": False} if address == OWN_CLUSTER else {}
     if code_folder is not None:
         options["runtime_env"] = {
             "env_vars": {user_code.FOLDER_VARIABLE: str(Path(code_folder).expanduser().absolute())},

@@ -14,8 +14,9 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 import ray.data  # its import sets the levels that `set_log_levels` sets again
@@ -24,6 +25,17 @@ from ray import exceptions
 from ray.data import DataContext, Dataset
 
 from rsf_dist.errors import ClusterFailure, RsfError
+
+# Clusters
+
+
+OWN_CLUSTER = "local"
+"""The address with which `ray.init` starts a cluster of the process's own.
+
+Without an address, `ray.init` joins whatever a file under Ray's temporary folder names, even a cluster that is dead.
+Upstream: no issue known.
+"""
+
 
 # Signals
 
@@ -58,6 +70,19 @@ def restored_sigint() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
+
+
+# Tasks
+
+
+def declare_task(function: Callable[..., Any], name: str, num_cpus: float, num_gpus: float) -> Any:
+    """Return the function as a Ray task, whose process ends with it where it holds a GPU.
+
+    Another task in this process would find torch bound to a GPU that by then may be lent to someone else. Ray ends the
+    process only where `ray.remote` declares the GPU, and not where `options` asks for it.
+    Upstream: no issue known.
+    """
+    return ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, name=name)(function)
 
 
 # Ray Train

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import ray
 import torch
 
-from rsf_dist.cluster.ray_workarounds import unwrapped
+from rsf_dist.cluster.ray_workarounds import declare_task, unwrapped
 from rsf_dist.config.resources import Share
 from rsf_dist.runtime import user_code
 from rsf_dist.runtime.allocator import retain_freed_memory
@@ -34,11 +34,8 @@ def run_in_tasks(function: Callable[..., _T], arguments: Iterable[tuple[Any, ...
     """Call the function once for each tuple of arguments, at the same time where there is room.
 
     The results come in the order of the arguments. Raises what the function raises.
-
-    A process that held a GPU ends with its task. Another task in this process would find torch bound to a GPU that by
-    then may belong to someone else. Ray ends the process only where `ray.remote` declares the GPU, not `options`.
     """
-    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, name=function.__name__)(_run_limited)
+    task = declare_task(_run_limited, function.__name__, share.cpus, share.gpus)
     with unwrapped():
         return ray.get([task.remote(function, share, *each) for each in arguments])
 

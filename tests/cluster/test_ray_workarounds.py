@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import ray
 from pyarrow import fs
+from ray._private import services
 from ray.data import DataContext
 from ray.exceptions import WorkerCrashedError
 from ray.train import CheckpointConfig
@@ -26,6 +27,8 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from rsf_dist.cluster import ray_workarounds
 from rsf_dist.cluster.ray_workarounds import (
+    OWN_CLUSTER,
+    declare_task,
     parquet_datasource_v1,
     preserve_order,
     raise_original_errors,
@@ -37,6 +40,17 @@ from rsf_dist.cluster.ray_workarounds import (
 from rsf_dist.errors import ClusterFailure, InputError
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import a test module
+
+
+# Clusters
+
+
+def test_ray_init_without_an_address_joins_even_a_dead_cluster(tmp_path, monkeypatch):
+    """The cluster that the file names is gone, because nothing listens at port 1."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "ray_current_cluster").write_text("192.0.2.1:1")
+    assert services.canonicalize_bootstrap_address(None, str(tmp_path)) == "192.0.2.1:1"
+    assert services.canonicalize_bootstrap_address(OWN_CLUSTER, str(tmp_path)) is None
 
 
 # Signals
@@ -256,16 +270,14 @@ def test_an_error_of_ray_data_keeps_its_actor_pool_alive():
         gc.enable()
 
 
-# GPUs
+# Tasks
 
 
 def test_only_a_declared_gpu_ends_the_process_with_its_task():
-    """`run_in_tasks` declares its GPUs: torch would otherwise stay bound to a GPU that is lent to another task."""
-
     def function():
         pass
 
-    declared, optional = ray.remote(num_gpus=1)(function), ray.remote(function)
+    optional = ray.remote(function)
     optional.options(num_gpus=1)
-    assert declared._default_options.get("max_calls") == 1
     assert optional._default_options.get("max_calls") in (None, 0)
+    assert declare_task(function, "function", num_cpus=0, num_gpus=1)._default_options["max_calls"] == 1
