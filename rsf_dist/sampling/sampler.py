@@ -67,7 +67,7 @@ class RejectionSampler:
         stage: Stage = Stage.SAMPLE,
     ):
         if chunk_size < 1:
-            raise InputError("chunk_size", chunk_size, "must be positive", "use e.g. 4096")
+            raise InputError("sampling.chunk_size", chunk_size, "must be positive", "use e.g. 4096")
         self.proposal, self.ratio, self.envelope = proposal, ratio, envelope or PilotEnvelope()
         self.seed, self.chunk_size, self.stage = seed, chunk_size, stage
         self.pool, self.store, self.budget = pool or PoolConfig(), store, budget or Budget()
@@ -80,16 +80,13 @@ class RejectionSampler:
             InputError: num_accepted is not positive, the pool does not fit the cluster, a column is missing.
             StatisticalRefusal: nothing is accepted, the budget ends short of the rows, a ratio is NaN or +inf.
         """
-        limit = self.budget.proposals_for(num_accepted)
-        if limit < self.chunk_size:
-            rule = f"is below one chunk of {self.chunk_size:,} proposals"
-            raise InputError("budget.max_proposals", limit, rule, "raise it, or lower chunk_size")
+        max_chunks = self._max_chunks(num_accepted)
         self._check(num_accepted)
         started = time.monotonic()
         plan = self.plan(round)
         collector = RowCollector(num_accepted, plan.choice.log_m, plan.choice.margin)
         draw = self._draw(plan, collector, started)
-        draw.run(limit // self.chunk_size, progress or Progress())
+        draw.run(max_chunks, progress or Progress())
         self._check_shortfall(collector)
         return draw.result()
 
@@ -137,10 +134,7 @@ class RejectionSampler:
     def row_stream(self, num_rows: int, round: int = 0, after: Cursor | None = None) -> RowStream:
         """Return a stream of `num_rows` rows after a position; see `stream`. The budget counts earlier rows too."""
         after = after or Cursor()
-        limit = self.budget.proposals_for(after.rows + num_rows)
-        if limit < self.chunk_size:
-            rule = f"is below one chunk of {self.chunk_size:,} proposals"
-            raise InputError("budget.max_proposals", limit, rule, "raise it, or lower chunk_size")
+        max_chunks = self._max_chunks(after.rows + num_rows)
         self._check(num_rows)
         plan = self.plan(round)
         if plan.choice.margin is not None:
@@ -150,13 +144,21 @@ class RejectionSampler:
         stream = RowStream(
             plan.work,
             self.pool,
-            end=limit // self.chunk_size,
+            end=max_chunks,
             chunks_per_task=plan.chunks_per_task(likely, max_actors(self.pool)),
             start=after,
             mean_weight=forecast_mean_weight(plan.pilot.rows.log_ratio, plan.choice.log_m),
             acceptance=plan.acceptance,
         )
         return with_measured_rows(stream)
+
+    def _max_chunks(self, num_accepted: int) -> int:
+        """Return the number of chunks at which the budget of so many rows ends."""
+        limit = self.budget.proposals_for(num_accepted)
+        if limit < self.chunk_size:
+            rule = f"is below one chunk of {self.chunk_size:,} proposals"
+            raise InputError("sampling.budget.max_proposals", limit, rule, "raise it, or lower sampling.chunk_size")
+        return limit // self.chunk_size
 
     def _check(self, num_accepted: int) -> None:
         if num_accepted < 1:
@@ -225,10 +227,8 @@ class RejectionSampler:
         )
         if num_found:
             needed = math.ceil(1.2 * collector.wanted * scored / num_found)
-            remedy = (
-                f"raise budget.max_proposals to about {needed:,}, lower the envelope's log M, or keep what there is "
-            )
-            raise Shortfall(finding, remedy + "with budget.on_shortfall=partial")
+            remedy = f"raise sampling.budget.max_proposals to about {needed:,}, lower the envelope's log M, or keep "
+            raise Shortfall(finding, remedy + "what there is with sampling.budget.on_shortfall=partial")
         remedy = f"log M is {collector.log_m:.4g} and the largest log ratio seen {largest:.4g}: lower log M to that "
         raise Shortfall(finding, remedy + "(envelope kind pilot or budget), or move the proposal to the target")
 

@@ -148,7 +148,7 @@ def test_what_cannot_be_streamed_is_refused(validation) -> None:
     growing = rsf.RejectionSampler(NoisyDigits(), rsf.ConstantRatio(), rsf.AdaptiveEnvelope(num_pilot=64))
     with pytest.raises(rsf.InputError, match=r"envelope.kind=adaptive: its M grows, and rows already handed over"):
         growing.stream(10)
-    with pytest.raises(rsf.InputError, match=r"max_proposals=64: is below one chunk"):
+    with pytest.raises(rsf.InputError, match=r"^sampling.budget.max_proposals=64: is below one chunk"):
         sampler(max_proposals=64).stream(10)
     stream = sampler().row_stream(BATCH)
     with pytest.raises(rsf.InputError, match="a stream leaves no rows to hold out"):

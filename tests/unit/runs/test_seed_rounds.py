@@ -94,7 +94,7 @@ def test_a_round_that_explores_and_falls_short_names_what_is_its_own_to_raise(se
     class Short:
         def sample(self, *_):
             raise Shortfall(
-                "3 of 4 rows accepted after 9 proposals, where the budget ends", "raise budget.max_proposals"
+                "3 of 4 rows accepted after 9 proposals, where the budget ends", "raise sampling.budget.max_proposals"
             )
 
     monkeypatch.setattr(SeedRun, "ratio", lambda seed_run, proposal, number: ConstantRatio())

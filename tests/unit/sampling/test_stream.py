@@ -90,6 +90,6 @@ def test_a_shortfall_says_what_would_be_enough():
     # 8 rows of 100 proposals; 2 steps of 4 rows are done, 3 more need 12: 1.2 * 20 * 100 / 8 = 300.
     said = str(shortfall(STREAM, Cursor(chunk=9, index=9, rows=8), batch=2, steps=5, batch_size=4))
     assert said.startswith("rows for 2 of 5 training steps accepted after 200 proposals, where the budget ends")
-    assert "budget.max_proposals to about 300" in said
+    assert "raise sampling.budget.max_proposals to about 300" in said
     assert "training.steps to 2" in said
     assert "about" not in str(shortfall(STREAM, Cursor(), batch=0, steps=5, batch_size=4))
