@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from markdown_blocks import fenced_blocks
 from typer.main import get_command
 
 from rsf_dist.cli import app
@@ -12,26 +13,13 @@ ROOT = Path(__file__).parents[2]
 READMES = sorted(path for path in ROOT.rglob("README.md") if ".venv" not in path.parts)
 
 
-def blocks(path: Path, language: str) -> list[str]:
-    """The fenced blocks of a language."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
-    return [text for name, text in fenced if name == language]
-
-
 def test_every_code_block_of_the_package_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    shown = blocks(ROOT / "rsf_dist" / "README.md", "python")
+    shown = fenced_blocks(ROOT / "rsf_dist" / "README.md", "python")
     assert len(shown) >= 2
     for block in shown:
         exec(compile(block, "rsf_dist/README.md", "exec"), names)
-
-
-@pytest.mark.ray
-def test_the_python_example_of_the_first_page_runs(capsys):
-    (shown,) = blocks(ROOT / "README.md", "python")
-    exec(compile(shown, "README.md", "exec"), {})
-    assert float(capsys.readouterr().out.split()[0]) == pytest.approx(0.5, abs=0.02)  # 10,000 rows: 4 sd are 0.014
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -51,7 +39,7 @@ def test_the_first_page_is_short():
 
 def test_every_command_that_a_readme_types_exists():
     known = set(get_command(app).commands)
-    shown = "".join(block for path in READMES for block in blocks(path, ""))
+    shown = "".join(block for path in READMES for block in fenced_blocks(path, ""))
     typed = set(re.findall(r"^rsf (\w+)", shown, re.MULTILINE))
     assert typed >= {"run", "plan", "verify"}
     assert typed <= known
