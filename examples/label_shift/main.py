@@ -32,7 +32,7 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 import rsf_dist as rsf
-from rsf_dist.config.images import ImagesConfig
+from rsf_dist.config.images import IdxConfig
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.data.images import load_images
 from rsf_dist.evaluation.predictions import Predictions
@@ -354,8 +354,7 @@ def main(arguments: argparse.Namespace) -> None:
     """
     torch.set_num_threads(1)  # sums of floats must not depend on the number of cores
     photographs, test = (
-        load_images(ImagesConfig(kind="idx", root=arguments.root, split=part, classes=CLASSES))
-        for part in ("train", "test")
+        load_images(IdxConfig(root=arguments.root, split=part, classes=CLASSES)) for part in ("train", "test")
     )
     arguments.output.mkdir(parents=True, exist_ok=True)
     seed_runs = []

@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from rsf_dist.builders.shifted_target import make_shifted_images
-from rsf_dist.config.images import (
-    ImagesConfig,
-    ShiftedTargetConfig,
-    TargetConfig,
-    TargetImagesConfig,
-)
+from rsf_dist.config.images import ImagesKind
 from rsf_dist.config.run import RunConfig
+from rsf_dist.config.shifted_images import ShiftedImagesConfig, ShiftedTargetConfig, TargetConfig, TargetImagesConfig
 from rsf_dist.data.images import ImageSet, load_images
 from rsf_dist.errors import InputError, located
 from rsf_dist.ratios.classifier import MIN_TARGET_IMAGES
@@ -84,8 +80,9 @@ def _read_or_make(
     images: TargetConfig | TargetImagesConfig, section: str, config: RunConfig, source: ImageSet
 ) -> ImageSet:
     """Read the images of a section of the configuration, or make those of kind `shifted`. Raises InputError."""
-    if isinstance(images, ImagesConfig):
+    if isinstance(images, ImagesKind):
         return load_images(images)
+    assert isinstance(images, (ShiftedTargetConfig, ShiftedImagesConfig))
     assert isinstance(config.target, ShiftedTargetConfig)  # RunConfig refuses other targets
     with located("base"):
         base = load_images(images.base)

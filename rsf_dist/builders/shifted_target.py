@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
 
-from rsf_dist.config.images import ParameterShiftConfig, ShiftConfig
+from rsf_dist.config.shifted_images import ParameterShiftConfig, ShiftConfig
 from rsf_dist.data.batch import to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.proposals import AugmentProposal

@@ -7,12 +7,15 @@ from typing import Literal
 from pydantic import model_validator
 
 from rsf_dist.config.base import Fraction, StrictModel
-from rsf_dist.config.images import ImagesConfig, TargetImagesConfig
+from rsf_dist.config.images import IMAGE_KINDS, ImagesConfig
 from rsf_dist.config.model import ModelConfig
+from rsf_dist.config.shifted_images import TEST_KINDS, TargetImagesConfig
 
 Arm = Literal["pretrained", "batch_norm", "pseudo_labels", "random", "weighted", "one_shot", "adaptive", "oracle"]
 
 
+@IMAGE_KINDS.holder
+@TEST_KINDS.holder
 class EvaluationConfig(StrictModel):
     """The images that models are evaluated on, and the arms that are compared.
 

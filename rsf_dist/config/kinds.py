@@ -31,21 +31,22 @@ class Kinds(Generic[Base]):
     Args:
         section: the section's name, for error messages.
         default: the kind of a section that names none. None means that `kind` is required.
+        among: another open set, whose models this section can be, too.
     """
 
-    def __init__(self, section: str, default: str | None = None):
-        self.section, self.default = section, default
+    def __init__(self, section: str, default: str | None = None, among: Kinds[Any] | None = None):
+        self.section, self.default, self.among = section, default, among
         self._models: dict[str, type[Base]] = {}
         self._holders: list[type[BaseModel]] = []
 
     @property
     def models(self) -> tuple[type[Base], ...]:
-        """The registered models, in the order of registration."""
-        return tuple(self._models.values())
+        """The registered models, in the order of registration, after those of the other set."""
+        return (*(self.among.models if self.among else ()), *self._models.values())
 
     def find(self, kind: object) -> type[Base] | None:
         """Return the model of this kind. None means that no model is registered for it."""
-        return self._models.get(kind) if isinstance(kind, str) else None
+        return {kind_of(model): model for model in self.models}.get(kind) if isinstance(kind, str) else None
 
     def register(self, model: type[Member]) -> type[Member]:
         """Add a model, whose field `kind` must be a Literal of one word. Use it as a decorator.
@@ -53,7 +54,7 @@ class Kinds(Generic[Base]):
         Raises:
             TypeError: the model has no such field, or another model has its kind.
         """
-        kind = _kind_of(model)
+        kind = kind_of(model)
         known: type[BaseModel] = self._models.get(kind) or model
         if _name_of(known) != _name_of(model):
             raise TypeError(f"{self.section}.kind={kind} is {_name_of(known)} already; give {_name_of(model)} another")
@@ -63,7 +64,7 @@ class Kinds(Generic[Base]):
 
     def forget(self, model: type[BaseModel]) -> None:
         """Remove a registered model, as a test does with its own."""
-        del self._models[_kind_of(model)]
+        del self._models[kind_of(model)]
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -80,7 +81,7 @@ class Kinds(Generic[Base]):
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Return the tagged union of what is registered by now."""
-        choices = {f"{TAG}{kind}": handler.generate_schema(model) for kind, model in self._models.items()}
+        choices = {f"{TAG}{kind_of(model)}": handler.generate_schema(model) for model in self.models}
         return core_schema.tagged_union_schema(choices, discriminator=_tag_reader(self.default))
 
 
@@ -92,7 +93,8 @@ def _tag_reader(default: str | None) -> Callable[[Any], str | None]:
     return tag
 
 
-def _kind_of(model: type[BaseModel]) -> str:
+def kind_of(model: type[BaseModel]) -> str:
+    """Return the kind that a model stands for. Raises TypeError where it names none."""
     field = model.model_fields.get("kind")
     words = get_args(field.annotation) if field else ()
     if len(words) != 1 or not isinstance(words[0], str):

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from rsf_dist.config import safe_yaml
-from rsf_dist.config.images import DataConfig
+from rsf_dist.config.images import IMAGE_KINDS, DataConfig
 from rsf_dist.config.messages import first_error, one_line
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError
@@ -82,9 +82,11 @@ def _with_filled_sets(section: dict[str, Any], names: Sequence[str], defaults: d
 
 
 def _filled(images: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    if images.get("kind") != "shifted":
-        return defaults | images
-    return _with_filled_sets(images, ("base",), defaults)
+    """Return an image set with the defaults that its kind has a key for."""
+    if images.get("kind") == "shifted":
+        return _with_filled_sets(images, ("base",), defaults)
+    model = IMAGE_KINDS.find(images.get("kind", defaults.get("kind")))
+    return {key: value for key, value in defaults.items() if model is None or key in model.model_fields} | images
 
 
 def _with_rounds(raw: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from rsf_dist.config.base import _LARGEST_COUNT
+from rsf_dist.config.images import IMAGE_KINDS
 from rsf_dist.config.kinds import Kinds
 from rsf_dist.config.messages import kinds
 from rsf_dist.config.run import RunConfig
@@ -37,11 +38,22 @@ language server complete and explain keys: run `rsf schema config > config.schem
 def config_schema() -> dict[str, Any]:
     """Return the JSON Schema of a run's YAML file, with what `config.load` spells out before validation."""
     schema = RunConfig.model_json_schema()
-    schema["$defs"]["ImagesConfig"].pop("required")  # `data` may give the kind
+    _allow_keys_from_data(schema)
     rounds, num_rounds = schema["properties"]["rounds"], schema["$defs"]["RoundsConfig"]["properties"]["num_rounds"]
     number = {key: num_rounds[key] for key in ("type", "minimum", "maximum")}
     rounds["anyOf"] = [{"$ref": rounds.pop("$ref")}, number]
     return {"$schema": DIALECT, **schema}
+
+
+def _allow_keys_from_data(schema: dict[str, Any]) -> None:
+    """Let image sets leave keys out, which `data` may give; without a kind, a set may be of several."""
+    models = schema["$defs"]
+    for model in IMAGE_KINDS.models:
+        models[model.__name__].pop("required", None)
+    keys = [key for section in (schema, *models.values()) for key in section["properties"].values()]
+    for union in [*keys, *(choice for key in keys for choice in key.get("anyOf", []))]:
+        if {"$ref": f"#/$defs/{IMAGE_KINDS.models[0].__name__}"} in union.get("oneOf", []):
+            union["anyOf"] = union.pop("oneOf")
 
 
 def config_markdown() -> str:

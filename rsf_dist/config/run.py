@@ -14,17 +14,20 @@ from pydantic import (
 from rsf_dist.config.base import NonEmptyStr, PositiveInt, StrictModel
 from rsf_dist.config.envelope import ENVELOPE_KINDS, BudgetEnvelopeConfig, EnvelopeConfig
 from rsf_dist.config.evaluation import Arm, EvaluationConfig
-from rsf_dist.config.images import DataConfig, ImagesConfig, ShiftedImagesConfig, TargetConfig
+from rsf_dist.config.images import IMAGE_KINDS, DataConfig, ImagesConfig, ImagesKind
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.config.proposal import PROPOSAL_KINDS, AugmentConfig, ProposalConfig
 from rsf_dist.config.ratio import RATIO_KINDS, ClassifierRatioConfig, RatioConfig
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.sampling import SamplingConfig
+from rsf_dist.config.shifted_images import TARGET_KINDS, ShiftedImagesConfig, TargetConfig
 from rsf_dist.config.task import TASK_KINDS, ClassificationTaskConfig, TaskConfig
 from rsf_dist.config.training import TrainingConfig
 from rsf_dist.errors import InputError
 
 
+@IMAGE_KINDS.holder
+@TARGET_KINDS.holder
 @PROPOSAL_KINDS.holder
 @RATIO_KINDS.holder
 @ENVELOPE_KINDS.holder
@@ -85,7 +88,7 @@ class RunConfig(StrictModel):
     def _like_a_shifted_target(cls, evaluation: EvaluationConfig, info: ValidationInfo) -> EvaluationConfig:
         target = info.data.get("target")  # None means that the target is wrong itself
         for name in ("test", "oracle"):
-            if isinstance(getattr(evaluation, name), ShiftedImagesConfig) and isinstance(target, ImagesConfig):
+            if isinstance(getattr(evaluation, name), ShiftedImagesConfig) and isinstance(target, ImagesKind):
                 raise ValueError(f"{name} of kind shifted is made by target.shift, and target is of kind {target.kind}")
         return evaluation
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from torchvision.io import write_png
 
 from rsf_dist.builders.shifted_target import make_shifted_images
-from rsf_dist.config.images import ImagesConfig, ParameterShiftConfig, ShiftConfig
+from rsf_dist.config.images import DigitsConfig
+from rsf_dist.config.shifted_images import ParameterShiftConfig, ShiftConfig
 from rsf_dist.data.images import ImageSet, load_images
 from rsf_dist.runtime.rng import Stage, Streams
 
@@ -32,7 +33,7 @@ def make_domain(
     folder: Path, seed: int = 1, *, num_images: int = 300, num_test: int = 2_000, num_oracle: int = 2_000
 ) -> None:
     """Write unlabelled/*.png, and test/ and oracle/ with a sub-folder for each digit. Source and test share no scan."""
-    digits = load_images(ImagesConfig(kind="digits"))
+    digits = load_images(DigitsConfig())
     domain, held_out = digits.subset(slice(_SOURCE_END, _TEST_START)), digits.subset(slice(_TEST_START, None))
     for number, (name, base, count) in enumerate(
         [("unlabelled", domain, num_images), ("oracle", domain, num_oracle), ("test", held_out, num_test)]

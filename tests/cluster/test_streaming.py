@@ -18,7 +18,7 @@ from faults import Stepping, all_took, killing, steps_taken_again, wait_until
 
 import rsf_dist as rsf
 from rsf_dist.cluster.ray_workarounds import unwrapped
-from rsf_dist.config.images import ImagesConfig
+from rsf_dist.config.images import DigitsConfig
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.data.arrow import from_table
 from rsf_dist.data.images import load_images
@@ -38,7 +38,7 @@ for module in (sys.modules[__name__], faults):
     ray.cloudpickle.register_pickle_by_value(module)  # the actors cannot import a test module
 
 BATCH, CHUNK = 32, 128
-DIGITS = load_images(ImagesConfig(kind="digits"))
+DIGITS = load_images(DigitsConfig())
 TASK = rsf.ClassificationTask(DIGITS.classes, ModelConfig(width=4), channels=1)
 
 

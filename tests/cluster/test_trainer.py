@@ -14,7 +14,7 @@ import torch
 from faults import Stepping, killing, report_times, steps_taken_again
 
 import rsf_dist as rsf
-from rsf_dist.config.images import ImagesConfig
+from rsf_dist.config.images import DigitsConfig
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.data.arrow import to_table
 from rsf_dist.data.images import load_images
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.ray
 for module in (sys.modules[__name__], faults):
     ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import a test module
 
-DIGITS = load_images(ImagesConfig(kind="digits"))
+DIGITS = load_images(DigitsConfig())
 TASK = rsf.ClassificationTask(DIGITS.classes, ModelConfig(width=4), channels=1)
 
 

@@ -24,7 +24,7 @@ from bad_input.case import CODE, Case, Dumper, changed, sound_run, write_config
 
 from rsf_dist import cli
 from rsf_dist.builders import preflight
-from rsf_dist.config.images import ImagesConfig
+from rsf_dist.config.images import ImageFolderConfig
 from rsf_dist.config.load import dump_config, parse_config
 from rsf_dist.data.images import load_images
 from rsf_dist.errors import InputError, RsfError
@@ -207,7 +207,7 @@ def test_arms_of_target_images_have_no_parameters(arm: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_unusual_image_is_read(name: str, channels: int, tmp_path: Path) -> None:
     file, data = pictures.SOUND_FILES[name]
-    config = ImagesConfig(kind="image_folder", root=str(pictures.a_folder(tmp_path, {file: data})), channels=channels)
+    config = ImageFolderConfig(root=str(pictures.a_folder(tmp_path, {file: data})), channels=channels)
     found = load_images(config)
     assert found.images.shape == (41, channels, 8, 8)
     if name == "16 bits":
@@ -216,7 +216,7 @@ def test_an_unusual_image_is_read(name: str, channels: int, tmp_path: Path) -> N
 
 def test_sixteen_bits_are_scaled_rather_than_cut_off(tmp_path: Path) -> None:
     root = pictures.a_folder(tmp_path, {"x.png": pictures.sixteen_bits(128 * 257)})
-    found = load_images(ImagesConfig(kind="image_folder", root=str(root), channels=1))
+    found = load_images(ImageFolderConfig(root=str(root), channels=1))
     assert found.images[-1].unique().tolist() == [128]
 
 
@@ -226,7 +226,7 @@ def test_images_are_found_through_links_and_not_in_hidden_folders(tmp_path: Path
     (tmp_path / "classes" / ".cache" / "x.png").write_bytes(b"")
     for name in "ab":
         (tmp_path / "classes" / name).symlink_to(root)
-    found = load_images(ImagesConfig(kind="image_folder", root=str(tmp_path / "classes")))
+    found = load_images(ImageFolderConfig(root=str(tmp_path / "classes")))
     assert found.labels is not None
     assert found.labels.tolist() == [0] * 40 + [1] * 40
 

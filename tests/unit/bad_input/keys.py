@@ -51,6 +51,7 @@ SECTIONS: dict[str, list[dict[str, Any]]] = {
         {"kind": "custom", "factory": "a:b"},
     ],
     "task": [{"kind": "custom", "factory": "a:b"}],
+    "source": [{"kind": "idx", "root": "a"}, {"kind": "image_folder", "root": "a"}],
 }
 """Besides the defaults: each kind of each section, once."""
 SHIFTED_TARGET: dict[str, Any] = {

@@ -10,14 +10,15 @@ from scipy import stats
 
 from rsf_dist.builders.inputs import load_inputs
 from rsf_dist.builders.shifted_target import blurred, make_shifted_images, shift_distributions, with_gamma
-from rsf_dist.config.images import ImagesConfig, ShiftConfig
+from rsf_dist.config.images import DigitsConfig
 from rsf_dist.config.load import parse_config
+from rsf_dist.config.shifted_images import ShiftConfig
 from rsf_dist.data.images import ImageSet, load_images
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import AugmentProposal
 from rsf_dist.runtime.rng import Stage, Streams
 
-DIGITS = load_images(ImagesConfig(kind="digits"))
+DIGITS = load_images(DigitsConfig())
 PRIOR = [0.02, 0.2, 0.02, 0.02, 0.2, 0.02, 0.2, 0.02, 0.1, 0.2]
 SHIFT = {"rotation": {"mean": 0.6, "sd": 0.2}, "noise": {"mean": 0.1}, "prior": PRIOR}
 RAW = {

@@ -7,13 +7,14 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from rsf_dist.config.images import ImagesConfig
+from rsf_dist.config.images import IMAGE_KINDS
 from rsf_dist.data.images import ImageSet, load_images
 from rsf_dist.errors import InputError
 
 
 def load(kind, root=None, **options):
-    return load_images(ImagesConfig(kind=kind, root=None if root is None else str(root), **options))
+    given = options if root is None else {"root": str(root), **options}
+    return load_images(IMAGE_KINDS.find(kind)(kind=kind, **given))
 
 
 def refusal(kind, root=None, **options):

@@ -1,0 +1,121 @@
+"""The socket of image sources: a source lists its images first, and reads those that are taken.
+
+A source is a model in `rsf_dist.config.images` and one file here with a function registered by `@list_images.register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsf_dist.config.images import ImagesKind
+from rsf_dist.data.resizing import resized, with_channels
+from rsf_dist.errors import InputError
+
+_MAX_CLASSES = 100_000  # larger labels are no class numbers, and naming all classes below them would not end
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a source, listed before any of them is decoded.
+
+    Args:
+        ids: the name of each image within its source: the path of its file below the root, or its number.
+        read: decodes the images at the given positions; returns uint8 [m, channels, height, width]. It can be pickled.
+            It raises InputError, which names the file.
+        labels: int64 [n] in [0, len(classes)). None means unlabelled.
+        classes: the classes' names, in the order of their labels; empty without labels.
+    """
+
+    ids: Sequence[str]
+    read: Callable[[Sequence[int]], Tensor]
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+
+    def take(self, start: int = 0, limit: int | None = None) -> list[int]:
+        """Return the positions of `limit` images after the first `start`, in ascending order.
+
+        A source whose order is class after class is taken from in turns, one image of each class, so that a limit
+        leaves no class out.
+        """
+        order = _in_turns(self.labels) if self.labels is not None else np.arange(len(self.ids))
+        return sorted(order[start : None if limit is None else start + limit].tolist())
+
+
+@singledispatch
+def list_images(config: ImagesKind) -> Listing:
+    """List the images that an image set's configuration describes.
+
+    Raises:
+        InputError: names a key of the configuration, or a file.
+    """
+    raise InputError("kind", config.kind, "has no source", "register one by @list_images.register")
+
+
+def _in_turns(labels: Tensor) -> np.ndarray:
+    """Return the order of images in turns of the classes, or as it is where classes are mixed already."""
+    classes = labels.numpy()
+    num_changes = int((np.diff(classes) != 0).sum())
+    if num_changes >= len(np.unique(classes)):
+        return np.arange(len(classes))
+    by_class = np.argsort(classes, kind="stable")
+    first = np.searchsorted(classes[by_class], classes[by_class])
+    turn = np.empty(len(classes), np.int64)
+    turn[by_class] = np.arange(len(classes)) - first
+    return np.lexsort((classes, turn))
+
+
+def numbers(count: int) -> list[str]:
+    """Return the ids of images that have no names: their numbers."""
+    return [str(number) for number in range(count)]
+
+
+def read_rows(images: Tensor, config: ImagesKind, positions: Sequence[int]) -> Tensor:
+    """Return the images at the given positions of a source that is in memory, as `config` wants them.
+
+    Args:
+        images: uint8 [n, c, h, w].
+        config: says channels and size.
+        positions: of the images to return.
+    """
+    chosen = with_channels(images[torch.as_tensor(positions, dtype=torch.int64)], config.channels)
+    return chosen if config.size is None else resized(chosen, config.size, config.resize)
+
+
+def numbered(labels: np.ndarray) -> tuple[str, ...]:
+    """Return the classes 0, 1, … up to the largest label. Raises InputError where a label is no class number."""
+    largest = int(labels.max(initial=0)) if labels.dtype.kind in "iu" else 0  # words have no largest
+    if largest >= _MAX_CLASSES:
+        rule = f"labels must be class numbers below {_MAX_CLASSES:,}"
+        raise InputError("labels", largest, rule, "number the classes 0, 1, …")
+    return tuple(str(label) for label in range(largest + 1))
+
+
+def checked_labels(labels: np.ndarray, num_images: int, classes: tuple[str, ...]) -> Tensor:
+    """Return the labels as int64 [n]. Raises InputError unless each image has one, of the classes."""
+    if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
+        rule = f"`labels` must be integers of shape [{num_images}]"
+        raise InputError("labels", f"{labels.dtype} {list(labels.shape)}", rule, "give each image one label")
+    outside = labels[(labels < 0) | (labels >= len(classes))]
+    if len(outside):
+        rule = f"labels must lie in [0, {len(classes)}), the classes {list(classes)}"
+        raise InputError("labels", int(outside[0]), rule, "correct the label or list all `classes`")
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def existing(root: str) -> Path:
+    """Return the path of a source that is there. Raises InputError."""
+    try:
+        path = Path(root).expanduser()
+        if path.exists():
+            return path
+        rule = "does not exist"
+    except (OSError, RuntimeError) as err:  # RuntimeError: `~` of a user without a home folder
+        rule = f"cannot be looked up ({err})"
+    raise InputError("root", root, rule, "correct the path")

@@ -1,0 +1,54 @@
+"""Source `npz`: arrays `images` and, where labelled, `labels` and `classes`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+
+from rsf_dist.config.images import NpzConfig
+from rsf_dist.data.sources.base import Listing, checked_labels, existing, list_images, numbered, numbers, read_rows
+from rsf_dist.errors import InputError
+
+
+@list_images.register
+def _(config: NpzConfig) -> Listing:
+    arrays = _arrays(config.root)
+    images = arrays["images"]
+    tensor = torch.from_numpy(images if images.ndim == 4 else images[:, None])
+    ids, read = numbers(len(images)), partial(read_rows, tensor, config)
+    if "labels" not in arrays:
+        return Listing(ids, read)
+    classes = config.classes or _named(arrays)
+    return Listing(ids, read, checked_labels(arrays["labels"], len(images), classes), classes)
+
+
+def _arrays(root: str) -> dict[str, np.ndarray]:
+    """Read the file's arrays. Raises InputError unless `images` is among them and holds images."""
+    path = existing(root)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("images", "labels", "classes") if name in file.files}
+            names = sorted(file.files)
+    except Exception as err:  # of the archive, the arrays or memory: the file is at fault for each
+        rule = f"is not an npz file of plain arrays ({err})"
+        raise InputError("root", path, rule, "write it again, without objects") from err
+    if "images" not in arrays:
+        raise InputError("root", path, f"holds {names}, not `images`", "save the images under that name")
+    images = arrays["images"]
+    if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[1] in (1, 3))):
+        rule = "`images` must be uint8 [n, h, w] or [n, c, h, w] with 1 or 3 channels"
+        remedy = "save them as uint8 [n, h, w] or [n, c, h, w]"
+        raise InputError("root", f"{images.dtype} {list(images.shape)}", rule, remedy)
+    return arrays
+
+
+def _named(arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Return the classes that an npz file names, or else the numbers of its labels."""
+    if "classes" not in arrays:
+        return numbered(arrays["labels"])
+    names = [str(name) for name in arrays["classes"].reshape(-1)]
+    if arrays["classes"].ndim != 1 or len(set(names)) < len(names):
+        raise InputError("classes", names, "`classes` must be a list of different names", "rename them")
+    return tuple(names)
