@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from rsf_dist.config.images import ImagesKind
@@ -22,26 +24,33 @@ class ImageSet:
         images: uint8 [n, channels, height, width].
         labels: int64 [n] in [0, len(classes)). None means unlabelled.
         classes: the classes' names, in the order of their labels; empty without labels.
+        annotations: columns beside the images: `boxes` float32 [n, K, 4] (x0 y0 x1 y1 in pixels) with `box_label` int64
+            [n, K], -1 where there is no box; or `mask` uint8 [n, height, width], a class's number, 255 where none is.
+        ids: the names of the images within their source, by which an accepted row can be traced back.
     """
 
     images: Tensor
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    annotations: Mapping[str, Tensor] = field(default_factory=dict)
+    ids: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def subset(self, index: Tensor | slice) -> ImageSet:
         """Return the images (and labels) at `index`."""
-        return ImageSet(
-            take_rows(self.images, index), None if self.labels is None else self.labels[index], self.classes
-        )
+        annotations = {name: take_rows(column, index) for name, column in self.annotations.items()}
+        labels = None if self.labels is None else self.labels[index]
+        positions = torch.arange(len(self))[index].tolist() if self.ids else []
+        ids = tuple(self.ids[position] for position in positions)
+        return ImageSet(take_rows(self.images, index), labels, self.classes, annotations, ids)
 
     def digest(self) -> str:
-        """Return the SHA-256, in hexadecimal, of shape, images, labels and classes."""
+        """Return the SHA-256, in hexadecimal, of shape, images, labels, annotations and classes."""
         head = json.dumps({"shape": list(self.images.shape), "classes": self.classes})
         digest = hashlib.sha256(head.encode())
-        for column in (self.images, self.labels):
+        for column in (self.images, self.labels, *(self.annotations[name] for name in sorted(self.annotations))):
             if column is not None:
                 digest.update(column.contiguous().numpy().data)
         return digest.hexdigest()
@@ -76,7 +85,9 @@ def load_images(config: ImagesKind) -> ImageSet:
     taken = listing.take(config.start, config.limit)
     if not taken:
         raise InputError("start", config.start, "leaves no images", "lower it")
-    images = listing.read(taken)
+    annotations = dict(listing.read(taken))
+    images = annotations.pop("image")
     if images.numel() == 0:
         raise InputError("root", root, "holds images without pixels", "save them again")
-    return ImageSet(images, None if listing.labels is None else listing.labels[taken], listing.classes)
+    labels = None if listing.labels is None else listing.labels[taken]
+    return ImageSet(images, labels, listing.classes, annotations, tuple(listing.ids[position] for position in taken))

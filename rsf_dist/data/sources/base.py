@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rsf_dist.config.images import ImagesKind
+from rsf_dist.data.batch import Batch
 from rsf_dist.data.resizing import resized, with_channels
 from rsf_dist.errors import InputError
 
@@ -27,14 +28,16 @@ class Listing:
 
     Args:
         ids: the name of each image within its source: the path of its file below the root, or its number.
-        read: decodes the images at the given positions; returns uint8 [m, channels, height, width]. It can be pickled.
-            It raises InputError, which names the file.
+        read: decodes the images at the given positions. It returns a Batch: `image` uint8 [m, channels, height, width],
+            and where the source has them `boxes` float32 [m, K, 4] with `box_label` int64 [m, K], K the largest number
+            of boxes of an image of the source, or `mask` uint8 [m, height, width]. It can be pickled. It raises
+            InputError, which names the file.
         labels: int64 [n] in [0, len(classes)). None means unlabelled.
         classes: the classes' names, in the order of their labels; empty without labels.
     """
 
     ids: Sequence[str]
-    read: Callable[[Sequence[int]], Tensor]
+    read: Callable[[Sequence[int]], Batch]
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
 
@@ -76,8 +79,8 @@ def numbers(count: int) -> list[str]:
     return [str(number) for number in range(count)]
 
 
-def read_rows(images: Tensor, config: ImagesKind, positions: Sequence[int]) -> Tensor:
-    """Return the images at the given positions of a source that is in memory, as `config` wants them.
+def read_rows(images: Tensor, config: ImagesKind, positions: Sequence[int]) -> Batch:
+    """Read the images at the given positions of a source that is in memory, as `config` wants them.
 
     Args:
         images: uint8 [n, c, h, w].
@@ -85,7 +88,7 @@ def read_rows(images: Tensor, config: ImagesKind, positions: Sequence[int]) -> T
         positions: of the images to return.
     """
     chosen = with_channels(images[torch.as_tensor(positions, dtype=torch.int64)], config.channels)
-    return chosen if config.size is None else resized(chosen, config.size, config.resize)
+    return {"image": chosen if config.size is None else resized(chosen, config.size, config.resize)}
 
 
 def numbered(labels: np.ndarray) -> tuple[str, ...]:

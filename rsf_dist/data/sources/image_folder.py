@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rsf_dist.config.images import ImageFolderConfig
+from rsf_dist.data.batch import Batch
 from rsf_dist.data.decoding import decode
 from rsf_dist.data.resizing import resized
 from rsf_dist.data.sources.base import Listing, checked_labels, existing, list_images
@@ -27,10 +28,10 @@ class _Files:
     paths: Sequence[Path]
     config: ImageFolderConfig
 
-    def __call__(self, positions: Sequence[int]) -> Tensor:
+    def __call__(self, positions: Sequence[int]) -> Batch:
         paths = [self.paths[position] for position in positions]
         images = [self._read(path) for path in paths]
-        return torch.stack(_same_size(images, paths))
+        return {"image": torch.stack(_same_size(images, paths))}
 
     def _read(self, path: Path) -> Tensor:
         image = decode(path, self.config.channels or 3)

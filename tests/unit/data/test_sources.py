@@ -58,7 +58,7 @@ def stripes() -> Iterator[list[list[int]]]:
     def read(config, positions):
         asked.append(list(positions))
         rows = torch.tensor([config.levels[position] for position in positions], dtype=torch.uint8)
-        return rows.reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+        return {"image": rows.reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)}
 
     IMAGE_KINDS.register(StripesConfig)
     list_images.register(StripesConfig, lambda config: Listing(numbers(len(config.levels)), partial(read, config)))
