@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 UNIT := --ignore tests/cluster --ignore tests/benchmarks
-TWO_CLUSTERS := --numprocesses 2 --dist loadfile
+TWO_CLUSTERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test lint unit ray soak bench clean
 

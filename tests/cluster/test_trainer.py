@@ -266,6 +266,6 @@ def test_resumes_and_steps_back_over_what_is_damaged(tmp_path) -> None:
         (Path(saved.checkpoint.path) / "training.pt").unlink()
     shutil.rmtree(older, ignore_errors=True)
     (tmp_path / "again" / "checkpoint_manager_snapshot.json").write_text('{"checkpoint_results": [')
-    anew = tuner(num_workers=2).fit(dataset())
+    anew = tuner().fit(dataset())
     assert [evaluation["step"] for evaluation in anew.history.evaluations] == [20, 40, 60]
     assert anew.metrics["accuracy"] > 0.5

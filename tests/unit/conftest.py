@@ -1,5 +1,10 @@
+import os
+
 import pytest
 import torch
+
+# A unit test that calls Ray by mistake fails, and starts no cluster.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 
 @pytest.fixture(autouse=True, scope="session")

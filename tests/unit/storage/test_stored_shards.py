@@ -1,5 +1,6 @@
 """Shards that are whole by their SHA-256, and hold something else than the manifest says: named by file and column."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,13 +27,20 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return without_ray(monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sampled round, which every test has a copy of."""
+    run = tmp_path_factory.mktemp("sampled") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        sampler_into(RunStore(run)).sample(WANTED)
+    return run
+
+
 @pytest.fixture
-def store(tmp_path: Path, drawn: list[int]) -> RunStore:
-    """A sampled round."""
-    store = RunStore(tmp_path / "run")
-    sampler_into(store).sample(WANTED)
-    drawn.clear()
-    return store
+def store(sampled: Path, tmp_path: Path, drawn: list[int]) -> RunStore:
+    shutil.copytree(sampled, tmp_path / "run")
+    return RunStore(tmp_path / "run")
 
 
 def test_they_are_read_without_actors_for_their_footers(store, monkeypatch) -> None:
