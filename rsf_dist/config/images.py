@@ -9,9 +9,11 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    field_validator,
     model_validator,
 )
 
+from rsf_dist.config.angles import require_radians
 from rsf_dist.config.base import (
     Count,
     Finite,
@@ -56,8 +58,8 @@ class ImagesConfig(StrictModel):
     classes: ClassNames = ()
     """The classes' names, in the order of their labels. Empty means the names that the files or folders give."""
     size: Size | None = None
-    """[height, width] in pixels that images of an `image_folder` are scaled to cover and cropped to. null means that
-    they stay as they are, which requires images of one size."""
+    """[height, width] in pixels that images of an `image_folder` are scaled to cover and cropped to. One number means a
+    square. null means that they stay as they are, which requires images of one size."""
     channels: Channels = 3
     """Channels of an `image_folder`'s images: 1 (grey) or 3 (RGB)."""
 
@@ -101,6 +103,11 @@ class ParameterShiftConfig(StrictModel):
     sd: NonNegative = 0.0
     """Standard deviation of each normal distribution, in the parameter's unit. 0 means constant."""
 
+    @classmethod
+    def spelt_out(cls, value: Any) -> str | None:
+        """Return numbers as means."""
+        return f"{{mean: {value}}}" if isinstance(value, (int, float, list, tuple)) else None
+
 
 class ShiftConfig(StrictModel):
     """The difference between a made target domain and the photographs that it is made from.
@@ -128,6 +135,14 @@ class ShiftConfig(StrictModel):
     """Exponent of the intensities on the scale 0 to 1, after the blur and before the noise. Below 1 is brighter."""
     prior: Prior | None = None
     """Weight of each class, one number a class; they are normalised. null means as frequent as in the photographs."""
+
+    @field_validator("rotation")
+    @classmethod
+    def _in_radians(cls, rotation: ParameterShiftConfig | None) -> ParameterShiftConfig | None:
+        if rotation is not None:
+            require_radians("mean", rotation.mean)
+            require_radians("sd", rotation.sd)
+        return rotation
 
 
 class ShiftedTargetConfig(StrictModel):
