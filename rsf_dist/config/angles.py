@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rsf_dist.config.base import refusal
+from rsf_dist.config.base import finite_float, refusal
 
 _LARGEST = 2 * math.pi * 1.01
 """A full turn, and room for a full turn that was rounded."""
@@ -35,6 +35,7 @@ def in_radians(degrees: Any) -> Any:
 
 
 def _numbers(value: Any) -> list[float]:
+    """Return a number, or the numbers of a list, as floats; empty if anything in it is no finite number."""
     values = value if isinstance(value, (list, tuple)) else [value]
-    numbers = [number for number in values if isinstance(number, (int, float)) and math.isfinite(number)]
-    return numbers if len(numbers) == len(values) else []
+    numbers = [finite_float(number) for number in values]
+    return [number for number in numbers if number is not None] if None not in numbers else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import (
@@ -69,6 +70,17 @@ def refusal(rule: str, remedy: str, key: str = "", value: Any = None) -> Pydanti
     return PydanticCustomError(REFUSAL, "{rule}", {"rule": rule, "remedy": remedy, "key": key, "value": value})
 
 
+def finite_float(value: Any) -> float | None:
+    """Return a number as a float. None means that the value is no number, or none that a finite float can be."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return None
+    return number if math.isfinite(number) else None
+
+
 REFUSAL = "refusal"
 """The type of a validator's own error among pydantic's."""
 
@@ -83,8 +95,13 @@ class StrictModel(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _reject_bools(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic takes `true` for 1; and YAML takes an unquoted yes, no, on or off for a flag
+    def _reject_what_pydantic_converts(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes `true` for 1, and YAML takes an unquoted yes, no, on or off for a flag; pydantic takes a set
+        # for a list, in an order that changes from process to process
+        if isinstance(value, (set, frozenset)):
+            raise refusal("must not be a set, whose items have no order", "write a list, [a, b]")
+        if isinstance(value, int) and finite_float(int(value)) is None:
+            raise refusal("has too many digits", "give a smaller number")
         annotation = cls.model_fields[str(info.field_name)].annotation
         values = value if isinstance(value, list) else [value]
         if annotation is not bool and any(isinstance(element, bool) for element in values):

@@ -24,6 +24,7 @@ from rsf_dist.config.base import (
     Prior,
     Size,
     StrictModel,
+    finite_float,
 )
 from rsf_dist.config.kinds import TAG
 
@@ -106,7 +107,8 @@ class ParameterShiftConfig(StrictModel):
     @classmethod
     def spelt_out(cls, value: Any) -> str | None:
         """Return numbers as means."""
-        return f"{{mean: {value}}}" if isinstance(value, (int, float, list, tuple)) else None
+        numbers = list(value) if isinstance(value, (list, tuple)) else [value]
+        return f"{{mean: {value}}}" if numbers and None not in map(finite_float, numbers) else None
 
 
 class ShiftConfig(StrictModel):

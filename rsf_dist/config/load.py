@@ -58,7 +58,9 @@ def _with_overrides(text: str, overrides: Sequence[str], path: str) -> dict[str,
     except safe_yaml.UnclearNumber as err:
         raise InputError("config", path, str(err), err.remedy) from err
     except ValueError as err:
-        raise InputError("config", path, f"is not YAML ({one_line(err)})", "correct the syntax there") from err
+        raise InputError(
+            "config", path, f"is not YAML ({one_line(err)})", "correct the syntax there, or put a text in quotes"
+        ) from err
     if not isinstance(raw, dict):
         raise InputError("config", path, "must hold keys and values", "see the examples")
     for override in overrides:

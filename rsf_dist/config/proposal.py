@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, model_validator
 
 from rsf_dist.config.angles import require_radians
-from rsf_dist.config.base import ImportPath, NonEmptyStr, PositiveFloat, PositiveInt, Prior, StrictModel
+from rsf_dist.config.base import (
+    ImportPath,
+    NonEmptyStr,
+    PositiveFloat,
+    PositiveInt,
+    Prior,
+    StrictModel,
+    finite_float,
+)
 from rsf_dist.config.kinds import Kinds
 
 ParameterName = Literal["rotation", "scale", "brightness", "contrast", "translate_x", "translate_y", "noise"]
@@ -47,9 +55,9 @@ class DistributionConfig(StrictModel):
     @classmethod
     def spelt_out(cls, value: Any) -> str | None:
         """Return two numbers as the ends of a uniform distribution, and one as the mean of a normal one."""
-        if isinstance(value, (list, tuple)) and len(value) == 2:
+        if isinstance(value, (list, tuple)) and len(value) == 2 and None not in map(finite_float, value):
             return f"{{uniform: [{value[0]}, {value[1]}]}}"
-        return f"{{normal: [{value}, sd]}}" if isinstance(value, (int, float)) else None
+        return None if finite_float(value) is None else f"{{normal: [{value}, sd]}}"
 
 
 Distributions = Annotated[dict[ParameterName, DistributionConfig], AfterValidator(_checked)]

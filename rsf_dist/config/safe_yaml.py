@@ -16,6 +16,10 @@ MAX_NODES = 100_000
 """Largest number of values and keys in one text. What an alias names counts again at each alias."""
 
 
+_THIS_TEXT = 'in "<unicode string>", '
+"""PyYAML's name of a text without a file, in front of a line's number."""
+
+
 class UnclearNumber(ValueError):
     """A number that can be read in two ways; `remedy` says what to write instead."""
 
@@ -75,7 +79,7 @@ def read(text: str) -> Any:
         _count(node, {})
         return loader.construct_document(node)
     except yaml.YAMLError as err:
-        raise ValueError(str(err)) from err
+        raise ValueError(str(err).replace(_THIS_TEXT, "at ")) from err
     except (KeyError, AttributeError, IndexError, TypeError) as err:  # PyYAML's, if a tag does not fit its value
         raise ValueError("a tag (!!…) does not fit the value that it stands before") from err
     except RecursionError as err:

@@ -16,7 +16,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from rsf_dist.config.angles import in_radians, looks_like_degrees
-from rsf_dist.config.base import REFUSAL
+from rsf_dist.config.base import REFUSAL, finite_float
+
+_MANY = 1e15
+"""Integers above this are no longer exact as floats, and none is meant."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def _fixed(text: str) -> Callable[[Broken], str]:
 def _integer(broken: Broken) -> str:
     """Return an integer close to what was meant, where this can be told."""
     number = _as_number(broken.value)
-    if number is None or not math.isfinite(number):
+    if number is None or abs(number) > _MANY:
         return "write digits alone, e.g. 100"
     low, high = math.floor(number), math.ceil(number)
     return f"write {low}" if low == high else f"write {low} or {high}"
@@ -69,7 +72,7 @@ def _integer(broken: Broken) -> str:
 
 def _number(broken: Broken) -> str:
     number = _as_number(broken.value)
-    return "write e.g. 0.5" if number is None or not math.isfinite(number) else f"write {number:g}"
+    return "write e.g. 0.5" if number is None else f"write {number:g}"
 
 
 def _as_number(value: Any) -> float | None:
@@ -78,8 +81,8 @@ def _as_number(value: Any) -> float | None:
         value = value[0]
     if isinstance(value, str):
         found = re.fullmatch(r"([-+]?[\d ]*\.?\d+(?:[eE][-+]?\d{1,2})?) ?(%?)", value.strip())
-        return float(found[1].replace(" ", "")) / (100 if found[2] else 1) if found else None
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+        value = float(found[1].replace(" ", "")) / (100 if found[2] else 1) if found else None
+    return finite_float(value)
 
 
 def _text(broken: Broken) -> str:
@@ -115,7 +118,7 @@ def _section(broken: Broken) -> str:
     value, unit = broken.value, ""
     if broken.key == "rotation" and looks_like_degrees(value):
         value, unit = in_radians(value), ", in radians"
-    for model in () if isinstance(value, bool) else broken.models:
+    for model in broken.models:
         if (written := getattr(model, "spelt_out", lambda _: None)(value)) is not None:
             return f"write {written}{unit}"
     known = sorted({name for model in broken.models for name in model.model_fields})

@@ -132,6 +132,35 @@ def test_a_number_or_date_in_place_of_a_text_is_to_be_quoted(key, text, quoted):
     assert caught.value.remedy == f"put it in quotes, {quoted}"
 
 
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("training: {{learning_rate: {}}}", "training.learning_rate"),
+        ("training: {{steps: {}}}", "training.steps"),
+        ("training: {{steps: [{}]}}", "training.steps"),
+        ("training: {{steps: '{}.5'}}", "training.steps"),
+        ("data: {{size: {}}}", "data.size"),
+        ("proposal: {{parameters: {{rotation: [0, {}]}}}}", "proposal.parameters.rotation"),
+        ("proposal: {{parameters: {{rotation: {}}}}}", "proposal.parameters.rotation"),
+        ("proposal: {{parameters: {{rotation: {{uniform: [0, {}]}}}}}}", "proposal.parameters.rotation.uniform.1"),
+    ],
+)
+def test_a_number_that_no_float_can_be_is_refused(text, field):
+    with pytest.raises(InputError) as caught:
+        parse_text(BASE + text.format(10**400))
+    assert caught.value.field == field
+
+
+def test_a_set_is_refused_because_its_order_changes_from_process_to_process():
+    with pytest.raises(InputError, match=r"must not be a set, whose items have no order; write a list, \[a, b\]"):
+        parse_text(BASE + "data: {classes: !!set {a, b}}")
+
+
+def test_a_fault_of_syntax_is_told_with_its_line():
+    with pytest.raises(InputError, match=r"'@' that cannot start any token at line 5, column 14.*put a text in quotes"):
+        parse_text(BASE + "code_folder: @x")
+
+
 def test_what_windows_editors_add_is_passed_over():
     text = "\ufeff" + BASE.replace("\n", "\r\n")
     assert parse_text(text) == parse_text(BASE)
