@@ -101,17 +101,10 @@ def compare(
 
     All arms have equally many rows and optimizer steps.
     """
-    from rsf_dist.config.load import load_config
-    from rsf_dist.config.run import comparable_arms
+    from rsf_dist.config.comparison import load_comparison
 
-    loaded = load_config(config, overrides or ())
-    possible = comparable_arms(loaded)
-    chosen = possible if arms is None else [name.strip() for name in arms.split(",")]
-    folder = output or _beside(loaded.output)
-    num_seeds = seeds or (loaded.num_seeds if loaded.num_seeds > 1 else 3)
-    own = [f"evaluation.arms=[{', '.join(chosen)}]", f"num_seeds={num_seeds}", f"output={json.dumps(folder)}"]
-    own += [] if "oracle" in chosen else ["evaluation.oracle=null"]
-    _run_job("run", load_config(config, [*(overrides or ()), *own]), address, as_json, strict, debug)
+    chosen = None if arms is None else [name.strip() for name in arms.split(",")]
+    _run_job("run", load_comparison(config, overrides or (), chosen, seeds, output), address, as_json, strict, debug)
 
 
 @app.command()
@@ -302,12 +295,6 @@ def main() -> None:
             raise
         _complain(err.format_message())
         sys.exit(InputError.exit_code)
-
-
-def _beside(output: str) -> str:
-    """Return the comparison's directory, beside the run's own."""
-    path, question_mark, options = output.partition("?")  # as in s3://bucket/run?endpoint_override=…
-    return f"{path.rstrip('/')}-compare{question_mark}{options}"
 
 
 def _demo_names() -> Iterator[str]:

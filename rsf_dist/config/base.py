@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
 )
+from pydantic_core import PydanticCustomError
 
 _LARGEST_COUNT = 10**12  # larger counts are typing errors, and would not fit the integers of files and tensors
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -25,8 +29,20 @@ Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
 Prior = tuple[NonNegative, ...]
 """One number a class, in the order of the classes."""
 
-Size = tuple[PositiveInt, PositiveInt]
-"""Height and width in pixels."""
+
+def _square(value: Any) -> Any:
+    return (value, value) if type(value) in (int, float) else value
+
+
+_PIXELS = {"type": "integer", "exclusiveMinimum": 0, "maximum": _LARGEST_COUNT}
+_HEIGHT_AND_WIDTH = {"type": "array", "prefixItems": [_PIXELS, _PIXELS], "minItems": 2, "maxItems": 2}
+
+Size = Annotated[
+    tuple[PositiveInt, PositiveInt],
+    BeforeValidator(_square),
+    WithJsonSchema({"anyOf": [_HEIGHT_AND_WIDTH, _PIXELS]}),
+]
+"""Height and width in pixels. One number is both."""
 
 NonEmptyStr = Annotated[str, Field(min_length=1)]
 
@@ -42,6 +58,33 @@ ImportPath = Annotated[str, AfterValidator(_import_path)]
 """`package.module:name` of a class or function of the user's own, see `rsf_dist.runtime.user_code`."""
 
 
+def refusal(rule: str, remedy: str, key: str = "", value: Any = None) -> PydanticCustomError:
+    """Return the error that a validator raises where it knows what to type.
+
+    Args:
+        rule: the rule that the value breaks.
+        remedy: what to type.
+        key: the wrong key, named from the section that the validator checks. Empty for the section itself.
+        value: the key's value. It has no effect without `key`.
+    """
+    return PydanticCustomError(REFUSAL, "{rule}", {"rule": rule, "remedy": remedy, "key": key, "value": value})
+
+
+def finite_float(value: Any) -> float | None:
+    """Return a number as a float. None means that the value is no number, or none that a finite float can be."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return None
+    return number if math.isfinite(number) else None
+
+
+REFUSAL = "refusal"
+"""The type of a validator's own error among pydantic's."""
+
+
 class StrictModel(BaseModel):
     """A section of the configuration: immutable, and unknown keys are refused.
 
@@ -52,10 +95,21 @@ class StrictModel(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _reject_bools(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic takes `true` for 1; and YAML takes an unquoted yes, no, on or off for a flag
+    def _reject_what_pydantic_converts(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes `true` for 1, and YAML takes an unquoted yes, no, on or off for a flag; pydantic takes a set
+        # for a list, in an order that changes from process to process
+        if isinstance(value, (set, frozenset)):
+            raise refusal("must not be a set, whose items have no order", "write a list, [a, b]")
+        if isinstance(value, int) and finite_float(int(value)) is None:
+            raise refusal("has too many digits", "give a smaller number")
         annotation = cls.model_fields[str(info.field_name)].annotation
         values = value if isinstance(value, list) else [value]
         if annotation is not bool and any(isinstance(element, bool) for element in values):
-            raise ValueError("must not be true or false (yes, no, on and off need quotes to be words)")
+            rule = "must not be true or false (yes, no, on and off need quotes to be words)"
+            raise refusal(rule, 'write the value itself, a word in quotes, e.g. "yes"')
         return value
+
+    @classmethod
+    def spelt_out(cls, value: Any) -> str | None:
+        """Return the section as it should be written, for a value that stands in its place. None means no idea."""
+        return None

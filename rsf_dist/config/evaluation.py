@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from rsf_dist.config.base import Fraction, StrictModel
+from rsf_dist.config.base import Fraction, StrictModel, refusal
 from rsf_dist.config.images import IMAGE_KINDS, ImagesConfig
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.shifted_images import TEST_KINDS, TargetImagesConfig
@@ -29,8 +29,9 @@ class EvaluationConfig(StrictModel):
     """Labelled images of the source domain that are held out. They show what fine-tuning costs there. null means that
     this is not measured."""
     oracle: TargetImagesConfig | None = None
-    """Labelled images of the target domain for arm `oracle`, at least sampling.num_accepted, other ones than in `test`.
-    Kind `shifted` makes them as the target is made. Needed if `arms` names `oracle`, and refused otherwise."""
+    """Labelled images of the target domain for arm `oracle`, other ones than in `test`. If there are fewer images than
+    accepted rows, they are drawn with replacement. Kind `shifted` makes them as the target is made. Needed if `arms`
+    names `oracle`, and refused otherwise."""
     arms: tuple[Arm, ...] = ("pretrained", "random")
     """Models that the run's own is compared with. `pretrained`: the model before fine-tuning. `batch_norm`: the same,
     with batch-norm statistics from the target images. `pseudo_labels`: fine-tuned on target images, labelled by the
@@ -49,5 +50,6 @@ class EvaluationConfig(StrictModel):
     @model_validator(mode="after")
     def _arms_have_data(self) -> EvaluationConfig:
         if ("oracle" in self.arms) != (self.oracle is not None):
-            raise ValueError("arm `oracle` and the images of `oracle` go together")
+            add, leave_out = ("oracle to arms", "its images") if self.oracle else ("its images as oracle", "the arm")
+            raise refusal("arm `oracle` and the images of `oracle` go together", f"add {add}, or leave {leave_out} out")
         return self

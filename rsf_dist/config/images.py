@@ -40,8 +40,8 @@ class ImagesKind(StrictModel):
     classes: ClassNames = ()
     """The classes' names, in the order of their labels. Empty means the names that the files or folders give."""
     size: Size | None = None
-    """[height, width] in pixels that images are brought to, by `resize`. null means that they stay as they are, which
-    requires images of one size."""
+    """[height, width] in pixels that images are brought to, by `resize`. One number means a square. null means that
+    they stay as they are, which requires images of one size."""
     resize: Resize = "cover"
     """How images are brought to `size`. `cover`: scaled to cover it, and cropped to its middle. `fit`: scaled to fit
     into it, with black bars. `stretch`: scaled in each direction by itself."""

@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from rsf_dist.config import safe_yaml
+from rsf_dist.config.fields import fields_at, takes_null, takes_only_text
 from rsf_dist.config.images import IMAGE_KINDS, DataConfig
 from rsf_dist.config.messages import first_error, one_line
 from rsf_dist.config.run import RunConfig
@@ -25,11 +26,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Args:
         path: relative paths in the file are relative to the working directory, not to the file.
-        overrides: each `key.sub=value`, its value read as YAML. They come after the file's own keys.
+        overrides: each `key.sub=value`. They come after the file's own keys. A value is read as YAML, except that the
+            value of a key that only takes text is this text as it stands.
 
     Raises:
         InputError: the first thing that is wrong.
     """
+    return parse_config(read_file(path, overrides))
+
+
+def read_file(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the file's keys and values with the overrides, unchecked. Raises InputError where they are no YAML."""
     try:
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(safe_yaml.MAX_CHARACTERS + 1)  # a device has no end
@@ -37,20 +44,28 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise InputError("config", path, "no such file", "correct the path") from err
     except (OSError, ValueError) as err:  # ValueError: bytes that are no text, a path that can be none
         raise InputError("config", path, f"cannot be read ({err})", "name a YAML file") from err
-    return parse_text(text, overrides, str(path))
+    return _with_overrides(text, overrides, str(path))
 
 
 def parse_text(text: str, overrides: Sequence[str] = (), path: str = "config.yaml") -> RunConfig:
     """Check a configuration given as YAML text; `path` names the file in errors. Raises InputError."""
+    return parse_config(_with_overrides(text, overrides, path))
+
+
+def _with_overrides(text: str, overrides: Sequence[str], path: str) -> dict[str, Any]:
     try:
         raw = safe_yaml.read(text)
+    except safe_yaml.UnclearNumber as err:
+        raise InputError("config", path, str(err), err.remedy) from err
     except ValueError as err:
-        raise InputError("config", path, f"is not YAML ({one_line(err)})", "correct the syntax there") from err
+        raise InputError(
+            "config", path, f"is not YAML ({one_line(err)})", "correct the syntax there, or put a text in quotes"
+        ) from err
     if not isinstance(raw, dict):
         raise InputError("config", path, "must hold keys and values", "see the examples")
     for override in overrides:
         _apply(raw, override)
-    return parse_config(raw)
+    return raw
 
 
 def parse_config(raw: dict[str, Any]) -> RunConfig:
@@ -113,7 +128,36 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise InputError("override", override, f"{parent} is a value, not a section", "correct the key")
     try:
-        value = safe_yaml.read(text)
+        value = _value(key, text)
+    except safe_yaml.UnclearNumber as err:
+        raise InputError("override", override, str(err).partition(": ")[2], err.remedy) from err
     except ValueError as err:
         raise InputError("override", override, f"its value is not YAML ({one_line(err)})", "quote it") from err
     node[leaf] = _rounds_section(value, node.get(leaf)) if key == "rounds" else value
+
+
+def _value(key: str, text: str) -> Any:
+    """Return an override's value. A shell has quoted the text once, so a text need not be quoted for YAML again."""
+    fields = fields_at(RunConfig, key.split("."))
+    if fields and all(map(takes_only_text, fields)):
+        return _text(text.strip(), null=all(map(takes_null, fields)))
+    value = safe_yaml.read(text)
+    if isinstance(value, str) and not fields:  # below `options`, anything goes
+        return _text(text.strip(), null=False)
+    return value
+
+
+def _text(text: str, null: bool) -> str | None:
+    """Return the text as it stands, without quotes around it; None where it is YAML's null and `null` allows this."""
+    if null and text in _NULLS:
+        return None
+    if text[:1] not in ("'", '"'):
+        return text
+    try:
+        unquoted = safe_yaml.read(text)
+    except ValueError:  # quotes that are part of the text
+        return text
+    return unquoted if isinstance(unquoted, str) else text
+
+
+_NULLS = ("", "~", "null", "Null", "NULL")

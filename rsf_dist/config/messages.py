@@ -5,13 +5,19 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-from rsf_dist.config.kinds import TAG, Kinds
+from rsf_dist.config.base import REFUSAL
+from rsf_dist.config.fields import fields_at, models_at
+from rsf_dist.config.kinds import TAG
+from rsf_dist.config.wording import Broken, words_of
 from rsf_dist.errors import InputError
+
+_KEY = "[key]"
+"""Pydantic's mark of an error of a dictionary's key, at the end of its place."""
 
 RENAMED = {
     "code": "code_folder",
@@ -47,12 +53,43 @@ def first_error(error: ValidationError, root: type[BaseModel]) -> InputError:
     if first["type"].startswith("union_tag"):
         return _kind_error(field, first)
     if first["type"] == "extra_forbidden":
-        return _unknown_key(field, location[-1], first["input"], _keys_at(root, tagged[:-1]))
-    if first["type"] == "missing":
+        known = sorted({name for model in models_at(root, tagged[:-1]) for name in model.model_fields})
+        return _unknown_key(field, location[-1], first["input"], known)
+    if location and location[-1] == _KEY:
+        return _unknown_name(location[:-1], first)
+    if first["type"] == "missing" and isinstance(first["input"], dict):
         return InputError(field, "(absent)", "is required", "add it")
-    rule = one_line(first["msg"].removeprefix("Value error, "))
-    value = first["input"] if not isinstance(first["input"], dict) else "{…}"
-    return InputError(field, value, rule[0].lower() + rule[1:], "correct it")
+    return _broken_rule(root, tagged, first)
+
+
+def _broken_rule(root: type[BaseModel], tagged: Sequence[str], error: ErrorDetails) -> InputError:
+    """Return the error of a value, in the words of its rule."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "missing":  # an item of a list
+        kind, tagged = "missing_item", tagged[:-1]
+    fields = fields_at(root, tagged)
+    key = next((part for part in reversed(tagged) if not part.startswith(TAG)), "")
+    models = models_at(root, tagged) if kind == "model_type" else ()
+    rule, remedy = words_of(Broken(kind, error["input"], context, error["msg"], key, fields, models))
+    location = [part for part in tagged if not part.startswith(TAG)]
+    value = error["input"]
+    if kind == REFUSAL and context["key"]:
+        location, value = [*location, context["key"]], context["value"]
+    return InputError(".".join(location) or "config", _shown(value), one_line(rule), one_line(remedy))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return "{…}"
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _unknown_name(location: Sequence[str], error: ErrorDetails) -> InputError:
+    """Return the error of a name in a dictionary: a text that is none of the names there are, or no text."""
+    field, name = ".".join(location), error["input"]
+    if error["type"] != "literal_error":
+        return InputError(field, name, "keys must be text", f'put the key in quotes, "{name}"')
+    return _unknown_key(field, str(name), name, re.findall(r"'([^']*)'", error["ctx"]["expected"]))
 
 
 def _unknown_key(field: str, name: str, value: Any, known: Sequence[str]) -> InputError:
@@ -78,38 +115,6 @@ def _kind_error(field: str, error: Any) -> InputError:
     close = difflib.get_close_matches(str(section["kind"]), kinds, n=1)
     remedy = f"did you mean {close[0]}?" if close else "choose one of these"
     return InputError(f"{field}.kind", section["kind"], f"must be one of {', '.join(kinds)}", remedy)
-
-
-def _keys_at(root: type[BaseModel], location: Sequence[str]) -> list[str]:
-    models = [root]
-    for part in location:
-        if part.startswith(TAG):
-            models = [model for model in models if part == TAG + ",".join(kinds(model))]
-            continue
-        models = [
-            inner
-            for model in models
-            if part in model.model_fields
-            for inner in _models_in_field(model.model_fields[part])
-        ] or models
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def kinds(model: type[BaseModel]) -> tuple[str, ...]:
-    """Return the kinds that a union's member stands for."""
-    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
-
-
-def _models_in_field(field: FieldInfo) -> list[type[BaseModel]]:
-    return [model for part in (field.annotation, *field.metadata) for model in _models_in(part)]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, Kinds):
-        return list(annotation.models)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in _models_in(argument)]
 
 
 def one_line(text: object) -> str:

@@ -34,7 +34,8 @@ class ModelConfig(StrictModel):
     """Path of a .safetensors or .pt file, or the name of torchvision weights (which torchvision downloads). A head of
     another shape is replaced. null means random weights, or the weights that a function of your own loads."""
     input_size: Size | None = None
-    """[height, width] in pixels that images are resized to in the network. null means that they are not resized."""
+    """[height, width] in pixels that images are resized to in the network. One number means a square. null means that
+    they are not resized."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the layers' arithmetic in training, scoring and use. `bfloat16` uses torch's autocast, which is
     faster on a GPU that supports it. Weights and the last linear layer stay in float32, because a logit of 8 bits gives

@@ -10,13 +10,26 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, model_validator
 
-from rsf_dist.config.base import ImportPath, NonEmptyStr, PositiveFloat, PositiveInt, Prior, StrictModel
+from rsf_dist.config.angles import require_radians
+from rsf_dist.config.base import (
+    ImportPath,
+    NonEmptyStr,
+    PositiveFloat,
+    PositiveInt,
+    Prior,
+    StrictModel,
+    finite_float,
+)
 from rsf_dist.config.kinds import Kinds
 
 ParameterName = Literal["rotation", "scale", "brightness", "contrast", "translate_x", "translate_y", "noise"]
 
 
-def _in_canonical_order(distributions: dict[str, Any]) -> dict[str, Any]:
+def _checked(distributions: dict[str, Any]) -> dict[str, Any]:
+    """Return the distributions in the canonical order, once their angles are known to be in radians."""
+    if (rotation := distributions.get("rotation")) is not None:
+        for key in ("uniform", "normal"):
+            require_radians(f"rotation.{key}", getattr(rotation, key))
     return {name: distributions[name] for name in get_args(ParameterName) if name in distributions}
 
 
@@ -39,8 +52,15 @@ class DistributionConfig(StrictModel):
             raise ValueError("uniform needs low < high")
         return self
 
+    @classmethod
+    def spelt_out(cls, value: Any) -> str | None:
+        """Return two numbers as the ends of a uniform distribution, and one as the mean of a normal one."""
+        if isinstance(value, (list, tuple)) and len(value) == 2 and None not in map(finite_float, value):
+            return f"{{uniform: [{value[0]}, {value[1]}]}}"
+        return None if finite_float(value) is None else f"{{normal: [{value}, sd]}}"
 
-Distributions = Annotated[dict[ParameterName, DistributionConfig], AfterValidator(_in_canonical_order)]
+
+Distributions = Annotated[dict[ParameterName, DistributionConfig], AfterValidator(_checked)]
 """A distribution for each parameter. The order in which a file names them has no effect."""
 
 

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from rsf_dist.config.base import _LARGEST_COUNT
+from rsf_dist.config.fields import kinds
 from rsf_dist.config.images import IMAGE_KINDS
 from rsf_dist.config.kinds import Kinds
-from rsf_dist.config.messages import kinds
 from rsf_dist.config.run import RunConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -29,8 +29,9 @@ Made from the models in this folder by `rsf schema config --markdown > rsf_dist/
 
 A heading is the place of a section in the file: `sampling.pool` is the key `pool` of the section `sampling`,
 `ratio[product]` is a `ratio` of kind `product`, and `*` is any name or number. On the command line an override has the
-same path: `rsf run config.yaml sampling.pool.max_actors=4`. A key without a default is required. Editors with a YAML
-language server complete and explain keys: run `rsf schema config > config.schema.json` and begin the file with
+same path: `rsf run config.yaml sampling.pool.max_actors=4`. Its value is read as YAML, except that a key of type text
+takes its text as it stands: `output="runs/a #2"`. A key without a default is required. Editors with a YAML language
+server complete and explain keys: run `rsf schema config > config.schema.json` and begin the file with
 `# yaml-language-server: $schema=config.schema.json`.
 """
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, field_validator
 
-from rsf_dist.config.base import Finite, NonNegative, PositiveFloat, PositiveInt, Prior, StrictModel
+from rsf_dist.config.angles import require_radians
+from rsf_dist.config.base import Finite, NonNegative, PositiveFloat, PositiveInt, Prior, StrictModel, finite_float
 from rsf_dist.config.images import IMAGE_KINDS, ImagesConfig
 from rsf_dist.config.kinds import Kinds
 
@@ -24,6 +25,12 @@ class ParameterShiftConfig(StrictModel):
     """Mean of the normal distribution, in the parameter's unit. A list means several distributions, equally likely."""
     sd: NonNegative = 0.0
     """Standard deviation of each normal distribution, in the parameter's unit. 0 means constant."""
+
+    @classmethod
+    def spelt_out(cls, value: Any) -> str | None:
+        """Return numbers as means."""
+        numbers = list(value) if isinstance(value, (list, tuple)) else [value]
+        return f"{{mean: {value}}}" if numbers and None not in map(finite_float, numbers) else None
 
 
 class ShiftConfig(StrictModel):
@@ -52,6 +59,14 @@ class ShiftConfig(StrictModel):
     """Exponent of the intensities on the scale 0 to 1, after the blur and before the noise. Below 1 is brighter."""
     prior: Prior | None = None
     """Weight of each class, one number a class; they are normalised. null means as frequent as in the photographs."""
+
+    @field_validator("rotation")
+    @classmethod
+    def _in_radians(cls, rotation: ParameterShiftConfig | None) -> ParameterShiftConfig | None:
+        if rotation is not None:
+            require_radians("mean", rotation.mean)
+            require_radians("sd", rotation.sd)
+        return rotation
 
 
 TARGET_KINDS = Kinds[StrictModel]("target", among=IMAGE_KINDS)

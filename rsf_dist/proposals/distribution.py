@@ -22,10 +22,13 @@ class DistributionProposal:
         column: the name under which x travels.
 
     Raises:
-        InputError: the distribution is a batch of several.
+        InputError: the distribution is a batch of several, or none of torch's.
     """
 
     def __init__(self, distribution: Distribution, column: str = "x"):
+        if not all(hasattr(distribution, name) for name in ("batch_shape", "event_shape", "sample", "log_prob")):
+            rule, remedy = "is no distribution of torch", "use a class of torch.distributions, or write a proposal"
+            raise InputError("distribution", type(distribution).__name__, rule, remedy)
         if distribution.batch_shape != torch.Size():
             raise InputError(
                 "distribution",

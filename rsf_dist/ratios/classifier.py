@@ -26,18 +26,19 @@ from torch import Tensor, nn
 from rsf_dist.config.model import OptimizerConfig
 from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.data.batch import Batch, take_rows
-from rsf_dist.errors import InputError, located
+from rsf_dist.errors import InputError, StatisticalRefusal, located
 from rsf_dist.models.networks import Network, in_pieces
 from rsf_dist.models.optimization import descend
 from rsf_dist.models.spec import NetworkSpec, load_network, save_network
 from rsf_dist.ratios import calibration as calibrations
 from rsf_dist.ratios.calibration import Calibration, calibrate, truth_and_weights
 from rsf_dist.ratios.info import HeldOut, RatioInfo, RatioQuality
+from rsf_dist.ratios.rows import MIN_ROWS, require_learnable, require_rank
 from rsf_dist.runtime.device import device, seeded, to_cpu_copy
 from rsf_dist.runtime.rng import Purpose, Stage, Streams
 from rsf_dist.types import Floats
 
-MIN_TARGET_IMAGES = 30
+MIN_TARGET_IMAGES = MIN_ROWS
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class ClassifierRatio:
                 `seed`.
 
         Raises:
-            InputError: too few target rows, rows that differ in shape.
-            StatisticalRefusal: the loss is not finite.
+            InputError: too few target rows or proposals, rows that differ in shape or are no finite numbers.
+            StatisticalRefusal: the loss, or a fitted logit, is not finite.
         """
         config = config or ClassifierRatioConfig()
         splits = split_samples(target, proposals, config, seed if split_seed is None else split_seed)
@@ -149,14 +150,17 @@ class ClassifierRatio:
         config: ClassifierRatioConfig,
         column: str = "image",
     ) -> ClassifierRatio:
-        """Calibrate fitted networks on `splits.calibration` and evaluate them on `splits.test`."""
+        """Calibrate fitted networks on `splits.calibration` and evaluate them on `splits.test`.
+
+        Raises StatisticalRefusal where a logit is not finite.
+        """
         for network in networks:
             network.to(device()).eval()
-        on_target, on_proposals = (_logits(networks, part) for part in _parts(splits.calibration))
+        on_target, on_proposals = (_finite_logits(networks, part) for part in _parts(splits.calibration))
         calibration = calibrate(on_target, on_proposals, config.calibration)
 
         highest = config.max_log_ratio
-        target, proposals = (calibration(_logits(networks, part)) for part in _parts(splits.test))
+        target, proposals = (calibration(_finite_logits(networks, part)) for part in _parts(splits.test))
         quality = evaluate_ratio(_clip(target, highest), _clip(proposals, highest), str(calibration))
         return cls(networks, spec, calibration, quality, target, splits.test_index, column, highest)
 
@@ -166,7 +170,12 @@ class ClassifierRatio:
             raise InputError(
                 "column", self.column, f"is not among the rows' {sorted(batch)}", "propose that column", absolute=True
             )
-        logits = _logits([network.to(device()) for network in self.networks], batch[self.column])
+        rows = batch[self.column]
+        require_rank(self.column, rows)
+        if rows.ndim == 2 and rows.shape[1] != self.spec.channels:
+            rule = f"the ratio was learned from rows of {self.spec.channels} numbers"
+            raise InputError(self.column, f"rows of {rows.shape[1]} numbers", rule, "propose such rows", absolute=True)
+        logits = _logits([network.to(device()) for network in self.networks], rows)
         return torch.from_numpy(_clip(self.calibration(logits), self.max_log_ratio))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -205,17 +214,8 @@ class ClassifierRatio:
 
 
 def split_samples(target: Tensor, proposals: Tensor, config: ClassifierRatioConfig, seed: int) -> Splits:
-    """Shuffle and cut target rows and proposals into disjoint parts."""
-    if len(target) < MIN_TARGET_IMAGES:
-        remedy = "give more target images"
-        raise InputError(
-            "target", f"{len(target)} images", f"a ratio needs {MIN_TARGET_IMAGES} or more", remedy, absolute=True
-        )
-    if target.shape[1:] != proposals.shape[1:]:
-        ours, theirs = list(target.shape[1:]), list(proposals.shape[1:])
-        raise InputError(
-            "target", ours, f"images must be like the proposals {theirs}", "set the `size` of both", absolute=True
-        )
+    """Shuffle and cut target rows and proposals into disjoint parts. Raises InputError as `require_learnable`."""
+    require_learnable(target, proposals)
     generator = Streams(seed, Stage.RATIO).numpy(Purpose.SPLIT)
 
     def cut(n: int) -> Sequence[Tensor]:
@@ -334,4 +334,13 @@ def _clip(log_ratio: Floats, highest: float | None) -> Floats:
 def _logits(networks: Sequence[Network], rows: Tensor) -> Floats:
     """Return the mean of the networks' logits, float64 [n]."""
     members = [in_pieces(network, rows, network.numbers_per_row(rows))[:, 0].double() for network in networks]
-    return torch.stack(members).mean(dim=0).cpu().numpy()
+    return torch.stack(members).mean(dim=0).detach().cpu().numpy()
+
+
+def _finite_logits(networks: Sequence[Network], rows: Tensor) -> Floats:
+    """Return `_logits`. Raises StatisticalRefusal unless all are finite: the last step's weights are in no loss."""
+    logits = _logits(networks, rows)
+    if not np.isfinite(logits).all():
+        remedy = "lower {key}"
+        raise StatisticalRefusal("the fitted network's logits are not finite", remedy, key="optimizer.learning_rate")
+    return logits

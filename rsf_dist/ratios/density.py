@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -24,8 +25,9 @@ class DensityRatio:
     """The ratio log p(x) - log q(x).
 
     Args:
-        target: p, as a torch distribution, anything with `log_prob(x)`, or a callable x -> [n] that gives log p(x); it
-            may lack its normalising constant. Values outside a distribution's support have density 0.
+        target: p, as a torch distribution, anything with `log_prob(x)`, or a callable x -> [n] that gives log p(x), a
+            tensor or a NumPy array; it may lack its normalising constant. Values outside a distribution's support have
+            density 0.
         proposal: the proposal that draws x, with its density.
         log_bound: sup log p/q where you know it, which certifies M. None means that it is computed for two Gaussians or
             two Categoricals (`ratios.bounds`), and unknown else.
@@ -43,6 +45,10 @@ class DensityRatio:
         log_bound: float | None = None,
         target_samples: Tensor | None = None,
     ):
+        if not hasattr(target, "log_prob") and (hasattr(target, "logpdf") or hasattr(target, "logpmf")):
+            name = "logpdf" if hasattr(target, "logpdf") else "logpmf"
+            remedy = f"wrap it, lambda x: p.{name}(x.numpy())"
+            raise InputError("target", f"{type(target).__name__} of SciPy", "has no log_prob", remedy)
         if not (hasattr(target, "log_prob") or callable(target)):
             raise InputError("target", target, "has no log_prob and cannot be called", "give a density")
         if isinstance(target, Distribution) and target.batch_shape != torch.Size():
@@ -94,9 +100,11 @@ class DensityRatio:
             )
         x = batch[self.proposal.column]
         target = self._log_target(x)
-        if target.shape != (len(x),):
-            rule = f"log p must have shape [{len(x)}], one number a row"
-            raise InputError("target", list(target.shape), rule, "use a distribution whose batch_shape is empty")
+        if target.shape != (len(x),) or target.is_complex():
+            rule = f"log p must have shape [{len(x)}], one real number a row"
+            squeeze = target.shape == (len(x), 1)
+            remedy = "return it without the last axis, .squeeze(1)" if squeeze else "sum it over the event's axes"
+            raise InputError("target", list(target.shape), rule, remedy)
         target, proposal = target.double(), self.proposal.log_prob(batch).double()
         return torch.where(target == -torch.inf, target, target - proposal)
 
@@ -104,7 +112,18 @@ class DensityRatio:
         with torch.no_grad():
             if isinstance(self.target, Distribution):
                 return log_density(self.target, x)
-            return self.target.log_prob(x) if hasattr(self.target, "log_prob") else self.target(x)
+            return as_tensor(self.target.log_prob(x) if hasattr(self.target, "log_prob") else self.target(x), "target")
+
+
+def as_tensor(returned: object, field: str) -> Tensor:
+    """Return what a density gave as a tensor: a tensor as it is, a NumPy array of numbers too. Raises InputError."""
+    if isinstance(returned, Tensor):
+        return returned
+    if isinstance(returned, np.ndarray) and returned.dtype.kind in "fiu":
+        return torch.from_numpy(np.array(returned, np.float64, order="C"))
+    found = f"{type(returned).__name__} of {returned.dtype}" if isinstance(returned, np.ndarray) else type(returned)
+    name = found if isinstance(found, str) else found.__name__
+    raise InputError(field, f"a {name}", "gives no tensor", "return log p(x) as a tensor [n], or a NumPy array")
 
 
 class _Boltzmann:
@@ -114,4 +133,4 @@ class _Boltzmann:
         self.energy, self.temperature = energy, temperature
 
     def __call__(self, x: Tensor) -> Tensor:
-        return -self.energy(x).double() / self.temperature
+        return -as_tensor(self.energy(x), "energy").double() / self.temperature

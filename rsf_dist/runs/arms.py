@@ -163,4 +163,7 @@ def arm_rows(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Modu
         share = Share.of_training(config.training)
         return baselines.pseudo_labelled_rows(before, inputs.target, least, num_rows, seed_run.seed, share)
     assert inputs.oracle is not None
+    if len(inputs.oracle) < num_rows:
+        there_are = f"evaluation.oracle has {len(inputs.oracle):,} images for {num_rows:,} rows"
+        seed_run.progress.say(f"{there_are}: arm oracle draws them with replacement")
     return baselines.oracle_rows(inputs.oracle, num_rows, seed_run.seed)

@@ -92,8 +92,9 @@ def _weigh(rows: pa.Table, largest: float) -> pa.Table:
 
 
 def oracle_rows(images: ImageSet, num_rows: int, seed: int) -> Dataset:
-    """Return labelled target images, at most `num_rows` of them, in random order."""
-    order = Streams(seed, Stage.CONTROL).numpy(Purpose.ORACLE_ROWS).permutation(len(images))[:num_rows]
+    """Return `num_rows` labelled target images in random order; drawn with replacement where there are fewer."""
+    generator, count = Streams(seed, Stage.CONTROL).numpy(Purpose.ORACLE_ROWS), len(images)
+    order = generator.permutation(count)[:num_rows] if count >= num_rows else generator.integers(count, size=num_rows)
     chosen = images.subset(torch.from_numpy(order))
     return _dataset(chosen.images, chosen.require_labels())
 

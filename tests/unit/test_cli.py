@@ -55,7 +55,7 @@ def test_help_names_every_command_and_imports_neither_torch_nor_ray() -> None:
     [
         ("sampling.num_acepted=5", ("sampling.num_acepted", "unknown key", "did you mean num_accepted?")),
         ("sampling.num_accepted=0", ("sampling.num_accepted=0", "greater than 0")),
-        ("sampling.num_accepted=many", ("sampling.num_accepted=many", "valid integer")),
+        ("sampling.num_accepted=many", ("sampling.num_accepted=many", "must be an integer")),
         ("training.learning_rate=.nan", ("training.learning_rate=nan", "finite")),
         ("training.batch_size", ("key=value",)),
     ],

@@ -118,8 +118,11 @@ def test_a_tag_of_yaml_runs_nothing(tag: str, tmp_path: Path) -> None:
     text = f"output: !!python/{tag.format(path=tmp_path / 'trapped')}\n"
     with pytest.raises(ValueError, match="could not determine a constructor for the tag"):
         safe_yaml.read(text)
+    value = text.strip().partition(": ")[2]
     with pytest.raises(InputError, match="its value is not YAML"):
-        load.parse_text("{}", [text.strip().replace(": ", "=", 1)])
+        load.parse_text("{}", [f"model.options={value}"])
+    with pytest.raises(InputError, match=r"source=\(absent\)"):  # as an output it is a text, and no tag
+        load.parse_text("{}", [f"output={value}"])
     assert not (tmp_path / "trapped").exists()
     if "apply" in tag:
         yaml.unsafe_load(text)  # it would have

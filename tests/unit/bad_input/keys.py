@@ -124,7 +124,7 @@ def _bad_pairs(path: str, section: BaseModel) -> Iterator[tuple[str, Any]]:
 
 
 def _bad_values(name: str, about: dict[str, Any], models: dict[str, Any]) -> Iterator[Any]:
-    choices = about.get("anyOf", [about])
+    choices = list(_choices(about))
     if {"type": "null"} not in choices:
         yield None
     about = next(choice for choice in choices if choice.get("type") != "null")
@@ -139,8 +139,15 @@ def _bad_values(name: str, about: dict[str, Any], models: dict[str, Any]) -> Ite
     if "enum" in about or "const" in about:
         yield from ("nonsense", "", -1, [1], {"a": 1})
     else:
-        sound = {"mean": [1.0], "rounds": 3}  # where a shorter way to say it is taken too
+        sound = {"mean": [1.0], "rounds": 3, "size": 3, "input_size": 3}  # where a shorter way to say it is taken too
         yield from (bad for bad in _OF_TYPE[about["type"]](about) if name not in sound or bad != sound[name])
+
+
+def _choices(about: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if "anyOf" not in about:
+        yield about
+    for choice in about.get("anyOf", ()):
+        yield from _choices(choice)
 
 
 def _resolved(about: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:

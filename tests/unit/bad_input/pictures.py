@@ -348,7 +348,6 @@ def cases() -> Iterator[Case]:
     yield Case("a folder for a file", "target.root", lambda folder: {"target.root": str(folder)})
     yield Case("too few target images", "target", lambda folder: {"target.limit": 5})
     yield Case("a start beyond the end", "target.start", lambda folder: {"target.start": 40})
-    yield Case("a limit of oracle rows", "evaluation.oracle", _short_oracle)
     for name, (field, changes) in SHIFTED_TARGETS.items():
         yield Case(f"a made target domain {name}", field, _shifted_target(changes))
 
@@ -368,9 +367,6 @@ SHIFTED_TARGETS: dict[str, tuple[str, Changes]] = {
                                "target.shift.prior": [1, 1]}),
     "with a test from nowhere": (
         "evaluation.test.base.root", {"evaluation.test": {"kind": "shifted", "base": {"kind": "npz", "root": "no"}}}),
-    "with too few oracle rows": (
-        "evaluation.oracle", {"evaluation": {"oracle": {"kind": "shifted", "base": {"kind": "npz"}, "num_images": 4},
-                                             "arms": ["one_shot", "oracle"]}}),
 }  # fmt: skip
 """Changes of a target made from the source's images."""
 
@@ -381,8 +377,3 @@ def _shifted_target(changes: Changes) -> Callable[[Path], Changes]:
         return base | changes
 
     return changed
-
-
-def _short_oracle(folder: Path) -> Changes:
-    oracle = {"kind": "npz", "root": str(folder / "source.npz"), "limit": 4}
-    return {"evaluation": {"oracle": oracle, "arms": ["one_shot", "oracle"]}}

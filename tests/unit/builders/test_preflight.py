@@ -465,7 +465,7 @@ def test_a_proposal_without_a_class_prior():
         ({"ratio": {"kind": "reward", "score": "a:b()"}}, "ratio.score", "must be an import path"),
         ({"ratio": {"kind": "reward", "score": "a:b", "beta": 0}}, "ratio.beta", "greater than 0"),
         ({"ratio": {"kind": "reward", "score": "a:b", "max_score": float("inf")}}, "ratio.max_score", "finite"),
-        ({"ratio": {"kind": "verifier", "passes": 3}}, "ratio.passes", "valid string"),
+        ({"ratio": {"kind": "verifier", "passes": 3}}, "ratio.passes", "must be text"),
         ({"ratio": {"kind": "density", "parameters": {}}}, "ratio.parameters", "at least 1 item"),
         ({"ratio": {"kind": "density", "parameters": {"rotation": {}}}}, "ratio.parameters.rotation", "exactly one of"),
         ({"ratio": {"kind": "label_shift", "target_prior": [-1, 2]}}, "ratio.target_prior.0", "greater than or equal"),

@@ -158,10 +158,10 @@ def test_missing_key(raw, field):
         ("ratio.gpus", math.inf, "finite"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", 2**32, "less than 4294967296"),
-        ("output", 3, "string"),
+        ("output", 3, "text"),
         ("source.kind", "webdataset", "one of digits, idx, npz, image_folder"),
         ("source.channels", 2, "1 or 3"),
-        ("training", 3, "dictionary"),
+        ("training", 3, "keys and values"),
         ("training.learning_rate", math.nan, "finite"),
         ("training.learning_rate", math.inf, "finite"),
         ("training.learning_rate", -1.0, "greater than 0"),
@@ -287,7 +287,7 @@ def test_a_later_override_wins(path):
         ("=3", "must be key=value"),
         ("output.deeper=2", "output is a value, not a section"),
         ("training.steps=[", "its value is not YAML"),
-        ("output=2020-13-45", "its value is not YAML"),
+        ("training.steps=2020-13-45", "its value is not YAML"),
     ],
 )
 def test_bad_override(path, override, rule):

@@ -48,7 +48,7 @@ def test_the_runs_that_come_with_the_package_fit_it(raw: dict) -> None:
 
 
 def test_short_forms_fit_it() -> None:
-    short = RUNS[0] | {"rounds": 3, "data": {"kind": "digits"}, "source": {"limit": 5}}
+    short = RUNS[0] | {"rounds": 3, "data": {"kind": "digits"}, "source": {"limit": 5, "size": 8}}
     assert parse_text(yaml.safe_dump(short)).source.kind == "digits"
     assert errors(short) == []
     assert errors(short | {"rounds": 0}) == ["$.rounds"]

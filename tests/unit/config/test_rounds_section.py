@@ -345,6 +345,29 @@ def test_compare_leaves_out_an_oracle_that_is_not_wanted(compare):
     assert (config.evaluation.arms, config.evaluation.oracle) == (("random",), None)
 
 
+def test_compare_counts_its_arms_before_it_checks_those_of_the_file(compare):
+    evaluation = {"test": IMAGES, "oracle": IMAGES, "arms": ["random"]}  # alone, `rsf run` refuses this
+    assert refused("go together", evaluation=evaluation) == "evaluation"
+    assert compare("--arms", "random,oracle", evaluation=evaluation).evaluation.arms == ("random", "oracle")
+    assert compare(evaluation=evaluation).evaluation.arms == (*EVERY, "oracle")
+    config = compare("--arms", "random", evaluation=evaluation)
+    assert (config.evaluation.arms, config.evaluation.oracle) == (("random",), None)
+
+
+def test_compare_takes_arms_where_the_file_names_arms_that_do_not_fit(compare):
+    evaluation = {"test": IMAGES, "arms": ["adaptive"]}
+    assert refused("which needs rounds", evaluation=evaluation) == "config"
+    assert compare("--arms", "random", evaluation=evaluation).evaluation.arms == ("random",)
+    images = {"test": IMAGES, "arms": ["oracle"]}
+    override = f"evaluation.oracle={json.dumps(IMAGES)}"
+    assert compare(override, "--arms", "oracle", evaluation=images).evaluation.arms == ("oracle",)
+
+
+@pytest.mark.parametrize("folder", ["runs/run #2", "a: b", "@x", "'q'", '"q"', "null", "runs/\U0001f600"])
+def test_compare_writes_to_the_very_folder(folder, compare):
+    assert compare("--output", folder, evaluation={"test": IMAGES}).output == folder
+
+
 @pytest.mark.parametrize(
     ("output", "where"),
     [
@@ -363,7 +386,8 @@ def test_compare_writes_beside_the_run(output, where, compare):
         (("--arms", "random"), {}, "a comparison needs labelled test images"),
         (("--arms", "random,two_shot"), {"evaluation": {"test": IMAGES}}, "evaluation.arms.1=two_shot"),
         (("--arms", "adaptive"), {"evaluation": {"test": IMAGES}}, "which needs rounds"),
-        (("--arms", "oracle"), {"evaluation": {"test": IMAGES}}, "go together"),
+        (("--arms", "oracle"), {"evaluation": {"test": IMAGES}}, "go together; add its images as oracle"),
+        ((), {"evaluation": "all"}, "evaluation=all: must hold keys and values"),
     ],
 )
 def test_what_compare_refuses(options, sections, words, compare):

@@ -370,17 +370,6 @@ def test_a_prediction_is_the_likeliest_class(here):
     assert probability.tolist() == pytest.approx([0.75, 0.8, 0.75] * 200)
 
 
-def test_oracle_rows_are_labelled_target_images_each_once(here):
-    images = ImageSet(grey(range(50)), torch.arange(50) % 2, ("a", "b"))
-    rows, labels = baselines.oracle_rows(images, 30, seed=0)
-    levels = rows[:, 0, 0, 0].long()
-    assert len(set(levels.tolist())) == 30
-    assert torch.equal(levels % 2, labels)
-    assert levels.tolist() != sorted(levels.tolist())
-    assert len(baselines.oracle_rows(images, 80, seed=0)[1]) == 50
-    assert torch.equal(baselines.oracle_rows(images, 30, seed=0)[0], rows)
-
-
 def test_random_rows_are_weighted_by_the_ratio(here):
     columns = {"label": torch.tensor([0, 1, 2]), "weight": torch.ones(3), "x": torch.zeros(3)}
     rows = to_table(columns | {"log_ratio": torch.zeros(3, dtype=torch.float64)})
