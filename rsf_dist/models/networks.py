@@ -25,11 +25,18 @@ class Network(nn.Module):
         network: the layers.
         frozen_backbone: whether all layers but the head stay as they are.
         precision: the arithmetic of all layers but the head, as ModelConfig.precision.
+        classes: names of the outputs; empty for a ratio's network.
+        channels: channels of the images that the network was built for; for rows of numbers, numbers in a row.
+        input_size: [height, width] that images are resized to. None means that they are not resized.
     """
+
+    input_size: tuple[int, int] | None = None
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
+        self.classes: tuple[str, ...] = ()
+        self.channels = 0
         self.frozen_backbone = False
         self.precision = "float32"
 
@@ -108,13 +115,28 @@ class ImageNetwork(Network):
         return self.in_channels * torch.Size(self.input_size or rows.shape[2:]).numel()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits, float32 [n, num_outputs], of uint8 images [n, channels, height, width]."""
+        """Return the logits, float32 [n, num_outputs], of uint8 images [n, channels, height, width].
+
+        Raises:
+            InputError: the images have another type or no batch dimension. Floats could be on the scale 0 to 1, 0 to
+                255 or normalised, and nothing in them says which.
+        """
+        _require_images(images)
         x = images.float() / 255
         if x.shape[1] == 1:
             x = x.expand(-1, self.in_channels, -1, -1)
         if self.input_size is not None:
             x = nn.functional.interpolate(x, self.input_size, mode="bilinear", antialias=True)
         return self._through((x - self.mean) / self.std)
+
+
+def _require_images(images: Tensor) -> None:
+    if images.dtype != torch.uint8:
+        remedy = "convert them to 0 to 255; from 0 to 1: (images * 255).round().to(torch.uint8)"
+        raise InputError("image", images.dtype, "must be uint8 [n, channels, height, width]", remedy, absolute=True)
+    if images.ndim != 4:
+        remedy = "give a batch, of a single image: images[None]"
+        raise InputError("image", list(images.shape), "must be [n, channels, height, width]", remedy, absolute=True)
 
 
 def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, numbers_per_row: int | None = None) -> Tensor:
