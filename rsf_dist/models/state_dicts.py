@@ -18,7 +18,7 @@ from torch import Tensor
 
 _DEEPEST = 4  # tables within tables
 _MOST_PREFIXES = 8  # of one table
-_NAMES_SHOWN = 3
+_NAMES_SHOWN, _LONGEST = 3, 80  # letters of a name
 _COPY = re.compile(r"ema|averag|momentum|encoder_k|shadow|teacher", re.IGNORECASE)
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 """torchvision's published DenseNets have norm.1 for norm1; its own loader renames them while it downloads."""
@@ -111,7 +111,7 @@ def _within(prefix: str, versions: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    every = list(names)
+    """Return the first few names, and how many more there are, fit for a terminal: a file may hold any text."""
+    every = ["".join(letter if letter.isprintable() else "\ufffd" for letter in name[:_LONGEST]) for name in names]
     more = len(every) - _NAMES_SHOWN
     return ", ".join(every[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

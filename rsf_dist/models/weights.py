@@ -102,7 +102,9 @@ def _difference(lacking: list[str], misfits: list[str], found: StateDict, own: M
 def _note(path: str, found: StateDict, left_out: list[str], own: Mapping[str, Tensor], alike: list[StateDict]) -> None:
     """Add the line of a file to TAKEN."""
     count = len(found.tensors) - len(left_out)
-    parts = [f"weights {path}: {count:,} tensors taken" + (f" from `{found.label}`" if found.label else "")]
+    parts = [
+        f"weights {path}: {count:,} tensors taken" + (f" from {listed([f'`{found.label}`'])}" if found.label else "")
+    ]
     of_head = [key for key in left_out if key in own]
     if of_head:
         same = all(own[key].shape[1:] == found.tensors[key].shape[1:] for key in of_head)

@@ -337,3 +337,9 @@ def test_a_damaged_checkpoint_is_not_told_as_one_with_objects(tmp_path: Path) ->
     os.truncate(tmp_path / "w.pt", 100)
     with pytest.raises(InputError, match=r"cannot be read as weights \("):
         network_with(tmp_path / "w.pt")
+
+
+def test_names_in_a_file_cannot_control_the_terminal(tmp_path: Path) -> None:
+    loaded({"\x1b[2J\n": STATE}, tmp_path)
+    assert said().isprintable()
+    assert len(refused({"x" * 10_000: torch.ones(1)}, tmp_path).rule) < 300
