@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rsf_dist.data.pixels import require_images
 from rsf_dist.errors import InputError
 from rsf_dist.runtime.device import device, scaled_for_gpu
 
@@ -118,25 +119,15 @@ class ImageNetwork(Network):
         """Return the logits, float32 [n, num_outputs], of uint8 images [n, channels, height, width].
 
         Raises:
-            InputError: the images have another type or no batch dimension. Floats could be on the scale 0 to 1, 0 to
-                255 or normalised, and nothing in them says which.
+            InputError: the images are of another type, or no batch.
         """
-        _require_images(images)
+        require_images(images)
         x = images.float() / 255
         if x.shape[1] == 1:
             x = x.expand(-1, self.in_channels, -1, -1)
         if self.input_size is not None:
             x = nn.functional.interpolate(x, self.input_size, mode="bilinear", antialias=True)
         return self._through((x - self.mean) / self.std)
-
-
-def _require_images(images: Tensor) -> None:
-    if images.dtype != torch.uint8:
-        remedy = "convert them to 0 to 255; from 0 to 1: (images * 255).round().to(torch.uint8)"
-        raise InputError("image", images.dtype, "must be uint8 [n, channels, height, width]", remedy, absolute=True)
-    if images.ndim != 4:
-        remedy = "give a batch, of a single image: images[None]"
-        raise InputError("image", list(images.shape), "must be [n, channels, height, width]", remedy, absolute=True)
 
 
 def in_pieces(function: Callable[[Tensor], Tensor], rows: Tensor, numbers_per_row: int | None = None) -> Tensor:
