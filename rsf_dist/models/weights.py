@@ -70,7 +70,8 @@ def load_matching(network: Network, content: Mapping[str, Any], path: str) -> No
         raise InputError("weights", path, _difference(lacking, misfits, found, own), remedy)
     if removed and hasattr(layers, SCALES_AGAIN):
         setattr(layers, SCALES_AGAIN, True)  # as torchvision does for its published files, which have these heads
-    _note(path, found, left_out, own, alike)
+    new = [key for key in missing if _is_below(key, head) and key not in reshaped]
+    _note(path, found, left_out, own, new, alike)
 
 
 def _load(layers: nn.Module, found: StateDict, without: set[str], path: str) -> tuple[list[str], list[str]]:
@@ -99,7 +100,9 @@ def _difference(lacking: list[str], misfits: list[str], found: StateDict, own: M
     return f"does not fit the network: the file {', and '.join(parts)}"
 
 
-def _note(path: str, found: StateDict, left_out: list[str], own: Mapping[str, Tensor], alike: list[StateDict]) -> None:
+def _note(
+    path: str, found: StateDict, left_out: list[str], own: Mapping[str, Tensor], new: list[str], alike: list[StateDict]
+) -> None:
     """Add the line of a file to TAKEN."""
     count = len(found.tensors) - len(left_out)
     parts = [
@@ -112,6 +115,8 @@ def _note(path: str, found: StateDict, left_out: list[str], own: Mapping[str, Te
     others = [key for key in left_out if key not in own] + list(found.outside)
     if others:
         parts.append(f"left out: {listed(others)} (not of this network)")
+    if new:
+        parts.append(f"not in the file: {listed(new)}")
     if alike:
         parts.append(f"would fit as well: {listed(f'`{one.label}`' for one in alike)}")
     TAKEN["; ".join(parts)] = None
@@ -132,7 +137,7 @@ def _unreadable(path: str, file: Path, err: Exception) -> InputError:
         rule = f"cannot be read as weights ({type(err).__name__})"
         return InputError("weights", path, rule, "give a .safetensors file, or one of torch.save(model.state_dict())")
     rule = f"cannot be read as weights, because it also holds {listed(objects)}: reading these could run code"
-    how = f"c = torch.load({file.name!r}, weights_only=False); torch.save(c['state_dict'], 'weights.pt')"
+    how = f"c = torch.load({str(file)!r}, weights_only=False); torch.save(c['state_dict'], 'weights.pt')"
     remedy = f"if you trust the file, save its state_dict alone: {how} (c.state_dict() where c is a whole model)"
     return InputError("weights", path, rule, remedy)
 

@@ -192,7 +192,10 @@ def test_a_head_of_several_layers_is_left_out(tmp_path: Path) -> None:
     weights.TAKEN.clear()
     network = replaced(spec, tmp_path / "moco.pth.tar").build(seed=9).network
     assert torch.equal(network.conv1.weight, state["conv1.weight"])
-    assert "120 tensors taken from `module.encoder_q`; left out: fc.0.weight, fc.2.weight (" in said()
+    assert said().endswith(
+        "120 tensors taken from `module.encoder_q`; left out: fc.0.weight, fc.2.weight (not of this network); "
+        "not in the file: fc.weight, fc.bias"
+    )
 
 
 def replaced(spec: NetworkSpec, path: Path) -> NetworkSpec:
