@@ -8,6 +8,7 @@ from .errors import ClusterFailure as ClusterFailure
 from .errors import InputError as InputError
 from .errors import RsfError as RsfError
 from .errors import StatisticalRefusal as StatisticalRefusal
+from .models.saved import load_model as load_model
 from .proposals import AugmentProposal as AugmentProposal
 from .proposals import DatasetProposal as DatasetProposal
 from .proposals import DefensiveProposal as DefensiveProposal

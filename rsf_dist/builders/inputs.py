@@ -43,6 +43,7 @@ def load_inputs(config: RunConfig) -> Inputs:
     with located("source"):
         source = load_images(config.source)
         source.require_labels()
+        _require_classes(source)
     with located("target"):
         target = _read_or_make(config.target, "target", config, source)
         target.require_like(source)
@@ -66,6 +67,14 @@ def load_inputs(config: RunConfig) -> Inputs:
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
     )
+
+
+def _require_classes(source: ImageSet) -> None:
+    if len(source.classes) < 2:
+        rule = "is the only class, and a classifier needs two"
+        raise InputError(
+            "", ", ".join(source.classes), rule, "add images of another class, or name all in data.classes"
+        )
 
 
 _SHIFTED_CHUNKS = {"target": 0, "evaluation.oracle": 1, "evaluation.test": 2}

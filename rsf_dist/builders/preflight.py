@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rsf_dist.builders.components import build_envelope, build_proposal, build_task
 from rsf_dist.builders.context import RatioContext
 from rsf_dist.builders.inputs import Inputs
+from rsf_dist.builders.network_trials import Fit, pass_images, try_single_rows, try_training
 from rsf_dist.builders.prior_estimation import class_prior
 from rsf_dist.builders.ratio import make_ratio
 from rsf_dist.config.ratio import (
@@ -78,8 +79,8 @@ def preflight(config: RunConfig, inputs: Inputs) -> None:
     _try_task(config, inputs.source, select(rows, slice(_NETWORK_ROWS)))
     if config.evaluation.feature_network is not None:
         spec = NetworkSpec(config.evaluation.feature_network, num_outputs=1, channels=rows["image"].shape[1])
-        with located("evaluation.feature_network"):
-            _try_network(spec, rows, config.seed)
+        with located("evaluation"):
+            _try_network(spec, rows, config.seed, "feature_network")
 
 
 def try_chunk(proposal: Proposal, ratio: Ratio, seed: int, value: str) -> None:
@@ -153,8 +154,9 @@ def _try_rounds(config: RunConfig, inputs: Inputs, proposal: Proposal, rows: Bat
         _try_refit(proposal, rounds, rows, config.seed)
     if rounds.class_prior is not None and rounds.class_prior.network is not None:
         spec = NetworkSpec(rounds.class_prior.network, len(inputs.source.classes), rows["image"].shape[1])
-        with located("rounds.class_prior.network"):
-            _try_network(spec, rows, config.seed)
+        with located("rounds.class_prior"):
+            fit = Fit("optimizer.batch_size", rounds.class_prior.optimizer.batch_size)
+            _try_network(spec, rows, config.seed, "network", fit)
 
 
 def _try_refit(proposal: Proposal, rounds: RoundsConfig, rows: Batch, seed: int) -> None:
@@ -191,10 +193,9 @@ class RatioCheck:
         """Return the check of a product's factor."""
         return replace(self, context=self.context.for_factor(number))
 
-    def try_network(self, spec: NetworkSpec) -> None:
-        """Pass a few proposals through the network of the ratio. Raises InputError."""
-        with located("network"):
-            _try_network(spec, self.rows, self.context.seed)
+    def try_network(self, spec: NetworkSpec, *fits: Fit) -> None:
+        """Pass a few proposals through the network of the ratio, and a row as each fit does. Raises InputError."""
+        _try_network(spec, self.rows, self.context.seed, "network", *fits)
 
 
 @singledispatch
@@ -217,7 +218,11 @@ def _try_product(config: ProductRatioConfig, check: RatioCheck) -> None:
 
 @try_ratio.register
 def _try_classifier(config: ClassifierRatioConfig, check: RatioCheck) -> None:
-    check.try_network(network_spec(config, check.rows["image"].shape[1]))
+    rows, workers = config.optimizer.batch_size, config.num_workers
+    if workers == 0:  # in one task, a step has at least one row of each side
+        rows, workers = max(2, rows), 1
+    fits = [] if config.freeze_backbone else [Fit("optimizer.batch_size", rows, workers)]
+    check.try_network(network_spec(config, check.rows["image"].shape[1]), *fits)
 
 
 @try_ratio.register
@@ -227,7 +232,8 @@ def _try_label_shift(config: LabelShiftRatioConfig, check: RatioCheck) -> None:
         return
     class_prior(check.context.proposal)
     num_classes, channels = len(check.context.inputs.source.classes), check.rows["image"].shape[1]
-    check.try_network(NetworkSpec(config.network, num_classes, channels))
+    fit = Fit("optimizer.batch_size", config.optimizer.batch_size)
+    check.try_network(NetworkSpec(config.network, num_classes, channels), fit)
 
 
 @try_ratio.register
@@ -259,10 +265,14 @@ def _try_envelope(envelope: Envelope) -> None:
         return
 
 
-def _try_network(spec: NetworkSpec, rows: Batch, seed: int) -> None:
-    with _tried(spec.config), torch.inference_mode():
-        images = rows["image"][:_NETWORK_ROWS]
-        _require_logits(spec.build(seed).eval()(images), spec.num_outputs, spec.config.name)
+def _try_network(spec: NetworkSpec, rows: Batch, seed: int, section: str, *fits: Fit) -> None:
+    images, name = rows["image"][:_NETWORK_ROWS], spec.config.name
+    with located(section), _tried(spec.config):
+        network = spec.build(seed)
+        _require_logits(pass_images(network, images, name), spec.num_outputs, name)
+        if fits:
+            try_training(lambda: network.train()(images), name)
+    try_single_rows(lambda: network.train()(images[:1]), fits)
 
 
 def _try_task(config: RunConfig, source: ImageSet, rows: Batch) -> None:
@@ -271,8 +281,11 @@ def _try_task(config: RunConfig, source: ImageSet, rows: Batch) -> None:
     with located("model"), _tried(config.model):
         model: object = task.build_model(config.seed)
         if isinstance(model, nn.Module):
-            with torch.inference_mode():
-                _require_logits(model.eval()(rows["image"]), len(source.classes), config.model.name)
+            logits = pass_images(model, rows["image"], config.model.name)
+            _require_logits(logits, len(source.classes), config.model.name)
+            if type(task) is ClassificationTask:  # other tasks are tried below
+                trained = model.train()
+                try_training(lambda: task.loss(trained, rows), config.model.name)
     if "batch_norm" in config.evaluation.arms:
         assert isinstance(model, nn.Module)
         require_batch_norm(model)
@@ -280,12 +293,27 @@ def _try_task(config: RunConfig, source: ImageSet, rows: Batch) -> None:
         key = "factory" if hasattr(config.task, "factory") else "kind"
         with located("task"), _tried(config.task):
             _try_own_task(task, model, rows, key, getattr(config.task, key))
+    assert isinstance(model, nn.Module)
+    trained = model.train()
+    try_single_rows(lambda: task.loss(trained, select(rows, slice(1))), _fits_of_model(config))
     of_target = [arm for arm in ("pseudo_labels", "oracle") if arm in config.evaluation.arms]
     more = sorted(set(task.columns) - {"image", "label"})
     if config.evaluation.test and of_target and more:
         rule = f"the task needs {more}, which target images do not have"
         remedy = "leave these arms out of evaluation.arms (for rsf compare: of --arms)"
         raise InputError("evaluation.arms", ", ".join(of_target), rule, remedy)
+
+
+def _fits_of_model(config: RunConfig) -> list[Fit]:
+    """List the batches that the run's model is trained on."""
+    training, prior = config.training, config.rounds.class_prior
+    fits = [Fit("training.batch_size", training.batch_size, training.num_workers)]
+    if config.pretrain is not None:
+        fits.append(Fit("pretrain.batch_size", config.pretrain.batch_size))
+    moves_prior = config.rounds.num_rounds > 1 and config.ratio.leaves_class_prior_open
+    if moves_prior and prior is not None and prior.network is None:
+        fits.append(Fit("rounds.class_prior.optimizer.batch_size", prior.optimizer.batch_size))
+    return fits
 
 
 def _require_logits(logits: object, num_outputs: int, value: object) -> None:
@@ -332,13 +360,13 @@ def _tried(config: Any) -> Iterator[str]:
     """Turn every failure of the block, and a timeout, into an InputError of the section itself.
 
     Args:
-        config: the section. The error's value is the import path in it, or else the name in it.
+        config: the section. The error's value is the import path in it, or else its name or kind.
 
     Yields:
         The error's value.
     """
-    named = (getattr(config, key, None) for key in ("factory", "score", "passes", "name"))
-    value = next(filter(None, named), "(as configured)")
+    named = (getattr(config, key, None) for key in ("factory", "score", "passes", "name", "kind"))
+    value = next(filter(None, named))
     try:
         with time_limit(STEP_SECONDS, "", value):
             yield value

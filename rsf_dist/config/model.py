@@ -31,8 +31,10 @@ class ModelConfig(StrictModel):
     """Dropout probability before small_cnn's head, and after each of mlp's hidden layers. Raising it fits few rows less
     closely."""
     weights: NonEmptyStr | None = None
-    """Path of a .safetensors or .pt file, or the name of torchvision weights (which torchvision downloads). A head of
-    another shape is replaced. null means random weights, or the weights that a function of your own loads."""
+    """Path of a file (.safetensors, or of torch.save with any suffix), or the name of torchvision weights (which
+    torchvision downloads). A checkpoint may hold more than the network: the tensors that fit best are taken, and a line
+    says which. A head of another shape is replaced. null means random weights, or the weights that a function of your
+    own loads."""
     input_size: Size | None = None
     """[height, width] in pixels that images are resized to in the network. One number means a square. null means that
     they are not resized."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.errors import InputError
 from rsf_dist.models.networks import ImageNetwork, Network, replace_head
+from rsf_dist.models.weights import names_file
 from rsf_dist.runtime import user_code
 
 Builder = Callable[[ModelConfig, int, int], Network]
@@ -33,7 +33,7 @@ def published_weights(config: ModelConfig) -> str | None:
     """Return the name of weights that torchvision publishes. None means that the configuration names a file or none."""
     if config.weights is None or find_builder(config.name) is not torchvision_network:
         return None
-    return None if Path(config.weights).suffix in {".safetensors", ".pt", ".pth"} else config.weights
+    return None if names_file(config.weights) else config.weights
 
 
 def small_cnn(config: ModelConfig, num_outputs: int, channels: int) -> ImageNetwork:
@@ -105,7 +105,7 @@ def _torchvision_model(name: str, weights: str | None) -> nn.Module:
         return models.get_model(name, weights=weights)
     except (KeyError, ValueError) as err:
         available = [entry.name for entry in models.get_model_weights(name)]
-        remedy = f"use one of {', '.join(available)} or a local .safetensors file"
+        remedy = f"use one of {', '.join(available)}, or the path of a file that exists"
         raise InputError("weights", weights, f"{name} has no such weights", remedy) from err
     except OSError as err:
         remedy = "download them where there is a network and give the file's path"

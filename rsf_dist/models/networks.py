@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rsf_dist.data.pixels import require_images
 from rsf_dist.errors import InputError
 from rsf_dist.runtime.device import device, scaled_for_gpu
 
@@ -25,11 +26,18 @@ class Network(nn.Module):
         network: the layers.
         frozen_backbone: whether all layers but the head stay as they are.
         precision: the arithmetic of all layers but the head, as ModelConfig.precision.
+        classes: names of the outputs; empty for a ratio's network.
+        channels: channels of the images that the network was built for; for rows of numbers, numbers in a row.
+        input_size: [height, width] that images are resized to. None means that they are not resized.
     """
+
+    input_size: tuple[int, int] | None = None
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
+        self.classes: tuple[str, ...] = ()
+        self.channels = 0
         self.frozen_backbone = False
         self.precision = "float32"
 
@@ -108,7 +116,12 @@ class ImageNetwork(Network):
         return self.in_channels * torch.Size(self.input_size or rows.shape[2:]).numel()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits, float32 [n, num_outputs], of uint8 images [n, channels, height, width]."""
+        """Return the logits, float32 [n, num_outputs], of uint8 images [n, channels, height, width].
+
+        Raises:
+            InputError: the images are of another type, or no batch.
+        """
+        require_images(images)
         x = images.float() / 255
         if x.shape[1] == 1:
             x = x.expand(-1, self.in_channels, -1, -1)

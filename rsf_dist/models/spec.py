@@ -13,7 +13,7 @@ from torch import nn
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.models.architectures import find_builder, published_weights
 from rsf_dist.models.networks import Network, use_bfloat16
-from rsf_dist.models.weights import load_matching, read_weights
+from rsf_dist.models.weights import SCALES_AGAIN, load_matching, read_weights
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class NetworkSpec:
             use_bfloat16(network)
         if self.config.weights is not None and published_weights(self.config) is None:
             load_matching(network, read_weights(self.config.weights), self.config.weights)
+        network.classes, network.channels = self.classes, self.channels
         return network
 
     def to_json(self) -> str:
@@ -67,11 +68,22 @@ def save_network(network: nn.Module, spec: NetworkSpec, folder: Path, name: str 
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     save_file(weights, folder / f"{name}.safetensors")
-    (folder / f"{name}.json").write_text(spec.to_json() + "\n")
+    described = json.loads(spec.to_json())
+    if _scales_again(network):
+        described[SCALES_AGAIN] = True
+    (folder / f"{name}.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
 def load_network(folder: Path, name: str = "model") -> Network:
     """Return the network that `save_network` wrote, in evaluation mode."""
-    network = NetworkSpec.from_json((folder / f"{name}.json").read_text()).build()
+    text = (folder / f"{name}.json").read_text()
+    network = NetworkSpec.from_json(text).build()
     network.load_state_dict(read_weights(str(folder / f"{name}.safetensors")))
+    if json.loads(text).get(SCALES_AGAIN):
+        setattr(network.network, SCALES_AGAIN, True)
     return network.eval()
+
+
+def _scales_again(network: nn.Module) -> bool:
+    """Return True for a GoogLeNet or Inception with torchvision's weights, which it sets this attribute for."""
+    return getattr(getattr(network, "network", None), SCALES_AGAIN, False) is True

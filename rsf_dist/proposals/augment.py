@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from rsf_dist.data.batch import Batch, Index, LazyBatch, num_rows, select, take_rows, to_cpu
 from rsf_dist.data.images import ImageSet
+from rsf_dist.data.pixels import require_images
 from rsf_dist.errors import InputError
 from rsf_dist.proposals.distribution import log_density
 from rsf_dist.proposals.pixel_noise import PixelNoise
@@ -43,7 +44,8 @@ class AugmentProposal:
     Rows: image uint8 [n, c, h, w], label int64 [n], base_index int64 [n], and each parameter float32 [n].
 
     Raises:
-        InputError: no labels, an unknown parameter, a prior that is none, a class without images.
+        InputError: images that are not uint8, no labels, an unknown parameter, a prior that is none, a class without
+            images.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class AugmentProposal:
     ):
         self.images = images
         self.transform = transform
+        require_images(images.images, "images")
         labels = images.require_labels()
         unknown = sorted(parameters.keys() - NEUTRAL.keys())
         if unknown:

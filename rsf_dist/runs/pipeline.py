@@ -25,6 +25,7 @@ from rsf_dist.config.load import dump_config, parse_text
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError, located
+from rsf_dist.models import weights
 from rsf_dist.models.spec import load_network
 from rsf_dist.report import report_json
 from rsf_dist.report.html import write_html
@@ -157,15 +158,20 @@ def require_same(store: RunStore, config: RunConfig) -> None:
 def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
     """Read the images and try each part of the configuration once, so that mistakes are refused before anything starts.
 
-    Each import path of the configuration is shown with the file that it was loaded from. Raises InputError.
+    Each import path of the configuration is shown with the file that it was loaded from, and each file of weights with
+    what was taken from it. Raises InputError.
     """
+    progress = progress or Progress()
     if config.code_folder is not None:
         user_code.allow_folder(config.code_folder)
     user_code.LOADED.clear()
+    weights.TAKEN.clear()
     inputs = load_inputs(config)
     preflight(config, inputs)
     for path, file in user_code.LOADED.items():
-        (progress or Progress()).say(f"using {path} from {file}")
+        progress.say(f"using {path} from {file}")
+    for line in weights.TAKEN:
+        progress.say(line)
     if config.code_folder is not None:
         ship_code(config.code_folder)
     return inputs

@@ -7,6 +7,7 @@ import time
 
 import rich.progress
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
 _PLAIN_SECONDS = 5.0
@@ -56,7 +57,9 @@ class Terminal(Progress):
     def say(self, text: str) -> None:
         """Print a line above the bar, which is hidden until the next count."""
         self._bars.update(self._task, visible=False)
-        self._bars.console.print(f"[dim][{time.monotonic() - self._started:6.1f} s][/dim] {text}", highlight=False)
+        self._bars.console.print(
+            f"[dim][{time.monotonic() - self._started:6.1f} s][/dim] {escape(text)}", highlight=False
+        )
 
     def count(self, what: str, done: int, total: int) -> None:
         """Move the bar."""

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
+import torch
 import yaml
 from faults import all_took, committed, stepping_run, steps_taken_again
 from processes import own_processes
@@ -95,6 +96,9 @@ def test_the_main_job_on_two_nodes(config_file: Path, small_run: dict, ray_addre
     model = pipeline.RunResult(rsf.RunStore(output), report_json.read(rsf.RunStore(output))).load_model()
     accuracy = float((model(test.images).argmax(1) == test.labels).float().mean())
     assert report["evaluation"]["arms"]["one_shot"] == [pytest.approx(accuracy)]
+    used = rsf.load_model(output)
+    assert used.classes == inputs.source.classes
+    assert torch.equal(used(test.images[:9]), model(test.images[:9]))
 
     # Once more, all is there already; in two steps, the rows are the same.
     again = rsf_here("run", config_file, "--json")

@@ -134,7 +134,7 @@ def test_weights_of_another_model(tmp_path):
     path = str(tmp_path / "model.safetensors")
     error = refusal(NetworkSpec(ModelConfig(width=4, weights=path), 3, 1))
     assert error.field == "weights"
-    assert error.rule.startswith("does not fit the network at ")
+    assert error.rule.startswith("does not fit the network: the file lacks 0.weight, 0.bias, 1.weight and ")
 
 
 @pytest.mark.parametrize("change", [{"width": 8}, {"channels": 3}])
@@ -170,7 +170,8 @@ def test_weights_file_absent_or_garbage(tmp_path, name):
 
 def test_pt_file_of_a_bare_tensor(tmp_path):
     torch.save(torch.zeros(2), tmp_path / "model.pt")
-    assert "does not fit" in refusal(NetworkSpec(ModelConfig(width=4, weights=str(tmp_path / "model.pt")), 3, 1)).rule
+    spec = NetworkSpec(ModelConfig(width=4, weights=str(tmp_path / "model.pt")), 3, 1)
+    assert refusal(spec).rule == "holds no tensors by name"
 
 
 def test_unknown_network_and_unknown_weights():

@@ -1,0 +1,119 @@
+"""The model of a run, loaded for use from its directory."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import rsf_dist as rsf
+from rsf_dist.config.model import ModelConfig
+from rsf_dist.errors import InputError
+from rsf_dist.models.spec import NetworkSpec, save_network
+from rsf_dist.storage.run_store import RunStore
+
+SPEC = NetworkSpec(ModelConfig(width=4, input_size=(12, 10)), num_outputs=2, channels=1, classes=("cat", "dog"))
+IMAGES = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def store_model(folder: Path, seed: int = 3) -> torch.Tensor:
+    """Put a model into a run's directory as a run does, and return its logits for IMAGES."""
+    network = SPEC.build(seed)
+    RunStore(folder).commit_folder("", lambda scratch: save_network(network, SPEC, scratch))
+    return network.eval()(IMAGES)
+
+
+def refused(path: Path) -> InputError:
+    with pytest.raises(InputError) as caught:
+        rsf.load_model(path)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_the_model_of_a_run_with_its_classes_channels_and_size(tmp_path: Path) -> None:
+    logits = store_model(tmp_path / "run")
+    for path in ("run", "run/", "run/model.json", "run/model.safetensors"):
+        model = rsf.load_model(f"{tmp_path}/{path}")
+        assert torch.equal(model(IMAGES), logits)
+        assert not model.training
+        assert (model.classes, model.channels, model.input_size) == (("cat", "dog"), 1, (12, 10))
+    assert torch.equal(rsf.load_model((tmp_path / "run").as_uri())(IMAGES), logits)
+
+
+def test_the_plain_module_has_torchvisions_names(tmp_path: Path) -> None:
+    from torchvision import models
+
+    spec = NetworkSpec(ModelConfig(name="resnet18"), 2, 3, ("cat", "dog"))
+    save_network(spec.build(seed=3), spec, tmp_path)
+    plain = models.resnet18(num_classes=2)
+    plain.load_state_dict(rsf.load_model(tmp_path).network.state_dict())  # strict
+    saved = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(plain.conv1.weight, saved["network.conv1.weight"])
+
+
+def test_of_several_seeds_the_first_unless_one_is_named(tmp_path: Path) -> None:
+    first, second = (store_model(tmp_path / f"run/seeds/{number:03d}", seed=number) for number in range(2))
+    assert torch.equal(rsf.load_model(tmp_path / "run")(IMAGES), first)
+    assert torch.equal(rsf.load_model(tmp_path / "run/seeds/001")(IMAGES), second)
+    assert not torch.equal(first, second)
+
+
+def test_a_copy_without_a_manifest_and_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = store_model(tmp_path / "run")
+    (tmp_path / "copy").mkdir()
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(tmp_path / "run" / name, tmp_path / "copy")
+    assert torch.equal(rsf.load_model(tmp_path / "copy")(IMAGES), logits)
+    monkeypatch.chdir(tmp_path / "copy")
+    assert torch.equal(rsf.load_model("model.json")(IMAGES), logits)
+
+
+def test_where_there_is_no_model(tmp_path: Path) -> None:
+    assert refused(tmp_path / "absent").rule == refused(tmp_path).rule == "holds no model.json"
+    (tmp_path / "config.yaml").touch()
+    assert refused(tmp_path).rule == "is a run that has no model yet"
+    assert f"rsf train {tmp_path}" in refused(tmp_path).remedy
+
+
+def test_a_model_whose_weights_were_replaced_since(tmp_path: Path) -> None:
+    store_model(tmp_path)
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    assert "differs from its SHA-256" in refused(tmp_path).rule
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "{", json.dumps({"model": 3}), SPEC.to_json().replace('"width": 4', '"width": 8')]
+)
+def test_a_model_json_that_does_not_belong_to_the_weights(text: str, tmp_path: Path) -> None:
+    save_network(SPEC.build(), SPEC, tmp_path)
+    (tmp_path / "model.json").write_text(text)
+    assert refused(tmp_path).field == "model.json"
+
+
+def test_a_model_json_without_weights(tmp_path: Path) -> None:
+    save_network(SPEC.build(), SPEC, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    assert refused(tmp_path).field == "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (IMAGES / 255, r"image=torch.float32: must be uint8 \[n, .*\(images \* 255\)\.round\(\)\.to\(torch.uint8\)"),
+        (IMAGES.double(), r"image=torch.float64: must be uint8"),
+        (IMAGES.bool(), r"image=torch.bool: must be uint8"),
+        (IMAGES.int(), r"image=torch.int32: must be uint8"),
+        (IMAGES[0], r"image=\[1, 8, 8\]: must be \[n, .*images\[None\]"),
+    ],
+)
+def test_images_that_would_be_scaled_wrongly_are_refused(images: torch.Tensor, told: str, tmp_path: Path) -> None:
+    store_model(tmp_path)
+    with pytest.raises(InputError, match=told):
+        rsf.load_model(tmp_path)(images)
+
+
+def test_what_the_refusal_says_to_type_gives_the_same_logits(tmp_path: Path) -> None:
+    logits, images = store_model(tmp_path), IMAGES / 255
+    assert torch.equal(rsf.load_model(tmp_path)((images * 255).round().to(torch.uint8)), logits)
