@@ -14,7 +14,8 @@ demo: $(READY)
 	$(BIN)/rsf demo
 
 # What CI runs: the linters and every test. Tests on Ray wait for processes most of the time, and so the others run
-# beside them; the benchmarks, in their short form, come after, because they want the machine for themselves.
+# beside them; the benchmarks of one process, in their short form, come after, because they want the machine for
+# themselves.
 test: $(READY)
 	$(MAKE) --jobs --output-sync=target lint unit ray
 	$(BIN)/pytest tests/benchmarks
@@ -37,6 +38,7 @@ ray: $(READY)
 soak: $(READY)
 	$(BIN)/pytest $(UNIT) --soak --numprocesses 2
 	$(BIN)/pytest tests/cluster --soak
+	$(BIN)/pytest tests/benchmarks --soak
 
 # Every ratio of tests/benchmarks, its long form, into benchmarks.json. It wants the machine for itself.
 bench: $(READY)

@@ -32,7 +32,7 @@ from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.collector import ChunkTask
 from rsf_dist.sampling.pool import map_chunks
 
-pytestmark = [pytest.mark.ray, pytest.mark.bench]
+pytestmark = [pytest.mark.ray, pytest.mark.bench, pytest.mark.soak]
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 CHUNK = 16_384
 

@@ -31,7 +31,7 @@ from rsf_dist.sampling.collector import ChunkTask
 from rsf_dist.sampling.pool import map_chunks
 from rsf_dist.storage.run_store import RunStore
 
-pytestmark = [pytest.mark.ray, pytest.mark.bench]
+pytestmark = [pytest.mark.ray, pytest.mark.bench, pytest.mark.soak]
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 CLASSES = tuple("abcdefghij")
 SKIPPED = 5  # steps of either, before its clock counts

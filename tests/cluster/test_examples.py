@@ -42,7 +42,7 @@ def test_seed_agrees_with_theory() -> None:
 def test_demo_with_smaller_numbers(tmp_path: Path, soak: bool) -> None:
     """The demo's own path from images to report; `make soak` runs it as it is, three times over."""
     fewer = ["ratio.optimizer.steps=60", "rounds.num_rounds=2", "rounds.num_accepted=300", "sampling.num_accepted=300"]
-    fewer += ["training.steps=40", "training.num_workers=1", "pretrain.steps=50", "evaluation.arms=[random, oracle]"]
+    fewer += ["training.steps=40", "training.num_workers=1", "pretrain.steps=50", "evaluation.arms=[oracle]"]
     arguments = ["--seeds", "3"] if soak else fewer
     demo = [*RSF, "demo", *arguments, "--output", str(tmp_path / "demo"), "--json"]
     done = subprocess.run(demo, capture_output=True, text=True, timeout=1500)
@@ -50,7 +50,7 @@ def test_demo_with_smaller_numbers(tmp_path: Path, soak: bool) -> None:
     report = json.loads(done.stdout)
     arms = report["evaluation"]["arms"]
     assert len({run["rows"] for run in report["training"].values()}) == 1  # every arm has as many rows
-    assert set(arms) >= {"random", "adaptive", "oracle"}
+    assert set(arms) >= {"adaptive", "oracle"} | ({"random"} if soak else set())
     assert len(list((tmp_path / "demo" / "target_domain" / "unlabelled").glob("*.png"))) == 300
     if soak:
         assert report["evaluation"]["gap_closed"]["adaptive"] >= 0.90
