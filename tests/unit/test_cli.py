@@ -12,6 +12,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+import rsf_dist
 from rsf_dist import cli
 from rsf_dist.config.reference import config_markdown
 
@@ -48,6 +49,58 @@ def test_help_names_every_command_and_imports_neither_torch_nor_ray() -> None:
         assert f"\n  {command} " in done.stdout
     code = "import sys; from rsf_dist.cli import app; sys.exit(any(m in sys.modules for m in ('torch', 'ray')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_command_alone_prints_its_help() -> None:
+    bare = rsf()
+    assert (bare.returncode, bare.stderr) == (0, "")
+    assert bare.stdout == rsf("--help").stdout
+
+
+def test_the_version_is_printed() -> None:
+    done = rsf("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"rsf {rsf_dist.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "config.yaml"], "the same command goes on from there"),
+        (["compare", "config.yaml", "--seeds", "2"], "the same command goes on from there"),
+        (["train", "runs/demo", "--json"], "the same command goes on from there"),
+        (["demo"], "`rsf demo --output FOLDER` goes on"),  # by default it takes another folder each time
+        (["plan", "config.yaml"], "the same command starts again from the beginning"),  # it keeps nothing
+        (["verify", "runs/demo"], "the same command starts again from the beginning"),
+    ],
+)
+def test_an_interrupted_command_says_whether_it_goes_on(words: list[str], told: str, rsf_here, monkeypatch) -> None:
+    def interrupted(standalone_mode: bool) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    done = rsf_here(*words)
+    assert done.returncode == 130
+    assert done.stderr.startswith(f"error: interrupted; {told}")
+    assert done.stderr.count("\n") == 1
+
+
+WITHOUT_HOME = """
+import os, pwd
+def nobody(number): raise KeyError(number)
+pwd.getpwuid = nobody
+os.environ.pop("HOME", None)
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "verify"])
+def test_a_user_without_a_home_directory_is_told_so(command: str, config_file: Path) -> None:
+    main = "import sys; sys.argv = ['rsf', *sys.argv[1:]]; from rsf_dist.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_HOME + main, command, config_file], capture_output=True, text=True, timeout=120
+    )
+    refused(done, "HOME=(not set): ", "export HOME=FOLDER")
+    helped = [sys.executable, "-c", WITHOUT_HOME + main, command, "--help"]
+    assert subprocess.run(helped, capture_output=True, timeout=120).returncode == 0
 
 
 @pytest.mark.parametrize(
