@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rsf_dist.cluster import workers
+from rsf_dist.cluster import ray_workarounds, workers
 from rsf_dist.cluster.workers import run_in_task, run_in_tasks
 from rsf_dist.config.ratio import ClassifierRatioConfig
 from rsf_dist.config.resources import Share
@@ -41,7 +41,8 @@ class OneProcessRay:
 def ray(monkeypatch):
     stand_in = OneProcessRay()
     threads = torch.get_num_threads()
-    monkeypatch.setattr(workers, "ray", stand_in)
+    for module in (workers, ray_workarounds):
+        monkeypatch.setattr(module, "ray", stand_in)
     monkeypatch.setattr(workers, "retain_freed_memory", lambda: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     yield stand_in
