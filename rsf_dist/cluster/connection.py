@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError
 
-from rsf_dist.cluster.probe import require_cluster, require_loopback
+from rsf_dist.cluster.probe import no_token, require_cluster, require_loopback
 from rsf_dist.cluster.ray_workarounds import OWN_CLUSTER, progress_bars, restored_sigterm, set_log_levels
 from rsf_dist.errors import ClusterFailure, InputError, RsfError
 from rsf_dist.runtime import user_code
@@ -65,6 +65,7 @@ def _join_or_start(address: str | None, verbose: bool, code_folder: str | None =
         _join(found, verbose, code_folder, field)
         return
     require_loopback()
+    _require_absolute_folder()
     free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None
     _join(OWN_CLUSTER, verbose, code_folder)
     _warn_of_slow_store(free, int(ray.cluster_resources().get("object_store_memory", 0)))
@@ -92,7 +93,7 @@ def _join(address: str, verbose: bool, code_folder: str | None = None, field: st
     try:
         with restored_sigterm():
             ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
-    except (OSError, RuntimeError, ValueError, RayError) as err:
+    except Exception as err:  # Ray raises bare ones, too
         ray.shutdown()  # what had started by then
         raise _failure(field, address, err) from err
     set_log_levels(level)
@@ -100,16 +101,34 @@ def _join(address: str, verbose: bool, code_folder: str | None = None, field: st
 
 def _failure(field: str, address: str, err: Exception) -> RsfError:
     """Return the error that says why Ray did not join a cluster, or did not start one."""
+    if isinstance(err, AuthenticationError):
+        return no_token("RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "(not set)"), err)
     said = textwrap.shorten(str(err.__cause__ or err), 300, placeholder=" …")
     if address != OWN_CLUSTER:
         remedy = "run it on a node of the cluster, as the user who started it and with its versions of Ray and Python"
         return InputError(field, address, f"Ray could not join this cluster ({said})", remedy)
     if isinstance(err, OSError) and not isinstance(err, (ConnectionError, TimeoutError)):
-        name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "RAY_TMPDIR")
-        rule = f"Ray cannot keep its files and sockets below this folder ({said})"
-        remedy = f"set {name} to another folder, with a short path, that you may write to"
-        return InputError(name, os.environ.get(name, "(not set, which means /tmp)"), rule, remedy)
+        return _unusable_folder(said)
     return ClusterFailure(f"Ray did not start on this machine: {said}")
+
+
+def _require_absolute_folder() -> None:
+    """Raise InputError where Ray would look for its sockets below another folder in each process."""
+    name = _folder_variable()
+    if name in os.environ and not Path(os.environ[name]).is_absolute():
+        raise _unusable_folder("it is no absolute path")
+
+
+def _unusable_folder(why: str) -> InputError:
+    name = _folder_variable()
+    rule = f"Ray cannot keep its files and sockets below this folder ({why})"
+    remedy = f"set {name} to another folder, with a short path, that you may write to"
+    return InputError(name, os.environ.get(name, "(not set, which means /tmp)"), rule, remedy)
+
+
+def _folder_variable() -> str:
+    """Return the name of the variable that Ray takes the folder of its files from."""
+    return next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "RAY_TMPDIR")
 
 
 def _warn_of_slow_store(free: int | None, size: int) -> None:

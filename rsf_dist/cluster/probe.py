@@ -12,7 +12,6 @@ import os
 import socket
 import time
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,6 +23,7 @@ from ray.core.generated import gcs_service_pb2, ray_client_pb2
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
+from ray.exceptions import AuthenticationError
 
 from rsf_dist.errors import InputError
 
@@ -56,6 +56,8 @@ def require_cluster(field: str, address: str) -> None:
         _require_answer(field, address, target)
     except grpc.RpcError as err:
         raise _refusal(field, address, err) from err
+    except AuthenticationError as err:
+        raise no_token(field, address, err) from err
 
 
 def require_loopback() -> None:
@@ -133,10 +135,21 @@ def _refusal(field: str, address: str, err: Any) -> InputError:
     return InputError(field, address, f"no Ray cluster answers there ({why})", _remedy(field))
 
 
+def no_token(field: str, value: str, err: AuthenticationError) -> InputError:
+    """Return the error for a token that is asked for by RAY_AUTH_MODE=token, and that Ray does not find."""
+    return InputError(field, value, err.message.partition(". ")[0], _put_token())
+
+
+def _put_token() -> str:
+    return f"put the cluster's token into {_token_place()} (on its head: ray get-auth-token)"
+
+
 def _wrong_token(field: str, address: str) -> InputError:
-    place = _token_place()
-    there = f"put the cluster's token into {place} (on its head: ray get-auth-token)"
-    has_token = _token_loader().has_token(ignore_auth_mode=True)
+    place, there = _token_place(), _put_token()
+    try:
+        has_token = _token_loader().has_token(ignore_auth_mode=True)
+    except AuthenticationError:  # RAY_AUTH_TOKEN_PATH names no file
+        has_token = False
     if is_token_auth_enabled() or _token(address):
         rule = f"the cluster takes another token than that in {place}" if has_token else "the cluster asks for a token"
         return InputError(field, address, rule, there)
@@ -152,9 +165,9 @@ def _token_loader() -> Any:
 
 def _token_place() -> str:
     """Return where Ray looks for the token."""
-    if "RAY_AUTH_TOKEN" in os.environ:
+    if os.environ.get("RAY_AUTH_TOKEN"):
         return "the variable RAY_AUTH_TOKEN"
-    return os.environ.get("RAY_AUTH_TOKEN_PATH") or str(Path.home() / ".ray" / "auth_token")
+    return os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
 
 
 def _remedy(field: str) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -30,8 +31,10 @@ except InputError as err:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """A home directory, and a folder for Ray's sockets, whose paths are short."""
+    """A home directory with a token, and a folder for Ray's sockets, whose paths are short."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    (folder / ".ray").mkdir()
+    (folder / ".ray" / "auth_token").write_text(secrets.token_hex(16))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -84,7 +87,7 @@ def test_a_cluster_with_a_token_is_joined_or_tells_what_it_lacks(home: Path, hea
     without = joined(home, head)
     assert without == (
         f"RAY_ADDRESS={head}: the cluster asks for a token, which Ray sends only with RAY_AUTH_MODE=token; "
-        f"export RAY_AUTH_MODE=token; Ray takes the token from {home}/.ray/auth_token"
+        "export RAY_AUTH_MODE=token; Ray takes the token from ~/.ray/auth_token"
     )
     wrong = joined(home, head, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 32)
     assert "the cluster takes another token than that in the variable RAY_AUTH_TOKEN" in wrong

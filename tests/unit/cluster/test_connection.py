@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RaySystemError
 
 from rsf_dist.cluster import connection
 from rsf_dist.cluster.connection import connect, ensure_cluster
@@ -80,7 +80,7 @@ def test_what_is_refused_is_not_asked_again_of_ray(fake: Ray, monkeypatch: pytes
         ConnectionError("Failed"),
         ValueError("Failed"),
         PermissionError(13, "Permission denied", "/tmp/ray/session_1/logs"),
-        AuthenticationError("Failed"),
+        RaySystemError("Failed"),
     ],
 )
 def test_a_cluster_that_cannot_be_joined_says_why(fake: Ray, error: Exception) -> None:
@@ -127,10 +127,34 @@ def test_a_folder_that_is_no_good_is_named(fake: Ray, error, variables, named, m
     assert f"set {named.partition('=')[0]} to another folder, with a short path" in str(caught.value)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("Failed to start GCS"), ConnectionError("no"), TimeoutError("late")])
+@pytest.mark.parametrize("folder", ["", "scratch", "./tmp"])
+def test_a_folder_that_is_another_in_each_process_is_refused(fake: Ray, folder: str, monkeypatch) -> None:
+    """Ray waits half a minute for its sockets there."""
+    monkeypatch.setenv("TMPDIR", folder)
+    with pytest.raises(InputError, match=r"^TMPDIR=.*\(it is no absolute path\); set TMPDIR to another"), connect():
+        pass
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    with connect():
+        pass
+    assert fake.addresses == ["local"]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed"), ConnectionError("no"), TimeoutError("late"), Exception("The node timed out")]
+)
 def test_a_cluster_that_does_not_start_is_a_failure_and_no_wrong_input(fake: Ray, error: Exception) -> None:
     fake.error = error
     with pytest.raises(ClusterFailure, match=f"Ray did not start on this machine: {error}"), connect():
+        pass
+
+
+def test_a_token_that_ray_does_not_find_is_wrong_input(fake: Ray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/absent")
+    fake.error = AuthenticationError("RAY_AUTH_TOKEN_PATH is set but file cannot be opened or is empty: /absent")
+    with (
+        pytest.raises(InputError, match=r"cannot be opened or is empty: /absent; put .* token into /absent"),
+        connect(),
+    ):
         pass
 
 

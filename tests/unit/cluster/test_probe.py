@@ -11,6 +11,7 @@ import pytest
 from ray.core.generated import gcs_service_pb2, ray_client_pb2
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceServicer, add_NodeInfoGcsServiceServicer_to_server
 from ray.core.generated.ray_client_pb2_grpc import RayletDriverServicer, add_RayletDriverServicer_to_server
+from ray.exceptions import AuthenticationError
 
 from rsf_dist.cluster import probe
 from rsf_dist.cluster.probe import require_cluster
@@ -179,8 +180,7 @@ def test_a_cluster_that_asks_for_a_token_is_recognised(serve: Serve, monkeypatch
     assert "asks for a token" in error.rule
     assert error.remedy.startswith("export RAY_AUTH_MODE=token, and put the cluster's token into ")
     own_token(monkeypatch, TOKEN)
-    monkeypatch.setenv("HOME", "/home/ada")
-    assert refused(address).remedy == "export RAY_AUTH_MODE=token; Ray takes the token from /home/ada/.ray/auth_token"
+    assert refused(address).remedy == "export RAY_AUTH_MODE=token; Ray takes the token from ~/.ray/auth_token"
     own_token(monkeypatch, TOKEN, mode=True)
     require_cluster("address", address)
 
@@ -192,6 +192,22 @@ def test_a_wrong_token_is_recognised(serve: Serve, monkeypatch: pytest.MonkeyPat
     assert refused(address).rule == "the cluster takes another token than that in /etc/ray/token"
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
     assert refused(address).rule == "the cluster takes another token than that in the variable RAY_AUTH_TOKEN"
+
+
+@pytest.mark.parametrize("mode", [False, True])
+def test_a_token_that_is_not_there_is_told(mode: bool, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's reader raises where it needs a token and finds none, and where RAY_AUTH_TOKEN_PATH names no file."""
+    own_token(monkeypatch, None, mode)
+
+    def has_token(ignore_auth_mode: bool = False) -> bool:
+        raise AuthenticationError("Ray couldn't find an authentication token. Create a token file at ...")
+
+    monkeypatch.setattr(probe._token_loader(), "has_token", has_token)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/etc/ray/token")
+    error = refused(serve(Head([HERE], TOKEN)))
+    told = "Ray couldn't find an authentication token" if mode else "the cluster asks for a token"
+    assert error.rule.startswith(told)
+    assert "put the cluster's token into /etc/ray/token (on its head: ray get-auth-token)" in error.remedy
 
 
 def test_the_token_goes_unasked_to_the_cluster_on_this_machine_alone(
