@@ -21,6 +21,7 @@ import typer
 
 from rsf_dist import __version__
 from rsf_dist.errors import InputError, RsfError, StatisticalRefusal
+from rsf_dist.runtime.ray_lines import hide_ended_actors
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -296,6 +297,8 @@ def main() -> None:
     """Run the command and exit: 0 done, 1 our bug, 2 the user's input, 3 a statistical refusal, 130 interrupted."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers interrupt by SIGTERM
     debug = "--debug" in sys.argv
+    if not debug:
+        hide_ended_actors()
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # Typer catches Ctrl-C itself

@@ -1,6 +1,7 @@
 """The command's words and exit codes, as far as they need no cluster."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from ray._private.ray_logging import LogDeduplicator
 
 import rsf_dist
 from rsf_dist import cli
@@ -84,12 +86,39 @@ def test_an_interrupted_command_says_whether_it_goes_on(words: list[str], told: 
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("words", "shown"), [((), False), (("--debug",), True)])
+def test_the_end_of_ray_datas_actors_is_told_with_debug_alone(words, shown, rsf_here, monkeypatch) -> None:
+    """By Ray's own setting, which takes nothing else away."""
+    monkeypatch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", "of the test")  # so that it is put back
+    monkeypatch.delenv("RAY_DEDUP_LOGS_SKIP_REGEX")
+    rsf_here("schema", "config", *words)
+    lines = [
+        "Task MapWorker(MapBatches(_Actor)).submit failed. There are infinite retries remaining, so the task will be "
+        "retried. Error: The actor is temporarily unavailable: RpcError: RPC error: Socket closed rpc_code: 14",
+        "A worker died or was killed while executing a task by an unexpected system error.",
+        "Task _map_task failed due to oom. There are infinite oom retries remaining, so the task will be retried.",
+    ]
+    filtered = LogDeduplicator(5, None, os.environ.get("RAY_DEDUP_LOGS_SKIP_REGEX"))
+    (batch,) = filtered.deduplicate({"lines": lines, "pid": "raylet", "is_err": False})
+    assert batch["lines"] == (lines if shown else lines[1:])
+
+
 WITHOUT_HOME = """
 import os, pwd
 def nobody(number): raise KeyError(number)
 pwd.getpwuid = nobody
 os.environ.pop("HOME", None)
 """
+
+
+def test_a_dead_address_in_the_environment_is_refused_in_one_line(config_file: Path, rsf_here, monkeypatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    started = time.monotonic()
+    done = rsf_here("sample", config_file)
+    assert time.monotonic() - started < 15
+    (told,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert told.startswith("error: RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there (")
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize("command", ["run", "verify"])
