@@ -32,7 +32,7 @@ SECONDS = 10.0
 
 _CLIENT = "ray://"
 _FORM = "is not of the form HOST:PORT or ray://HOST:PORT"
-_OTHER_SERVICE = "what answers there is not a Ray cluster's head"
+_OTHER_SERVICE = "another service answers there"
 
 
 def require_cluster(field: str, address: str) -> None:

@@ -24,8 +24,10 @@ Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
 
 _SMALLEST_SHARE = 0.0001  # of a CPU or GPU, that Ray can count
 _LARGEST_SHARE = 10_000  # above any machine
-ProcessCount = Annotated[int, Field(gt=0, le=40_000)]
-"""A number of actors or workers. Ray is tested up to 40,000 actors a cluster."""
+_MOST_PROCESSES = 40_000  # actors in a cluster, up to which Ray is tested
+ProcessCount = Annotated[int, Field(gt=0, le=_MOST_PROCESSES)]
+"""A number of actors or workers."""
+ProcessCountOrZero = Annotated[int, Field(ge=0, le=_MOST_PROCESSES)]
 Cpus = Annotated[float, Field(ge=_SMALLEST_SHARE, le=_LARGEST_SHARE, allow_inf_nan=False)]
 """CPUs of one process."""
 

@@ -165,6 +165,7 @@ def test_missing_key(raw, field):
         ("sampling.pool.gpus_per_actor", 2.5, "or a whole number of GPUs"),
         ("sampling.pool.min_actors", 10**12, "less than or equal to 40000"),
         ("sampling.pool.max_actors", 100_000, "less than or equal to 40000"),
+        ("ratio.num_workers", 10**12, "less than or equal to 40000"),
         ("training.num_workers", 10**12, "less than or equal to 40000"),
         ("sampling.pool.gpus_per_actor", math.nan, "finite"),
         ("sampling.pool.gpus_per_actor", math.inf, "finite"),
