@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from rsf_dist import __version__
 from rsf_dist.errors import InputError, RsfError, StatisticalRefusal
+from rsf_dist.runtime.ray_lines import hide_ended_actors
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -33,7 +35,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     help="Rejection sampling fine-tuning of vision models on Ray.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -60,6 +62,17 @@ Address = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of text.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 3 if the report's trust card is red.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the output of the workers.")]
+
+
+@app.callback()
+def _common(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        print(f"rsf {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -277,6 +290,8 @@ def main() -> None:
     """Run the command and exit: 0 done, 1 our bug, 2 the user's input, 3 a statistical refusal, 130 interrupted."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers interrupt by SIGTERM
     debug = "--debug" in sys.argv
+    if not debug:
+        hide_ended_actors()
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # Typer catches Ctrl-C itself
@@ -288,13 +303,23 @@ def main() -> None:
         _complain(str(err))
         sys.exit(err.exit_code)
     except KeyboardInterrupt:
-        _complain("interrupted")
+        _complain(f"interrupted; {_way_on(sys.argv[1:])}")
         sys.exit(INTERRUPTED)
     except Exception as err:
         if not hasattr(err, "format_message"):  # only click's usage errors have it; Typer may bring a click of its own
             raise
         _complain(err.format_message())
         sys.exit(InputError.exit_code)
+
+
+def _way_on(words: list[str]) -> str:
+    """Return what to do after the command of these words was interrupted."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    if command in ("run", "compare", "sample", "train"):
+        return "the same command goes on from there"
+    if command == "demo":
+        return "`rsf demo --output FOLDER` goes on from there, with the folder that this one wrote to"
+    return "the same command starts again from the beginning"
 
 
 def _demo_names() -> Iterator[str]:

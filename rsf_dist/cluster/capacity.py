@@ -29,7 +29,9 @@ def nodes_up() -> list[Share]:
 
 def check_pool(pool: PoolConfig) -> None:
     """Raise InputError unless the cluster has room for `min_actors`, now or within `wait_seconds`."""
-    _require("min_actors", pool.min_actors, [Share.of_pool(pool)] * pool.min_actors, pool.wait_seconds)
+    one_takes = "gpus_per_actor" if pool.gpus_per_actor else "cpus_per_actor"
+    key = "min_actors" if pool.min_actors > 1 else one_takes
+    _require(key, getattr(pool, key), [Share.of_pool(pool)] * pool.min_actors, pool.wait_seconds)
 
 
 def check_ratio(ratio: Reserving) -> None:

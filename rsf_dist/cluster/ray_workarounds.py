@@ -44,15 +44,25 @@ Upstream: no issue known.
 def restored_sigterm() -> Iterator[None]:
     """Keep the process's SIGTERM handler over a block that calls `ray.init`.
 
-    `ray.init` installs a handler that calls `sys.exit(15)`, in the middle of whatever must be left in order.
+    `ray.init` installs a handler that calls `sys.exit(15)`, in the middle of whatever must be left in order. A SIGTERM
+    that comes within the block goes to the process's own handler.
     Upstream: ray-project/ray#17308; pull request #65749 would restore handlers, but only at `ray.shutdown`.
     """
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+    try:
+        yield
+    except SystemExit as err:
+        restore()
+        if err.code == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        restore()
 
 
 @contextmanager

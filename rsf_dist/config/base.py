@@ -26,6 +26,25 @@ Seconds = NonNegative
 PositiveInt = Annotated[int, Field(gt=0, le=_LARGEST_COUNT)]
 Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
 
+_SMALLEST_SHARE = 0.0001  # of a CPU or GPU, that Ray can count
+_LARGEST_SHARE = 10_000  # above any machine
+_MOST_PROCESSES = 40_000  # actors in a cluster, up to which Ray is tested
+ProcessCount = Annotated[int, Field(gt=0, le=_MOST_PROCESSES)]
+"""A number of actors or workers."""
+ProcessCountOrZero = Annotated[int, Field(ge=0, le=_MOST_PROCESSES)]
+Cpus = Annotated[float, Field(ge=_SMALLEST_SHARE, le=_LARGEST_SHARE, allow_inf_nan=False)]
+"""CPUs of one process."""
+
+
+def _divisible_by_ray(gpus: float) -> float:
+    if 0 < gpus < _SMALLEST_SHARE or (gpus > 1 and not gpus.is_integer()):
+        raise ValueError(f"must be 0, a fraction of at least {_SMALLEST_SHARE}, or a whole number of GPUs")
+    return gpus
+
+
+Gpus = Annotated[float, Field(ge=0, le=_LARGEST_SHARE, allow_inf_nan=False), AfterValidator(_divisible_by_ray)]
+"""GPUs of one process."""
+
 Prior = tuple[NonNegative, ...]
 """One number a class, in the order of the classes."""
 

@@ -15,11 +15,11 @@ from pydantic import (
 )
 
 from rsf_dist.config.base import (
-    Count,
     Fraction,
     ImportPath,
     PositiveFloat,
     PositiveInt,
+    ProcessCountOrZero,
     StrictModel,
 )
 from rsf_dist.config.class_prior import NumProposals, PriorEstimatorConfig
@@ -141,7 +141,7 @@ class ClassifierRatioConfig(TaskResources, RatioKind):
     """Share of the rows that is held out for calibration."""
     test_fraction: Fraction = 0.2
     """Share of the rows that is held out for the reported figures."""
-    num_workers: Count = 0
+    num_workers: ProcessCountOrZero = 0
     """Workers that fit data parallel through Ray Train. 0 fits in one Ray task."""
 
     @model_validator(mode="after")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pydantic import Field
-
-from rsf_dist.config.base import PositiveFloat, Seconds, StrictModel
+from rsf_dist.config.base import Cpus, Gpus, Seconds, StrictModel
 
 if TYPE_CHECKING:
     from rsf_dist.config.sampling import PoolConfig
@@ -80,9 +78,9 @@ class Reserving(Protocol):
 class TaskResources(StrictModel):
     """The share of the cluster that a task takes."""
 
-    cpus: PositiveFloat = 1
+    cpus: Cpus = 1
     """CPUs of the task, or of each worker."""
-    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    gpus: Gpus = 0
     """GPUs of the task, or of each worker. A fraction shares a GPU with other tasks."""
     wait_seconds: Seconds = 0.0
     """Seconds to wait for a cluster that scales by itself to bring up these resources. 0 refuses at once."""

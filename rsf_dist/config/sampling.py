@@ -6,20 +6,20 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from rsf_dist.config.base import NonNegative, PositiveFloat, PositiveInt, Seconds, StrictModel
+from rsf_dist.config.base import Cpus, Gpus, PositiveFloat, PositiveInt, ProcessCount, Seconds, StrictModel
 
 
 class PoolConfig(StrictModel):
     """The pool of Ray actors that draw and score proposals. It changes how long a run takes, but no row."""
 
-    min_actors: PositiveInt = 1
+    min_actors: ProcessCount = 1
     """Actors that the cluster must have room for before sampling starts."""
-    max_actors: PositiveInt | None = None
+    max_actors: ProcessCount | None = None
     """Largest number of actors; the pool grows while there is work. null means as many as the nodes that are up have
     CPUs for. Set it on a cluster that scales by itself."""
-    cpus_per_actor: PositiveFloat = 1
+    cpus_per_actor: Cpus = 1
     """CPUs that Ray reserves for each actor. Fractions are allowed."""
-    gpus_per_actor: NonNegative = 0
+    gpus_per_actor: Gpus = 0
     """GPUs that Ray reserves for each actor. Fractions are allowed, so that actors can share a GPU."""
     max_tasks_in_flight: PositiveInt | None = None
     """Chunks that are sent to an actor at once, running or waiting. More hide the time that a chunk travels; fewer

@@ -8,9 +8,10 @@ from pydantic import model_validator
 
 from rsf_dist.config.base import (
     Count,
+    Cpus,
     Fraction,
-    PositiveFloat,
     PositiveInt,
+    ProcessCount,
     Seconds,
 )
 from rsf_dist.config.model import OptimizerConfig
@@ -19,9 +20,9 @@ from rsf_dist.config.model import OptimizerConfig
 class TrainingConfig(OptimizerConfig):
     """Fine-tuning, data parallel with Ray Train."""
 
-    num_workers: PositiveInt = 1
+    num_workers: ProcessCount = 1
     """DDP workers. They share batch_size, which must be a multiple of this number."""
-    cpus_per_worker: PositiveFloat = 1
+    cpus_per_worker: Cpus = 1
     """CPUs that Ray reserves for each worker. Fractions are allowed. Ray Data needs at least one CPU that the workers
     leave."""
     use_gpu: bool = False

@@ -277,7 +277,7 @@ def stop(config_file: Path, by: signal.Signals, worker: str, ready: Callable[[],
         process.kill()
     assert process.returncode == 130, said
     assert "Traceback" not in said
-    assert said.rstrip().endswith("error: interrupted")
+    assert said.rstrip().endswith("error: interrupted; the same command goes on from there")
     assert len(children) > 5
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive

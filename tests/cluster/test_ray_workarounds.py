@@ -1,6 +1,7 @@
 """Ray 2.60 needs our workarounds. A test that fails here, with another Ray, names one that can go."""
 
 import gc
+import inspect
 import json
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import ray
 from pyarrow import fs
-from ray._private import services
+from ray._private import ray_constants, services
 from ray.data import DataContext
 from ray.exceptions import WorkerCrashedError
 from ray.train import CheckpointConfig
@@ -53,6 +54,12 @@ def test_ray_init_without_an_address_joins_even_a_dead_cluster(tmp_path, monkeyp
     assert services.canonicalize_bootstrap_address(OWN_CLUSTER, str(tmp_path)) is None
 
 
+def test_ray_init_asks_a_dead_address_for_long_and_looks_a_minute_for_a_node():
+    assert ray_constants.NUM_REDIS_GET_RETRIES == 20  # each takes up to 30 s, and a second between them
+    assert ray_constants.GCS_SERVER_REQUEST_TIMEOUT_SECONDS == 60
+    assert "timeout" not in inspect.signature(ray.init).parameters
+
+
 # Signals
 
 
@@ -83,6 +90,15 @@ def test_sigterm_is_given_back(own_handlers):
     with restored_sigterm():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) == own_handlers[signal.SIGTERM]
+
+
+def test_a_sigterm_in_the_block_goes_to_its_own_handler(own_handlers):
+    """And not to a SystemExit, as which Ray's handler raises it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt), restored_sigterm():
+        sys.exit(signal.SIGTERM)
+    with pytest.raises(SystemExit), restored_sigterm():
+        sys.exit(1)
 
 
 def test_ray_train_takes_sigint_over_and_exits_with_0(own_handlers):

@@ -1,6 +1,7 @@
 """The command's words and exit codes, as far as they need no cluster."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from ray._private.ray_logging import LogDeduplicator
 
+import rsf_dist
 from rsf_dist import cli
 from rsf_dist.config.reference import config_markdown
 
@@ -48,6 +51,85 @@ def test_help_names_every_command_and_imports_neither_torch_nor_ray() -> None:
         assert f"\n  {command} " in done.stdout
     code = "import sys; from rsf_dist.cli import app; sys.exit(any(m in sys.modules for m in ('torch', 'ray')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_command_alone_prints_its_help() -> None:
+    bare = rsf()
+    assert (bare.returncode, bare.stderr) == (0, "")
+    assert bare.stdout == rsf("--help").stdout
+
+
+def test_the_version_is_printed() -> None:
+    done = rsf("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"rsf {rsf_dist.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "config.yaml"], "the same command goes on from there"),
+        (["compare", "config.yaml", "--seeds", "2"], "the same command goes on from there"),
+        (["train", "runs/demo", "--json"], "the same command goes on from there"),
+        (["demo"], "`rsf demo --output FOLDER` goes on"),  # by default it takes another folder each time
+        (["plan", "config.yaml"], "the same command starts again from the beginning"),  # it keeps nothing
+        (["verify", "runs/demo"], "the same command starts again from the beginning"),
+    ],
+)
+def test_an_interrupted_command_says_whether_it_goes_on(words: list[str], told: str, rsf_here, monkeypatch) -> None:
+    def interrupted(standalone_mode: bool) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    done = rsf_here(*words)
+    assert done.returncode == 130
+    assert done.stderr.startswith(f"error: interrupted; {told}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "shown"), [((), False), (("--debug",), True)])
+def test_the_end_of_ray_datas_actors_is_told_with_debug_alone(words, shown, rsf_here, monkeypatch) -> None:
+    """By Ray's own setting, which takes nothing else away."""
+    monkeypatch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", "of the test")  # so that it is put back
+    monkeypatch.delenv("RAY_DEDUP_LOGS_SKIP_REGEX")
+    rsf_here("schema", "config", *words)
+    lines = [
+        "Task MapWorker(MapBatches(_Actor)).submit failed. There are infinite retries remaining, so the task will be "
+        "retried. Error: The actor is temporarily unavailable: RpcError: RPC error: Socket closed rpc_code: 14",
+        "A worker died or was killed while executing a task by an unexpected system error.",
+        "Task _map_task failed due to oom. There are infinite oom retries remaining, so the task will be retried.",
+    ]
+    filtered = LogDeduplicator(5, None, os.environ.get("RAY_DEDUP_LOGS_SKIP_REGEX"))
+    (batch,) = filtered.deduplicate({"lines": lines, "pid": "raylet", "is_err": False})
+    assert batch["lines"] == (lines if shown else lines[1:])
+
+
+WITHOUT_HOME = """
+import os, pwd
+def nobody(number): raise KeyError(number)
+pwd.getpwuid = nobody
+os.environ.pop("HOME", None)
+"""
+
+
+def test_a_dead_address_in_the_environment_is_refused_in_one_line(config_file: Path, rsf_here, monkeypatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    started = time.monotonic()
+    done = rsf_here("sample", config_file)
+    assert time.monotonic() - started < 15
+    (told,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert told.startswith("error: RAY_ADDRESS=127.0.0.1:1: no Ray cluster answers there (")
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("command", ["run", "verify"])
+def test_a_user_without_a_home_directory_is_told_so(command: str, config_file: Path) -> None:
+    main = "import sys; sys.argv = ['rsf', *sys.argv[1:]]; from rsf_dist.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_HOME + main, command, config_file], capture_output=True, text=True, timeout=120
+    )
+    refused(done, "HOME=(not set): ", "export HOME=FOLDER")
+    helped = [sys.executable, "-c", WITHOUT_HOME + main, command, "--help"]
+    assert subprocess.run(helped, capture_output=True, timeout=120).returncode == 0
 
 
 @pytest.mark.parametrize(

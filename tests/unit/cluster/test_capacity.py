@@ -60,6 +60,13 @@ def test_what_is_missing_is_refused_at_once_unless_one_may_wait(cluster):
     assert cluster == [[{"CPU": 1.0, "GPU": 0.0}] * 4, []]  # asked for, and given back to the work's own demand
 
 
+def test_an_actor_that_fits_no_node_is_refused_by_what_it_takes(cluster):
+    with pytest.raises(InputError, match=r"^cpus_per_actor=64\.0: needs 1 × 64 CPU; the cluster has 1 × 2 CPU"):
+        capacity.check_pool(PoolConfig(cpus_per_actor=64))
+    with pytest.raises(InputError, match=r"^gpus_per_actor=0\.5: needs 1 × \(1 CPU, 0\.5 GPU\)"):
+        capacity.check_pool(PoolConfig(gpus_per_actor=0.5))
+
+
 def test_waiting_ends(cluster, monkeypatch):
     monkeypatch.setattr(capacity, "_POLL_SECONDS", 0.01)
     with pytest.raises(InputError, match=r"^gpus=9"):

@@ -152,7 +152,21 @@ def test_missing_key(raw, field):
         ("sampling.chunk_size", 0, "greater than 0"),
         ("sampling.budget.max_proposals", -1, "greater than 0"),
         ("sampling.budget.on_shortfall", "shrug", "'error' or 'partial'"),
-        ("sampling.pool.cpus_per_actor", 0, "greater than 0"),
+        ("sampling.pool.cpus_per_actor", 0, "greater than or equal to 0.0001"),
+        ("sampling.pool.cpus_per_actor", 1e-5, "greater than or equal to 0.0001"),  # Ray's smallest share
+        ("sampling.pool.cpus_per_actor", 1e9, "less than or equal to 10000"),
+        ("training.cpus_per_worker", 1e-5, "greater than or equal to 0.0001"),
+        ("training.cpus_per_worker", 1e9, "less than or equal to 10000"),
+        ("ratio.cpus", 1e-5, "greater than or equal to 0.0001"),
+        ("ratio.cpus", 1e9, "less than or equal to 10000"),
+        ("ratio.gpus", 1e-5, "a fraction of at least 0.0001"),
+        ("ratio.gpus", 1.5, "or a whole number of GPUs"),
+        ("sampling.pool.gpus_per_actor", -0.5, "greater than or equal to 0"),
+        ("sampling.pool.gpus_per_actor", 2.5, "or a whole number of GPUs"),
+        ("sampling.pool.min_actors", 10**12, "less than or equal to 40000"),
+        ("sampling.pool.max_actors", 100_000, "less than or equal to 40000"),
+        ("ratio.num_workers", 10**12, "less than or equal to 40000"),
+        ("training.num_workers", 10**12, "less than or equal to 40000"),
         ("sampling.pool.gpus_per_actor", math.nan, "finite"),
         ("sampling.pool.gpus_per_actor", math.inf, "finite"),
         ("ratio.gpus", math.inf, "finite"),
@@ -180,6 +194,13 @@ def test_value_that_breaks_a_rule(key, value, rule):
     assert error.field == key
     assert rule in error.rule
     assert str(error).startswith(f"{key}={value}: ")
+
+
+def test_shares_that_ray_can_count_are_taken():
+    pool = parse_config(having("sampling.pool", {"cpus_per_actor": 0.0001, "gpus_per_actor": 0.25})).sampling.pool
+    assert (pool.cpus_per_actor, pool.gpus_per_actor) == (0.0001, 0.25)
+    pool = parse_config(having("sampling.pool", {"cpus_per_actor": 1.5, "gpus_per_actor": 2})).sampling.pool
+    assert (pool.cpus_per_actor, pool.gpus_per_actor) == (1.5, 2.0)
 
 
 @pytest.mark.parametrize(
