@@ -71,7 +71,7 @@ class ClassifierRatio:
 
     Args:
         networks: fitted networks, rows -> logits [n, 1].
-        spec: the networks' common specification.
+        spec: the networks' common specification. None means networks of one's own, which cannot be saved.
         calibration: the map from the logit to the log ratio.
         quality: the ratio's figures on the test part.
         target_log_ratio: log r of the test part's target rows, float64 [m]. They are not cut off, so that the p-side TV
@@ -84,7 +84,7 @@ class ClassifierRatio:
     def __init__(
         self,
         networks: Sequence[Network],
-        spec: NetworkSpec,
+        spec: NetworkSpec | None,
         calibration: Calibration,
         quality: RatioQuality,
         target_log_ratio: Floats,
@@ -171,10 +171,8 @@ class ClassifierRatio:
                 "column", self.column, f"is not among the rows' {sorted(batch)}", "propose that column", absolute=True
             )
         rows = batch[self.column]
-        require_rank(self.column, rows)
-        if rows.ndim == 2 and rows.shape[1] != self.spec.channels:
-            rule = f"the ratio was learned from rows of {self.spec.channels} numbers"
-            raise InputError(self.column, f"rows of {rows.shape[1]} numbers", rule, "propose such rows", absolute=True)
+        if self.spec is not None:  # a network of one's own may take rows of any shape
+            _require_alike(self.column, rows, self.spec.channels)
         logits = _logits([network.to(device()) for network in self.networks], rows)
         return torch.from_numpy(_clip(self.calibration(logits), self.max_log_ratio))
 
@@ -183,6 +181,7 @@ class ClassifierRatio:
 
     def save(self, folder: Path) -> None:
         """Write network-0.safetensors, network-0.json, …, and ratio.json."""
+        assert self.spec is not None
         for number, network in enumerate(self.networks):
             save_network(network, self.spec, folder, f"network-{number}")
         described = {
@@ -335,6 +334,14 @@ def _logits(networks: Sequence[Network], rows: Tensor) -> Floats:
     """Return the mean of the networks' logits, float64 [n]."""
     members = [in_pieces(network, rows, network.numbers_per_row(rows))[:, 0].double() for network in networks]
     return torch.stack(members).mean(dim=0).detach().cpu().numpy()
+
+
+def _require_alike(column: str, rows: Tensor, channels: int) -> None:
+    """Raise InputError unless rows have a rank that a ratio is learned from, and rows of numbers this length."""
+    require_rank(column, rows)
+    if rows.ndim == 2 and rows.shape[1] != channels:
+        rule = f"the ratio was learned from rows of {channels} numbers"
+        raise InputError(column, f"rows of {rows.shape[1]} numbers", rule, "propose such rows", absolute=True)
 
 
 def _finite_logits(networks: Sequence[Network], rows: Tensor) -> Floats:
