@@ -23,9 +23,10 @@ class ImageSet:
     Args:
         images: uint8 [n, channels, height, width].
         labels: int64 [n] in [0, len(classes)). None means unlabelled.
-        classes: the classes' names, in the order of their labels; empty without labels.
+        classes: the classes' names, in the order of their numbers; empty without labels, boxes and masks.
         annotations: columns beside the images: `boxes` float32 [n, K, 4] (x0 y0 x1 y1 in pixels) with `box_label` int64
             [n, K], -1 where there is no box; or `mask` uint8 [n, height, width], a class's number, 255 where none is.
+            `rsf_dist.data.annotations` describes them, and `box_crowd`.
         ids: the names of the images within their source, by which an accepted row can be traced back.
     """
 
