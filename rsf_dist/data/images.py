@@ -63,13 +63,13 @@ class ImageSet:
         return self.labels
 
     def require_like(self, other: ImageSet) -> None:
-        """Raise InputError unless shapes, and classes if labelled, are those of `other`."""
+        """Raise InputError unless shapes, and classes if labelled or annotated, are those of `other`."""
         ours, theirs = tuple(self.images.shape[1:]), tuple(other.images.shape[1:])
         if ours != theirs:
             raise InputError(
                 "", ours, f"images must be [channels, height, width] = {theirs} like the source's", "set its `size`"
             )
-        if self.labels is not None and self.classes != other.classes:
+        if (self.labels is not None or self.annotations) and self.classes != other.classes:
             rule = f"classes must be the source's {list(other.classes)}"
             raise InputError("", list(self.classes), rule, "name them alike, by `classes`")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,11 +100,13 @@ def _numbered(found: list[int]) -> tuple[str, ...]:
 def _numbers(path: Path) -> np.ndarray:
     """Return a mask's numbers, [h, w]: of a palette the numbers, not the colours."""
     try:
-        with Image.open(path) as image:
-            kind, mode, numbers = image.format, image.mode, np.asarray(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                kind, mode, numbers = image.format, image.mode, np.asarray(image)
     except Exception as err:  # each format has errors of its own, and the file is at fault for each
         raise refuse(str(path), "(a file)", "is not a readable image", "save the mask again, as PNG") from err
     if kind != "PNG" or mode not in _MODES:
         rule = "must be a PNG file with one number a pixel, grey or with a palette"
         raise refuse(str(path), f"{kind} {mode}", rule, "save each pixel's class as a number")
-    return numbers.astype(np.int64)
+    return numbers.astype(np.uint8) if mode == "1" else numbers

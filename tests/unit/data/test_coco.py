@@ -9,6 +9,7 @@ import torch
 from data.annotated_files import box, coco, config, image, load, notes, on_its_side, refusal
 
 from rsf_dist.data.sources import list_images
+from rsf_dist.errors import InputError
 
 
 def test_boxes_are_corners_and_classes_are_numbered_in_the_order_of_ids(tmp_path):
@@ -41,6 +42,17 @@ def test_classes_reorder_and_leave_out(tmp_path):
     assert "classes that are no category of the file: 1 (first: owl)" in told
 
 
+def test_files_that_number_the_same_names_otherwise_are_told_apart(tmp_path):
+    ours = load("coco", **coco(tmp_path / "ours", [box(1, [1, 2, 3, 4])]))
+    categories = [{"id": number, "name": name} for number, name in enumerate(["dog", "cow", "cat"])]
+    theirs = coco(tmp_path / "theirs", [box(1, [1, 2, 3, 4], 2)], categories=categories)
+    with pytest.raises(InputError, match=r"classes must be the source's \['cat', 'dog', 'cow'\]"):
+        load("coco", **theirs).require_like(ours)
+    named = load("coco", **theirs, classes=ours.classes)
+    named.require_like(ours)
+    assert named.annotations["box_label"].tolist() == ours.annotations["box_label"].tolist()
+
+
 def test_a_crowd_is_kept_apart_from_what_is_trained_on(tmp_path):
     found = load("coco", **coco(tmp_path, [box(1, [2, 3, 10, 5], 7, iscrowd=1), box(2, [0, 0, 4, 4])]))
     assert found.annotations["box_label"].tolist() == [[-1, 0], [-1, -1]]
@@ -62,7 +74,8 @@ def test_boxes_are_clipped_or_left_out_and_told_of(tmp_path):
 
 
 def test_corners_given_as_sizes_are_suspected(tmp_path):
-    corners, sizes = [[10, 5, 35, 18], [3, 2, 20, 12]], [[10, 5, 25, 13], [3, 2, 17, 10]]
+    corners = [[10, 5, 35, 18], [3, 2, 20, 12]]
+    sizes = [[10, 5, 25, 13], [3, 2, 17, 10], [30, 10, 20, 5]]  # the last is too large, and no box of corners either
     told = notes("coco", **coco(tmp_path, [box(number, bbox) for number, bbox in enumerate(corners)]))
     assert "only fit as [x0, y0, x1, y1]" in told
     assert "only fit" not in notes("coco", **coco(tmp_path, [box(number, bbox) for number, bbox in enumerate(sizes)]))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from bad_input.pictures import bomb
 from data.annotated_files import image, load, masks, notes, on_its_side, refusal
 from PIL import Image
 
@@ -41,6 +42,13 @@ def test_colours_and_other_formats_are_refused(tmp_path):
     assert "0.png=JPEG L: must be a PNG file" in refusal("mask_folder", **files)
     (tmp_path / "masks" / "0.png").rename(tmp_path / "masks" / "0.jpg")
     assert "0.jpg=.jpg: is no PNG file" in refusal("mask_folder", **files)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG", bomb(20_000), bomb(12_000)], ids=["empty", "short", "huge", "large"])
+def test_a_mask_that_cannot_be_read_is_refused(data, tmp_path):
+    files = masks(tmp_path, NUMBERS)
+    (tmp_path / "masks" / "0.png").write_bytes(data)
+    assert "masks/0.png=(a file): is not a readable image" in refusal("mask_folder", **files)
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path):
