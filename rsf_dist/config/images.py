@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from rsf_dist.config.base import Count, NonEmptyStr, PositiveInt, Size, StrictModel
 from rsf_dist.config.kinds import Kinds, kind_of
@@ -19,6 +19,7 @@ def _all_different(names: tuple[str, ...]) -> tuple[str, ...]:
 
 ClassNames = Annotated[tuple[str, ...], AfterValidator(_all_different)]
 Channels = Literal[1, 3]
+Share = Annotated[float, Field(ge=0, le=1)]
 Resize = Literal["cover", "fit", "stretch"]
 
 
@@ -94,6 +95,85 @@ class ImageFolderConfig(ImagesKind):
     """Chooses this source."""
     root: NonEmptyStr
     """Path of the folder."""
+
+
+class BoxesKind(ImagesKind):
+    """The base of the kinds whose images have boxes."""
+
+    min_visible: Share = 0.25
+    """Smallest share of a box's area that `size` must leave within the image; a box with less of it is left out. Boxes
+    are scaled, shifted and clipped along with the pixels."""
+
+
+@IMAGE_KINDS.register
+class CocoConfig(BoxesKind):
+    """Images with boxes, or masks, in a JSON file of COCO's format.
+
+    Category ids may have gaps: classes are known by name, and numbered in the order of ids. Objects of categories that
+    `classes` leaves out are left out. Regions with `iscrowd` are not trained on, and ignored in evaluation.
+    """
+
+    kind: Literal["coco"] = "coco"
+    """Chooses this source."""
+    root: NonEmptyStr
+    """Path of the folder that the file names are relative to."""
+    annotations: NonEmptyStr
+    """Path of the JSON file."""
+    masks: bool = False
+    """Whether to read the segmentations as masks, a class for each pixel, instead of boxes. Where objects overlap, the
+    later annotation counts."""
+    background: NonEmptyStr | None = "background"
+    """For `masks`: the class of pixels that no annotation covers. It comes first, before the categories, unless one
+    has its name; `classes`, where given, must list it. null means that these pixels are ignored."""
+
+
+@IMAGE_KINDS.register
+class VocConfig(BoxesKind):
+    """Images with boxes in one XML file each, as PASCAL VOC keeps them, numbering pixels from 1.
+
+    Images are in JPEGImages and XML files in Annotations, or both are in one folder. An image without an XML file has
+    no objects. Classes are the names that occur in all XML files, in alphabetical order.
+    """
+
+    kind: Literal["voc"] = "voc"
+    """Chooses this source."""
+    root: NonEmptyStr
+    """Path of the folder."""
+    split: NonEmptyStr | None = None
+    """Name of a list of images: `train` is ImageSets/Main/train.txt. null means all images."""
+    difficult: Literal["ignore", "keep"] = "ignore"
+    """What becomes of objects marked `difficult`. `ignore`: not trained on, and ignored in evaluation. `keep`: as any
+    other object."""
+
+
+@IMAGE_KINDS.register
+class YoloConfig(BoxesKind):
+    """Images with boxes in one text file each, as YOLO keeps them, described by data.yaml.
+
+    An image without a text file has no objects. Of a segment, a polygon, the box around it is taken.
+    """
+
+    kind: Literal["yolo"] = "yolo"
+    """Chooses this source."""
+    root: NonEmptyStr
+    """Path of data.yaml, or of the folder that it lies in."""
+    split: NonEmptyStr = "train"
+    """Key of data.yaml that names the images: train, val or test."""
+
+
+@IMAGE_KINDS.register
+class MaskFolderConfig(ImagesKind):
+    """A folder of images and one of masks: PNG files of the same names, a class's number for each pixel.
+
+    Pixels of 255 are ignored. Of a mask with a palette, the numbers count and not the colours.
+    """
+
+    kind: Literal["mask_folder"] = "mask_folder"
+    """Chooses this source."""
+    root: NonEmptyStr
+    """Path of the folder with the images."""
+    masks: NonEmptyStr
+    """Path of the folder with the masks. Without `classes` each of them is read once, to find the largest number."""
 
 
 def _known_kind(kind: str) -> str:

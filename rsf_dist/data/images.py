@@ -23,9 +23,10 @@ class ImageSet:
     Args:
         images: uint8 [n, channels, height, width].
         labels: int64 [n] in [0, len(classes)). None means unlabelled.
-        classes: the classes' names, in the order of their labels; empty without labels.
+        classes: the classes' names, in the order of their numbers; empty without labels, boxes and masks.
         annotations: columns beside the images: `boxes` float32 [n, K, 4] (x0 y0 x1 y1 in pixels) with `box_label` int64
             [n, K], -1 where there is no box; or `mask` uint8 [n, height, width], a class's number, 255 where none is.
+            `rsf_dist.data.annotations` describes them, and `box_crowd`.
         ids: the names of the images within their source, by which an accepted row can be traced back.
     """
 
@@ -62,13 +63,13 @@ class ImageSet:
         return self.labels
 
     def require_like(self, other: ImageSet) -> None:
-        """Raise InputError unless shapes, and classes if labelled, are those of `other`."""
+        """Raise InputError unless shapes, and classes if labelled or annotated, are those of `other`."""
         ours, theirs = tuple(self.images.shape[1:]), tuple(other.images.shape[1:])
         if ours != theirs:
             raise InputError(
                 "", ours, f"images must be [channels, height, width] = {theirs} like the source's", "set its `size`"
             )
-        if self.labels is not None and self.classes != other.classes:
+        if (self.labels is not None or self.annotations) and self.classes != other.classes:
             rule = f"classes must be the source's {list(other.classes)}"
             raise InputError("", list(self.classes), rule, "name them alike, by `classes`")
 

@@ -53,10 +53,16 @@ def resized(images: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
     if (height, width) == tuple(size):
         return images
     place = placement(height, width, size, resize)
-    scaled = F.resize(images, [place.height, place.width], antialias=True)
+    return placed(F.resize(images, [place.height, place.width], antialias=True), place, size)
+
+
+def placed(scaled: Tensor, place: Placement, size: tuple[int, int], fill: int = 0) -> Tensor:
+    """Return scaled images [..., h, w] put in their place in a result of `size`: cropped, and padded with `fill`."""
+    from torchvision.transforms.v2 import functional as F
+
     cropped = F.crop(scaled, max(0, -place.top), max(0, -place.left), *map(min, size, scaled.shape[-2:]))
     below, right = size[0] - cropped.shape[-2] - max(0, place.top), size[1] - cropped.shape[-1] - max(0, place.left)
-    return F.pad(cropped, [max(0, place.left), max(0, place.top), right, below])
+    return F.pad(cropped, [max(0, place.left), max(0, place.top), right, below], fill=fill)
 
 
 def with_channels(images: Tensor, channels: int | None) -> Tensor:

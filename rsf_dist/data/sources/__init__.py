@@ -1,6 +1,17 @@
 """The sources of image sets, one file a format."""
 
-from rsf_dist.data.sources import digits, idx, image_folder, npz
+from rsf_dist.data.sources import coco, digits, idx, image_folder, mask_folder, npz, voc, yolo
 from rsf_dist.data.sources.base import Listing, list_images
 
-__all__ = ["Listing", "digits", "idx", "image_folder", "list_images", "npz"]
+__all__ = [
+    "Listing",
+    "coco",
+    "digits",
+    "idx",
+    "image_folder",
+    "list_images",
+    "mask_folder",
+    "npz",
+    "voc",
+    "yolo",
+]

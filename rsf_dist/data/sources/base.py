@@ -30,16 +30,18 @@ class Listing:
         ids: the name of each image within its source: the path of its file below the root, or its number.
         read: decodes the images at the given positions. It returns a Batch: `image` uint8 [m, channels, height, width],
             and where the source has them `boxes` float32 [m, K, 4] with `box_label` int64 [m, K], K the largest number
-            of boxes of an image of the source, or `mask` uint8 [m, height, width]. It can be pickled. It raises
-            InputError, which names the file.
+            of boxes of an image of the source, or `mask` uint8 [m, height, width] (`rsf_dist.data.annotations`). It can
+            be pickled. It raises InputError, which names the file.
         labels: int64 [n] in [0, len(classes)). None means unlabelled.
-        classes: the classes' names, in the order of their labels; empty without labels.
+        classes: the classes' names, in the order of their numbers; empty without labels, boxes and masks.
+        notes: what was found in the files and not refused, a line each, with its count and the first example.
     """
 
     ids: Sequence[str]
     read: Callable[[Sequence[int]], Batch]
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def take(self, start: int = 0, limit: int | None = None) -> list[int]:
         """Return the positions of `limit` images after the first `start`, in ascending order.
@@ -112,8 +114,8 @@ def checked_labels(labels: np.ndarray, num_images: int, classes: tuple[str, ...]
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def existing(root: str) -> Path:
-    """Return the path of a source that is there. Raises InputError."""
+def existing(root: str, key: str = "root") -> Path:
+    """Return the path of a source that is there, which `key` gives. Raises InputError."""
     try:
         path = Path(root).expanduser()
         if path.exists():
@@ -121,4 +123,4 @@ def existing(root: str) -> Path:
         rule = "does not exist"
     except (OSError, RuntimeError) as err:  # RuntimeError: `~` of a user without a home folder
         rule = f"cannot be looked up ({err})"
-    raise InputError("root", root, rule, "correct the path")
+    raise InputError(key, root, rule, "correct the path")

@@ -1,0 +1,149 @@
+"""Images with boxes in PASCAL VOC's format."""
+
+import pytest
+from data.annotated_files import image, load, notes, on_its_side, refusal, voc, voc_object
+
+
+def test_corners_count_from_one_and_are_within_the_box(tmp_path):
+    objects = voc_object("dog", 1, 1, 40, 20) + voc_object("cat", 5, 6, 5, 7) + voc_object("cat", "2.5", 3, 4.5, 5)
+    found = load("voc", root=voc(tmp_path, objects))
+    assert found.classes == ("cat", "dog")
+    assert found.ids == ("a.jpg",)
+    assert found.annotations["boxes"].tolist() == [[[0, 0, 40, 20], [4, 5, 5, 7], [1.5, 2, 4.5, 5]]]
+    assert found.annotations["box_label"].tolist() == [[1, 0, 0]]
+
+
+def test_difficult_objects_are_ignored_or_kept(tmp_path):
+    hard = voc_object("dog", 1, 1, 9, 9, more="<difficult>1</difficult>")
+    root = voc(tmp_path, hard + voc_object("cat", 5, 6, 9, 9, more="<difficult>0</difficult>"))
+    found = load("voc", root=root)
+    assert found.annotations["box_label"].tolist() == [[-1, 0]]
+    assert found.annotations["box_crowd"].tolist() == [[1, -1]]
+    kept = load("voc", root=root, difficult="keep")
+    assert kept.annotations["box_label"].tolist() == [[1, 0]]
+    assert "box_crowd" not in kept.annotations
+
+
+def test_a_split_is_a_list_of_images_in_its_order(tmp_path):
+    voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    image(tmp_path / "JPEGImages" / "b.jpg")
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("b\na\n")
+    (lists / "val.txt").write_text("b  -1\n\n")
+    image(tmp_path / "JPEGImages" / "my photo.jpg")
+    (lists / "spaced.txt").write_text("a\nmy photo\n")
+    assert load("voc", root=tmp_path, split="spaced").ids == ("a.jpg", "my photo.jpg")
+    (lists / "cow_val.txt").write_text("c 1\n")
+    (lists / "twice.txt").write_text("a\nb\na\n")
+    assert load("voc", root=tmp_path, split="train").ids == ("b.jpg", "a.jpg")
+    assert "holds no box" in refusal("voc", root=tmp_path, split="val")
+    assert refusal("voc", root=tmp_path, split="test").startswith("split=test: is no list in")
+    assert f"{lists}/cow_val.txt:1=c: is no image in" in refusal("voc", root=tmp_path, split="cow_val")
+    assert f"{lists}/twice.txt:3=a: is listed twice" in refusal("voc", root=tmp_path, split="twice")
+    assert "must be the path of a file below" in refusal("voc", root=tmp_path, split="../../train")
+
+
+def test_classes_are_those_of_all_files_whatever_the_split(tmp_path):
+    voc(tmp_path, voc_object("dog", 1, 1, 9, 9))
+    image(tmp_path / "JPEGImages" / "b.jpg")
+    (tmp_path / "Annotations" / "b.xml").write_text(f"<annotation>{voc_object('cat', 1, 1, 9, 9)}</annotation>")
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a\n")
+    found = load("voc", root=tmp_path, split="train")
+    assert found.classes == ("cat", "dog")
+    assert found.annotations["box_label"].tolist() == [[1]]
+    assert "files without a size, which is taken from the image: 1" in notes("voc", root=tmp_path)
+
+
+def test_files_may_lie_beside_the_images_and_be_absent(tmp_path):
+    image(tmp_path / "x" / "a.png")
+    image(tmp_path / "y" / "a.png")
+    image(tmp_path / "b.png")
+    (tmp_path / "y" / "a.xml").write_text(f"<annotation>{voc_object('cat', 1, 1, 9, 9)}</annotation>")
+    (tmp_path / "y" / "._a.xml").write_bytes(b"\0\5\x16\7")
+    found = load("voc", root=tmp_path)
+    assert found.ids == ("b.png", "x/a.png", "y/a.png")
+    assert found.annotations["box_label"].tolist() == [[-1], [-1], [0]]
+    assert "images without an XML file, taken as images without objects: 2" in notes("voc", root=tmp_path)
+
+
+def test_objects_of_other_classes_are_left_out_and_told_of(tmp_path):
+    root = voc(tmp_path, voc_object("dog", 1, 1, 9, 9) + voc_object("cat", 1, 1, 9, 9))
+    assert load("voc", root=root, classes=("cat",)).annotations["box_label"].tolist() == [[0]]
+    assert "leaves out: 1 (first: " in notes("voc", root=root, classes=("cat",))
+
+
+def test_degenerate_boxes_are_clipped_or_left_out_and_told_of(tmp_path):
+    root = voc(tmp_path, voc_object("cat", 0, 0, 9, 9) + voc_object("cat", 5, 5, 4, 9) + voc_object("cat", 5, 5, 44, 9))
+    assert load("voc", root=root).annotations["boxes"].tolist() == [[[0, 0, 9, 9], [4, 4, 40, 9]]]
+    told = notes("voc", root=root)
+    assert "boxes that begin at pixel 0, though the first pixel is number 1: 1" in told
+    assert "left out: 1" in told
+    assert "object[1]" in told
+    assert "clipped: 1" in told
+
+
+@pytest.mark.parametrize(
+    ("objects", "expected"),
+    [
+        (voc_object("cat", 9, 1, 5, 9), "object[0].bndbox=[9.0, 1.0, 5.0, 9.0]: has a negative width"),
+        (voc_object("cat", "nan", 1, 5, 9), "object[0].xmin=nan: must be a finite number"),
+        (voc_object("cat", 1, "inf", 5, 9), "object[0].ymin=inf: must be a finite number"),
+        (voc_object("cat", 1, "", 5, 9), "object[0].ymin=: must be a finite number"),
+        ("<object><name>cat</name></object>", "object[0].xmin=None: must be a finite number"),
+        (voc_object("", 1, 1, 5, 9), "object[0].name=: must name the object's class"),
+        ("<object>", "is no XML file of boxes"),
+        ("", "holds no box"),
+    ],
+)
+def test_a_faulty_object_is_refused(objects, expected, tmp_path):
+    assert expected in refusal("voc", root=voc(tmp_path, objects))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("<size><width>41</width><height>20</height></size>", "describes one of 20 x 41"),
+        ("<size><width>-4</width><height>20</height></size>", "must be positive whole numbers"),
+        ("<size><width>wide</width><height>20</height></size>", "must be a finite number"),
+    ],
+)
+def test_a_wrong_size_is_refused(size, expected, tmp_path):
+    assert expected in refusal("voc", root=voc(tmp_path, voc_object("cat", 1, 1, 9, 9), size))
+
+
+def test_an_image_on_its_side_has_its_boxes_turned(tmp_path):
+    voc(tmp_path, voc_object("cat", 5, 4, 14, 9))
+    on_its_side(tmp_path / "JPEGImages" / "a.jpg", 6)
+    # Turned to the right, 20 high and 40 wide becomes 40 high and 20 wide: x' = 20 - y, y' = x.
+    assert load("voc", root=tmp_path).annotations["boxes"].tolist() == [[[11, 4, 17, 14]]]
+
+
+BILLION = '<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+FOREIGN = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]>'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("declaration", [BILLION, FOREIGN, '<!DOCTYPE a SYSTEM "http://localhost/a.dtd">'])
+def test_a_document_type_is_refused(declaration, encoding, tmp_path):
+    voc(tmp_path, "")
+    text = f'<?xml version="1.0" encoding="{encoding}"?>{declaration}<annotation>{voc_object("&b;", 1, 1, 9, 9)}'
+    (tmp_path / "Annotations" / "a.xml").write_bytes(f"{text}</annotation>".encode(encoding))
+    assert "it has a DTD" in refusal("voc", root=tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xfe", b'<?xml version="1.0" encoding="nothing"?><a/>', b"x" * 10_000_001])
+def test_what_is_no_xml_is_refused(data, tmp_path):
+    voc(tmp_path, "")
+    (tmp_path / "Annotations" / "a.xml").write_bytes(data)
+    assert "is no XML file of boxes" in refusal("voc", root=tmp_path)
+
+
+def test_images_and_files_must_match(tmp_path):
+    voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    (tmp_path / "Annotations" / "b.xml").write_text("<annotation/>")
+    assert "has no image b.* in" in refusal("voc", root=tmp_path)
+    image(tmp_path / "JPEGImages" / "b.jpg")
+    image(tmp_path / "JPEGImages" / "b.png")
+    assert "has the name of b.jpg" in refusal("voc", root=tmp_path)
