@@ -96,6 +96,30 @@ class ImageFolderConfig(ImagesKind):
     """Path of the folder."""
 
 
+@IMAGE_KINDS.register
+class TableConfig(ImagesKind):
+    """A table of paths of image files, with or without a column of labels.
+
+    Its name ends in .csv, .tsv or .txt (separated by commas, semicolons, tabs or `|`; the first line names the columns)
+    or in .jsonl or .ndjson (one JSON object a line). Labels are words, which are classes in alphabetical order or in
+    that of `classes`, or the classes' whole numbers.
+    """
+
+    kind: Literal["table"] = "table"
+    """Chooses this source."""
+    file: NonEmptyStr
+    """Path of the table."""
+    root: NonEmptyStr | None = None
+    """Path of the folder that paths in the table start from. They may not lead out of it; absolute paths may lie
+    anywhere. null means the table's folder."""
+    path_column: NonEmptyStr | None = None
+    """Column of the paths. null means the first that is there of path, file, filename, file_name, filepath, file_path,
+    image, image_path."""
+    label_column: str | None = None
+    """Column of the labels. null means the first that is there of label, class, target, or else unlabelled. Empty text
+    means that no labels are read."""
+
+
 def _known_kind(kind: str) -> str:
     if IMAGE_KINDS.find(kind) is None:
         raise ValueError(f"must be one of {', '.join(map(kind_of, IMAGE_KINDS.models))}")

@@ -1,6 +1,14 @@
 """The sources of image sets, one file a format."""
 
-from rsf_dist.data.sources import digits, idx, image_folder, npz
+from rsf_dist.data.sources import digits, idx, image_folder, npz, table
 from rsf_dist.data.sources.base import Listing, list_images
 
-__all__ = ["Listing", "digits", "idx", "image_folder", "list_images", "npz"]
+__all__ = [
+    "Listing",
+    "digits",
+    "idx",
+    "image_folder",
+    "list_images",
+    "npz",
+    "table",
+]
