@@ -120,6 +120,27 @@ class TableConfig(ImagesKind):
     means that no labels are read."""
 
 
+@IMAGE_KINDS.register
+class ParquetConfig(ImagesKind):
+    """Parquet files with a column of images, and with or without a column of labels.
+
+    Images are the bytes of image files, alone or as Hugging Face's struct of `bytes` and `path`; or uint8 tensors
+    [channels, height, width] or [height, width], of fixed shape or as nested lists. Labels are words, whole numbers, or
+    Hugging Face's ClassLabel, whose names are the classes. Only row groups with images that are taken are read.
+    """
+
+    kind: Literal["parquet"] = "parquet"
+    """Chooses this source."""
+    root: NonEmptyStr
+    """Path or URI (s3://, gs://, …) of a file, or of a folder: its files named *.parquet, in the order of their
+    paths."""
+    image_column: NonEmptyStr | None = None
+    """Column of the images. null means the first that is there of image, img, picture, photo, pixels."""
+    label_column: str | None = None
+    """Column of the labels. null means the first that is there of label, labels, class, target, or else unlabelled.
+    Empty text means that no labels are read."""
+
+
 def _known_kind(kind: str) -> str:
     if IMAGE_KINDS.find(kind) is None:
         raise ValueError(f"must be one of {', '.join(map(kind_of, IMAGE_KINDS.models))}")

@@ -1,6 +1,6 @@
 """The sources of image sets, one file a format."""
 
-from rsf_dist.data.sources import digits, idx, image_folder, npz, table
+from rsf_dist.data.sources import digits, idx, image_folder, npz, parquet, table
 from rsf_dist.data.sources.base import Listing, list_images
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "image_folder",
     "list_images",
     "npz",
+    "parquet",
     "table",
 ]

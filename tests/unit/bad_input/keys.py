@@ -55,6 +55,7 @@ SECTIONS: dict[str, list[dict[str, Any]]] = {
         {"kind": "idx", "root": "a"},
         {"kind": "image_folder", "root": "a"},
         {"kind": "table", "file": "a.csv"},
+        {"kind": "parquet", "root": "a"},
     ],
 }
 """Besides the defaults: each kind of each section, once."""
