@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
@@ -139,6 +139,27 @@ class ParquetConfig(ImagesKind):
     label_column: str | None = None
     """Column of the labels. null means the first that is there of label, labels, class, target, or else unlabelled.
     Empty text means that no labels are read."""
+
+
+@IMAGE_KINDS.register
+class TorchvisionDatasetConfig(ImagesKind):
+    """A data set of torchvision.datasets with one class an image.
+
+    Labels are read without decoding where the data set lists them; otherwise its images are read once for them.
+    """
+
+    kind: Literal["torchvision"] = "torchvision"
+    """Chooses this source."""
+    name: NonEmptyStr
+    """Name of the class in torchvision.datasets, e.g. CIFAR10."""
+    root: NonEmptyStr | None = None
+    """Path of the folder that the class takes as `root`. null is for classes that take none."""
+    split: NonEmptyStr | None = None
+    """The class's `split` or `image_set`; train or test where it takes `train`. null means the class's default."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the class."""
+    download: bool = False
+    """Let torchvision download files that are not there. Otherwise nothing is downloaded."""
 
 
 def _known_kind(kind: str) -> str:

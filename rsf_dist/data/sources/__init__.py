@@ -1,6 +1,6 @@
 """The sources of image sets, one file a format."""
 
-from rsf_dist.data.sources import digits, idx, image_folder, npz, parquet, table
+from rsf_dist.data.sources import digits, idx, image_folder, npz, parquet, table, torchvision_dataset
 from rsf_dist.data.sources.base import Listing, list_images
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "npz",
     "parquet",
     "table",
+    "torchvision_dataset",
 ]

@@ -56,6 +56,7 @@ SECTIONS: dict[str, list[dict[str, Any]]] = {
         {"kind": "image_folder", "root": "a"},
         {"kind": "table", "file": "a.csv"},
         {"kind": "parquet", "root": "a"},
+        {"kind": "torchvision", "name": "FakeData"},
     ],
 }
 """Besides the defaults: each kind of each section, once."""
