@@ -66,7 +66,7 @@ def read_labels(values: Sequence[object], classes: tuple[str, ...], place: Place
     Words are classes in alphabetical order, or in the order of `classes`. Whole numbers are class numbers.
 
     Args:
-        values: words or numbers; None, NaN and blank words are empty.
+        values: words or numbers; None, NaN, the word nan, and blank words are empty.
         classes: the names that the configuration gives; empty means those of the column.
         place: names a row, for errors.
 
@@ -100,7 +100,7 @@ def number_labels(labels: np.ndarray, classes: tuple[str, ...], place: Place) ->
 def require_filled(values: Sequence[object], place: Place) -> None:
     """Raise InputError, which names the first row without a label, unless each has one."""
     for row, value in enumerate(values):
-        if value is None or value != value or (isinstance(value, str) and not value.strip()):  # NaN is not itself
+        if value is None or (isinstance(value, (str, float)) and str(value).strip().lower() in ("", "nan")):
             remedy = 'fill it in, remove the row, or set `label_column: ""` to read no labels'
             raise InputError(place(row), "(empty)", "has no label", remedy, absolute=True)
 

@@ -113,7 +113,7 @@ def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
                 yield line, record
             line = reader.line_num + 1
     except csv.Error as err:
-        rule, remedy = f"cannot be read as CSV ({err})", "close its quotes, and double quotes within them"
+        rule, remedy = f"cannot be read as CSV ({err})", "close quotes, double those within, end lines by line feeds"
         raise InputError(f"{file} line {line}", "(a row)", rule, remedy, absolute=True) from err
 
 

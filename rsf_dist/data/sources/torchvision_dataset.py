@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from rsf_dist.errors import InputError
 
 _RESERVED = {"self", "root", "download", "transform", "target_transform", "transforms", "loader", "is_valid_file"}
 _UNPICKLING = {"LSUN", "LSUNClass"}  # they unpickle a file that nobody verified
+_BASES = {"VisionDataset", "DatasetFolder"}
 _LISTED_LABELS = ("targets", "labels", "_labels", "y")
 _GREY = ("1", "L", "LA")
 
@@ -66,13 +68,7 @@ def _(config: TorchvisionDatasetConfig) -> Listing:
 
 def _opened(config: TorchvisionDatasetConfig) -> Any:
     """Return the data set. Raises InputError where it is not there, or has no such options."""
-    from torchvision import datasets
-
-    known = [name for name in datasets.__all__ if inspect.isclass(getattr(datasets, name)) and name not in _UNPICKLING]
-    if config.name not in known:
-        rule = "is no data set of torchvision.datasets" if config.name not in _UNPICKLING else "runs pickled files"
-        raise InputError("name", config.name, rule, f"choose one of {', '.join(known)}")
-    make = getattr(datasets, config.name)
+    make = _class(config.name)
     parameters = _parameters(make)
     arguments = _options(config, parameters) | _split(config, parameters) | _root(config, parameters)
     if "download" in parameters:  # where it is left out, some classes download
@@ -83,6 +79,23 @@ def _opened(config: TorchvisionDatasetConfig) -> Any:
         dataset = make(**arguments)
         len(dataset)  # some classes look at their options no earlier
     return dataset
+
+
+def _class(name: str) -> type:
+    """Return a class of torchvision.datasets. Raises InputError."""
+    from torchvision import datasets
+
+    if name in _UNPICKLING:
+        rule = "unpickles files, which can run code"
+        raise InputError("name", name, rule, "read its images by another kind, e.g. image_folder")
+    classes = [each for each in datasets.__all__ if inspect.isclass(getattr(datasets, each))]
+    known = [each for each in classes if each not in _BASES | _UNPICKLING]
+    if name not in known:
+        close = difflib.get_close_matches(name.lower(), [each.lower() for each in known], n=1)
+        meant = [each for each in known if each.lower() in close]
+        remedy = f"did you mean {meant[0]}?" if meant else f"choose one of {', '.join(known)}"
+        raise InputError("name", name, "is no data set of torchvision.datasets", remedy)
+    return getattr(datasets, name)
 
 
 def _parameters(make: type) -> dict[str, inspect.Parameter]:

@@ -158,6 +158,7 @@ def test_labels_are_words_or_class_numbers(folder, cells, classes, labels, names
     ("cells", "classes", "line", "value", "rule"),
     [
         (["x", " ", "y"], (), 3, "(empty)", "has no label"),
+        (["x", "NaN", "y"], (), 3, "(empty)", "has no label"),
         (["0", "-1", "1"], (), 3, "-1", "must lie in [0, 2)"),
         (["0", "1", "2"], ("x", "y"), 4, "2", "must lie in [0, 2)"),
         (["0", "100000", "2"], (), 3, "100000", "class numbers below 100,000"),

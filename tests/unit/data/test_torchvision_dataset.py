@@ -113,7 +113,8 @@ def test_files_that_are_not_there_are_refused_and_not_downloaded(tmp_path):
         ("Mnist", {}, "name", "is no data set of torchvision.datasets"),
         ("utils", {}, "name", "is no data set of torchvision.datasets"),
         ("__class__", {}, "name", "is no data set of torchvision.datasets"),
-        ("LSUN", {}, "name", "runs pickled files"),
+        ("LSUN", {}, "name", "unpickles files"),
+        ("DatasetFolder", {}, "name", "is no data set of torchvision.datasets"),
         ("wrap_dataset_for_transforms_v2", {}, "name", "is no data set of torchvision.datasets"),
         ("FakeData", {"options": {"sizes": 3}}, "options.sizes", "has no such option"),
         ("FakeData", {"options": {"transform": "x"}}, "options.transform", "has no such option"),
@@ -127,6 +128,11 @@ def test_what_a_data_set_does_not_have_is_refused(name, keys, field, rule):
     err = refusal(name, **keys)
     assert err.field == field
     assert rule in err.rule
+
+
+def test_a_misspelt_name_is_told_the_nearest():
+    assert refusal("fashion_mnist").remedy == "did you mean FashionMNIST?"
+    assert "choose one of ImageFolder, FakeData" in refusal("zzzzzzzzzzzz").remedy
 
 
 def test_splits_are_those_of_the_class(mnist):
