@@ -1,4 +1,5 @@
 from .cluster.connection import connect as connect
+from .cluster.dataset_images import images_from_dataset as images_from_dataset
 from .config.load import load_config as load_config
 from .config.sampling import Budget as Budget
 from .config.sampling import PoolConfig as PoolConfig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -174,6 +174,72 @@ class MaskFolderConfig(ImagesKind):
     """Path of the folder with the images."""
     masks: NonEmptyStr
     """Path of the folder with the masks. Without `classes` each of them is read once, to find the largest number."""
+
+
+@IMAGE_KINDS.register
+class TableConfig(ImagesKind):
+    """A table of paths of image files, with or without a column of labels.
+
+    Its name ends in .csv, .tsv or .txt (separated by commas, semicolons, tabs or `|`; the first line names the columns)
+    or in .jsonl or .ndjson (one JSON object a line). Labels are words, which are classes in alphabetical order or in
+    that of `classes`, or the classes' whole numbers.
+    """
+
+    kind: Literal["table"] = "table"
+    """Chooses this source."""
+    file: NonEmptyStr
+    """Path of the table."""
+    root: NonEmptyStr | None = None
+    """Path of the folder that paths in the table start from. They may not lead out of it; absolute paths may lie
+    anywhere. null means the table's folder."""
+    path_column: NonEmptyStr | None = None
+    """Column of the paths. null means the first that is there of path, file, filename, file_name, filepath, file_path,
+    image, image_path."""
+    label_column: str | None = None
+    """Column of the labels. null means the first that is there of label, class, target, or else unlabelled. Empty text
+    means that no labels are read."""
+
+
+@IMAGE_KINDS.register
+class ParquetConfig(ImagesKind):
+    """Parquet files with a column of images, and with or without a column of labels.
+
+    Images are the bytes of image files, alone or as Hugging Face's struct of `bytes` and `path`; or uint8 tensors
+    [channels, height, width] or [height, width], of fixed shape or as nested lists. Labels are words, whole numbers, or
+    Hugging Face's ClassLabel, whose names are the classes. Only row groups with images that are taken are read.
+    """
+
+    kind: Literal["parquet"] = "parquet"
+    """Chooses this source."""
+    root: NonEmptyStr
+    """Path or URI (s3://, gs://, …) of a file, or of a folder: its files named *.parquet, in the order of their
+    paths."""
+    image_column: NonEmptyStr | None = None
+    """Column of the images. null means the first that is there of image, img, picture, photo, pixels."""
+    label_column: str | None = None
+    """Column of the labels. null means the first that is there of label, labels, class, target, or else unlabelled.
+    Empty text means that no labels are read."""
+
+
+@IMAGE_KINDS.register
+class TorchvisionDatasetConfig(ImagesKind):
+    """A data set of torchvision.datasets with one class an image.
+
+    Labels are read without decoding where the data set lists them; otherwise its images are read once for them.
+    """
+
+    kind: Literal["torchvision"] = "torchvision"
+    """Chooses this source."""
+    name: NonEmptyStr
+    """Name of the class in torchvision.datasets, e.g. CIFAR10."""
+    root: NonEmptyStr | None = None
+    """Path of the folder that the class takes as `root`. null is for classes that take none."""
+    split: NonEmptyStr | None = None
+    """The class's `split` or `image_set`; train or test where it takes `train`. null means the class's default."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the class."""
+    download: bool = False
+    """Let torchvision download files that are not there. Otherwise nothing is downloaded."""
 
 
 def _known_kind(kind: str) -> str:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from rsf_dist.errors import InputError
+from rsf_dist.runtime.uris import refuse_password
 from rsf_dist.storage.manifest import MANIFEST, PREVIOUS, Manifest, RoundProgress, Shard, read_manifest
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -51,7 +52,7 @@ class RunStore:
     """A function called before every write. It raises where this process may no longer write the run."""
 
     def __init__(self, uri: str | os.PathLike[str]):
-        _refuse_password(str(uri))
+        refuse_password(str(uri), "output")
         try:
             self.uri = str(uri) if "://" in str(uri) else str(Path(uri).expanduser().absolute())
         except RuntimeError as err:  # ~user, of a user without a home
@@ -318,16 +319,6 @@ class RunStore:
                     "lock."
                 ):  # a process may be claiming the run right now
                     draft.unlink(missing_ok=True)
-
-
-def _refuse_password(uri: str) -> None:
-    """Raise InputError where a URI has a user's password, which may hold slashes, or an option that names a secret."""
-    scheme, _, rest = uri.partition("://")
-    after_colon = rest.partition("/")[0].partition(":")[2]
-    has_password = "@" in rest and after_colon and not after_colon.isdigit()  # digits are a port
-    if has_password or re.search(r"[?&][^=&]*(secret|password|token|key)[^=&]*=", rest, re.IGNORECASE):
-        remedy = "give it by the environment, as the storage's documentation says"
-        raise InputError("output", f"{scheme}://…", "carries a password", remedy)
 
 
 def remedy_of(err: OSError) -> str:

@@ -1,6 +1,18 @@
 """The sources of image sets, one file a format."""
 
-from rsf_dist.data.sources import coco, digits, idx, image_folder, mask_folder, npz, voc, yolo
+from rsf_dist.data.sources import (
+    coco,
+    digits,
+    idx,
+    image_folder,
+    mask_folder,
+    npz,
+    parquet,
+    table,
+    torchvision_dataset,
+    voc,
+    yolo,
+)
 from rsf_dist.data.sources.base import Listing, list_images
 
 __all__ = [
@@ -12,6 +24,9 @@ __all__ = [
     "list_images",
     "mask_folder",
     "npz",
+    "parquet",
+    "table",
+    "torchvision_dataset",
     "voc",
     "yolo",
 ]

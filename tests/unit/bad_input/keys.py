@@ -51,7 +51,13 @@ SECTIONS: dict[str, list[dict[str, Any]]] = {
         {"kind": "custom", "factory": "a:b"},
     ],
     "task": [{"kind": "custom", "factory": "a:b"}],
-    "source": [{"kind": "idx", "root": "a"}, {"kind": "image_folder", "root": "a"}],
+    "source": [
+        {"kind": "idx", "root": "a"},
+        {"kind": "image_folder", "root": "a"},
+        {"kind": "table", "file": "a.csv"},
+        {"kind": "parquet", "root": "a"},
+        {"kind": "torchvision", "name": "FakeData"},
+    ],
 }
 """Besides the defaults: each kind of each section, once."""
 SHIFTED_TARGET: dict[str, Any] = {

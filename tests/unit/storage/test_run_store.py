@@ -10,8 +10,9 @@ import pytest
 from records import progress_of, result_of
 
 from rsf_dist.errors import InputError
+from rsf_dist.runtime.uris import refuse_password
 from rsf_dist.storage.manifest import Manifest, Shard
-from rsf_dist.storage.run_store import RunStore, _refuse_password
+from rsf_dist.storage.run_store import RunStore
 
 ROWS = pa.table({"x": [1.0, 2.0], "index": [3, 5]})
 
@@ -243,7 +244,7 @@ def test_a_password_in_a_uri_is_refused_and_not_shown(uri):
 
 @pytest.mark.parametrize("uri", ["gs://anonymous@bucket/run", "s3://bucket/run@2:30?endpoint_override=localhost:9000"])
 def test_what_only_looks_like_a_password_is_none(uri):
-    _refuse_password(uri)
+    refuse_password(uri, "output")
 
 
 def test_the_manifest_before_is_kept_when_the_last_one_is_none(tmp_path):

@@ -1,0 +1,253 @@
+"""Source `parquet`: Parquet files with a column of images, and where labelled a column of labels.
+
+A file's rows are counted from 0. What is listed are the files' footers and their labels; the images are read one row
+group at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow import fs
+from torch import Tensor
+
+from rsf_dist.config.images import ParquetConfig
+from rsf_dist.data.batch import Batch
+from rsf_dist.data.sources.arrow_images import image_in, require_images
+from rsf_dist.data.sources.base import Listing, existing, list_images
+from rsf_dist.data.sources.columns import (
+    find_column,
+    number_labels,
+    read_labels,
+    require_column,
+    require_filled,
+    stacked,
+)
+from rsf_dist.errors import InputError
+from rsf_dist.runtime.uris import refuse_password
+
+_IMAGES = ("image", "img", "picture", "photo", "pixels")
+_LABELS = ("label", "labels", "class", "target")
+_SUFFIXES = (".parquet", ".pq")
+_ROWS_AT_ONCE = 64  # of a row group, when images are read: it need not fit into memory as a whole
+_PAGE_BY_PAGE = {"pre_buffer": False, "use_buffered_stream": True, "buffer_size": 2**20}
+
+
+@dataclass(frozen=True)
+class _RowGroup:
+    """Neighbouring rows of a file, which are read together.
+
+    Args:
+        path: the file.
+        number: of the group within the file.
+        first_row: of the group, within the file.
+        start: the position of its first row among all rows of the source.
+    """
+
+    path: str
+    number: int
+    first_row: int
+    start: int
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of all files, whose images are decoded when they are read.
+
+    Args:
+        filesystem: holds the files.
+        groups: all row groups that have rows, in order.
+        column: of the images.
+        config: says channels and size.
+    """
+
+    filesystem: fs.FileSystem
+    groups: Sequence[_RowGroup]
+    column: str
+    config: ParquetConfig
+
+    def __call__(self, positions: Sequence[int]) -> Batch:
+        wanted: dict[int, list[int]] = {}
+        for position in sorted(set(positions)):
+            wanted.setdefault(self._group_of(position), []).append(position)
+        images: dict[int, Tensor] = {}
+        for number, inside in wanted.items():
+            images |= self._read(self.groups[number], inside)
+        return {"image": stacked([images[position] for position in positions], [self.place(row) for row in positions])}
+
+    def place(self, position: int) -> str:
+        """Return the words by which errors name a row."""
+        group = self.groups[self._group_of(position)]
+        return f"{group.path} row {group.first_row + position - group.start} (the first is 0)"
+
+    def _group_of(self, position: int) -> int:
+        return bisect_right(self.groups, position, key=lambda group: group.start) - 1
+
+    def _read(self, group: _RowGroup, positions: Sequence[int]) -> dict[int, Tensor]:
+        """Return the images at these positions, which lie in the group, without decoding others."""
+        images, start = {}, group.start
+        with _reading(group.path):
+            fragment = ds.ParquetFileFormat().make_fragment(group.path, self.filesystem, row_groups=[group.number])
+            options = ds.ParquetFragmentScanOptions(**_PAGE_BY_PAGE)
+            for batch in fragment.to_batches(
+                columns=[self.column], batch_size=_ROWS_AT_ONCE, batch_readahead=1, fragment_scan_options=options
+            ):
+                for position in positions[bisect_right(positions, start - 1) :]:
+                    if position >= start + batch.num_rows:
+                        break
+                    images[position] = image_in(batch.column(0)[position - start], self.config, self.place(position))
+                start += batch.num_rows
+                if len(images) == len(positions):
+                    break
+        return images
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Name the file in the errors of pyarrow."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as err:
+        rule = f"cannot be read as Parquet ({_first_line(err)})"
+        raise InputError(path, "(a file)", rule, "write it again, or remove it", absolute=True) from err
+
+
+def _first_line(err: Exception) -> str:
+    return str(err).partition("\n")[0]
+
+
+@list_images.register
+def _(config: ParquetConfig) -> Listing:
+    filesystem, root = _opened(config.root)
+    paths = _files(filesystem, root, config)
+    fragments = [ds.ParquetFileFormat().make_fragment(path, filesystem) for path in paths]
+    groups = _row_groups(fragments)
+    if not groups:
+        raise InputError("root", config.root, "holds no rows", "point it to Parquet files that do")
+    columns = _schema(fragments[0]).names
+    image_column = require_column(config.image_column, _IMAGES, columns, "image_column", paths[0])
+    _require_equal_columns(fragments, image_column)
+    require_images(_schema(fragments[0]).field(image_column), paths[0])
+    rows = _Rows(filesystem, groups, image_column, config)
+    folder = root.rpartition("/")[0] if paths == [root] else root
+    ids = [path.removeprefix(folder).lstrip("/") + f":{row}" for path, row in _rows_of(fragments)]
+    label_column = None
+    if config.label_column != "":
+        label_column = find_column(config.label_column, _LABELS, columns, "label_column", paths[0])
+    if label_column is None:
+        return Listing(ids, rows)
+    _require_equal_columns(fragments, label_column)
+    return Listing(ids, rows, *_labels(fragments, label_column, config.classes, rows))
+
+
+def _opened(root: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system that a path or URI leads to, and the path within it. Raises InputError."""
+    if "://" not in root:
+        return fs.LocalFileSystem(), str(existing(root).absolute())
+    refuse_password(root, "root")
+    try:
+        filesystem, path = fs.FileSystem.from_uri(root)
+        return filesystem, path.rstrip("/")
+    except (pa.ArrowException, OSError) as err:
+        raise InputError("root", root, f"is no path or URI ({_first_line(err)})", "correct it") from err
+
+
+def _files(filesystem: fs.FileSystem, root: str, config: ParquetConfig) -> list[str]:
+    """Return the files' paths, in alphabetical order. Raises InputError if there are none."""
+    try:
+        info = filesystem.get_file_info(root)
+        if info.type == fs.FileType.File:
+            return [root]
+        inside = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+    except (pa.ArrowException, OSError) as err:
+        raise InputError("root", config.root, f"cannot be listed ({_first_line(err)})", "correct the path") from err
+    paths = sorted(info.path for info in inside if info.type == fs.FileType.File and _is_shown(info.path, root))
+    if not paths:
+        raise InputError("root", config.root, "holds no *.parquet file", "point it to a folder that does")
+    return paths
+
+
+def _is_shown(path: str, root: str) -> bool:
+    parts = path.removeprefix(root).strip("/").split("/")
+    return path.lower().endswith(_SUFFIXES) and not any(part.startswith((".", "_")) for part in parts)
+
+
+def _row_groups(fragments: Sequence[ds.ParquetFileFragment]) -> list[_RowGroup]:
+    groups, start = [], 0
+    for fragment in fragments:
+        with _reading(fragment.path):
+            counts = [group.num_rows for group in fragment.row_groups]
+        first_row = 0
+        for number, count in enumerate(counts):
+            if count:
+                groups.append(_RowGroup(fragment.path, number, first_row, start))
+            first_row, start = first_row + count, start + count
+    return groups
+
+
+def _rows_of(fragments: Sequence[ds.ParquetFileFragment]) -> Iterator[tuple[str, int]]:
+    for fragment in fragments:
+        for row in range(fragment.metadata.num_rows):
+            yield fragment.path, row
+
+
+def _schema(fragment: ds.ParquetFileFragment) -> pa.Schema:
+    with _reading(fragment.path):
+        return fragment.physical_schema
+
+
+def _require_equal_columns(fragments: Sequence[ds.ParquetFileFragment], column: str) -> None:
+    """Raise InputError unless the column is there in every file, and of the first file's type."""
+    expected = _schema(fragments[0]).field(column).type
+    for fragment in fragments:
+        schema = _schema(fragment)
+        if column not in schema.names:
+            rule = f"has no column {column}, as {fragments[0].path} has"
+            raise InputError(fragment.path, ", ".join(schema.names), rule, "write or remove it", absolute=True)
+        if schema.field(column).type != expected:
+            rule = f"column {column} must be {expected} as in {fragments[0].path}"
+            raise InputError(fragment.path, schema.field(column).type, rule, "write the file again", absolute=True)
+
+
+def _labels(
+    fragments: Sequence[ds.ParquetFileFragment], column: str, classes: tuple[str, ...], rows: _Rows
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the labels and the classes' names, which Hugging Face's metadata may give. Raises InputError."""
+    values: list[Any] = []
+    for fragment in fragments:
+        with _reading(fragment.path):
+            values += fragment.to_table(columns=[column]).column(0).to_pylist()
+    all_names = [_class_names(_schema(fragment), column) for fragment in fragments]
+    for fragment, found in zip(fragments, all_names, strict=True):
+        if found != all_names[0]:
+            rule = f"column {column} must have the classes {list(all_names[0])} as in {fragments[0].path}"
+            raise InputError(fragment.path, list(found), rule, "write the file again", absolute=True)
+    names = all_names[0]
+    if not names:
+        return read_labels(values, classes, rows.place)
+    require_filled(values, rows.place)
+    labels = np.array(values, np.int64)
+    if set(names) & set(classes):  # `classes` orders these names anew
+        numbers, _ = number_labels(labels, names, rows.place)
+        return read_labels([names[number] for number in numbers.tolist()], classes, rows.place)
+    return number_labels(labels, classes or names, rows.place)
+
+
+def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
+    """Return the names of Hugging Face's ClassLabel, or none where the column is of another kind."""
+    try:
+        about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature = about["info"]["features"][column]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else []
+    except (ValueError, KeyError, TypeError):  # other programs write there what they like
+        return ()
+    sound = pa.types.is_integer(schema.field(column).type) and isinstance(names, list) and len(set(map(str, names)))
+    return tuple(map(str, names)) if sound == len(names) else ()

@@ -1,0 +1,119 @@
+"""Source `table`: a CSV, TSV or JSON Lines file with a column of paths and, where labelled, a column of labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from rsf_dist.config.images import TableConfig
+from rsf_dist.data.batch import Batch
+from rsf_dist.data.sources.base import Listing, existing, list_images
+from rsf_dist.data.sources.columns import decoded, find_column, read_labels, require_column, stacked
+from rsf_dist.data.sources.text_tables import JSON_LINES, SEPARATED, TextTable, read_text_table
+from rsf_dist.errors import InputError
+
+_PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path")
+_LABELS = ("label", "class", "target")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Image files that a table names. They are decoded when they are read.
+
+    Args:
+        paths: of the files.
+        file: the table's path.
+        lines: the table's line of each path.
+        config: says channels and size.
+    """
+
+    paths: Sequence[str]
+    file: Path
+    lines: Sequence[int]
+    config: TableConfig
+
+    def __call__(self, positions: Sequence[int]) -> Batch:
+        places = [f"{self.paths[position]} ({self.file} line {self.lines[position]})" for position in positions]
+        images = [self._read(position, place) for position, place in zip(positions, places, strict=True)]
+        return {"image": stacked(images, places)}
+
+    def _read(self, position: int, place: str) -> Tensor:
+        return decoded(Path(self.paths[position]), self.config, place)
+
+
+@list_images.register
+def _(config: TableConfig) -> Listing:
+    file = _existing_file(config.file)
+    names = {config.path_column, config.label_column, *_PATHS, *_LABELS}
+    table = read_text_table(file, lambda column: column in names or column.strip().lower() in names)
+    path_column = require_column(config.path_column, _PATHS, table.columns, "path_column", str(file))
+    paths, ids = _paths(table, path_column, existing(config.root) if config.root else file.parent)
+    files = _Files(paths, file, table.lines, config)
+    if config.label_column == "":
+        return Listing(ids, files)
+    label_column = find_column(config.label_column, _LABELS, table.columns, "label_column", str(file))
+    if label_column is None:
+        return Listing(ids, files)
+    labels, classes = read_labels(table.column(label_column), config.classes, table.place)
+    return Listing(ids, files, labels, classes)
+
+
+def _existing_file(path: str) -> Path:
+    try:
+        file = existing(path)
+    except InputError as err:
+        raise InputError("file", err.value, err.rule, err.remedy) from err
+    if file.suffix.lower() not in SEPARATED + JSON_LINES:
+        remedy = "kind: parquet reads Parquet" if file.suffix.lower() == ".parquet" else "save it as one of these"
+        raise InputError("file", path, f"must end in {', '.join(SEPARATED + JSON_LINES)}", remedy)
+    if not file.is_file():
+        raise InputError("file", path, "must be a file", "name the table itself")
+    return file
+
+
+def _paths(table: TextTable, column: str, root: Path) -> tuple[list[str], list[str]]:
+    """Return the absolute path of each row's file, and its name: its path below the root, or its absolute path.
+
+    Raises:
+        InputError: names the first row whose path is empty, leads out of the root, is there twice, or is no file's.
+    """
+    base = os.path.join(os.path.abspath(root), "")
+    rows: dict[str, int] = {}
+    for row, text in enumerate(table.column(column)):
+        path = _absolute(text, base, table.place(row))
+        if path in rows:
+            rule = f"is named in line {table.lines[rows[path]]} already"
+            raise InputError(table.place(row), text, rule, "remove one of the two rows", absolute=True)
+        rows[path] = row
+    _require_files(list(rows), table, column)
+    return list(rows), [path.removeprefix(base) for path in rows]
+
+
+def _absolute(text: object, base: str, place: str) -> str:
+    """Return the path that a cell stands for. Raises InputError."""
+    if not isinstance(text, str) or not text.strip():
+        value = "(empty)" if text is None or text == "" else text
+        raise InputError(place, value, "has no path of an image", "name the image's file", absolute=True)
+    path = os.path.abspath(os.path.join(base, text))
+    if not os.path.isabs(text) and not path.startswith(base):
+        rule = f"leads out of the folder {base}"
+        raise InputError(place, text, rule, "write the absolute path, or set `root` to a folder above", absolute=True)
+    return path
+
+
+def _require_files(paths: Sequence[str], table: TextTable, column: str) -> None:
+    """Raise InputError, which names the first row whose file is missing, unless all are there."""
+    missing = [row for row, path in enumerate(paths) if not os.path.isfile(path)]
+    if not missing:
+        return
+    row = missing[0]
+    others = f", as {len(missing) - 1:,} more are" if len(missing) > 1 else ""
+    remedy = "correct the path, or set `root` to the folder that paths start from"
+    if "://" in table.cells[row][column]:
+        remedy = "download it, and name the file"
+    rule = f"is missing: there is no file {paths[row]}{others}"
+    raise InputError(table.place(row), table.cells[row][column], rule, remedy, absolute=True)
