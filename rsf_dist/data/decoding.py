@@ -1,70 +1,166 @@
-"""The decoding of one image file, by Pillow: upright, 8 bits a channel."""
+"""The decoding of one image file, by Pillow: upright, 8 bits a channel, on black where it is transparent."""
 
 from __future__ import annotations
 
 import io
+import os
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, PngImagePlugin
 from torch import Tensor
 
+from rsf_dist.data.unreadable import out_of_memory, reason_and_remedy, reason_of_no_file
 from rsf_dist.errors import InputError
+
+# Pillow refuses a PNG for one text or colour profile above 1 MiB. Its limit on all texts together protects as well.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+_HAS_LAYERS = ("MPO", "PSD")  # their first frame is the whole image; previews or layers follow
+_DEEP = re.compile(r";16[BLN]")  # 16 bits a channel, in Pillow's words; BGR;16 are 16 bits a pixel
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> the operation that undoes it."""
 
 
 def decode(path: Path, channels: int, data: bytes | None = None) -> Tensor:
-    """Decode an image file.
+    """Decode an image file. `decode_deep` says more about images of 16 bits.
 
     Args:
         path: the file; with `data`, its name for errors.
         channels: 1 (grey) or 3 (RGB).
         data: the file's bytes, where they are held elsewhere. None means that the file is read.
 
-    Returns uint8 [channels, height, width]. Raises InputError, which names the file.
+    Returns uint8 [channels, height, width]. Raises InputError, which names the file; MemoryError.
+    """
+    return decode_deep(path, channels, data=data)[0]
+
+
+def decode_deep(
+    path: Path, channels: int, bits: int | None = None, data: bytes | None = None
+) -> tuple[Tensor, int | None]:
+    """Decode an image file, and return its brightest pixel where the file has 16 bits a channel.
+
+    Args:
+        path: the file; with `data`, its name for errors.
+        channels: 1 (grey) or 3 (RGB).
+        bits: number of the 16 bits that are used. None means all.
+        data: the file's bytes, where they are held elsewhere. None means that the file is read.
+
+    Returns:
+        uint8 [channels, height, width], and the brightest pixel before it was scaled to 8 bits; None for other files.
+
+    Raises:
+        InputError: names the file.
+        MemoryError: memory ran out.
     """
     from torchvision.transforms.v2 import functional as F
 
-    if data is None and not path.is_file():  # a broken link, or a pipe, which would block
-        raise InputError(str(path), "(no file)", "is not a readable image", "fix or remove it", absolute=True)
+    if data is None and not os.path.isfile(path):  # a broken link, or a pipe, which would block
+        raise _unreadable(path, "(no file)", *reason_of_no_file(path))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path if data is None else io.BytesIO(data)) as image:
-                _require_one_frame(path, image)
-                upright = ImageOps.exif_transpose(_with_bytes(path, image))
-                return F.pil_to_tensor(upright.convert("L" if channels == 1 else "RGB"))
-    except InputError:
+        with _bombs_are_errors(), Image.open(path if data is None else io.BytesIO(data)) as image:
+            _require_one_frame(path, image)
+            raw_modes = " ".join(str(tile[3]) for tile in image.tile)  # loading empties the list of tiles
+            image.load()
+            eight, brightest = _with_bytes(path, image, raw_modes, bits)
+            upright = _upright(eight, image)
+            return F.pil_to_tensor(_opaque(upright, "L" if channels == 1 else "RGB")), brightest
+    except (InputError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
         rule = f"claims more than {Image.MAX_IMAGE_PIXELS:,} pixels"
-        raise InputError(
-            str(path), _num_bytes(path, data), rule, "remove it, or cut it into tiles", absolute=True
-        ) from err
+        raise InputError(str(path), _size(path, data), rule, "remove it, or cut it into tiles", absolute=True) from err
     except Exception as err:  # each format has errors of its own, and the file is at fault for each
-        raise InputError(
-            str(path), _num_bytes(path, data), "is not a readable image", "fix or remove it", absolute=True
-        ) from err
+        if out_of_memory(err):
+            raise MemoryError(str(err)) from err
+        raise _unreadable(path, _size(path, data), *reason_and_remedy(path, err, data)) from err
 
 
-def _num_bytes(path: Path, data: bytes | None) -> int:
-    return path.stat().st_size if data is None else len(data)
+@contextmanager
+def _bombs_are_errors() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of metadata that do not matter
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _size(path: Path, data: bytes | None) -> str:
+    return f"{os.path.getsize(path) if data is None else len(data):,} bytes"
+
+
+def _unreadable(path: Path, value: str, reason: str, remedy: str) -> InputError:
+    return InputError(str(path), value, f"is not a readable image: {reason}", remedy, absolute=True)
 
 
 def _require_one_frame(path: Path, image: Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # an MPO is one photograph, followed by previews
+    if frames > 1 and image.format not in _HAS_LAYERS:
         raise InputError(
             str(path), f"{frames} frames", "must be one image", "save the frame that you want by itself", absolute=True
         )
 
 
-def _with_bytes(path: Path, image: Image.Image) -> Image.Image:
-    """Return the image with 8 bits a channel. Pillow itself clips larger numbers at 255, which makes them all white."""
-    if not image.mode.startswith(("I", "F")):
+def _upright(image: Image.Image, file: Image.Image) -> Image.Image:
+    """Return the image turned as its file's EXIF wants it. `ImageOps.exif_transpose` fails where the EXIF is broken."""
+    try:
+        operation = _UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+    except MemoryError:
+        raise
+    except Exception:  # the pixels are sound
         return image
+    return image if operation is None else image.transpose(operation)
+
+
+def _opaque(image: Image.Image, mode: str) -> Image.Image:
+    """Return the image in a mode without transparency, on black. Pillow shows what transparent pixels hide."""
+    if image.has_transparency_data:
+        visible = image.convert("RGBA")
+        if visible.getchannel("A").getextrema() != (255, 255):
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), visible)
+    return image.convert(mode)
+
+
+def _with_bytes(path: Path, image: Image.Image, raw_modes: str, bits: int | None) -> tuple[Image.Image, int | None]:
+    """Return the image with 8 bits a channel, and its brightest pixel. Pillow itself clips larger numbers at 255."""
+    if not image.mode.startswith(("I", "F")):
+        return image, _brightest_of_colours(path, image, bits) if _DEEP.search(raw_modes) else None
     pixels = np.asarray(image)
     if image.mode == "F" or pixels.min() < 0 or pixels.max() >= 2**16:
-        rule = "has pixels that are not 8 or 16 bits, whose scale is not known"
-        raise InputError(str(path), f"mode {image.mode}", rule, "convert it", absolute=True)
-    return Image.fromarray(np.round(pixels / 257).astype(np.uint8))
+        rule = (
+            f"has pixels from {pixels.min():g} to {pixels.max():g} that are not 8 or 16 bits, whose scale is not known"
+        )
+        remedy = (
+            "save it as 8 bits, as by np.uint8(255 * (x - low) / (high - low)) with one low and high for all images"
+        )
+        raise InputError(str(path), f"mode {image.mode}", rule, remedy, absolute=True)
+    brightest, has_twelve = int(pixels.max()), "I;12" in raw_modes
+    depth = bits or (12 if has_twelve else 16)
+    if brightest >= 2**depth:
+        rule = f"is brighter than {2**depth - 1}, the largest number of `bits: {depth}`"
+        raise InputError(
+            str(path), f"pixel {brightest}", rule, "set the `bits` of the camera that took it", absolute=True
+        )
+    scaled = Image.fromarray(np.round(pixels / ((2**depth - 1) / 255)).astype(np.uint8))
+    return scaled, None if has_twelve else brightest
+
+
+def _brightest_of_colours(path: Path, image: Image.Image, bits: int | None) -> int:
+    """Return the largest number that the channels of 16 bits can have held: Pillow leaves out the lower 8 of them."""
+    if bits not in (None, 16):
+        rule = f"has 16 bits a channel, of which Pillow reads the upper 8 in colours: `bits: {bits}` does not apply"
+        raise InputError(str(path), f"mode {image.mode}", rule, "save it as 8 bits a channel", absolute=True)
+    extrema = image.getextrema()
+    ranges = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    seen = [high for band, (_, high) in zip(image.getbands(), ranges, strict=True) if band != "A"]
+    return int(max(seen)) * 256 + 255

@@ -209,7 +209,8 @@ def test_unreadable_images(tmp_path):
     for data in (b"", b"no image", whole[: len(whole) // 2]):
         (tmp_path / "a.png").write_bytes(data)
         error = refusal("image_folder", tmp_path)
-        assert (error.field, error.rule) == (str(tmp_path / "a.png"), "is not a readable image")
+        assert error.field == str(tmp_path / "a.png")
+        assert error.rule.startswith("is not a readable image: it is ")
 
 
 def test_image_beside_class_folders(tmp_path):
@@ -257,7 +258,5 @@ def test_subset_and_requirements():
         ImageSet(images).require_labels()
     ImageSet(images).require_like(labelled)
     labelled.require_like(labelled)
-    with pytest.raises(InputError, match=r"^\['b', 'a'\]: classes must be the source's \['a', 'b'\]"):
-        ImageSet(images, labelled.labels, ("b", "a")).require_like(labelled)
     with pytest.raises(InputError, match=r"^\(1, 2, 2\): .* \(3, 2, 2\)"):
         ImageSet(images).require_like(ImageSet(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)))
