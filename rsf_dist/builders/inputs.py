@@ -9,6 +9,7 @@ from rsf_dist.config.images import ImagesKind
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.shifted_images import ShiftedImagesConfig, ShiftedTargetConfig, TargetConfig, TargetImagesConfig
 from rsf_dist.data.images import ImageSet, load_images
+from rsf_dist.data.sources.base import shortened
 from rsf_dist.errors import InputError, located
 from rsf_dist.ratios.classifier import MIN_TARGET_IMAGES
 from rsf_dist.runtime.rng import Stage, Streams
@@ -37,6 +38,17 @@ class Inputs:
         sets = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: images.digest() for name, images in sets.items() if images is not None}
 
+    def notes(self) -> list[str]:
+        """Return lines for the user about the images, each with the set's name in front."""
+        sets = {field.name: getattr(self, field.name) for field in fields(self)}
+        read = [f"{name}: {note}" for name, images in sets.items() if images is not None for note in images.notes]
+        present = set(self.source.require_labels().tolist())
+        empty = [name for number, name in enumerate(self.source.classes) if number not in present]
+        if not empty:
+            return read
+        counts = f"{len(empty):,} of {len(self.source.classes):,} classes"
+        return [*read, f"source: no image of {shortened(empty)}: {counts} are not trained"]
+
 
 def load_inputs(config: RunConfig) -> Inputs:
     """Read or make every image set of the run. Raises InputError."""
@@ -62,7 +74,7 @@ def load_inputs(config: RunConfig) -> Inputs:
         raise InputError("target", f"{len(target)} images", f"a ratio needs {MIN_TARGET_IMAGES} or more", "give more")
     return Inputs(
         source=source,
-        target=ImageSet(target.images),
+        target=ImageSet(target.images, notes=target.notes),
         test=labelled(evaluation.test, "evaluation.test"),
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
@@ -86,11 +98,11 @@ def _read_or_make(
 ) -> ImageSet:
     """Read the images of a section of the configuration, or make those of kind `shifted`. Raises InputError."""
     if isinstance(images, ImagesKind):
-        return load_images(images)
+        return load_images(images, labelled=section != "target", classes=source.classes)
     assert isinstance(images, (ShiftedTargetConfig, ShiftedImagesConfig))
     assert isinstance(config.target, ShiftedTargetConfig)  # RunConfig refuses other targets
     with located("base"):
-        base = load_images(images.base)
+        base = load_images(images.base, classes=source.classes)
         base.require_labels()
         base.require_like(source)
     streams = Streams(config.seed, Stage.TARGET, 0, _SHIFTED_CHUNKS[section])

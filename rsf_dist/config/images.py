@@ -21,6 +21,7 @@ ClassNames = Annotated[tuple[str, ...], AfterValidator(_all_different)]
 Channels = Literal[1, 3]
 Share = Annotated[float, Field(ge=0, le=1)]
 Resize = Literal["cover", "fit", "stretch"]
+Bits = Literal[8, 10, 12, 14, 16]
 
 
 class ImagesKind(StrictModel):
@@ -39,7 +40,9 @@ class ImagesKind(StrictModel):
     """Largest number of images to take, after `start`; only these are decoded. Images are taken in the order of the
     source; where this order is class after class, one of each class in turn. null means all."""
     classes: ClassNames = ()
-    """The classes' names, in the order of their labels. Empty means the names that the files or folders give."""
+    """The classes' names, in the order of their labels. A listed class may have no image. Empty means the names that
+    the files or folders give. The names of other labelled sets are matched to the source's, whatever their order; of a
+    target domain they are not looked at."""
     size: Size | None = None
     """[height, width] in pixels that images are brought to, by `resize`. One number means a square. null means that
     they stay as they are, which requires images of one size."""
@@ -89,12 +92,21 @@ class NpzConfig(ImagesKind):
 
 @IMAGE_KINDS.register
 class ImageFolderConfig(ImagesKind):
-    """A folder of images, or of one sub-folder a class."""
+    """A folder of images, or of one sub-folder a class, in every format that Pillow reads.
+
+    Images are found at any depth and through links. Hidden files are left out, and what systems leave behind
+    (Thumbs.db, __MACOSX, @eaDir, …). Classes are ordered as words, 10 before 2; `classes` gives them another order.
+    Images are turned upright as their EXIF says. What is transparent is black. In a target domain the names of
+    sub-folders do not matter, and `limit` takes from the sub-folders in turn.
+    """
 
     kind: Literal["image_folder"] = "image_folder"
     """Chooses this source."""
     root: NonEmptyStr
     """Path of the folder."""
+    bits: Bits | None = None
+    """Bits that are used in files with 16 bits a channel: 12 if the brightest pixel can be 4095, as many cameras and
+    microscopes write them. null means as many as the file's type says; images that are all dark are refused then."""
 
 
 class BoxesKind(ImagesKind):
@@ -267,3 +279,5 @@ class DataConfig(StrictModel):
     """Default of the image sets' `resize`. null means none."""
     channels: Channels | None = None
     """Default of the image sets' `channels`. null means none."""
+    bits: Bits | None = None
+    """Default of the image sets' `bits`. null means none."""

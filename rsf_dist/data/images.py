@@ -12,7 +12,9 @@ from torch import Tensor
 
 from rsf_dist.config.images import ImagesKind
 from rsf_dist.data.batch import take_rows
-from rsf_dist.data.sources import list_images
+from rsf_dist.data.sources import Listing, list_images, list_unlabelled
+from rsf_dist.data.sources.base import shortened
+from rsf_dist.data.sources.found_files import sentence_of
 from rsf_dist.errors import InputError
 
 
@@ -28,6 +30,7 @@ class ImageSet:
             [n, K], -1 where there is no box; or `mask` uint8 [n, height, width], a class's number, 255 where none is.
             `rsf_dist.data.annotations` describes them, and `box_crowd`.
         ids: the names of the images within their source, by which an accepted row can be traced back.
+        notes: lines for the user about what was read.
     """
 
     images: Tensor
@@ -35,6 +38,7 @@ class ImageSet:
     classes: tuple[str, ...] = ()
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
     ids: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,25 +74,46 @@ class ImageSet:
                 "", ours, f"images must be [channels, height, width] = {theirs} like the source's", "set its `size`"
             )
         if (self.labels is not None or self.annotations) and self.classes != other.classes:
-            rule = f"classes must be the source's {list(other.classes)}"
-            raise InputError("", list(self.classes), rule, "name them alike, by `classes`")
+            rule = f"classes must be the source's, {shortened(other.classes)}"
+            raise InputError("", shortened(self.classes), rule, "list all `classes` in `data`")
 
 
-def load_images(config: ImagesKind) -> ImageSet:
+def load_images(config: ImagesKind, labelled: bool = True, classes: tuple[str, ...] | None = None) -> ImageSet:
     """Read the images that an image set's configuration describes. Those that it does not take are not decoded.
+
+    Args:
+        config: the image set's configuration.
+        labelled: False means that labels are not looked at, nor what stands for them, such as the names of folders.
+        classes: the classes that labels are numbered by; the set's own are matched to them by name. None means its own.
 
     Raises:
         InputError: names a key of the configuration, or a file.
     """
-    listing, root = list_images(config), getattr(config, "root", config.kind)
-    if not listing.ids:
-        raise InputError("root", root, "holds no images", "point it to a folder that does")
+    listing = list_images(config) if labelled else list_unlabelled(config)
+    _require_images(config, listing)
+    if classes is not None:
+        listing = listing.by_name(classes)
     taken = listing.take(config.start, config.limit)
     if not taken:
         raise InputError("start", config.start, "leaves no images", "lower it")
-    annotations = dict(listing.read(taken))
-    images = annotations.pop("image")
+    columns = dict(listing.read(taken))
+    images = columns.pop("image")
     if images.numel() == 0:
-        raise InputError("root", root, "holds images without pixels", "save them again")
+        raise InputError("root", _root(config), "holds images without pixels", "save them again")
     labels = None if listing.labels is None else listing.labels[taken]
-    return ImageSet(images, labels, listing.classes, annotations, tuple(listing.ids[position] for position in taken))
+    ids = tuple(listing.ids[position] for position in taken)
+    return ImageSet(images, labels, listing.classes, columns if labelled else {}, ids, listing.notes)
+
+
+def _root(config: ImagesKind) -> str:
+    return getattr(config, "root", config.kind)
+
+
+def _require_images(config: ImagesKind, listing: Listing) -> None:
+    """Raise InputError, which says what was found instead, if there are no images."""
+    if listing.ids:
+        return
+    if not listing.passed_over:
+        raise InputError("root", _root(config), "holds no images", "point it to a folder that does")
+    rule = f"holds no images that can be read, but {sentence_of(listing.passed_over)}"
+    raise InputError("root", _root(config), rule, "convert them to PNG or JPEG, or point it to a folder with images")

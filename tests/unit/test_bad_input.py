@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 import typer.main
 import yaml
-from bad_input import keys, outputs, pictures, texts, users, weights
+from bad_input import folders, keys, outputs, pictures, texts, users, weights
 from bad_input.case import CODE, Case, Dumper, changed, sound_run, write_config
 
 from rsf_dist import cli
@@ -31,7 +31,7 @@ from rsf_dist.errors import InputError, RsfError
 from rsf_dist.runs import pipeline
 
 KEYS = list(keys.cases())
-OTHERS = [case for module in (texts, pictures, weights, users, outputs) for case in module.cases()]
+OTHERS = [case for module in (texts, pictures, folders, weights, users, outputs) for case in module.cases()]
 
 
 class Reached(BaseException):
@@ -207,7 +207,7 @@ def test_arms_of_target_images_have_no_parameters(arm: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_unusual_image_is_read(name: str, channels: int, tmp_path: Path) -> None:
     file, data = pictures.SOUND_FILES[name]
-    config = ImageFolderConfig(root=str(pictures.a_folder(tmp_path, {file: data})), channels=channels)
+    config = ImageFolderConfig(root=str(folders.a_folder(tmp_path, {file: data})), channels=channels)
     found = load_images(config)
     assert found.images.shape == (41, channels, 8, 8)
     if name == "16 bits":
@@ -215,13 +215,13 @@ def test_an_unusual_image_is_read(name: str, channels: int, tmp_path: Path) -> N
 
 
 def test_sixteen_bits_are_scaled_rather_than_cut_off(tmp_path: Path) -> None:
-    root = pictures.a_folder(tmp_path, {"x.png": pictures.sixteen_bits(128 * 257)})
+    root = folders.a_folder(tmp_path, {"x.png": pictures.sixteen_bits(128 * 257)})
     found = load_images(ImageFolderConfig(root=str(root), channels=1))
     assert found.images[-1].unique().tolist() == [128]
 
 
 def test_images_are_found_through_links_and_not_in_hidden_folders(tmp_path: Path) -> None:
-    root = pictures.a_folder(tmp_path, {})
+    root = folders.a_folder(tmp_path, {})
     (tmp_path / "classes" / ".cache").mkdir(parents=True)
     (tmp_path / "classes" / ".cache" / "x.png").write_bytes(b"")
     for name in "ab":

@@ -13,15 +13,17 @@ from rsf_dist.data.sources import (
     voc,
     yolo,
 )
-from rsf_dist.data.sources.base import Listing, list_images
+from rsf_dist.data.sources.base import Listing, PassedOver, list_images, list_unlabelled
 
 __all__ = [
     "Listing",
+    "PassedOver",
     "coco",
     "digits",
     "idx",
     "image_folder",
     "list_images",
+    "list_unlabelled",
     "mask_folder",
     "npz",
     "parquet",

@@ -5,8 +5,9 @@ A source is a model in `rsf_dist.config.images` and one file here with a functio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from pathlib import Path
 
@@ -23,6 +24,19 @@ _MAX_CLASSES = 100_000  # larger labels are no class numbers, and naming all cla
 
 
 @dataclass(frozen=True)
+class PassedOver:
+    """The files of one suffix that a source did not take for images.
+
+    Args:
+        count: how many there are.
+        examples: the first of them, as paths below the root.
+    """
+
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Listing:
     """The images of a source, listed before any of them is decoded.
 
@@ -34,6 +48,8 @@ class Listing:
             be pickled. It raises InputError, which names the file.
         labels: int64 [n] in [0, len(classes)). None means unlabelled.
         classes: the classes' names, in the order of their numbers; empty without labels, boxes and masks.
+        groups: int64 [n], the groups of images of which `take` takes in turns. None means the classes.
+        passed_over: the files that are no images, by their suffix in small letters.
         notes: what was found in the files and not refused, a line each, with its count and the first example.
     """
 
@@ -41,6 +57,8 @@ class Listing:
     read: Callable[[Sequence[int]], Batch]
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    groups: Tensor | None = None
+    passed_over: Mapping[str, PassedOver] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def take(self, start: int = 0, limit: int | None = None) -> list[int]:
@@ -49,8 +67,42 @@ class Listing:
         A source whose order is class after class is taken from in turns, one image of each class, so that a limit
         leaves no class out.
         """
-        order = _in_turns(self.labels) if self.labels is not None else np.arange(len(self.ids))
+        groups = self.labels if self.groups is None else self.groups
+        order = np.arange(len(self.ids)) if groups is None else _in_turns(groups)
         return sorted(order[start : None if limit is None else start + limit].tolist())
+
+    def by_name(self, classes: tuple[str, ...]) -> Listing:
+        """Return the listing with labels among `classes`, matched by the classes' names. Some may have no image.
+
+        Names are compared as they are read, whatever Unicode form (NFC or NFD) a file system gave them.
+
+        Raises:
+            InputError: a class of this listing is not among `classes`.
+        """
+        if self.labels is None or self.classes == classes:
+            return self
+        numbers_of = {normal(name): number for number, name in enumerate(classes)}
+        lacking = [name for name in self.classes if normal(name) not in numbers_of]
+        if lacking:
+            rule = f"not among the source's classes, {shortened(classes)}"
+            remedy = "list all `classes` in `data`, in the order of their labels, or name alike what is the same"
+            raise InputError("", shortened(lacking), rule, remedy)
+        table = torch.tensor([numbers_of[normal(name)] for name in self.classes], dtype=torch.int64)
+        return replace(self, labels=table[self.labels], classes=classes)
+
+
+@singledispatch
+def list_unlabelled(config: ImagesKind) -> Listing:
+    """List images whose labels are not wanted. They are still taken in turns of their classes, where these are known.
+
+    A source whose labels may be absent or of another domain registers a function of its own.
+
+    Raises:
+        InputError: names a key of the configuration, or a file.
+    """
+    listing = list_images(config)
+    groups = listing.labels if listing.groups is None else listing.groups
+    return replace(listing, labels=None, classes=(), groups=groups)
 
 
 @singledispatch
@@ -61,6 +113,16 @@ def list_images(config: ImagesKind) -> Listing:
         InputError: names a key of the configuration, or a file.
     """
     raise InputError("kind", config.kind, "has no source", "register one by @list_images.register")
+
+
+def normal(name: str) -> str:
+    """Return a name in the one Unicode form that names are compared in."""
+    return unicodedata.normalize("NFC", name)
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """Return the first few names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _in_turns(labels: Tensor) -> np.ndarray:

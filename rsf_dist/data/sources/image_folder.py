@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rsf_dist.config.images import ImageFolderConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.decoding import decode
+from rsf_dist.data.decoding import decode_deep
 from rsf_dist.data.resizing import resized
-from rsf_dist.data.sources.base import Listing, checked_labels, existing, list_images
+from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, normal
+from rsf_dist.data.sources.class_folders import classes_of
+from rsf_dist.data.sources.found_files import FoundFiles, find_files, name_below, sentence_of
+from rsf_dist.data.unreadable import out_of_memory
 from rsf_dist.errors import InputError
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+_NARROW = (8, 10, 12, 14)  # bits that cameras and programs write into 16
 
 
 @dataclass(frozen=True)
@@ -29,55 +30,96 @@ class _Files:
     config: ImageFolderConfig
 
     def __call__(self, positions: Sequence[int]) -> Batch:
-        paths = [self.paths[position] for position in positions]
-        images = [self._read(path) for path in paths]
-        return {"image": torch.stack(_same_size(images, paths))}
+        try:
+            return {"image": self._read([self.paths[position] for position in positions])}
+        except (MemoryError, RuntimeError) as err:  # RuntimeError: torch's allocator
+            if not out_of_memory(err):
+                raise
+            rule = "do not fit into this machine's memory"
+            remedy = "set a smaller `size`, or a `limit`"
+            raise InputError("root", f"{len(positions):,} images", rule, remedy) from err
 
-    def _read(self, path: Path) -> Tensor:
-        image = decode(path, self.config.channels or 3)
-        return image if self.config.size is None else resized(image, self.config.size, self.config.resize)
+    def _read(self, paths: list[Path]) -> Tensor:
+        """Return the images of these files, uint8 [m, channels, height, width]."""
+        first, brightest = self._read_one(paths[0])
+        images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)  # filled in place: a list takes it twice
+        images[0], seen = first, [brightest]
+        for number, path in enumerate(paths[1:], 1):
+            image, brightest = self._read_one(path)
+            _require_same_size(image, path, first, paths[0])
+            images[number] = image
+            seen.append(brightest)
+        if self.config.bits is None:
+            _require_full_range([pixel for pixel in seen if pixel is not None])
+        return images
+
+    def _read_one(self, path: Path) -> tuple[Tensor, int | None]:
+        image, brightest = decode_deep(path, self.config.channels or 3, self.config.bits)
+        return image if self.config.size is None else resized(image, self.config.size, self.config.resize), brightest
 
 
 @list_images.register
 def _(config: ImageFolderConfig) -> Listing:
+    found = _found(config)
+    classes, notes = classes_of(found, config.classes)
+    listing = _listing(found, config, notes)
+    if not classes:
+        return listing
+    number = {normal(name): label for label, name in enumerate(classes)}
+    labels = [number[normal(folder)] for folder in _folders(found)]
+    return Listing(
+        listing.ids, listing.read, torch.tensor(labels), classes, passed_over=found.passed_over, notes=listing.notes
+    )
+
+
+@list_unlabelled.register
+def _(config: ImageFolderConfig) -> Listing:
+    found = _found(config)
+    folders = _folders(found)
+    number = {folder: group for group, folder in enumerate(sorted(set(folders)))}
+    groups = torch.tensor([number[folder] for folder in folders], dtype=torch.int64)
+    listing = _listing(found, config)
+    return Listing(listing.ids, listing.read, groups=groups, passed_over=found.passed_over, notes=listing.notes)
+
+
+def _found(config: ImageFolderConfig) -> FoundFiles:
     root = existing(config.root)
     if not root.is_dir():
         raise InputError("root", root, "must be a folder", "name the folder that holds the images")
-    paths = sorted(_image_files(root))
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    classes = config.classes or tuple(folders)
-    unknown = [name for name in folders if name not in classes]
-    if unknown:
-        raise InputError("root", unknown[0], f"is not one of the classes {list(classes)}", "rename that folder")
-    stray = [path for path in paths if path.parent == root]
-    if stray and folders:
-        raise InputError("root", stray[0].name, "lies beside class folders", "move it into its class's folder")
-    ids, files = [path.relative_to(root).as_posix() for path in paths], _Files(paths, config)
-    if not folders:
-        return Listing(ids, files)
-    labels = np.array([classes.index(path.relative_to(root).parts[0]) for path in paths], np.int64)
-    return Listing(ids, files, checked_labels(labels, len(paths), classes), classes)
+    return find_files(root)
 
 
-def _image_files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Yield the files with an image's suffix, at any depth and through links. Hidden files are left out."""
-    real = os.path.realpath(folder)
-    if real in above:
-        raise InputError("root", folder, "is a link to a folder that it lies in", "remove the link")
-    try:
-        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    except OSError as err:
-        raise InputError("root", folder, f"cannot be listed ({err})", "check its permissions") from err
-    for entry in entries:
-        if entry.is_dir():
-            yield from _image_files(entry, (*above, real))
-        elif entry.suffix.lower() in _SUFFIXES:
-            yield entry
+def _listing(found: FoundFiles, config: ImageFolderConfig, notes: tuple[str, ...] = ()) -> Listing:
+    """Return a listing of the files without labels."""
+    ids = [name_below(found.root, path) for path in found.images]
+    if found.passed_over:
+        notes = (*notes, f"passed over {sentence_of(found.passed_over)}")
+    return Listing(ids, _Files(found.images, config), passed_over=found.passed_over, notes=notes)
 
 
-def _same_size(images: list[Tensor], paths: list[Path]) -> list[Tensor]:
-    for image, path in zip(images, paths, strict=True):
-        if image.shape != images[0].shape:
-            rule = f"{path.name} differs in size from {paths[0].name} {list(images[0].shape[1:])}"
-            raise InputError("size", list(image.shape[1:]), rule, "set `size: [height, width]`")
-    return images
+def _folders(found: FoundFiles) -> list[str]:
+    """Return the name of the root's folder that each image lies in; the empty name for the root itself."""
+    parts = (path.relative_to(found.root).parts for path in found.images)
+    return [above[0] if len(above) > 1 else "" for above in parts]
+
+
+def _require_same_size(image: Tensor, path: Path, first: Tensor, first_path: Path) -> None:
+    if image.shape != first.shape:
+        rule = f"{path.name} differs in size from {first_path.name} {list(first.shape[1:])}"
+        raise InputError("size", list(image.shape[1:]), rule, "set `size: [height, width]`")
+
+
+def _require_full_range(brightest: list[int]) -> None:
+    """Raise InputError if all images of 16 bits are so dark that they hold fewer bits. One dark image proves nothing.
+
+    Args:
+        brightest: the brightest pixel of each image of 16 bits.
+    """
+    largest = max(brightest, default=0)
+    bits = next((bits for bits in _NARROW if largest < 2**bits), None)
+    if len(brightest) < 2 or largest == 0 or bits is None:
+        return
+    rule = (
+        f"the brightest pixel of all {len(brightest):,} images with 16 bits is {largest}, of 65535 that there could be"
+    )
+    raise InputError("bits", "null", rule, f"set `bits: {bits}`, or `bits: 16` if they are as dark as that")

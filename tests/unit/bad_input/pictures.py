@@ -16,8 +16,6 @@ from PIL import Image
 
 from bad_input.case import Case, Changes, noise
 
-Spoil = Callable[[Path], object]
-
 
 def pixels(height: int = 8, width: int = 8, channels: int = 3) -> np.ndarray:
     """An image's bytes."""
@@ -91,6 +89,12 @@ BROKEN_FILES: dict[str, tuple[str, bytes]] = {
     "an animated WebP": ("x.webp", animation("WEBP")),
     "a TIFF of pages": ("x.tiff", animation("TIFF")),
     "pixels that are floats": ("x.tiff", float_image()),
+    "HEIC named JPEG": ("x.jpg", b"\0\0\0\x18ftypheic" + bytes(400)),
+    "a drawing named PNG": ("x.png", b"<svg/>"),
+    "an archive named JFIF": ("x.jfif", b"PK\x03\x04" + bytes(90)),
+    "a JPEG 2000 cut short": ("x.jp2", image_bytes("JPEG2000", size=64)[:200]),
+    "a PPM cut short": ("x.ppm", image_bytes("PPM")[:60]),
+    "a TGA cut short": ("x.tga", image_bytes("TGA")[:60]),
 }
 
 SOUND_FILES: dict[str, tuple[str, bytes]] = {
@@ -105,76 +109,13 @@ SOUND_FILES: dict[str, tuple[str, bytes]] = {
     "a progressive JPEG": ("x.jpg", image_bytes("JPEG", progressive=True)),
     "a capital suffix": ("X.PNG", PNG),
     "another suffix than its kind": ("x.jpg", PNG),
+    "a JPEG named JFIF": ("x.jfif", JPEG),
+    "a PPM": ("x.ppm", image_bytes("PPM")),
+    "a grey PGM": ("x.pgm", image_bytes("PPM", "L")),
+    "a JPEG 2000": ("x.jp2", image_bytes("JPEG2000")),
+    "a TGA with transparency": ("x.tga", image_bytes("TGA", "RGBA")),
 }
 """Unusual, and read."""
-
-
-def a_folder(folder: Path, extra: dict[str, bytes]) -> Path:
-    """A folder of forty sound images, and what else is named."""
-    root = folder / "pictures"
-    root.mkdir()
-    for number in range(40):
-        (root / f"{number:02d}.png").write_bytes(PNG)
-    for name, data in extra.items():
-        (root / name).write_bytes(data)
-    return root
-
-
-def _target_with(name: str, data: bytes) -> Callable[[Path], Changes]:
-    return lambda folder: {"target": {"kind": "image_folder", "root": str(a_folder(folder, {name: data}))}}
-
-
-def _spoiled_folder(spoil: Spoil, key: str = "target", **options: Any) -> Callable[[Path], Changes]:
-    def changes(folder: Path) -> Changes:
-        root = a_folder(folder, {})
-        spoil(root)
-        return {key: {"kind": "image_folder", "root": str(root), **options}}
-
-    return changes
-
-
-def _in_classes(root: Path) -> None:
-    for number, file in enumerate(sorted(root.iterdir())):
-        (root / "ab"[number % 2]).mkdir(exist_ok=True)
-        file.rename(root / "ab"[number % 2] / file.name)
-
-
-def _with_a_stray(root: Path) -> None:
-    _in_classes(root)
-    (root / "stray.png").write_bytes(PNG)
-
-
-def _linked_to_itself(root: Path) -> None:
-    _in_classes(root)
-    (root / "a" / "again").symlink_to(root)
-
-
-def _emptied(root: Path) -> None:
-    for file in root.iterdir():
-        file.unlink()
-
-
-def _with_another_size(root: Path) -> None:
-    (root / "x.png").write_bytes(image_bytes(size=9))
-
-
-_X, _TEST = "{folder}/pictures/x.png", "evaluation.test"
-FOLDERS: dict[str, tuple[str, Callable[[Path], Changes]]] = {
-    "is empty": ("target.root", _spoiled_folder(_emptied)),
-    "holds a folder named x.png": ("target.root", _spoiled_folder(lambda root: (root / "x.png").mkdir())),
-    "holds a link to nothing": (_X, _spoiled_folder(lambda root: (root / "x.png").symlink_to("no"))),
-    "holds a link to itself": (_X, _spoiled_folder(lambda root: (root / "x.png").symlink_to("x.png"))),
-    "holds a pipe": (_X, _spoiled_folder(lambda root: os.mkfifo(root / "x.png"))),
-    "holds a folder that leads back": ("target.root", _spoiled_folder(_linked_to_itself)),
-    "holds an image beside class folders": ("target.root", _spoiled_folder(_with_a_stray)),
-    "holds another size": ("target.size", _spoiled_folder(_with_another_size)),
-    "holds colours, the source greys": ("target", _spoiled_folder(lambda root: None)),
-    "holds other sizes than the source": ("target", _spoiled_folder(lambda root: None, size=[9, 9], channels=1)),
-    "has classes that are not listed": ("target.root", _spoiled_folder(_in_classes, classes=["a", "c"])),
-    "has no labels for the source": ("source", _spoiled_folder(lambda root: None, "source", channels=1)),
-    "has no labels for the test": (_TEST, _spoiled_folder(lambda root: None, _TEST, channels=1)),
-    "has other classes": (_TEST, _spoiled_folder(_in_classes, _TEST, channels=1)),
-}  # fmt: skip
 
 
 def _idx(magic: bytes, shape: tuple[int, ...], data: bytes) -> bytes:
@@ -329,10 +270,6 @@ PATHS: dict[str, str] = {
 
 def cases() -> Iterator[Case]:
     """All of them, each once."""
-    for name, (file, data) in BROKEN_FILES.items():
-        yield Case(f"one image of many is {name}", f"{{folder}}/pictures/{file}", _target_with(file, data))
-    for name, (field, changes) in FOLDERS.items():
-        yield Case(f"the image folder {name}", field, changes)
     for name, (field, files) in IDX.items():
         place = field if field.startswith("source") else f"{{folder}}/{field}"
         yield Case(f"IDX files with {name}", place, _idx_source(files, name))

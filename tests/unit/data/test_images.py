@@ -258,5 +258,7 @@ def test_subset_and_requirements():
         ImageSet(images).require_labels()
     ImageSet(images).require_like(labelled)
     labelled.require_like(labelled)
+    with pytest.raises(InputError, match=r"^b, a: classes must be the source's, a, b"):
+        ImageSet(images, labelled.labels, ("b", "a")).require_like(labelled)
     with pytest.raises(InputError, match=r"^\(1, 2, 2\): .* \(3, 2, 2\)"):
         ImageSet(images).require_like(ImageSet(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)))
