@@ -48,18 +48,18 @@ class Listing:
             be pickled. It raises InputError, which names the file.
         labels: int64 [n] in [0, len(classes)). None means unlabelled.
         classes: the classes' names, in the order of their numbers; empty without labels, boxes and masks.
+        notes: what was found in the files and not refused, a line each, with its count and the first example.
         groups: int64 [n], the groups of images of which `take` takes in turns. None means the classes.
         passed_over: the files that are no images, by their suffix in small letters.
-        notes: what was found in the files and not refused, a line each, with its count and the first example.
     """
 
     ids: Sequence[str]
     read: Callable[[Sequence[int]], Batch]
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     groups: Tensor | None = None
     passed_over: Mapping[str, PassedOver] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
     def take(self, start: int = 0, limit: int | None = None) -> list[int]:
         """Return the positions of `limit` images after the first `start`, in ascending order.

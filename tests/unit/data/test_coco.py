@@ -46,7 +46,7 @@ def test_files_that_number_the_same_names_otherwise_are_told_apart(tmp_path):
     ours = load("coco", **coco(tmp_path / "ours", [box(1, [1, 2, 3, 4])]))
     categories = [{"id": number, "name": name} for number, name in enumerate(["dog", "cow", "cat"])]
     theirs = coco(tmp_path / "theirs", [box(1, [1, 2, 3, 4], 2)], categories=categories)
-    with pytest.raises(InputError, match=r"classes must be the source's \['cat', 'dog', 'cow'\]"):
+    with pytest.raises(InputError, match=r"classes must be the source's, cat, dog, cow"):
         load("coco", **theirs).require_like(ours)
     named = load("coco", **theirs, classes=ours.classes)
     named.require_like(ours)
