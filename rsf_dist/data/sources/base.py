@@ -120,9 +120,16 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def printable(name: str) -> str:
+    """Return a name on one line, without characters that would control a terminal: a file may have any name."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
+
+
 def shortened(names: Sequence[str], most: int = 8) -> str:
-    """Return the first few names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+    """Return the first few names, and how many more there are, fit for a terminal."""
+    return ", ".join(printable(name) for name in names[:most]) + (
+        f" and {len(names) - most:,} more" if len(names) > most else ""
+    )
 
 
 def _in_turns(labels: Tensor) -> np.ndarray:

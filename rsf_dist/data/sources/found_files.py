@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from rsf_dist.data.sources.base import PassedOver
+from rsf_dist.data.sources.base import PassedOver, printable
 from rsf_dist.errors import InputError
 
 _LEFT_BEHIND = {
@@ -48,10 +48,10 @@ class FoundFiles:
 
     def pass_over(self, file: Path) -> None:
         """Count a file that is no image."""
-        suffix = file.suffix.lower()
+        name = name_below(self.root, file)
+        suffix = PurePosixPath(name).suffix.lower()
         seen = self.passed_over.get(suffix, PassedOver(0, ()))
-        is_example = len(seen.examples) < _EXAMPLES
-        examples = (*seen.examples, name_below(self.root, file)) if is_example else seen.examples
+        examples = (*seen.examples, name)[:_EXAMPLES]
         self.passed_over[suffix] = PassedOver(seen.count + 1, examples)
 
 
@@ -101,7 +101,7 @@ def has_pictures(passed_over: Mapping[str, PassedOver]) -> bool:
 
 def _of_suffix(suffix: str, files: PassedOver) -> str:
     kind = f" ({_KNOWN[suffix]})" if suffix in _KNOWN else ""
-    return f"{files.count:,} {suffix or 'without a suffix'}{kind}, e.g. {files.examples[0]}"
+    return printable(f"{files.count:,} {suffix or 'without a suffix'}{kind}, e.g. {files.examples[0]}")
 
 
 def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:

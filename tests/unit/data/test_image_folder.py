@@ -95,6 +95,12 @@ def test_files_that_are_passed_over_are_counted_with_three_examples_a_suffix(tre
     )
 
 
+def test_a_note_is_one_line_whatever_the_files_are_called(tree):
+    root = tree(*TWO, "cat/a\nb\x1b[1m.txt")
+    os.rename(root / "cat" / "a\nb\x1b[1m.txt", os.fsencode(root) + b"/cat/a\nb.t\xe9")
+    assert load(root).notes == ("passed over 1 .t\\xe9, e.g. cat/a\ufffdb.t\\xe9",)
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("a.heic", "HEIC"), ("a.CR2", "a camera's raw files"), ("a.dcm", "DICOM"), ("a.svg", "drawings")]
 )
