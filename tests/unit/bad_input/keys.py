@@ -54,6 +54,10 @@ SECTIONS: dict[str, list[dict[str, Any]]] = {
     "source": [
         {"kind": "idx", "root": "a"},
         {"kind": "image_folder", "root": "a"},
+        {"kind": "coco", "root": "a", "annotations": "a.json"},
+        {"kind": "voc", "root": "a"},
+        {"kind": "yolo", "root": "a"},
+        {"kind": "mask_folder", "root": "a", "masks": "b"},
         {"kind": "table", "file": "a.csv"},
         {"kind": "parquet", "root": "a"},
         {"kind": "torchvision", "name": "FakeData"},
