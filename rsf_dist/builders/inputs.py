@@ -35,19 +35,25 @@ class Inputs:
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of each set, by which a resumed run knows that its images are the same."""
-        sets = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: images.digest() for name, images in sets.items() if images is not None}
+        return {name: images.digest() for name, images in self._sets().items()}
+
+    def summaries(self) -> list[str]:
+        """Return a line a set: how many images of which size, and of how many classes."""
+        return [f"{name}: {images.summary()}" for name, images in self._sets().items()]
 
     def notes(self) -> list[str]:
-        """Return lines for the user about the images, each with the set's name in front."""
-        sets = {field.name: getattr(self, field.name) for field in fields(self)}
-        read = [f"{name}: {note}" for name, images in sets.items() if images is not None for note in images.notes]
+        """Return lines about what was passed over or may surprise, each with the set's name in front."""
+        read = [f"{name}: {note}" for name, images in self._sets().items() for note in images.notes]
         present = set(self.source.require_labels().tolist())
         empty = [name for number, name in enumerate(self.source.classes) if number not in present]
         if not empty:
             return read
         counts = f"{len(empty):,} of {len(self.source.classes):,} classes"
         return [*read, f"source: no image of {shortened(empty)}: {counts} are not trained"]
+
+    def _sets(self) -> dict[str, ImageSet]:
+        sets = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: images for name, images in sets.items() if images is not None}
 
 
 def load_inputs(config: RunConfig) -> Inputs:

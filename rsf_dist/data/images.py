@@ -51,6 +51,18 @@ class ImageSet:
         ids = tuple(self.ids[position] for position in positions)
         return ImageSet(take_rows(self.images, index), labels, self.classes, annotations, ids)
 
+    def summary(self) -> str:
+        """Return a line about the images: how many of which size, and of how many classes."""
+        channels, height, width = self.images.shape[1:]
+        kind = "grey" if channels == 1 else f"{channels}-channel"
+        images = f"{len(self):,} {kind} images of {height} x {width} pixels"
+        if self.labels is None:
+            return images
+        counts = torch.bincount(self.labels, minlength=len(self.classes))
+        low, high = int(counts.min()), int(counts.max())
+        each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        return f"{images}, {len(self.classes):,} classes of {each} images"
+
     def digest(self) -> str:
         """Return the SHA-256, in hexadecimal, of shape, images, labels, annotations and classes."""
         head = json.dumps({"shape": list(self.images.shape), "classes": self.classes})

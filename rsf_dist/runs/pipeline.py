@@ -167,8 +167,8 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
     user_code.LOADED.clear()
     weights.TAKEN.clear()
     inputs = load_inputs(config)
-    for note in inputs.notes():
-        (progress or Progress()).say(note)
+    for line in (*inputs.summaries(), *inputs.notes()):
+        progress.say(line)
     preflight(config, inputs)
     for path, file in user_code.LOADED.items():
         progress.say(f"using {path} from {file}")

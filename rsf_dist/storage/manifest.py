@@ -17,7 +17,7 @@ from rsf_dist.errors import InputError
 MANIFEST = "manifest.json"
 PREVIOUS = "manifest.previous.json"
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Raised whenever this version of rsf_dist cannot read what an earlier one wrote: keys of config.yaml included."""
 
 
@@ -118,7 +118,7 @@ class RoundProgress(_Model):
 class Manifest(_Model):
     """The contents of manifest.json."""
 
-    version: Literal[3] = VERSION
+    version: Literal[4] = VERSION
     """The version of this format."""
 
     folders: dict[str, dict[str, str]] = Field(default_factory=dict)

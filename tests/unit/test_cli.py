@@ -188,14 +188,14 @@ def test_a_run_of_an_older_version_is_refused_for_that(command: str, small_run: 
     run.mkdir()
     (run / "config.yaml").write_text(yaml.safe_dump(small_run | {"rounds": {"num_rounds": 3, "broad_share": 0.1}}))
     for name in ("manifest.json", "manifest.previous.json"):
-        (run / name).write_text(json.dumps({"version": 2, "folders": {}, "rounds": {"0": {"chunks": 3}}}))
+        (run / name).write_text(json.dumps({"version": 3, "folders": {}, "rounds": {"0": {"chunks": 3}}}))
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in run.iterdir()}
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(small_run))
     words = [run] if command in ("train", "report", "verify") else [config, f"output={run}"]
     words += ["--output", run] if command == "compare" else []
     done = rsf_here(command, *words)
-    version = "(manifest version 2, and this version reads 3)"
+    version = "(manifest version 3, and this version reads 4)"
     refused(done, f"output={run}: was written by an older version of rsf_dist {version}; name another directory, or")
     assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in run.iterdir()} == before
 

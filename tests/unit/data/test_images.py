@@ -262,3 +262,12 @@ def test_subset_and_requirements():
         ImageSet(images, labelled.labels, ("b", "a")).require_like(labelled)
     with pytest.raises(InputError, match=r"^\(1, 2, 2\): .* \(3, 2, 2\)"):
         ImageSet(images).require_like(ImageSet(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)))
+
+
+def test_a_set_is_summed_up_in_a_line():
+    images = torch.zeros(1_200, 3, 4, 6, dtype=torch.uint8)
+    assert ImageSet(images).summary() == "1,200 3-channel images of 4 x 6 pixels"
+    labels = torch.tensor([0] * 1_000 + [1] * 200)
+    assert ImageSet(images, labels, ("a", "b", "c")).summary().endswith(", 3 classes of 0 to 1,000 images")
+    even = ImageSet(images[:4, :1], torch.tensor([0, 0, 1, 1]), ("a", "b"))
+    assert even.summary() == "4 grey images of 4 x 6 pixels, 2 classes of 2 images"

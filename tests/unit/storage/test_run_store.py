@@ -77,7 +77,7 @@ def test_a_shard_whose_bytes_changed_is_refused(store):
 
 
 def test_manifest_lists_what_was_committed(store):
-    assert store.manifest() == Manifest(version=3, folders={}, rounds={})
+    assert store.manifest() == Manifest(version=4, folders={}, rounds={})
     first, second = store.write_shard(0, 0, ROWS), store.write_shard(1, 4, ROWS)
     store.commit_round(0, progress_of(first))
     store.commit_round(1, progress_of(second))
@@ -89,7 +89,7 @@ def test_manifest_lists_what_was_committed(store):
     assert store.round(2) is None
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"version": 3, "rou'])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"version": 4, "rou'])
 def test_a_damaged_manifest_gives_way_to_the_one_before(store, damage):
     store.commit_round(0, progress_of())
     store.commit_round(1, progress_of())
@@ -106,14 +106,14 @@ def test_a_manifest_beyond_repair_is_refused(store):
         store.manifest()
 
 
-@pytest.mark.parametrize(("version", "age"), [(1, "an older"), (2, "an older"), (4, "a newer")])
+@pytest.mark.parametrize(("version", "age"), [(1, "an older"), (3, "an older"), (5, "a newer")])
 def test_a_manifest_of_another_version_is_refused(version, age, store):
     """It is not taken for a damaged one, so that the one before it does not take its place."""
     store.commit_round(0, progress_of())
     store.commit_round(1, progress_of())
     store.write("manifest.json", json.dumps({"version": version, "other": "parts"}))
     rule = (
-        rf"output=.*/run: was written by {age} version of rsf_dist \(manifest version {version}, and .* reads 3\); name"
+        rf"output=.*/run: was written by {age} version of rsf_dist \(manifest version {version}, and .* reads 4\); name"
     )
     with pytest.raises(InputError, match=rule):
         store.manifest()
@@ -273,7 +273,7 @@ def test_options_of_a_uri_stay_at_its_end():
 def test_a_manifest_of_another_shape_gives_way_to_the_one_before(store):
     store.commit_round(0, progress_of())
     store.commit_round(1, progress_of())
-    whole = {"version": 3, "rounds": {}, "folders": {}}
+    whole = {"version": 4, "rounds": {}, "folders": {}}
     for shape in (
         whole | {"rounds": []},
         whole | {"rounds": {"0": {}}},
