@@ -87,7 +87,7 @@ def run(
     """
     progress = progress or Progress()
     with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
-        begin_run(config, inputs, store, sampling=True, training=True)
+        begin_run(config, inputs, store, progress, training=True)
         for seed_run in seed_runs(config, inputs, store, progress):
             accepted = sample_seed(seed_run)
             train_seed(seed_run, accepted)
@@ -100,7 +100,7 @@ def sample(
     """Run the first half of `run`: the ratio and the accepted rows, which `train` goes on with. Raises as `run`."""
     progress = progress or Progress()
     with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
-        begin_run(config, inputs, store, sampling=True, training=False)
+        begin_run(config, inputs, store, progress, training=False)
         for seed_run in seed_runs(config, inputs, store, progress):
             sample_seed(seed_run)
         return write_report(config, store)
@@ -167,8 +167,8 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
     user_code.LOADED.clear()
     weights.TAKEN.clear()
     inputs = load_inputs(config)
-    for line in (*inputs.summaries(), *inputs.notes()):
-        progress.say(line)
+    for note in inputs.notes():
+        progress.say(note)
     preflight(config, inputs)
     for path, file in user_code.LOADED.items():
         progress.say(f"using {path} from {file}")
@@ -188,10 +188,15 @@ def changed_inputs(store: RunStore, inputs: Inputs) -> list[str]:
     return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
-def begin_run(config: RunConfig, inputs: Inputs, store: RunStore, sampling: bool, training: bool) -> None:
-    """Check the cluster and the disk, then write the resolved configuration. Raises InputError."""
-    check_cluster(config, sampling, training)
+def begin_run(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progress, training: bool) -> None:
+    """Check the cluster and the disk, say what the image sets hold, and write the resolved configuration.
+
+    Raises InputError.
+    """
+    check_cluster(config, sampling=True, training=training)
     check_disk(store.uri, forecast_bytes(config, inputs, training), "output")
+    for line in inputs.summaries():
+        progress.say(line)
     if not store.is_intact(INPUTS):
         digests = json.dumps(inputs.digests(), indent=1) + "\n"
         store.commit_folder(INPUTS, lambda folder: (folder / DIGESTS).write_text(digests))
