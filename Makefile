@@ -17,7 +17,7 @@ demo: $(READY)
 # beside them; the benchmarks of one process, in their short form, come after, because they want the machine for
 # themselves.
 test: $(READY)
-	$(MAKE) --jobs --output-sync=target lint unit ray
+	$(MAKE) --jobs --output-sync=line lint unit ray
 	$(BIN)/pytest tests/benchmarks
 
 lint: $(READY)

@@ -144,7 +144,7 @@ def _build_custom_task(config: CustomTaskConfig, model: ModelConfig, source: Ima
 
 def of_kind(made: Any, protocol: Any, factory: str) -> Any:
     """Return what a user's factory made, if it has all of the protocol. Raises InputError, which names `factory`."""
-    with user_code.reported_as("factory", factory, "gives what fails when it is looked at"):
+    with user_code.reported_as("factory", factory, "returns an object whose attributes cannot be read"):
         fits = isinstance(made, protocol)
     if not fits:
         found = f"gives a {type(made).__name__}, which lacks something of a {protocol.__name__}"

@@ -3,7 +3,7 @@
 Ray 2.60 asks an address that is dead for minutes, and a cluster that wants a token for 25 seconds. Afterwards it says
 only that it did not connect. It looks a minute for a node of the cluster on this machine. One request of our own, to
 the service that `ray.init` asks, tells these cases apart. tests/cluster/test_ray_workarounds.py asserts that Ray still
-does so.
+does so. Upstream: no issue known.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Everything that rsf_dist does against Ray's own behaviour, for Ray 2.60.
 
 Each workaround says what Ray does without it. tests/cluster/test_ray_workarounds.py asserts that Ray still does so: a
-test that fails there, after an upgrade of Ray, means that its workaround can go. `Upstream:` names Ray's issue; we know
-of none for a workaround without that line.
+test that fails there, after an upgrade of Ray, means that its workaround can go. `Upstream:` names Ray's issue.
+
+Three workarounds must come before Ray is imported or `ray.init` is called, and lie where they are needed: `probe` asks
+whether a cluster answers, `runtime.home` whether Ray Train can be imported, and `runtime.ray_lines` hides a line.
 """
 
 from __future__ import annotations
@@ -151,6 +153,7 @@ def preserve_order(dataset: Dataset) -> Dataset:
     """Make a Dataset give its blocks in their order, and return it.
 
     By default blocks come as they are finished, so that rows would come in another order each time.
+    Upstream: no issue known.
     """
     dataset.context.execution_options.preserve_order = True
     return dataset
@@ -167,14 +170,20 @@ def raise_original_errors(dataset: Dataset) -> Dataset:
 
 
 def hide_progress_bars(dataset: Dataset) -> Dataset:
-    """Keep Ray Data's progress bars for a Dataset off the terminal, where rsf_dist shows its own, and return it."""
+    """Keep Ray Data's progress bars for a Dataset off the terminal, where rsf_dist shows its own, and return it.
+
+    Upstream: no issue known.
+    """
     dataset.context.enable_progress_bars = False
     return dataset
 
 
 @contextmanager
 def progress_bars(shown: bool) -> Iterator[None]:
-    """Draw Ray Data's progress bars over the block only if `shown`; they are on by default where tqdm is installed."""
+    """Draw Ray Data's progress bars over the block only if `shown`; they are on by default where tqdm is installed.
+
+    Upstream: no issue known.
+    """
     context = DataContext.get_current()
     before = context.enable_progress_bars
     context.enable_progress_bars = before and shown
@@ -201,7 +210,10 @@ def parquet_datasource_v1() -> Iterator[None]:
 
 
 def set_log_levels(level: int) -> None:
-    """Set the level of Ray Data's and Ray Train's logs; `ray.init(logging_level=)` leaves these two at INFO."""
+    """Set the level of Ray Data's and Ray Train's logs; `ray.init(logging_level=)` leaves these two at INFO.
+
+    Upstream: no issue known.
+    """
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(level)
 
@@ -237,6 +249,7 @@ def unwrapped() -> Iterator[None]:
     """Raise the RsfError that another process raised, in place of the errors that Ray wraps it in.
 
     Ray raises a RayTaskError, Ray Data and Ray Train put their own errors around it, and Ray Train keeps one a rank.
+    Upstream: no issue known.
 
     Raises:
         ClusterFailure: a process or a machine died, in place of Ray's error.

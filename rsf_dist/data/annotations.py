@@ -81,7 +81,7 @@ class Boxes:
 
     @cached_property
     def has_crowds(self) -> bool:
-        """Whether there is a region to ignore."""
+        """True if an image has a region to ignore."""
         return bool(self.crowd.any())
 
     def of(self, position: int) -> slice:

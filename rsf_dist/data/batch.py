@@ -22,14 +22,14 @@ class LazyBatch(Mapping[str, Tensor]):
     """A batch whose expensive columns are computed on first access, once, and only for the rows still selected.
 
     Args:
-        known: the other columns, [n, …] each, at least one. They are kept on the CPU.
-        make: a pure function for each expensive column. It takes positions among all rows, int64 [k] or slice(None),
-            and returns the column's rows there, [k, …], on the CPU or on a GPU.
+        columns: the other columns, [n, …] each, at least one. They are kept on the CPU.
+        producers: a pure function for each expensive column. It takes positions among all rows, int64 [k] or
+            slice(None), and returns the column's rows there, [k, …], on the CPU or on a GPU.
         rows: positions int64 [n] of these rows among all rows. None means that these are all rows.
     """
 
-    def __init__(self, known: Batch, make: Mapping[str, Callable[[Index], Tensor]], rows: Tensor | None = None):
-        self.columns, self.producers, self._rows = to_cpu(known), dict(make), rows
+    def __init__(self, columns: Batch, producers: Mapping[str, Callable[[Index], Tensor]], rows: Tensor | None = None):
+        self.columns, self.producers, self._rows = to_cpu(columns), dict(producers), rows
         self._made: Batch = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -55,9 +55,9 @@ class LazyBatch(Mapping[str, Tensor]):
         joined._made = {name: column for name, column in self._made.items() if name in producers}
         return joined
 
-    def with_producers(self, make: Mapping[str, Callable[[Index], Tensor]]) -> LazyBatch:
+    def with_producers(self, producers: Mapping[str, Callable[[Index], Tensor]]) -> LazyBatch:
         """Return the same rows, with other functions for their expensive columns."""
-        return LazyBatch(self.columns, make, self._rows)
+        return LazyBatch(self.columns, producers, self._rows)
 
     def select(self, index: Index) -> LazyBatch:
         """Return the rows at `index`; see the function `select`."""

@@ -73,7 +73,7 @@ class ClassConditionalRatio:
         return None if bound is None else bound + self._largest_factor
 
     def log_ratio(self, batch: Batch) -> Tensor:
-        """float64 [n]."""
+        """Return log r(x, y), float64 [n]."""
         within = self.log_means[batch[self.classes.column].long()]
         return log_ratios(self.classes, batch) + log_ratios(self.ratio, batch) - within
 

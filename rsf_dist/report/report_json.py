@@ -154,9 +154,9 @@ def describe_round(
     """Return a round's entry, with its trust card.
 
     Args:
-        number: of the round.
-        accepted: its rows.
-        ratio: by which they were accepted.
+        number: the round's number.
+        accepted: the rows accepted in the round.
+        ratio: the ratio that accepted them.
         two_sample: the tests under `before`, perhaps `moved`, and `after`; None means not tested.
         last: True if its rows are those to train on.
         class_prior: the treatment of the class prior; None means that the round is not the last of several.

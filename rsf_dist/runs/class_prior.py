@@ -179,9 +179,9 @@ def reason_to_keep(seed_run: SeedRun, proposal: Proposal) -> str | None:
     if config is None:
         return "rounds.class_prior is null"
     if not seed_run.config.ratio.leaves_class_prior_open:
-        return f"a {seed_run.config.ratio.kind} ratio says itself what classes it wants"
+        return f"a {seed_run.config.ratio.kind} ratio already fixes the class prior"
     if not has_settable_class_prior(proposal):
-        return "the proposal has none that could be set"
+        return "the proposal has no class prior that can be set"
     if config.network is None and not {"image", "label"} >= set(seed_run.task().columns):
         return "the task needs more than images and labels; rounds.class_prior.network does not"
     return None

@@ -195,7 +195,7 @@ def _redraw(seed_run: SeedRun, work: ChunkWork, chunk: int, shard: Shard | None)
     """Draw a chunk again and return the finding, or None where its rows are those of the shard."""
     seed_run.progress.say(f"drawing chunk {chunk} again")
     stored = None if shard is None else seed_run.store.read_shard(shard)
-    finding = f"chunk {chunk} of round {work.round} comes out otherwise when it is drawn again"
+    finding = f"chunk {chunk} of round {work.round} gives different rows when it is drawn again"
     seconds = seed_run.config.sampling.pool.chunk_seconds
     try:
         with one_thread(), time_limit(seconds, USER_CODE_FIELD, f"chunk {chunk}", TIMEOUT_REMEDY):

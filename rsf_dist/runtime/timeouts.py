@@ -39,9 +39,9 @@ def time_limit(
 
     Args:
         seconds: positive.
-        field: of the InputError.
-        value: of the InputError.
-        remedy: of the InputError.
+        field: the field that the InputError names.
+        value: the value that it names.
+        remedy: the remedy that it names.
     """
     if not _can_interrupt():
         yield
@@ -78,9 +78,9 @@ def call_with_timeout(
     Args:
         function: the function, without arguments.
         seconds: positive.
-        field: of the InputError.
-        value: of the InputError.
-        remedy: of the InputError.
+        field: the field that the InputError names.
+        value: the value that it names.
+        remedy: the remedy that it names.
     """
     (result,) = map_with_timeout([(value, function)], seconds, field, remedy)
     return result
@@ -99,8 +99,8 @@ def map_with_timeout(
     Args:
         calls: for each call the InputError's value, and the function, without arguments.
         seconds: the limit of each call.
-        field: of the InputError.
-        remedy: of the InputError.
+        field: the field that the InputError names.
+        remedy: the remedy that it names.
     """
     if _can_interrupt():
         for value, function in calls:

@@ -87,11 +87,11 @@ def reported_as(
     """Turn any error that the block raises into an InputError. An RsfError is raised as it is.
 
     Args:
-        field: of the InputError.
-        value: of the InputError.
+        field: the field that the InputError names.
+        value: the value that it names.
         what: the beginning of the InputError's rule; the error follows in brackets.
-        remedy: of the InputError.
-        absolute: of the InputError.
+        remedy: the remedy that it names.
+        absolute: True if the field needs no place in the configuration.
     """
     try:
         yield

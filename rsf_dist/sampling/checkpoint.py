@@ -165,7 +165,7 @@ class RoundCheckpoint:
         records = draw([shard.chunk for shard in damaged]) if damaged else ()
         for shard, record in zip(damaged, records, strict=True):
             if record["sha256"] != shard.sha256:
-                rule = "was damaged, and its chunk now comes out otherwise than the manifest says"
+                rule = "was damaged, and its chunk now gives different rows than the manifest says"
                 remedy = (
                     "restore the file, or go on with the libraries and the kind of processor that it was drawn with"
                 )

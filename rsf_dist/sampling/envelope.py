@@ -52,7 +52,7 @@ class Choice:
 
 @runtime_checkable
 class Envelope(Protocol):
-    """Chooses log M from a pilot of `num_pilot` proposals."""
+    """The choice of log M from a pilot of `num_pilot` proposals."""
 
     @property
     def num_pilot(self) -> int:

@@ -91,7 +91,7 @@ class SamplingPlan:
         several_each = math.ceil(wave / (4 * actors))
         return max(1, math.ceil(wave / _MAX_TASKS), min(self.chunks_in(_TASK_SECONDS), several_each))
 
-    def is_brief(self, wave: int, actors: int) -> bool:
+    def starts_slower_than_it_draws(self, wave: int, actors: int) -> bool:
         """Return True if actors take longer to start than to draw a wave of so many chunks, so that tasks are quicker.
 
         On GPUs tasks are never quicker: each would start a process too.

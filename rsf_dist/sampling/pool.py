@@ -115,7 +115,7 @@ def _as_task(table: pa.Table, work: ray.ObjectRef, seconds: float) -> pa.Table:
 
 
 class _Actor:
-    """Runs chunks on one thread, so that sums of floats do not depend on the machine's cores."""
+    """A worker that runs chunks on one thread, so that sums of floats do not depend on the machine's cores."""
 
     def __init__(self, work: ray.ObjectRef, seconds: float):
         limit_to_allocation()

@@ -76,7 +76,8 @@ class RoundDraw:
         """Yield the records of chunks, in their order."""
         with unwrapped():
             actors = max_actors(self.pool)
-            per_task, as_tasks = self.plan.chunks_per_task(len(chunks), actors), self.plan.is_brief(len(chunks), actors)
+            per_task = self.plan.chunks_per_task(len(chunks), actors)
+            as_tasks = self.plan.starts_slower_than_it_draws(len(chunks), actors)
             task = ChunkTask(self.plan.work, self.store)
             yield from map_chunks(task, chunks, self.pool, per_task, as_tasks)
 

@@ -31,7 +31,8 @@ def checked_pool_size(proposal: Proposal, k: int, num_proposals: int | None) -> 
     """
     if num_proposals is None:
         if not isinstance(proposal, FiniteProposal):
-            raise InputError("num_proposals", None, "this proposal has no end", "say how many to look at")
+            rule = "is required, because this proposal is no finite pool"
+            raise InputError("num_proposals", None, rule, "give the number of proposals to draw")
         num_proposals = proposal.num_rows
     elif isinstance(proposal, FiniteProposal) and num_proposals > proposal.num_rows:
         rule = f"the pool has {proposal.num_rows:,} rows"

@@ -278,13 +278,13 @@ class FineTuneResult:
             return self.task.load(Path(folder))
 
     @staticmethod
-    def of(folder: RunFolder, task: Task, keep: str) -> FineTuneResult:
+    def of(folder: RunFolder, task: Task, checkpoint: str) -> FineTuneResult:
         """Choose among a run's intact checkpoints.
 
         Args:
-            folder: of the run.
+            folder: the run's folder.
             task: the task of its model.
-            keep: `last`, or `best` by the task's metric.
+            checkpoint: `last`, or `best` by the task's metric.
 
         Raises:
             InputError: there is no intact checkpoint.
@@ -293,7 +293,7 @@ class FineTuneResult:
         if last is None:
             raise InputError("checkpoints", folder.path, "holds no intact checkpoint", "train again", absolute=True)
         chosen = last
-        if keep == "best":
+        if checkpoint == "best":
             chosen = max(folder.newest_first(), key=lambda saved: saved.described["metrics"][task.metric])
         stream = last.described["stream"]
         return FineTuneResult(

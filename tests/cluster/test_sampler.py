@@ -102,7 +102,7 @@ def test_fingerprint_does_not_depend_on_the_pool(actors, in_flight, nodes, mark,
 
     There are more chunks than all actors but one may have in hand, and so each of them gets a task.
     """
-    monkeypatch.setattr(SamplingPlan, "is_brief", lambda *_: False)
+    monkeypatch.setattr(SamplingPlan, "starts_slower_than_it_draws", lambda *_: False)
     monkeypatch.setattr(SamplingPlan, "chunks_per_task", lambda *_: 1)
     share = {"min_actors": actors, "max_actors": actors, "cpus_per_actor": 0.5 if nodes == 1 else 4 / actors}
     config, log = rsf.PoolConfig(**share, max_tasks_in_flight=in_flight), tmp_path / "log"
@@ -137,7 +137,7 @@ def gpu_in_name(ray_cluster):
 @pytest.mark.parametrize(("gpus", "seen"), [(0.5, "0"), (0.0, "")])
 def test_two_actors_share_a_gpu_and_others_see_none(gpus, seen, accepted, gpu_in_name, tmp_path, monkeypatch) -> None:
     if gpus == 0:  # such a pool takes actors for long waves only
-        monkeypatch.setattr(SamplingPlan, "is_brief", lambda *_: False)
+        monkeypatch.setattr(SamplingPlan, "starts_slower_than_it_draws", lambda *_: False)
     monkeypatch.setattr(SamplingPlan, "chunks_per_task", lambda *_: 1)
     as_tasks = []
     monkeypatch.setattr(round_draw, "map_chunks", lambda *given: as_tasks.append(given[-1]) or pool.map_chunks(*given))

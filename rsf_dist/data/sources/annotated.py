@@ -1,4 +1,4 @@
-"""What the sources with boxes and masks share: names of files, notes, and the reading of images with annotations."""
+"""The shared part of the sources with boxes and masks: names of files, notes, reading images with annotations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROUNDING_OF_SHARES = 1e-3
 
 
 class Notes:
-    """What is told about files and not refused: how often each thing was found, and where first."""
+    """Findings about files that are told and not refused: how often each was made, and where first."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, str]] = {}
@@ -191,7 +191,7 @@ class AnnotatedFiles:
 
 @dataclass(frozen=True)
 class BoxReader:
-    """Reads the boxes of images.
+    """A reader of the boxes of images.
 
     Args:
         boxes: of all images.
@@ -234,7 +234,7 @@ class Masks(Protocol):
 
 @dataclass(frozen=True)
 class MaskReader:
-    """Reads the masks of images.
+    """A reader of the masks of images.
 
     Args:
         masks: of all images.

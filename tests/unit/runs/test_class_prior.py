@@ -99,11 +99,11 @@ def test_the_class_priors_classifier_may_have_a_network_of_its_own(tmp_path, row
     ("sections", "why"),
     [
         ({"rounds": {"num_rounds": 3, "class_prior": None}}, "rounds.class_prior is null"),
-        ({"ratio": {"kind": "density", "parameters": {"rotation": {"uniform": [0, 1]}}}}, "a density ratio says"),
-        ({"ratio": {"kind": "label_shift", "target_prior": [0.2, 0.3, 0.5]}}, "a label_shift ratio says"),
-        ({"ratio": {"kind": "label_shift"}}, "a label_shift ratio says"),  # learned, but not of images
+        ({"ratio": {"kind": "density", "parameters": {"rotation": {"uniform": [0, 1]}}}}, "a density ratio already fixes"),
+        ({"ratio": {"kind": "label_shift", "target_prior": [0.2, 0.3, 0.5]}}, "a label_shift ratio already fixes"),
+        ({"ratio": {"kind": "label_shift"}}, "a label_shift ratio already fixes"),  # learned, but not of images
         ({"ratio": {"kind": "product", "factors": [{"kind": "classifier"}, {"kind": "custom", "factory": "a:b"}]}},
-         "a product ratio says"),
+         "a product ratio already fixes"),
     ],
 )  # fmt: skip
 def test_only_the_class_prior_of_a_classifier_ratio_is_moved(sections, why, tmp_path, rows_of, estimated):
@@ -123,7 +123,7 @@ def test_classes_stay_where_the_proposal_has_none_to_move(lacks, seed_run, estim
     delattr(proposal, lacks)
     class_prior.decide_class_prior(seed_run, 2, proposal)
     assert estimated == []
-    assert decision_in(seed_run, 2) == (None, "the proposal has none that could be set")
+    assert decision_in(seed_run, 2) == (None, "the proposal has no class prior that can be set")
 
 
 @pytest.mark.parametrize("network", [None, {"width": 5}])

@@ -209,8 +209,10 @@ def test_chunks_per_task(chunks, actors, per_task):
 )
 def test_a_wave_shorter_than_the_start_of_actors_is_drawn_in_tasks(chunks, actors, as_tasks, monkeypatch):
     """A short wave needs no actors, and a round has the pool draw it in tasks."""
-    assert plan().is_brief(chunks, actors) == as_tasks
-    assert not replace(plan(), on_gpus=True).is_brief(chunks, actors)  # where each task starts a process
+    assert plan().starts_slower_than_it_draws(chunks, actors) == as_tasks
+    assert not replace(plan(), on_gpus=True).starts_slower_than_it_draws(
+        chunks, actors
+    )  # where each task starts a process
     asked = []
     monkeypatch.setattr(round_draw, "max_actors", lambda pool: actors)
     monkeypatch.setattr(round_draw, "map_chunks", lambda *given: asked.append(given) or [])

@@ -119,7 +119,7 @@ def test_a_damaged_shard_that_comes_out_otherwise_is_refused(store):
     path = Path(store.path(gathered(store, range(3)).shards[1].path))
     path.unlink()
     other = Draw(store, dataclasses.replace(WORK, seed=4))
-    with pytest.raises(InputError, match=r"chunk-000001.parquet.* comes out otherwise than the manifest says"):
+    with pytest.raises(InputError, match=r"chunk-000001.parquet.* gives different rows than the manifest says"):
         resumed(store, other)
 
 
