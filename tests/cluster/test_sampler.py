@@ -253,7 +253,7 @@ def test_log_ratios_that_are_not_finite_are_refused(value: float) -> None:
 
 def test_what_the_user_broke_comes_back_as_one_line() -> None:
     wrong = rsf.DensityRatio(lambda x: x[:3], PROPOSAL)
-    with pytest.raises(rsf.InputError, match="one number a row"):
+    with pytest.raises(rsf.InputError, match="one real number a row"):
         rsf.RejectionSampler(PROPOSAL, wrong, rsf.FixedEnvelope(0.0)).sample(10)
     with pytest.raises(rsf.InputError, match="must be positive"):
         sampler().sample(0)
