@@ -107,7 +107,7 @@ def test_an_interrupted_draw_goes_on_at_the_threshold_that_its_chunks_were_drawn
             DistributionProposal(Normal(0.0, 1.0)),
             5,
             None,
-            "num_proposals=None: this proposal has no",
+            "num_proposals=None: is required, because this proposal is no finite pool",
         ),
         (POOL, 5, 331, "num_proposals=331: the pool has 330 rows"),
         (POOL, 330, None, r"k=330: must be in \(0, 330\)"),
