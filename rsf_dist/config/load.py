@@ -140,7 +140,7 @@ def _value(key: str, text: str) -> Any:
     """Return an override's value. A shell has quoted the text once, so a text need not be quoted for YAML again."""
     fields = fields_at(RunConfig, key.split("."))
     if fields and all(map(takes_only_text, fields)):
-        return _text(text.strip(), null=all(map(takes_null, fields)))
+        return _text(text.strip(), null=any(map(takes_null, fields)))  # of some kinds, where kinds share a key
     value = safe_yaml.read(text)
     if isinstance(value, str) and not fields:  # below `options`, anything goes
         return _text(text.strip(), null=False)

@@ -74,6 +74,9 @@ class ImageSet:
 
     def require_labels(self) -> Tensor:
         """Return the labels. Raises InputError if there are none."""
+        if self.labels is None and self.annotations:
+            rule = "classifying needs one label an image, and no task uses boxes or masks yet"
+            raise InputError("", f"images with {', '.join(self.annotations)}", rule, "name a labelled image set")
         if self.labels is None:
             raise InputError("", "unlabelled images", "needs labels", "use one sub-folder a class, or add `labels`")
         return self.labels

@@ -126,3 +126,8 @@ def test_other_keys_are_read_as_yaml():
 def test_an_empty_text_is_refused(override):
     with pytest.raises(InputError, match=r"output=: must not be empty; give a text"):
         having(override)
+
+
+def test_null_is_none_where_one_of_the_kinds_that_share_a_key_takes_it():
+    table = {"kind": "table", "file": "rows.csv", "root": "images"}
+    assert having(f"source={table}", "source.root=null").source.root is None

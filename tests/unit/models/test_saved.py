@@ -12,6 +12,7 @@ import rsf_dist as rsf
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.errors import InputError
 from rsf_dist.models.spec import NetworkSpec, save_network
+from rsf_dist.runtime import user_code
 from rsf_dist.storage.run_store import RunStore
 
 SPEC = NetworkSpec(ModelConfig(width=4, input_size=(12, 10)), num_outputs=2, channels=1, classes=("cat", "dog"))
@@ -112,6 +113,24 @@ def test_images_that_would_be_scaled_wrongly_are_refused(images: torch.Tensor, t
     store_model(tmp_path)
     with pytest.raises(InputError, match=told):
         rsf.load_model(tmp_path)(images)
+
+
+def test_code_that_a_folder_names_runs_only_where_it_is_trusted(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "nets_of_theirs.py").write_text(
+        "import pathlib, torch\n"
+        "def build(num_outputs, channels):\n"
+        "    pathlib.Path(__file__).with_name('ran').touch()\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_outputs))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    user_code.allow_folder(tmp_path)
+    spec = NetworkSpec(ModelConfig(name="nets_of_theirs:build"), 2, 1, ("cat", "dog"))
+    save_network(spec.build(), spec, tmp_path / "run")
+    (tmp_path / "ran").unlink()
+    assert "own_code=True" in refused(tmp_path / "run").remedy
+    assert not (tmp_path / "ran").exists()
+    assert rsf.load_model(tmp_path / "run", own_code=True)(IMAGES).shape == (3, 2)
+    assert (tmp_path / "ran").exists()
 
 
 def test_what_the_refusal_says_to_type_gives_the_same_logits(tmp_path: Path) -> None:

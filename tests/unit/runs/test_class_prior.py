@@ -99,7 +99,7 @@ def test_the_class_priors_classifier_may_have_a_network_of_its_own(tmp_path, row
     ("sections", "why"),
     [
         ({"rounds": {"num_rounds": 3, "class_prior": None}}, "rounds.class_prior is null"),
-        ({"ratio": {"kind": "density", "parameters": {"rotation": {"uniform": [0, 1]}}}}, "a density ratio already fixes"),
+        ({"ratio": {"kind": "density", "parameters": {"rotation": {"uniform": [0, 1]}}}}, "a density ratio already"),
         ({"ratio": {"kind": "label_shift", "target_prior": [0.2, 0.3, 0.5]}}, "a label_shift ratio already fixes"),
         ({"ratio": {"kind": "label_shift"}}, "a label_shift ratio already fixes"),  # learned, but not of images
         ({"ratio": {"kind": "product", "factors": [{"kind": "classifier"}, {"kind": "custom", "factory": "a:b"}]}},
