@@ -18,7 +18,7 @@ from rsf_dist.data.annotations import TURNS, Box, Boxes, Frame, moved_boxes, mov
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.decoding import decode
 from rsf_dist.data.resizing import resized
-from rsf_dist.data.sources.base import existing
+from rsf_dist.data.sources.base import existing, printable
 from rsf_dist.errors import InputError
 
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -38,8 +38,8 @@ class Notes:
         self._found[what] = count + times, first
 
     def lines(self) -> tuple[str, ...]:
-        """Return a line a kind of finding."""
-        return tuple(f"{what}: {count:,} (first: {where})" for what, (count, where) in self._found.items())
+        """Return a line a kind of finding. What names and files say in them cannot control a terminal."""
+        return tuple(printable(f"{what}: {count:,} (first: {where})") for what, (count, where) in self._found.items())
 
 
 def refuse(where: str, value: object, rule: str, remedy: str) -> InputError:

@@ -147,3 +147,12 @@ def test_images_and_files_must_match(tmp_path):
     image(tmp_path / "JPEGImages" / "b.jpg")
     image(tmp_path / "JPEGImages" / "b.png")
     assert "has the name of b.jpg" in refusal("voc", root=tmp_path)
+
+
+def test_a_note_is_one_line_that_controls_no_terminal_whatever_a_file_is_called(tmp_path):
+    voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    image(tmp_path / "JPEGImages" / "b\x1b[31m\nfake.png")
+    told = notes("voc", root=tmp_path)
+    assert "(first: " in told
+    assert "b\ufffd[31m\ufffdfake.png)" in told
+    assert told.isprintable()
