@@ -6,6 +6,7 @@ Pixels are numbered from 1 and a box includes the pixels of its corners: x0 = xm
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -24,9 +25,11 @@ from rsf_dist.data.sources.annotated import (
     read_text,
     refuse,
     require_boxes,
+    require_file,
     sound_box,
 )
 from rsf_dist.data.sources.base import Listing, list_images
+from rsf_dist.data.sources.found_files import name_below
 from rsf_dist.errors import InputError
 
 _MAX_BYTES = 10_000_000
@@ -37,7 +40,7 @@ _SUBFOLDERS = ("JPEGImages", "Annotations")
 @list_images.register
 def _(config: VocConfig) -> Listing:
     root, notes = folder(config.root), Notes()
-    image_root, xml_root = (root / name if (root / name).is_dir() else root for name in _SUBFOLDERS)
+    image_root, xml_root = (root / name if os.path.isdir(root / name) else root for name in _SUBFOLDERS)
     images = by_stem(image_root, image_files(image_root))
     files = by_stem(xml_root, sorted(path for path in xml_root.rglob("*.xml") if not path.name.startswith(".")))
     _require_images(files, images, image_root)
@@ -55,7 +58,7 @@ def _(config: VocConfig) -> Listing:
     require_boxes(boxes, classes, "root", root)
     paths = [images[stem] for stem in stems]
     reader = BoxReader(Boxes.pack(boxes), frames, origins, config)
-    ids = [path.relative_to(image_root).as_posix() for path in paths]
+    ids = [name_below(image_root, path) for path in paths]
     return Listing(ids, AnnotatedFiles(paths, config, reader), None, classes, notes.lines())
 
 
@@ -70,7 +73,7 @@ def _listed(root: Path, split: str, images: dict[str, Path]) -> list[str]:
     """Return the images that a split lists, in its order."""
     lists = root / "ImageSets" / "Main"
     path = lists / f"{below(lists, split, 'split')}.txt"
-    if not path.is_file():
+    if not os.path.isfile(path):
         found = sorted(file.stem for file in lists.glob("*.txt"))
         raise InputError("split", split, f"is no list in {lists} {found}", "name one of these, or leave it out")
     stems: dict[str, None] = {}
@@ -94,6 +97,7 @@ class _Builder(ElementTree.TreeBuilder):
 
 
 def _parsed(path: Path) -> ElementTree.Element:
+    require_file(path)
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")

@@ -1,5 +1,7 @@
 """Images with boxes in PASCAL VOC's format."""
 
+import os
+
 import pytest
 from data.annotated_files import image, load, notes, on_its_side, refusal, voc, voc_object
 
@@ -156,3 +158,38 @@ def test_a_note_is_one_line_that_controls_no_terminal_whatever_a_file_is_called(
     assert "(first: " in told
     assert "b\ufffd[31m\ufffdfake.png)" in told
     assert told.isprintable()
+
+
+def test_images_are_found_through_links_and_what_systems_leave_behind_is_none(tmp_path):
+    root = voc(tmp_path / "set", voc_object("cat", 1, 1, 9, 9))
+    image(tmp_path / "elsewhere" / "b.png")
+    (root / "JPEGImages" / "more").symlink_to(tmp_path / "elsewhere")
+    image(root / "JPEGImages" / "@eaDir" / "c.png")
+    (root / "JPEGImages" / "README.pdf").write_bytes(b"%PDF-1.4")
+    (root / "JPEGImages" / "x.png").mkdir()
+    assert load("voc", root=root).ids == ("a.jpg", "more/b.png")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    root = voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    os.mkfifo(root / "JPEGImages" / "b.png")
+    assert "JPEGImages/b.png=(no file): cannot be read: it is no file; remove it" in refusal("voc", root=root)
+    image(root / "JPEGImages" / "c.png")
+    (root / "JPEGImages" / "b.png").unlink()
+    os.mkfifo(root / "Annotations" / "c.xml")
+    assert "Annotations/c.xml=(no file): cannot be read: it is no file; remove it" in refusal("voc", root=root)
+
+
+def test_an_image_without_xml_that_cannot_be_read_is_refused_with_the_reason(tmp_path):
+    root = voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    (root / "JPEGImages" / "b.png").write_bytes(b"")
+    assert "b.png=(a file): is not a readable image: it is empty; copy it again" in refusal("voc", root=root)
+    (root / "JPEGImages" / "b.png").unlink()
+    (root / "JPEGImages" / "b.png").symlink_to("nowhere")
+    assert "b.png=(no file): cannot be read: it is a link to nothing (nowhere)" in refusal("voc", root=root)
+
+
+def test_a_split_of_a_name_too_long_for_a_file_is_no_list(tmp_path):
+    root = voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    assert "is no list in" in refusal("voc", root=root, split="a" * 300)
