@@ -29,7 +29,7 @@ from rsf_dist.data.sources.annotated import (
     sound_box,
 )
 from rsf_dist.data.sources.base import Listing, list_images
-from rsf_dist.data.sources.found_files import name_below
+from rsf_dist.data.sources.found_files import files_below, name_below
 from rsf_dist.errors import InputError
 
 _MAX_BYTES = 10_000_000
@@ -42,7 +42,7 @@ def _(config: VocConfig) -> Listing:
     root, notes = folder(config.root), Notes()
     image_root, xml_root = (root / name if os.path.isdir(root / name) else root for name in _SUBFOLDERS)
     images = by_stem(image_root, image_files(image_root))
-    files = by_stem(xml_root, sorted(path for path in xml_root.rglob("*.xml") if not path.name.startswith(".")))
+    files = by_stem(xml_root, sorted(path for path in files_below(xml_root) if path.suffix == ".xml"))
     _require_images(files, images, image_root)
     stems = list(images) if config.split is None else _listed(root, config.split, images)
     trees = {stem: _parsed(files[stem]) for stem in (stems if config.classes else images) if stem in files}

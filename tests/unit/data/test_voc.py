@@ -193,3 +193,28 @@ def test_a_split_of_a_name_too_long_for_a_file_is_no_list(tmp_path):
     root = voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
     (root / "ImageSets" / "Main").mkdir(parents=True)
     assert "is no list in" in refusal("voc", root=root, split="a" * 300)
+
+
+@pytest.mark.parametrize("place", [".ipynb_checkpoints", "@eaDir", "deeper/.cache"])
+def test_xml_that_programs_leave_behind_is_not_read(place, tmp_path):
+    root = voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    (root / "Annotations" / place).mkdir(parents=True)
+    (root / "Annotations" / place / "a.xml").write_text("no XML")
+    assert load("voc", root=root).ids == ("a.jpg",)
+
+
+def test_xml_is_found_through_links_as_its_images_are(tmp_path):
+    root = voc(tmp_path / "set", voc_object("cat", 1, 1, 9, 9))
+    other = voc(tmp_path / "other", voc_object("cat", 2, 2, 9, 9))
+    for name in ("JPEGImages", "Annotations"):
+        (root / name / "more").symlink_to(other / name)
+    found = load("voc", root=root)
+    assert found.ids == ("a.jpg", "more/a.jpg")
+    assert found.annotations["boxes"].tolist() == [[[0, 0, 9, 9]], [[1, 1, 9, 9]]]
+
+
+def test_a_file_name_that_is_no_utf8_is_carried_through(tmp_path):
+    root = voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    image(tmp_path / "b.png")
+    (tmp_path / "b.png").rename(os.fsdecode(os.fsencode(root / "JPEGImages") + b"/b\xff.png"))
+    assert load("voc", root=root).ids == ("a.jpg", "b\\xff.png")
