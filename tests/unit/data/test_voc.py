@@ -1,9 +1,13 @@
 """Images with boxes in PASCAL VOC's format."""
 
+import gc
 import os
+from xml.etree import ElementTree
 
 import pytest
 from data.annotated_files import image, load, notes, on_its_side, refusal, voc, voc_object
+
+from rsf_dist.data.sources import annotated
 
 
 def test_corners_count_from_one_and_are_within_the_box(tmp_path):
@@ -218,3 +222,26 @@ def test_a_file_name_that_is_no_utf8_is_carried_through(tmp_path):
     image(tmp_path / "b.png")
     (tmp_path / "b.png").rename(os.fsdecode(os.fsencode(root / "JPEGImages") + b"/b\xff.png"))
     assert load("voc", root=root).ids == ("a.jpg", "b\\xff.png")
+
+
+def test_no_tree_of_a_file_is_kept_once_the_file_is_read(tmp_path, monkeypatch):
+    def trees() -> int:
+        gc.collect()
+        return sum(isinstance(item, ElementTree.Element) for item in gc.get_objects())
+
+    def counted(path):
+        seen.append(trees() - before)
+        return annotated.frame_of(path)
+
+    root, seen, before = voc(tmp_path, voc_object("cat", 1, 1, 9, 9), size=""), [], trees()
+    kept = ElementTree.fromstring("<a><b/></a>")
+    assert trees() == before + len([kept, *kept])  # a tree that is kept is counted
+    del kept
+    monkeypatch.setattr("rsf_dist.data.sources.voc.frame_of", counted)
+    assert len(load("voc", root=root)) == 1
+    assert seen == [0]  # where the image's size is asked for, all files have been read
+
+
+def test_numbers_of_objects_that_are_left_out_are_not_checked(tmp_path):
+    root = voc(tmp_path, voc_object("dog", "nan", 1, 9, 9) + voc_object("cat", 1, 1, 9, 9))
+    assert load("voc", root=root, classes=("cat",)).annotations["box_label"].tolist() == [[0]]
