@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +20,9 @@ from rsf_dist.data.annotations import TURNS, Box, Boxes, Frame, moved_boxes, mov
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.decoding import decode
 from rsf_dist.data.resizing import resized
-from rsf_dist.data.sources.base import existing
+from rsf_dist.data.sources.base import existing, printable
+from rsf_dist.data.sources.found_files import find_files
+from rsf_dist.data.unreadable import out_of_memory, reason_and_remedy, reason_of_no_file
 from rsf_dist.errors import InputError
 
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -38,8 +42,8 @@ class Notes:
         self._found[what] = count + times, first
 
     def lines(self) -> tuple[str, ...]:
-        """Return a line a kind of finding."""
-        return tuple(f"{what}: {count:,} (first: {where})" for what, (count, where) in self._found.items())
+        """Return a line a kind of finding. What names and files say in them cannot control a terminal."""
+        return tuple(printable(f"{what}: {count:,} (first: {where})") for what, (count, where) in self._found.items())
 
 
 def refuse(where: str, value: object, rule: str, remedy: str) -> InputError:
@@ -50,7 +54,7 @@ def refuse(where: str, value: object, rule: str, remedy: str) -> InputError:
 def folder(path: str, key: str = "root") -> Path:
     """Return a folder that is there, which `key` gives. Raises InputError."""
     found = existing(path, key)
-    if not found.is_dir():
+    if not os.path.isdir(found):
         raise InputError(key, path, "must be a folder", "name the folder")
     return found
 
@@ -72,16 +76,13 @@ def below(root: Path, name: str, where: str) -> str:
     return normal
 
 
-def image_files(root: Path, but_not: Path | None = None) -> list[Path]:
-    """Return the files below a folder with a suffix of an image, in order. Hidden ones are left out."""
-    suffixes = Image.registered_extensions()
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and (but_not is None or but_not not in path.parents)
-    )
+def image_files(root: Path, key: str = "root") -> list[Path]:
+    """Return the image files below a folder, which `key` gives, in order. Raises InputError as `find_files` does."""
+    try:
+        return find_files(root).images
+    except InputError as err:
+        err.field = key
+        raise
 
 
 def by_stem(root: Path, paths: Sequence[Path]) -> dict[str, Path]:
@@ -98,10 +99,18 @@ def by_stem(root: Path, paths: Sequence[Path]) -> dict[str, Path]:
 
 def read_text(path: Path) -> str:
     """Return a file's text. Raises InputError."""
+    require_file(path)
     try:
         return path.read_text("utf-8-sig")
     except (OSError, ValueError) as err:
         raise refuse(str(path), "(a file)", f"cannot be read as text ({err})", "save it as UTF-8") from err
+
+
+def require_file(path: Path) -> None:
+    """Raise InputError unless a path leads to a file: a pipe would block, and a device may have no end."""
+    if not os.path.isfile(path):
+        reason, remedy = reason_of_no_file(path)
+        raise refuse(str(path), "(no file)", f"cannot be read: {reason}", remedy)
 
 
 def frame_of(path: Path) -> Frame:
@@ -111,12 +120,29 @@ def frame_of(path: Path) -> Frame:
 
 
 def header(path: Path) -> tuple[Frame, int]:
-    """Return the height and width in which an image is stored, and its orientation."""
+    """Return the height and width in which an image is stored, and its orientation. Raises InputError."""
+    with opened(path) as image:
+        return (image.height, image.width), _orientation(image)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file for a block. Raises InputError with the reason where the file, or the block, fails."""
+    require_file(path)
     try:
         with Image.open(path) as image:
-            return (image.height, image.width), _orientation(image)
+            yield image
     except Exception as err:  # each format has errors of its own, and the file is at fault for each
-        raise refuse(str(path), "(a file)", "is not a readable image", "fix or remove it") from err
+        reason, remedy = _reason_and_remedy(path, err)
+        raise refuse(str(path), "(a file)", f"is not a readable image: {reason}", remedy) from err
+
+
+def _reason_and_remedy(path: Path, err: Exception) -> tuple[str, str]:
+    if isinstance(err, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"it claims more than {Image.MAX_IMAGE_PIXELS:,} pixels", "remove it, or cut it into tiles"
+    if out_of_memory(err):
+        return "it does not fit into this machine's memory", "cut it into tiles"
+    return reason_and_remedy(path, err)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ class _Masks:
 @list_images.register
 def _(config: CocoConfig) -> Listing:
     root, path = folder(config.root), existing(config.annotations, "annotations")
+    if not os.path.isfile(path):
+        raise InputError("annotations", path, "must be a file", "name the JSON file with the annotations")
     file = _File(path, _read(path), Notes())
     names, frames, position_of = file.images(root)
     class_of, classes = file.classes(config)
@@ -155,7 +158,7 @@ class _File:
         return list(names), frames, position_of
 
     def _require_files(self, root: Path, names: list[str]) -> None:
-        absent = [number for number, name in enumerate(names) if not (root / name).is_file()]
+        absent = [number for number, name in enumerate(names) if not os.path.isfile(root / name)]
         if absent:
             where, name = f"{self.path}: images[{absent[0]}].file_name", names[absent[0]]
             rule = f"is no file below {root} ({len(absent):,} of {len(names):,} files are absent)"

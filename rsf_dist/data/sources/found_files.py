@@ -58,7 +58,7 @@ class FoundFiles:
 def find_files(root: Path) -> FoundFiles:
     """Find the files below a root. Raises InputError for folders that cannot be listed or that lead back."""
     found, suffixes = FoundFiles(root), image_suffixes()
-    for file in _files(root):
+    for file in files_below(root):
         if file.suffix.lower() in suffixes:
             found.images.append(file)
         else:
@@ -104,7 +104,7 @@ def _of_suffix(suffix: str, files: PassedOver) -> str:
     return printable(f"{files.count:,} {suffix or 'without a suffix'}{kind}, e.g. {files.examples[0]}")
 
 
-def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     """Yield the files of a folder and of those below it. Links to nothing are among them if named like an image."""
     real = os.path.realpath(folder)
     if real in above:
@@ -115,7 +115,7 @@ def _files(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
         raise InputError("root", folder, rule, "move it elsewhere, or name a folder below as root")
     for entry in entries:
         if os.path.isdir(entry):
-            yield from _files(entry, (*above, real))
+            yield from files_below(entry, (*above, real))
         elif not entry.suffix and entry.is_symlink() and not os.path.exists(entry):
             raise InputError(
                 "root", entry, f"is a link to nothing ({os.readlink(entry)})", "correct or remove the link"

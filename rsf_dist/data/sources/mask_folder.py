@@ -20,9 +20,11 @@ from rsf_dist.data.sources.annotated import (
     folder,
     header,
     image_files,
+    opened,
     refuse,
 )
 from rsf_dist.data.sources.base import Listing, list_images
+from rsf_dist.data.sources.found_files import name_below
 from rsf_dist.errors import InputError
 
 _LOOKED_AT = 100  # masks that are read to tell what they hold, where `classes` are given
@@ -60,8 +62,8 @@ def _(config: MaskFolderConfig) -> Listing:
         raise InputError(
             "masks", config.masks, "is the folder of the images", "put the masks into a folder of their own"
         )
-    paths = image_files(root, but_not=mask_root)
-    masks = _matched(by_stem(root, paths), by_stem(mask_root, image_files(mask_root)), mask_root, notes)
+    paths = _outside(mask_root, root, image_files(root))
+    masks = _matched(by_stem(root, paths), by_stem(mask_root, image_files(mask_root, "masks")), mask_root, notes)
     looked_at = masks[: _LOOKED_AT if config.classes else None]
     found = sorted({number for mask in looked_at for number in np.unique(_numbers(mask)).tolist()})
     classes = config.classes or _numbered(found)
@@ -72,8 +74,18 @@ def _(config: MaskFolderConfig) -> Listing:
         for mask in looked_at:
             notes.add(what, str(mask))
     reader = MaskReader(_MaskFiles(masks, len(classes)), [str(mask) for mask in masks], config)
-    ids = [path.relative_to(root).as_posix() for path in paths]
+    ids = [name_below(root, path) for path in paths]
     return Listing(ids, AnnotatedFiles(paths, config, reader), None, classes, notes.lines())
+
+
+def _outside(mask_root: Path, root: Path, paths: list[Path]) -> list[Path]:
+    """Return the images that do not lie in the folder of masks, however either folder is written or linked to."""
+    real = mask_root.resolve()
+    if real in root.resolve().parents:  # the images lie in the folder of masks themselves
+        return paths
+    folders = {path.parent for path in paths}
+    of_masks = {folder for folder in folders if folder.resolve().is_relative_to(real)}
+    return [path for path in paths if path.parent not in of_masks]
 
 
 def _matched(images: dict[str, Path], masks: dict[str, Path], mask_root: Path, notes: Notes) -> list[Path]:
@@ -98,14 +110,11 @@ def _numbered(found: list[int]) -> tuple[str, ...]:
 
 
 def _numbers(path: Path) -> np.ndarray:
-    """Return a mask's numbers, [h, w]: of a palette the numbers, not the colours."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                kind, mode, numbers = image.format, image.mode, np.asarray(image)
-    except Exception as err:  # each format has errors of its own, and the file is at fault for each
-        raise refuse(str(path), "(a file)", "is not a readable image", "save the mask again, as PNG") from err
+    """Return a mask's numbers, [h, w]: of a palette the numbers, not the colours. Raises InputError."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with opened(path) as image:
+            kind, mode, numbers = image.format, image.mode, np.asarray(image)
     if kind != "PNG" or mode not in _MODES:
         rule = "must be a PNG file with one number a pixel, grey or with a palette"
         raise refuse(str(path), f"{kind} {mode}", rule, "save each pixel's class as a number")

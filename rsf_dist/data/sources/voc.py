@@ -6,8 +6,10 @@ Pixels are numbered from 1 and a box includes the pixels of its corners: x0 = xm
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from rsf_dist.config.images import VocConfig
@@ -24,9 +26,11 @@ from rsf_dist.data.sources.annotated import (
     read_text,
     refuse,
     require_boxes,
+    require_file,
     sound_box,
 )
 from rsf_dist.data.sources.base import Listing, list_images
+from rsf_dist.data.sources.found_files import files_below, name_below
 from rsf_dist.errors import InputError
 
 _MAX_BYTES = 10_000_000
@@ -34,28 +38,43 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _SUBFOLDERS = ("JPEGImages", "Annotations")
 
 
+class _Object(NamedTuple):
+    """An object as its file gives it. Numbers stay texts, since those of classes that are left out are not checked."""
+
+    name: str
+    corners: tuple[str | None, ...]
+    difficult: bool
+
+
+class _Described(NamedTuple):
+    """The part of a file that is used, a small share of its tree: height and width, None where absent, and objects."""
+
+    size: tuple[str | None, str | None]
+    objects: tuple[_Object, ...]
+
+
 @list_images.register
 def _(config: VocConfig) -> Listing:
     root, notes = folder(config.root), Notes()
-    image_root, xml_root = (root / name if (root / name).is_dir() else root for name in _SUBFOLDERS)
+    image_root, xml_root = (root / name if os.path.isdir(root / name) else root for name in _SUBFOLDERS)
     images = by_stem(image_root, image_files(image_root))
-    files = by_stem(xml_root, sorted(path for path in xml_root.rglob("*.xml") if not path.name.startswith(".")))
+    files = by_stem(xml_root, sorted(path for path in files_below(xml_root) if path.suffix == ".xml"))
     _require_images(files, images, image_root)
     stems = list(images) if config.split is None else _listed(root, config.split, images)
-    trees = {stem: _parsed(files[stem]) for stem in (stems if config.classes else images) if stem in files}
-    classes = config.classes or _occurring(trees, files)
+    described = {stem: _described(files[stem]) for stem in (stems if config.classes else images) if stem in files}
+    classes = config.classes or _occurring(described)
     origins = [str(files.get(stem, images[stem])) for stem in stems]
     frames, boxes = [], []
     for stem, origin in zip(stems, origins, strict=True):
-        tree = trees.get(stem)
-        if tree is None:
+        file = described.get(stem)
+        if file is None:
             notes.add("images without an XML file, taken as images without objects", origin)
-        frames.append(frame_of(images[stem]) if tree is None else _frame(tree, images[stem], origin, notes))
-        boxes.append([] if tree is None else list(_boxes(tree, frames[-1], classes, config, origin, notes)))
+        frames.append(frame_of(images[stem]) if file is None else _frame(file, images[stem], origin, notes))
+        boxes.append([] if file is None else list(_boxes(file, frames[-1], classes, config, origin, notes)))
     require_boxes(boxes, classes, "root", root)
     paths = [images[stem] for stem in stems]
     reader = BoxReader(Boxes.pack(boxes), frames, origins, config)
-    ids = [path.relative_to(image_root).as_posix() for path in paths]
+    ids = [name_below(image_root, path) for path in paths]
     return Listing(ids, AnnotatedFiles(paths, config, reader), None, classes, notes.lines())
 
 
@@ -70,7 +89,7 @@ def _listed(root: Path, split: str, images: dict[str, Path]) -> list[str]:
     """Return the images that a split lists, in its order."""
     lists = root / "ImageSets" / "Main"
     path = lists / f"{below(lists, split, 'split')}.txt"
-    if not path.is_file():
+    if not os.path.isfile(path):
         found = sorted(file.stem for file in lists.glob("*.txt"))
         raise InputError("split", split, f"is no list in {lists} {found}", "name one of these, or leave it out")
     stems: dict[str, None] = {}
@@ -94,6 +113,7 @@ class _Builder(ElementTree.TreeBuilder):
 
 
 def _parsed(path: Path) -> ElementTree.Element:
+    require_file(path)
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
@@ -104,23 +124,29 @@ def _parsed(path: Path) -> ElementTree.Element:
         raise refuse(str(path), "(a file)", f"is no XML file of boxes ({err})", "export it again") from err
 
 
-def _occurring(trees: dict[str, ElementTree.Element], files: dict[str, Path]) -> tuple[str, ...]:
-    """Return the classes that occur, in alphabetical order."""
-    return tuple(sorted({name for stem, tree in trees.items() for _, _, name in _objects(tree, str(files[stem]))}))
+def _described(path: Path) -> _Described:
+    """Return what a file says of its image. Raises InputError where it is no XML or an object has no class."""
+    tree = _parsed(path)
+    return _Described((tree.findtext("size/height"), tree.findtext("size/width")), tuple(_objects(tree, path)))
 
 
-def _objects(tree: ElementTree.Element, origin: str) -> Iterator[tuple[str, ElementTree.Element, str]]:
-    """Yield the objects of a file with their place and class."""
+def _objects(tree: ElementTree.Element, path: Path) -> Iterator[_Object]:
     for number, element in enumerate(tree.iterfind("object")):
-        where, name = f"{origin}: object[{number}]", (element.findtext("name") or "").strip()
+        name = (element.findtext("name") or "").strip()
         if not name:
-            raise refuse(f"{where}.name", name, "must name the object's class", "name it")
-        yield where, element, name
+            raise refuse(f"{path}: object[{number}].name", name, "must name the object's class", "name it")
+        corners = tuple(element.findtext(f"bndbox/{key}") for key in _CORNERS)
+        yield _Object(name, corners, (element.findtext("difficult") or "0").strip() not in ("", "0"))
 
 
-def _frame(tree: ElementTree.Element, image: Path, origin: str, notes: Notes) -> Frame:
+def _occurring(described: dict[str, _Described]) -> tuple[str, ...]:
+    """Return the classes that occur, in alphabetical order."""
+    return tuple(sorted({item.name for file in described.values() for item in file.objects}))
+
+
+def _frame(file: _Described, image: Path, origin: str, notes: Notes) -> Frame:
     """Return the image's height and width, which the file gives, or else the image."""
-    given = [tree.findtext(f"size/{key}") for key in ("height", "width")]
+    given = list(file.size)
     if None in given or given == ["0", "0"]:
         notes.add("files without a size, which is taken from the image", origin)
         return frame_of(image)
@@ -131,21 +157,21 @@ def _frame(tree: ElementTree.Element, image: Path, origin: str, notes: Notes) ->
 
 
 def _boxes(
-    tree: ElementTree.Element, frame: Frame, classes: Sequence[str], config: VocConfig, origin: str, notes: Notes
+    file: _Described, frame: Frame, classes: Sequence[str], config: VocConfig, origin: str, notes: Notes
 ) -> Iterator[Box]:
-    for where, element, name in _objects(tree, origin):
+    for number, (name, corners, difficult) in enumerate(file.objects):
+        where = f"{origin}: object[{number}]"
         if name not in classes:
             notes.add("objects of classes that `classes` leaves out", f"{where}, {name}")
             continue
-        texts = [element.findtext(f"bndbox/{key}") for key in _CORNERS]
-        x0, y0, x1, y1 = (_number(text, f"{where}.{key}") for text, key in zip(texts, _CORNERS, strict=True))
+        x0, y0, x1, y1 = (_number(text, f"{where}.{key}") for text, key in zip(corners, _CORNERS, strict=True))
         if x1 < x0 - 1 or y1 < y0 - 1:
             rule = "has a negative width or height"
             raise refuse(f"{where}.bndbox", [x0, y0, x1, y1], rule, "write xmin ymin xmax ymax, the smaller first")
         if min(x0, y0) == 0:
             notes.add("boxes that begin at pixel 0, though the first pixel is number 1", where)
             x0, y0 = max(x0, 1), max(y0, 1)
-        crowd = config.difficult == "ignore" and (element.findtext("difficult") or "0").strip() not in ("", "0")
+        crowd = config.difficult == "ignore" and difficult
         yield from sound_box((x0 - 1, y0 - 1, x1, y1), frame, classes.index(name), crowd, where, notes)
 
 

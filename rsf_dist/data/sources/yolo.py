@@ -5,6 +5,7 @@ A line is `class x y width height`, the middle and sides as shares of the image,
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from rsf_dist.data.sources.annotated import (
     sound_box,
 )
 from rsf_dist.data.sources.base import Listing, existing, list_images
+from rsf_dist.data.sources.found_files import name_below
 from rsf_dist.errors import InputError
 
 _SLACK = 0.01  # shares that rounding carries beyond the image
@@ -34,8 +36,8 @@ _SLACK = 0.01  # shares that rounding carries beyond the image
 @list_images.register
 def _(config: YoloConfig) -> Listing:
     path = existing(config.root)
-    path = path / "data.yaml" if path.is_dir() else path
-    if not path.is_file():
+    path = path / "data.yaml" if os.path.isdir(path) else path
+    if not os.path.isfile(path):
         raise InputError("root", path, "does not exist", "name data.yaml, or the folder that it lies in")
     document, notes = _read(path), Notes()
     names = _names(document, path)
@@ -50,7 +52,7 @@ def _(config: YoloConfig) -> Listing:
     labels = [_label_file(root, file) for file in files]
     boxes = [list(_boxes(file, names, classes, notes)) for file in labels]
     require_boxes(boxes, classes, "root", f"{path} ({labels[0]} and others)")
-    ids = [file.relative_to(root).as_posix() for file in files]
+    ids = [name_below(root, file) for file in files]
     reader = BoxReader(Boxes.pack(boxes), None, [str(file) for file in labels], config)
     return Listing(ids, AnnotatedFiles(files, config, reader), None, classes, notes.lines())
 
@@ -100,20 +102,20 @@ def _place(path: Path, base: str, place: str, where: str) -> str:
         return joined
     # Roboflow writes ../train/images for the folder train/images that lies beside data.yaml.
     beside = joined.removeprefix("../")
-    return below(path.parent, beside if (path.parent / beside).exists() else joined, where)
+    return below(path.parent, beside if os.path.exists(path.parent / beside) else joined, where)
 
 
 def _images(root: Path, place: str, path: Path) -> Iterator[Path]:
     """Yield the images of a folder, or of a text file that lists them."""
     found = root / place
-    if found.is_dir():
+    if os.path.isdir(found):
         yield from image_files(found)
-    elif found.suffix == ".txt" and found.is_file():
+    elif found.suffix == ".txt" and os.path.isfile(found):
         for number, line in enumerate(read_text(found).splitlines(), start=1):
             if line.strip():
                 where = f"{found}:{number}"
                 file = root / below(root, line.strip(), where)
-                if not file.is_file():
+                if not os.path.isfile(file):
                     raise refuse(where, line.strip(), f"is no file below {root}", "correct or remove the line")
                 yield file
     else:
@@ -130,7 +132,7 @@ def _label_file(root: Path, image: Path) -> Path:
 
 
 def _boxes(path: Path, names: Sequence[str], classes: Sequence[str], notes: Notes) -> Iterator[Box]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         notes.add("images without a text file, taken as images without objects", str(path))
         return
     for number, line in enumerate(read_text(path).splitlines(), start=1):

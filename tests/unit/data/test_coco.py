@@ -1,6 +1,7 @@
 """Images with boxes or masks in COCO's format."""
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -332,3 +333,18 @@ def test_a_path_that_is_no_folder_or_no_file(tmp_path):
     assert refusal("coco", **{**files, "root": tmp_path / "coco.json"}).startswith("root=")
     files["annotations"].write_bytes(json.dumps({}).encode("utf-16"))
     assert "cannot be read as text" in refusal("coco", **files)
+
+
+def test_annotations_must_be_a_file_and_a_device_without_end_is_not_read(tmp_path):
+    files = coco(tmp_path, [box(1, [2, 3, 10, 5])])
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", tmp_path, tmp_path / "pipe"):
+        error = refusal("coco", **{**files, "annotations": path})
+        assert error == f"annotations={path}: must be a file; name the JSON file with the annotations"
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".png", "a/" * 3000 + "a.png"])
+def test_a_name_too_long_for_a_file_is_no_file(name, tmp_path):
+    files = coco(tmp_path, [box(1, [2, 3, 10, 5])], images=[entry(1, name)])
+    assert "images[0].file_name=a" in refusal("coco", **files)
+    assert "is no file below" in refusal("coco", **files)

@@ -1,5 +1,7 @@
 """Images and masks in two folders."""
 
+import os
+
 import numpy as np
 import pytest
 from bad_input.pictures import bomb
@@ -44,11 +46,21 @@ def test_colours_and_other_formats_are_refused(tmp_path):
     assert "0.jpg=.jpg: is no PNG file" in refusal("mask_folder", **files)
 
 
-@pytest.mark.parametrize("data", [b"", b"\x89PNG", bomb(20_000), bomb(12_000)], ids=["empty", "short", "huge", "large"])
-def test_a_mask_that_cannot_be_read_is_refused(data, tmp_path):
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "it is empty; copy it again"),
+        (b"\x89PNG", "its format is none that Pillow knows, or its header is damaged; fix or remove it"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS, not the image itself; fetch it"),
+        (bomb(20_000), "it claims more than"),
+        (bomb(12_000), "it claims more than"),
+    ],
+    ids=["empty", "short", "pointer", "huge", "large"],
+)
+def test_a_mask_that_cannot_be_read_is_refused_with_the_reason(data, reason, tmp_path):
     files = masks(tmp_path, NUMBERS)
     (tmp_path / "masks" / "0.png").write_bytes(data)
-    assert "masks/0.png=(a file): is not a readable image" in refusal("mask_folder", **files)
+    assert f"masks/0.png=(a file): is not a readable image: {reason}" in refusal("mask_folder", **files)
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path):
@@ -99,3 +111,58 @@ def test_a_mask_that_is_stored_as_its_image_is_turned_with_it(tmp_path):
     (tmp_path / "images" / "0.png").unlink()
     on_its_side(tmp_path / "images" / "0.jpg", 6, 2, 3)  # a quarter to the right
     assert load("mask_folder", **files).annotations["mask"].tolist() == [[[2, 0], [255, 1], [0, 2]]]
+
+
+@pytest.mark.parametrize("relative", ["root", "masks"])
+def test_masks_below_the_images_are_no_images_however_the_folders_are_written(relative, tmp_path, monkeypatch):
+    masks(tmp_path, NUMBERS)
+    (tmp_path / "masks").rename(tmp_path / "images" / "masks")
+    monkeypatch.chdir(tmp_path)
+    files = {"root": tmp_path / "images", "masks": tmp_path / "images" / "masks"}
+    files[relative] = files[relative].relative_to(tmp_path)
+    assert load("mask_folder", **files).ids == ("0.png",)
+
+
+def test_masks_that_the_images_hold_a_link_to_are_no_images(tmp_path):
+    files = masks(tmp_path, NUMBERS)
+    (tmp_path / "images" / "masks").symlink_to(tmp_path / "masks")
+    assert load("mask_folder", **files).ids == ("0.png",)
+
+
+def test_images_may_lie_in_a_folder_below_the_masks(tmp_path):
+    files = masks(tmp_path, NUMBERS)
+    (tmp_path / "images").rename(tmp_path / "masks" / "images")
+    found = load("mask_folder", root=tmp_path / "masks" / "images", masks=files["masks"])
+    assert found.ids == ("0.png",)
+    assert found.annotations["mask"].tolist() == [NUMBERS]
+
+
+def test_masks_and_images_are_found_through_links(tmp_path):
+    files = masks(tmp_path / "set", NUMBERS)
+    masks(tmp_path / "elsewhere", [[1, 1, 1], [0, 0, 0]])
+    for name in ("images", "masks"):
+        (tmp_path / "set" / name / "more").symlink_to(tmp_path / "elsewhere" / name)
+    assert load("mask_folder", **files).annotations["mask"].tolist() == [NUMBERS, [[1, 1, 1], [0, 0, 0]]]
+
+
+def test_a_folder_of_masks_that_leads_back_is_named_by_its_own_key(tmp_path):
+    files = masks(tmp_path, NUMBERS)
+    (tmp_path / "masks" / "again").symlink_to(tmp_path / "masks")
+    error = refusal("mask_folder", **files)
+    assert error.startswith(f"masks={tmp_path}/masks/again: is a link to a folder that it lies in")
+
+
+def test_a_pipe_for_a_mask_is_refused_and_not_waited_for(tmp_path):
+    files = masks(tmp_path, NUMBERS)
+    (tmp_path / "masks" / "0.png").unlink()
+    os.mkfifo(tmp_path / "masks" / "0.png")
+    assert "masks/0.png=(no file): cannot be read: it is no file" in refusal("mask_folder", **files)
+
+
+def test_lack_of_memory_is_no_damage_of_a_mask(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    files = masks(tmp_path, NUMBERS)
+    monkeypatch.setattr("rsf_dist.data.sources.mask_folder.np.asarray", fail)
+    assert "is not a readable image: it does not fit into this machine's memory" in refusal("mask_folder", **files)

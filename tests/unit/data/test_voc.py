@@ -1,7 +1,13 @@
 """Images with boxes in PASCAL VOC's format."""
 
+import gc
+import os
+from xml.etree import ElementTree
+
 import pytest
 from data.annotated_files import image, load, notes, on_its_side, refusal, voc, voc_object
+
+from rsf_dist.data.sources import annotated
 
 
 def test_corners_count_from_one_and_are_within_the_box(tmp_path):
@@ -147,3 +153,95 @@ def test_images_and_files_must_match(tmp_path):
     image(tmp_path / "JPEGImages" / "b.jpg")
     image(tmp_path / "JPEGImages" / "b.png")
     assert "has the name of b.jpg" in refusal("voc", root=tmp_path)
+
+
+def test_a_note_is_one_line_that_controls_no_terminal_whatever_a_file_is_called(tmp_path):
+    voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    image(tmp_path / "JPEGImages" / "b\x1b[31m\nfake.png")
+    told = notes("voc", root=tmp_path)
+    assert "(first: " in told
+    assert "b\ufffd[31m\ufffdfake.png)" in told
+    assert told.isprintable()
+
+
+def test_images_are_found_through_links_and_what_systems_leave_behind_is_none(tmp_path):
+    root = voc(tmp_path / "set", voc_object("cat", 1, 1, 9, 9))
+    image(tmp_path / "elsewhere" / "b.png")
+    (root / "JPEGImages" / "more").symlink_to(tmp_path / "elsewhere")
+    image(root / "JPEGImages" / "@eaDir" / "c.png")
+    (root / "JPEGImages" / "README.pdf").write_bytes(b"%PDF-1.4")
+    (root / "JPEGImages" / "x.png").mkdir()
+    assert load("voc", root=root).ids == ("a.jpg", "more/b.png")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    root = voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    os.mkfifo(root / "JPEGImages" / "b.png")
+    assert "JPEGImages/b.png=(no file): cannot be read: it is no file; remove it" in refusal("voc", root=root)
+    image(root / "JPEGImages" / "c.png")
+    (root / "JPEGImages" / "b.png").unlink()
+    os.mkfifo(root / "Annotations" / "c.xml")
+    assert "Annotations/c.xml=(no file): cannot be read: it is no file; remove it" in refusal("voc", root=root)
+
+
+def test_an_image_without_xml_that_cannot_be_read_is_refused_with_the_reason(tmp_path):
+    root = voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    (root / "JPEGImages" / "b.png").write_bytes(b"")
+    assert "b.png=(a file): is not a readable image: it is empty; copy it again" in refusal("voc", root=root)
+    (root / "JPEGImages" / "b.png").unlink()
+    (root / "JPEGImages" / "b.png").symlink_to("nowhere")
+    assert "b.png=(no file): cannot be read: it is a link to nothing (nowhere)" in refusal("voc", root=root)
+
+
+def test_a_split_of_a_name_too_long_for_a_file_is_no_list(tmp_path):
+    root = voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    assert "is no list in" in refusal("voc", root=root, split="a" * 300)
+
+
+@pytest.mark.parametrize("place", [".ipynb_checkpoints", "@eaDir", "deeper/.cache"])
+def test_xml_that_programs_leave_behind_is_not_read(place, tmp_path):
+    root = voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    (root / "Annotations" / place).mkdir(parents=True)
+    (root / "Annotations" / place / "a.xml").write_text("no XML")
+    assert load("voc", root=root).ids == ("a.jpg",)
+
+
+def test_xml_is_found_through_links_as_its_images_are(tmp_path):
+    root = voc(tmp_path / "set", voc_object("cat", 1, 1, 9, 9))
+    other = voc(tmp_path / "other", voc_object("cat", 2, 2, 9, 9))
+    for name in ("JPEGImages", "Annotations"):
+        (root / name / "more").symlink_to(other / name)
+    found = load("voc", root=root)
+    assert found.ids == ("a.jpg", "more/a.jpg")
+    assert found.annotations["boxes"].tolist() == [[[0, 0, 9, 9]], [[1, 1, 9, 9]]]
+
+
+def test_a_file_name_that_is_no_utf8_is_carried_through(tmp_path):
+    root = voc(tmp_path, voc_object("cat", 1, 1, 9, 9))
+    image(tmp_path / "b.png")
+    (tmp_path / "b.png").rename(os.fsdecode(os.fsencode(root / "JPEGImages") + b"/b\xff.png"))
+    assert load("voc", root=root).ids == ("a.jpg", "b\\xff.png")
+
+
+def test_no_tree_of_a_file_is_kept_once_the_file_is_read(tmp_path, monkeypatch):
+    def trees() -> int:
+        gc.collect()
+        return sum(isinstance(item, ElementTree.Element) for item in gc.get_objects())
+
+    def counted(path):
+        seen.append(trees() - before)
+        return annotated.frame_of(path)
+
+    root, seen, before = voc(tmp_path, voc_object("cat", 1, 1, 9, 9), size=""), [], trees()
+    kept = ElementTree.fromstring("<a><b/></a>")
+    assert trees() == before + len([kept, *kept])  # a tree that is kept is counted
+    del kept
+    monkeypatch.setattr("rsf_dist.data.sources.voc.frame_of", counted)
+    assert len(load("voc", root=root)) == 1
+    assert seen == [0]  # where the image's size is asked for, all files have been read
+
+
+def test_numbers_of_objects_that_are_left_out_are_not_checked(tmp_path):
+    root = voc(tmp_path, voc_object("dog", "nan", 1, 9, 9) + voc_object("cat", 1, 1, 9, 9))
+    assert load("voc", root=root, classes=("cat",)).annotations["box_label"].tolist() == [[0]]

@@ -128,3 +128,21 @@ def test_two_images_of_one_name_are_refused(tmp_path):
 
 def test_a_root_without_data_yaml_is_refused(tmp_path):
     assert "data.yaml: does not exist" in refusal("yolo", root=tmp_path)
+
+
+def test_names_too_long_for_a_file_are_no_files(tmp_path):
+    long = "a" * 300
+    root = yolo(tmp_path, "0 .5 .5 1 1\n", f"names: [cat]\ntrain: {long}\nval: ../{long}.txt\ntest: list.txt\n")
+    (root / "list.txt").write_text(f"images/{long}.png\n")
+    assert "is neither a folder below" in refusal("yolo", root=root)
+    assert "must be the path of a file below" in refusal("yolo", root=root, split="val")
+    assert "is no file below" in refusal("yolo", root=root, split="test")
+
+
+def test_images_are_found_through_links_and_what_systems_leave_behind_is_none(tmp_path):
+    root = yolo(tmp_path / "set", "0 .5 .5 1 1\n")
+    image(tmp_path / "elsewhere" / "c.png")
+    (root / "images" / "train" / "more").symlink_to(tmp_path / "elsewhere")
+    image(root / "images" / "train" / "@eaDir" / "d.png")
+    found = load("yolo", root=root)
+    assert [name.removeprefix("images/train/") for name in found.ids] == ["a.png", "b.png", "more/c.png"]
