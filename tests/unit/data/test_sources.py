@@ -99,3 +99,14 @@ def test_sources_in_memory_are_brought_to_size_and_channels():
     wide = load_images(DigitsConfig(limit=5, size=(16, 8), resize="stretch", channels=3))
     assert wide.images.shape == (5, 3, 16, 8)
     assert torch.equal(wide.images[:, 0], wide.images[:, 2])
+
+
+def test_classes_rename_all_ten_digits_or_are_refused():
+    names = tuple("abcdefghij")
+    assert load_images(DigitsConfig(classes=names, limit=20)).classes == names
+    with pytest.raises(InputError, match=r"classes=a, b, c: must name all ten digits") as caught:
+        load_images(DigitsConfig(classes=("a", "b", "c")))
+    assert caught.value.remedy == "list ten names, or leave `classes` out"
+    without = load_images(DigitsConfig(classes=("a", "b", "c"), limit=20), labelled=False)
+    assert (without.labels, without.classes) == (None, ())
+    assert torch.equal(without.images, load_images(DigitsConfig(limit=20)).images)
