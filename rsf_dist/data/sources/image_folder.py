@@ -75,10 +75,8 @@ def _(config: ImageFolderConfig) -> Listing:
 @list_unlabelled.register
 def _(config: ImageFolderConfig) -> Listing:
     found = _found(config)
-    folders = _folders(found)
-    number = {folder: group for group, folder in enumerate(sorted(set(folders)))}
-    groups = torch.tensor([number[folder] for folder in folders], dtype=torch.int64)
     listing = _listing(found, config)
+    groups = torch.tensor(_groups(_folders(found), config.classes), dtype=torch.int64)
     return Listing(listing.ids, listing.read, groups=groups, passed_over=found.passed_over, notes=listing.notes)
 
 
@@ -101,6 +99,17 @@ def _folders(found: FoundFiles) -> list[str]:
     """Return the name of the root's folder that each image lies in; the empty name for the root itself."""
     parts = (path.relative_to(found.root).parts for path in found.images)
     return [above[0] if len(above) > 1 else "" for above in parts]
+
+
+def _groups(folders: Sequence[str], classes: tuple[str, ...]) -> list[int]:
+    """Return the number of each folder's group: that of its class, and after these the others in alphabetical order.
+
+    Images with and without labels are thus taken in one order, and parts of one folder share none.
+    """
+    listed = {normal(name): group for group, name in enumerate(classes)}
+    others = sorted({folder for folder in folders if normal(folder) not in listed})
+    rest = {folder: group for group, folder in enumerate(others, len(classes))}
+    return [rest[folder] if folder in rest else listed[normal(folder)] for folder in folders]
 
 
 def _require_same_size(image: Tensor, path: Path, first: Tensor, first_path: Path) -> None:

@@ -211,6 +211,19 @@ def test_without_labels_a_limit_takes_from_the_sub_folders_in_turn(tree):
     assert load(root, labelled=False, start=3).ids == ("one/b.png", "one/c.png")
 
 
+def test_parts_with_and_without_labels_share_no_image_whatever_the_order_of_classes(tree):
+    root = tree("cat/a.png", "cat/b.png", "dog/a.png", "dog/b.png")
+    config = ImageFolderConfig(root=str(root), classes=("dog", "cat"))
+    assert load_images(config.model_copy(update={"limit": 3})).ids == ("cat/a.png", "dog/a.png", "dog/b.png")
+    assert load_images(config.model_copy(update={"start": 3}), labelled=False).ids == ("cat/b.png",)
+
+
+def test_folders_that_are_no_classes_take_their_turn_after_the_classes(tree):
+    root = tree("a/1.png", "a/2.png", "b/1.png", "b/2.png", "c/1.png", "c/2.png", "3.png")
+    config = ImageFolderConfig(root=str(root), classes=("c", "b"), limit=3)
+    assert load_images(config, labelled=False).ids == ("3.png", "b/1.png", "c/1.png")
+
+
 def test_other_sources_lose_their_labels_and_are_still_taken_in_turn(tmp_path):
     images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1)
     np.savez(tmp_path / "a.npz", images=images, labels=np.array([0, 0, 0, 0, 1, 1]))
