@@ -247,7 +247,9 @@ def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
         about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         feature = about["info"]["features"][column]
         names = feature["names"] if feature["_type"] == "ClassLabel" else []
-    except (ValueError, KeyError, TypeError):  # other programs write there what they like
+    except (ValueError, KeyError, TypeError, RecursionError):  # other programs write there what they like
         return ()
-    sound = pa.types.is_integer(schema.field(column).type) and isinstance(names, list) and len(set(map(str, names)))
-    return tuple(map(str, names)) if sound == len(names) else ()
+    if not isinstance(names, list) or not pa.types.is_integer(schema.field(column).type):
+        return ()
+    words = tuple(map(str, names))
+    return words if len(set(words)) == len(words) else ()

@@ -222,7 +222,17 @@ def test_hugging_face_s_names_are_checked(tmp_path):
     assert "must have the classes ['cat', 'dog', 'owl']" in err.rule
 
 
-@pytest.mark.parametrize("text", [b"no json", b"[]", b'{"info": null}', b'{"info": {"features": {"label": 1}}}'])
+def class_label(names: object) -> bytes:
+    return hugging_face(label={"names": names, "_type": "ClassLabel"})["huggingface"].encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"no json", b"[]", b'{"info": null}', b'{"info": {"features": {"label": 1}}}', b"[" * 200_000, b"\xff",
+        *map(class_label, [None, 5, True, 0.5, "cat", {"a": 1}, [], ["x", "x"]]),
+    ],
+)  # fmt: skip
 def test_metadata_of_other_programs_is_passed_over(tmp_path, text):
     write(tmp_path / "a.parquet", metadata={"huggingface": text}, image=FIVE[:2], label=[1, 0])
     assert load(tmp_path / "a.parquet").classes == ("0", "1")
