@@ -142,7 +142,7 @@ def _is_number(word: str) -> bool:
         float(word)
     except ValueError:
         return False
-    return not _CODE.fullmatch(word)
+    return word.isascii() and "_" not in word and not _CODE.fullmatch(word)  # Python reads 1_0 as 10, people do not
 
 
 def _positions(words: Sequence[str], classes: tuple[str, ...], place: Place) -> np.ndarray:
