@@ -22,7 +22,7 @@ from torch import Tensor
 from rsf_dist.config.images import ParquetConfig
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.sources.arrow_images import image_in, require_images
-from rsf_dist.data.sources.base import Listing, existing, list_images
+from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
 from rsf_dist.data.sources.columns import (
     find_column,
     number_labels,
@@ -146,6 +146,11 @@ def _(config: ParquetConfig) -> Listing:
         return Listing(ids, rows)
     _require_equal_columns(fragments, label_column)
     return Listing(ids, rows, *_labels(fragments, label_column, config.classes, rows))
+
+
+@list_unlabelled.register
+def _(config: ParquetConfig) -> Listing:
+    return unlabelled_unless_sound(config, lambda: list_images(config.model_copy(update={"label_column": ""})))
 
 
 def _opened(root: str) -> tuple[fs.FileSystem, str]:

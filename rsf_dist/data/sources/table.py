@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rsf_dist.config.images import TableConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.sources.base import Listing, existing, list_images
+from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
 from rsf_dist.data.sources.columns import decoded, find_column, read_labels, require_column, stacked
 from rsf_dist.data.sources.text_tables import JSON_LINES, SEPARATED, TextTable, read_text_table
 from rsf_dist.errors import InputError
@@ -60,6 +60,11 @@ def _(config: TableConfig) -> Listing:
         return Listing(ids, files)
     labels, classes = read_labels(table.column(label_column), config.classes, table.place)
     return Listing(ids, files, labels, classes)
+
+
+@list_unlabelled.register
+def _(config: TableConfig) -> Listing:
+    return unlabelled_unless_sound(config, lambda: list_images(config.model_copy(update={"label_column": ""})))
 
 
 def _existing_file(path: str) -> Path:

@@ -233,6 +233,18 @@ def test_other_sources_lose_their_labels_and_are_still_taken_in_turn(tmp_path):
     assert (found.labels, found.classes, found.images.flatten().tolist()) == (None, (), [0, 4])
 
 
+@pytest.mark.parametrize(
+    "arrays", [{"labels": [0, -1]}, {"labels": [0]}, {"labels": ["x", "y"]}, {"labels": [0, 1], "classes": ["a"]},
+               {"labels": np.array([{}, None])}],
+)  # fmt: skip
+def test_labels_of_npz_files_that_are_not_wanted_are_not_looked_at(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", images=np.arange(2, dtype=np.uint8).reshape(2, 1, 1), **arrays)
+    config = NpzConfig(root=str(tmp_path / "a.npz"))
+    assert load_images(config, labelled=False).images.flatten().tolist() == [0, 1]
+    with pytest.raises(InputError):
+        load_images(config)
+
+
 def test_classes_are_matched_by_name_and_never_by_position(tree):
     found = load(tree("ant/a.png", "cat/a.png"), classes=("cat", "bee", "ant"))
     assert (found.classes, found.labels.tolist()) == (("cat", "bee", "ant"), [2, 0])

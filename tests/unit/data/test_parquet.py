@@ -257,6 +257,8 @@ def test_a_wrong_label_is_named_by_its_row(tmp_path, labels, metadata, row, rule
     assert err.field == f"{tmp_path}/a.parquet row {row} (the first is 0)"
     assert rule in err.rule
     assert load(tmp_path, label_column="").labels is None
+    unlabelled = load_images(ParquetConfig(root=str(tmp_path)), labelled=False)
+    assert (unlabelled.labels, levels(unlabelled)) == (None, [10, 20, 30])
 
 
 def test_labels_of_a_categorical_column_are_words(tmp_path):

@@ -28,9 +28,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def load(folder: Path, text: str | bytes, name: str = "t.csv", **keys) -> ImageSet:
+def load(folder: Path, text: str | bytes, name: str = "t.csv", labelled: bool = True, **keys) -> ImageSet:
     (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return load_images(TableConfig(file=str(folder / name), **keys))
+    return load_images(TableConfig(file=str(folder / name), **keys), labelled)
 
 
 def refusal(folder: Path, text: str | bytes, name: str = "t.csv", **keys) -> InputError:
@@ -156,19 +156,34 @@ def test_labels_are_words_or_class_numbers(folder, cells, classes, labels, names
     assert images.classes == names
 
 
-@pytest.mark.parametrize(
-    ("cells", "classes", "line", "value", "rule"),
-    [
-        (["x", " ", "y"], (), 3, "(empty)", "has no label"),
-        (["x", "NaN", "y"], (), 3, "(empty)", "has no label"),
-        (["0", "-1", "1"], (), 3, "-1", "must lie in [0, 2)"),
-        (["0", "1", "2"], ("x", "y"), 4, "2", "must lie in [0, 2)"),
-        (["0", "100000", "2"], (), 3, "100000", "class numbers below 100,000"),
-        (["x", "y", "z"], ("x", "y"), 4, "z", "is not one of the classes ['x', 'y']"),
-        (["1", "0.25", "2"], (), 3, "0.25", "words or whole numbers"),
-        (["0", "1", "1"], ("1", "0"), 2, "0", "is the name of class 1, and the number of the class named 1"),
-    ],
-)
+WRONG_LABELS = [
+    (["x", " ", "y"], (), 3, "(empty)", "has no label"),
+    (["x", "NaN", "y"], (), 3, "(empty)", "has no label"),
+    (["0", "-1", "1"], (), 3, "-1", "must lie in [0, 2)"),
+    (["0", "1", "2"], ("x", "y"), 4, "2", "must lie in [0, 2)"),
+    (["0", "100000", "2"], (), 3, "100000", "class numbers below 100,000"),
+    (["x", "y", "z"], ("x", "y"), 4, "z", "is not one of the classes ['x', 'y']"),
+    (["1", "0.25", "2"], (), 3, "0.25", "words or whole numbers"),
+    (["0", "1", "1"], ("1", "0"), 2, "0", "is the name of class 1, and the number of the class named 1"),
+]
+
+
+@pytest.mark.parametrize(("cells", "classes", "line", "value", "rule"), WRONG_LABELS)
+def test_labels_that_are_not_wanted_are_not_looked_at(folder, cells, classes, line, value, rule):
+    rows = zip(["a.png", "b.png", "c.png"], cells, strict=True)
+    text = "path,label\n" + "".join(f"{path},{cell}\n" for path, cell in rows)
+    images = load(folder, text, labelled=False, classes=classes)
+    assert (images.labels, levels(images)) == (None, [10, 20, 30])
+
+
+def test_without_labels_a_limit_still_takes_sound_classes_in_turn_and_a_missing_file_is_refused(folder):
+    text = "path,label\na.png,x\nb.png,x\nc.png,y\n"
+    assert levels(load(folder, text, labelled=False, limit=2)) == [10, 30]
+    assert levels(load(folder, text.replace("y", ""), labelled=False, limit=2)) == [10, 20]
+    assert "there is no file" in refusal(folder, text.replace("c.png", "d.png"), labelled=False).rule
+
+
+@pytest.mark.parametrize(("cells", "classes", "line", "value", "rule"), WRONG_LABELS)
 def test_a_wrong_label_is_named_by_its_line(folder, cells, classes, line, value, rule):
     rows = zip(["a.png", "b.png", "c.png"], cells, strict=True)
     err = refusal(folder, "path,label\n" + "".join(f"{path},{cell}\n" for path, cell in rows), classes=classes)

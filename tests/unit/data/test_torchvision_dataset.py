@@ -169,9 +169,24 @@ def test_a_class_s_number_below_zero_is_named_by_its_image(monkeypatch):
     assert (err.field, err.value) == ("FakeData image 1", -2)
 
 
+def unlabelled(**keys) -> ImageSet:
+    return load_images(TorchvisionDatasetConfig(name="FakeData", **keys), labelled=False)
+
+
+@pytest.mark.parametrize("target", [{"boxes": [1]}, "a caption", -2, None, torch.tensor(0.5)])
+def test_labels_that_are_not_wanted_are_not_looked_at(monkeypatch, target):
+    stand_in(monkeypatch, [(BLACK, 0), (BLACK, target)])
+    assert (unlabelled().labels, len(unlabelled())) == (None, 2)
+    stand_in(monkeypatch, [(BLACK, 0), (BLACK, 0), (BLACK, 1)])
+    assert unlabelled(limit=2).ids == ("0", "2")
+    assert unlabelled(limit=2, classes=("a",)).ids == ("0", "1")
+
+
 def test_what_is_no_pair_is_refused(monkeypatch):
     stand_in(monkeypatch, [(BLACK, BLACK, 1)])
     assert "an image and its class's number" in refusal("FakeData").rule
+    with pytest.raises(InputError, match="must be an image and its class's number"):
+        unlabelled()
 
 
 @pytest.mark.parametrize("label", [-1, None])
