@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,19 @@ _UPRIGHT = {
 """EXIF's orientation -> the operation that undoes it."""
 
 
+@dataclass(frozen=True)
+class Brightest:
+    """The brightest pixel of an image with 16 bits a channel.
+
+    Args:
+        level: in [0, 65535], before it was scaled to 8 bits; for colours the largest that it can have been.
+        has_colours: True where Pillow read the upper 8 bits of each channel alone.
+    """
+
+    level: int
+    has_colours: bool = False
+
+
 def decode(path: Path, channels: int, data: bytes | None = None) -> Tensor:
     """Decode an image file. `decode_deep` says more about images of 16 bits.
 
@@ -48,7 +62,7 @@ def decode(path: Path, channels: int, data: bytes | None = None) -> Tensor:
 
 def decode_deep(
     path: Path, channels: int, bits: int | None = None, data: bytes | None = None
-) -> tuple[Tensor, int | None]:
+) -> tuple[Tensor, Brightest | None]:
     """Decode an image file, and return its brightest pixel where the file has 16 bits a channel.
 
     Args:
@@ -58,7 +72,7 @@ def decode_deep(
         data: the file's bytes, where they are held elsewhere. None means that the file is read.
 
     Returns:
-        uint8 [channels, height, width], and the brightest pixel before it was scaled to 8 bits; None for other files.
+        uint8 [channels, height, width], and the brightest pixel of a file with 16 bits a channel; None for others.
 
     Raises:
         InputError: names the file.
@@ -131,7 +145,9 @@ def _opaque(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _with_bytes(path: Path, image: Image.Image, raw_modes: str, bits: int | None) -> tuple[Image.Image, int | None]:
+def _with_bytes(
+    path: Path, image: Image.Image, raw_modes: str, bits: int | None
+) -> tuple[Image.Image, Brightest | None]:
     """Return the image with 8 bits a channel, and its brightest pixel. Pillow itself clips larger numbers at 255."""
     if not image.mode.startswith(("I", "F")):
         return image, _brightest_of_colours(path, image, bits) if _DEEP.search(raw_modes) else None
@@ -152,15 +168,17 @@ def _with_bytes(path: Path, image: Image.Image, raw_modes: str, bits: int | None
             str(path), f"pixel {brightest}", rule, "set the `bits` of the camera that took it", absolute=True
         )
     scaled = Image.fromarray(np.round(pixels / ((2**depth - 1) / 255)).astype(np.uint8))
-    return scaled, None if has_twelve else brightest
+    return scaled, None if has_twelve else Brightest(brightest)
 
 
-def _brightest_of_colours(path: Path, image: Image.Image, bits: int | None) -> int:
+def _brightest_of_colours(path: Path, image: Image.Image, bits: int | None) -> Brightest:
     """Return the largest number that the channels of 16 bits can have held: Pillow leaves out the lower 8 of them."""
     if bits not in (None, 16):
         rule = f"has 16 bits a channel, of which Pillow reads the upper 8 in colours: `bits: {bits}` does not apply"
-        raise InputError(str(path), f"mode {image.mode}", rule, "save it as 8 bits a channel", absolute=True)
+        raise InputError(
+            str(path), f"mode {image.mode}", rule, "save it as 8 bits a channel, or set `bits: 16`", absolute=True
+        )
     extrema = image.getextrema()
     ranges = extrema if isinstance(extrema[0], tuple) else (extrema,)
     seen = [high for band, (_, high) in zip(image.getbands(), ranges, strict=True) if band != "A"]
-    return int(max(seen)) * 256 + 255
+    return Brightest(int(max(seen)) * 256 + 255, has_colours=True)

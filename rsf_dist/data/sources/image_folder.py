@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rsf_dist.config.images import ImageFolderConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.decoding import decode_deep
+from rsf_dist.data.decoding import Brightest, decode_deep
 from rsf_dist.data.resizing import resized
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, normal
 from rsf_dist.data.sources.class_folders import classes_of
@@ -53,7 +53,7 @@ class _Files:
             _require_full_range([pixel for pixel in seen if pixel is not None])
         return images
 
-    def _read_one(self, path: Path) -> tuple[Tensor, int | None]:
+    def _read_one(self, path: Path) -> tuple[Tensor, Brightest | None]:
         image, brightest = decode_deep(path, self.config.channels or 3, self.config.bits)
         return image if self.config.size is None else resized(image, self.config.size, self.config.resize), brightest
 
@@ -118,17 +118,18 @@ def _require_same_size(image: Tensor, path: Path, first: Tensor, first_path: Pat
         raise InputError("size", list(image.shape[1:]), rule, "set `size: [height, width]`")
 
 
-def _require_full_range(brightest: list[int]) -> None:
+def _require_full_range(brightest: list[Brightest]) -> None:
     """Raise InputError if all images of 16 bits are so dark that they hold fewer bits. One dark image proves nothing.
 
     Args:
         brightest: the brightest pixel of each image of 16 bits.
     """
-    largest = max(brightest, default=0)
+    largest = max((pixel.level for pixel in brightest), default=0)
     bits = next((bits for bits in _NARROW if largest < 2**bits), None)
     if len(brightest) < 2 or largest == 0 or bits is None:
         return
-    rule = (
-        f"the brightest pixel of all {len(brightest):,} images with 16 bits is {largest}, of 65535 that there could be"
-    )
-    raise InputError("bits", "null", rule, f"set `bits: {bits}`, or `bits: 16` if they are as dark as that")
+    found, remedy = str(largest), f"set `bits: {bits}`"
+    if any(pixel.has_colours for pixel in brightest):  # fewer bits do not apply to them
+        found, remedy = f"at most {largest}", "save them as 8 bits a channel"
+    rule = f"the brightest pixel of all {len(brightest):,} images with 16 bits is {found}, of 65535 that there could be"
+    raise InputError("bits", "null", rule, f"{remedy}, or set `bits: 16` if they are as dark as that")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_decoding import png_of_deep_colours
 
 from rsf_dist.config.images import ImageFolderConfig, NpzConfig
 from rsf_dist.data.images import load_images
@@ -320,6 +321,18 @@ def test_a_set_that_is_dark_as_a_whole_is_refused_with_its_bits(tmp_path, bright
     assert f"`bits: {bits}`" in error.remedy
     assert load(root, bits=bits).images.max() == round(255 * brightest / (2**bits - 1))
     assert load(root, bits=16).images.max() == round(brightest / 257)
+
+
+@pytest.mark.parametrize("grey", [(), (3, 200)])
+@pytest.mark.parametrize(("level", "largest"), [(0, 255), (4000, 4095), (16383, 16383)])
+def test_dark_colours_are_never_told_bits_that_do_not_apply_to_them(tmp_path, grey, level, largest):
+    root = write_deep(tmp_path / "root", *grey)
+    for name in ("x.png", "y.png"):
+        (root / name).write_bytes(png_of_deep_colours(level, size=2))
+    error = refusal(root, load)
+    assert f"images with 16 bits is at most {largest}," in error.rule
+    assert error.remedy == "save them as 8 bits a channel, or set `bits: 16` if they are as dark as that"
+    assert load(root, bits=16).images[-1, 0].unique().tolist() == [level // 256]
 
 
 def test_dark_images_in_a_set_of_full_range_and_a_single_one_are_read(tmp_path):
