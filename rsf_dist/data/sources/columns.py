@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from rsf_dist.config.images import ImagesKind
 from rsf_dist.data.decoding import decode
 from rsf_dist.data.resizing import resized
 from rsf_dist.data.sources.base import checked_labels, numbered
+from rsf_dist.data.unreadable import out_of_memory
 from rsf_dist.errors import InputError
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})(\.0+)?")  # 1.0 is what pandas makes of 1 beside an empty cell
@@ -178,6 +179,35 @@ def brought_to_size(image: Tensor, config: ImagesKind) -> Tensor:
     return image if config.size is None else resized(image, config.size, config.resize)
 
 
+def filled(images: Iterable[tuple[int, Tensor]], count: int, name: Place, key: str) -> Tensor:
+    """Return images as one tensor [count, c, h, w], filled as they come: a list of them would take the memory twice.
+
+    Args:
+        images: each image's number in the tensor, and the image, uint8 [c, h, w].
+        count: how many there are.
+        name: gives the name of the image with a number, for errors.
+        key: the configuration's key of the images, for errors.
+
+    Raises:
+        InputError: the images differ in shape, or do not fit into memory.
+    """
+    try:
+        others = iter(images)
+        first_number, first = next(others)
+        tensor = torch.empty((count, *first.shape), dtype=torch.uint8)
+        tensor[first_number] = first
+        for number, image in others:
+            if image.shape != first.shape:
+                raise _unlike(image, name(number), first, name(first_number))
+            tensor[number] = image
+        return tensor
+    except (MemoryError, RuntimeError) as err:  # RuntimeError: torch's allocator
+        if not out_of_memory(err):
+            raise
+        rule, remedy = "do not fit into this machine's memory", "set a smaller `size`, or a `limit`"
+        raise InputError(key, f"{count:,} images", rule, remedy) from err
+
+
 def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
     """Return images as one tensor [n, c, h, w]. Raises InputError unless they have one shape.
 
@@ -185,12 +215,16 @@ def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
         images: uint8 [c, h, w].
         names: the images' names, for errors.
     """
-    first = images[0].shape
     for image, name in zip(images, names, strict=True):
-        if image.shape[0] != first[0]:
-            rule = f"{name} has {image.shape[0]} channel(s), and {names[0]} {first[0]}"
-            raise InputError("channels", image.shape[0], rule, "set `channels: 1` or `channels: 3`")
-        if image.shape != first:
-            rule = f"{name} differs in size from {names[0]} {list(first[1:])}"
-            raise InputError("size", list(image.shape[1:]), rule, "set `size: [height, width]`")
+        if image.shape != images[0].shape:
+            raise _unlike(image, name, images[0], names[0])
     return torch.stack(list(images))
+
+
+def _unlike(image: Tensor, name: str, first: Tensor, first_name: str) -> InputError:
+    """Return the error of an image whose shape is not the first one's."""
+    if image.shape[0] != first.shape[0]:
+        rule = f"{name} has {image.shape[0]} channel(s), and {first_name} {first.shape[0]}"
+        return InputError("channels", image.shape[0], rule, "set `channels: 1` or `channels: 3`")
+    rule = f"{name} differs in size from {first_name} {list(first.shape[1:])}"
+    return InputError("size", list(image.shape[1:]), rule, "set `size: [height, width]`")

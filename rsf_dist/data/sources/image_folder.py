@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from rsf_dist.data.decoding import Brightest, decode_deep
 from rsf_dist.data.resizing import resized
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, normal
 from rsf_dist.data.sources.class_folders import classes_of
+from rsf_dist.data.sources.columns import filled
 from rsf_dist.data.sources.found_files import FoundFiles, find_files, name_below, sentence_of
-from rsf_dist.data.unreadable import out_of_memory
 from rsf_dist.errors import InputError
 
 _NARROW = (8, 10, 12, 14)  # bits that cameras and programs write into 16
@@ -30,28 +30,20 @@ class _Files:
     config: ImageFolderConfig
 
     def __call__(self, positions: Sequence[int]) -> Batch:
-        try:
-            return {"image": self._read([self.paths[position] for position in positions])}
-        except (MemoryError, RuntimeError) as err:  # RuntimeError: torch's allocator
-            if not out_of_memory(err):
-                raise
-            rule = "do not fit into this machine's memory"
-            remedy = "set a smaller `size`, or a `limit`"
-            raise InputError("root", f"{len(positions):,} images", rule, remedy) from err
-
-    def _read(self, paths: list[Path]) -> Tensor:
-        """Return the images of these files, uint8 [m, channels, height, width]."""
-        first, brightest = self._read_one(paths[0])
-        images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)  # filled in place: a list takes it twice
-        images[0], seen = first, [brightest]
-        for number, path in enumerate(paths[1:], 1):
-            image, brightest = self._read_one(path)
-            _require_same_size(image, path, first, paths[0])
-            images[number] = image
-            seen.append(brightest)
+        paths = [self.paths[position] for position in positions]
+        seen: list[Brightest] = []
+        images = filled(enumerate(self._read(paths, seen)), len(paths), lambda number: paths[number].name, "root")
         if self.config.bits is None:
-            _require_full_range([pixel for pixel in seen if pixel is not None])
-        return images
+            _require_full_range(seen)
+        return {"image": images}
+
+    def _read(self, paths: Sequence[Path], seen: list[Brightest]) -> Iterator[Tensor]:
+        """Give the images of these files, and add to `seen` the brightest pixel of each that has 16 bits."""
+        for path in paths:
+            image, brightest = self._read_one(path)
+            if brightest is not None:
+                seen.append(brightest)
+            yield image
 
     def _read_one(self, path: Path) -> tuple[Tensor, Brightest | None]:
         image, brightest = decode_deep(path, self.config.channels or 3, self.config.bits)
@@ -110,12 +102,6 @@ def _groups(folders: Sequence[str], classes: tuple[str, ...]) -> list[int]:
     others = sorted({folder for folder in folders if normal(folder) not in listed})
     rest = {folder: group for group, folder in enumerate(others, len(classes))}
     return [rest[folder] if folder in rest else listed[normal(folder)] for folder in folders]
-
-
-def _require_same_size(image: Tensor, path: Path, first: Tensor, first_path: Path) -> None:
-    if image.shape != first.shape:
-        rule = f"{path.name} differs in size from {first_path.name} {list(first.shape[1:])}"
-        raise InputError("size", list(image.shape[1:]), rule, "set `size: [height, width]`")
 
 
 def _require_full_range(brightest: list[Brightest]) -> None:

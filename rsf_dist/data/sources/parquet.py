@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,14 @@ from rsf_dist.data.batch import Batch
 from rsf_dist.data.sources.arrow_images import image_in, require_images
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
 from rsf_dist.data.sources.columns import (
+    filled,
     find_column,
     number_labels,
     read_labels,
     require_column,
     require_filled,
-    stacked,
 )
+from rsf_dist.data.unreadable import out_of_memory
 from rsf_dist.errors import InputError
 from rsf_dist.runtime.uris import refuse_password
 
@@ -75,13 +77,18 @@ class _Rows:
     config: ParquetConfig
 
     def __call__(self, positions: Sequence[int]) -> Batch:
-        wanted: dict[int, list[int]] = {}
-        for position in sorted(set(positions)):
-            wanted.setdefault(self._group_of(position), []).append(position)
-        images: dict[int, Tensor] = {}
-        for number, inside in wanted.items():
-            images |= self._read(self.groups[number], inside)
-        return {"image": stacked([images[position] for position in positions], [self.place(row) for row in positions])}
+        images = self._images(positions)
+        return {"image": filled(images, len(positions), lambda number: self.place(positions[number]), "root")}
+
+    def _images(self, positions: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """Give each image, one row group after another, with its number among `positions`."""
+        numbers: dict[int, list[int]] = {}
+        for number, position in enumerate(positions):
+            numbers.setdefault(position, []).append(number)
+        for group, inside in groupby(sorted(numbers), self._group_of):
+            for position, image in self._read(self.groups[group], list(inside)):
+                for number in numbers[position]:
+                    yield number, image
 
     def place(self, position: int) -> str:
         """Return the words by which errors name a row."""
@@ -91,9 +98,9 @@ class _Rows:
     def _group_of(self, position: int) -> int:
         return bisect_right(self.groups, position, key=lambda group: group.start) - 1
 
-    def _read(self, group: _RowGroup, positions: Sequence[int]) -> dict[int, Tensor]:
-        """Return the images at these positions, which lie in the group, without decoding others."""
-        images, start = {}, group.start
+    def _read(self, group: _RowGroup, positions: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """Give the images at these positions, which ascend and lie in the group, without decoding others."""
+        start = group.start
         with _reading(group.path):
             fragment = ds.ParquetFileFormat().make_fragment(group.path, self.filesystem, row_groups=[group.number])
             options = ds.ParquetFragmentScanOptions(**_PAGE_BY_PAGE)
@@ -103,11 +110,10 @@ class _Rows:
                 for position in positions[bisect_right(positions, start - 1) :]:
                     if position >= start + batch.num_rows:
                         break
-                    images[position] = image_in(batch.column(0)[position - start], self.config, self.place(position))
+                    yield position, image_in(batch.column(0)[position - start], self.config, self.place(position))
                 start += batch.num_rows
-                if len(images) == len(positions):
+                if start > positions[-1]:
                     break
-        return images
 
 
 @contextmanager
@@ -116,6 +122,9 @@ def _reading(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as err:
+        if out_of_memory(err):
+            rule, remedy = "does not fit into this machine's memory", "set a `limit`, or write smaller row groups"
+            raise InputError(path, "(a file)", rule, remedy, absolute=True) from err
         rule = f"cannot be read as Parquet ({_first_line(err)})"
         raise InputError(path, "(a file)", rule, "write it again, or remove it", absolute=True) from err
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rsf_dist.config.images import TableConfig
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
-from rsf_dist.data.sources.columns import decoded, find_column, read_labels, require_column, stacked
+from rsf_dist.data.sources.columns import decoded, filled, find_column, read_labels, require_column
 from rsf_dist.data.sources.text_tables import JSON_LINES, SEPARATED, TextTable, read_text_table
 from rsf_dist.errors import InputError
 
@@ -37,12 +37,14 @@ class _Files:
     config: TableConfig
 
     def __call__(self, positions: Sequence[int]) -> Batch:
-        places = [f"{self.paths[position]} ({self.file} line {self.lines[position]})" for position in positions]
-        images = [self._read(position, place) for position, place in zip(positions, places, strict=True)]
-        return {"image": stacked(images, places)}
+        images = enumerate(map(self._read, positions))
+        return {"image": filled(images, len(positions), lambda number: self._place(positions[number]), "file")}
 
-    def _read(self, position: int, place: str) -> Tensor:
-        return decoded(Path(self.paths[position]), self.config, place)
+    def _place(self, position: int) -> str:
+        return f"{self.paths[position]} ({self.file} line {self.lines[position]})"
+
+    def _read(self, position: int) -> Tensor:
+        return decoded(Path(self.paths[position]), self.config, self._place(position))
 
 
 @list_images.register

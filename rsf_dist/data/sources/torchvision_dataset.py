@@ -17,7 +17,8 @@ from rsf_dist.config.images import TorchvisionDatasetConfig
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.sources.arrow_images import tensor_image
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, numbers
-from rsf_dist.data.sources.columns import number_labels, stacked
+from rsf_dist.data.sources.columns import filled, number_labels
+from rsf_dist.data.unreadable import out_of_memory
 from rsf_dist.errors import InputError
 
 _RESERVED = {"self", "root", "download", "transform", "target_transform", "transforms", "loader", "is_valid_file"}
@@ -43,8 +44,8 @@ class _Items:
 
     def __call__(self, positions: Sequence[int]) -> Batch:
         names = [f"{self.config.name} image {position}" for position in positions]
-        images = [self._read(position, name) for position, name in zip(positions, names, strict=True)]
-        return {"image": stacked(images, names)}
+        images = enumerate(map(self._read, positions, names))
+        return {"image": filled(images, len(names), names.__getitem__, "root")}
 
     def _read(self, position: int, name: str) -> Tensor:
         image, given = _pair(self.dataset, position, name)
@@ -206,6 +207,8 @@ def _pair(dataset: Any, position: int, name: str) -> tuple[Any, Any]:
     try:
         item = dataset[position]
     except Exception as err:  # of the disk, the file or the decoder: the file is at fault for each
+        if out_of_memory(err):
+            raise MemoryError(str(err)) from err
         raise InputError(name, "(a file)", f"cannot be read ({err})", "download it again", absolute=True) from err
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise _no_class(name, type(item).__name__)

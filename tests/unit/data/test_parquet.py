@@ -15,7 +15,7 @@ from PIL import Image
 from rsf_dist.config.images import ParquetConfig
 from rsf_dist.data.arrow import to_table
 from rsf_dist.data.images import ImageSet, load_images
-from rsf_dist.data.sources import arrow_images, list_images
+from rsf_dist.data.sources import arrow_images, list_images, parquet
 from rsf_dist.errors import InputError
 
 
@@ -328,3 +328,29 @@ def test_images_of_several_sizes_need_a_size(tmp_path):
     assert err.field == "size"
     assert "row 1" in err.rule
     assert load(tmp_path, size=(4, 4)).images.shape == (2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "field", "value"),
+    [
+        (MemoryError(), "root", "5 images"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "root", "5 images"),
+        (pa.ArrowMemoryError("malloc of size 1 failed"), "a.parquet", "(a file)"),
+        (pa.ArrowInvalid("a broken page"), "a.parquet", "(a file)"),
+    ],
+)
+def test_lack_of_memory_is_said_as_that(tmp_path, monkeypatch, error, field, value):
+    def fail(*given):
+        raise error
+
+    write(tmp_path / "a.parquet", image=FIVE)
+    monkeypatch.setattr(parquet, "image_in", fail)
+    found = refusal(tmp_path)
+    assert (Path(found.field).name, found.value) == (field, value)
+    assert ("fit into this machine's memory" in found.rule) == (not isinstance(error, pa.ArrowInvalid))
+
+
+def test_rows_are_read_in_the_order_asked_for_also_twice_and_across_groups(tmp_path):
+    write(tmp_path / "a.parquet", image=FIVE)
+    rows = list_images(ParquetConfig(root=str(tmp_path))).read([4, 0, 3, 0])
+    assert rows["image"][:, 0, 0, 0].tolist() == [50, 10, 40, 10]

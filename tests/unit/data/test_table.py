@@ -11,7 +11,7 @@ from PIL import Image
 
 from rsf_dist.config.images import TableConfig
 from rsf_dist.data.images import ImageSet, load_images
-from rsf_dist.data.sources import list_images
+from rsf_dist.data.sources import columns, list_images
 from rsf_dist.errors import InputError
 
 
@@ -286,3 +286,13 @@ def test_a_table_that_python_s_csv_module_wrote_is_read_back(folder):
     images = load_images(TableConfig(file=str(folder / "t.csv")))
     assert images.ids == tuple(names)
     assert levels(images) == [10, 20, 30, 40]
+
+
+def test_lack_of_memory_is_said_as_that(folder, monkeypatch):
+    def fail(*given):
+        raise MemoryError
+
+    monkeypatch.setattr(columns, "decode", fail)
+    error = refusal(folder, "path\na.png\nb.png\n")
+    assert (error.field, error.value) == ("file", "2 images")
+    assert error.rule == "do not fit into this machine's memory"

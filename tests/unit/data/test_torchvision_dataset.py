@@ -211,6 +211,22 @@ def test_labels_are_listed_without_reading_an_image(monkeypatch, name):
     assert listing.labels.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize(
+    ("error", "field", "rule"),
+    [
+        (MemoryError(), "root", "do not fit into this machine's memory"),
+        (OSError("broken"), "FakeData image 0", "cannot be read (broken)"),
+    ],
+)
+def test_lack_of_memory_is_no_fault_of_the_file(monkeypatch, error, field, rule):
+    def fail(self, row):
+        raise error
+
+    stand_in(monkeypatch, [None, None], targets=[1, 0], __getitem__=fail)
+    found = refusal("FakeData")
+    assert (found.field, found.rule) == (field, rule)
+
+
 def test_grey_and_coloured_images_need_channels(monkeypatch):
     stand_in(monkeypatch, [(BLACK, 0), (BLACK.convert("L"), 1)])
     assert refusal("FakeData").field == "channels"
