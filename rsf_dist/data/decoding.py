@@ -6,7 +6,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from rsf_dist.errors import InputError
 
 # Pillow refuses a PNG for one text or colour profile above 1 MiB. Its limit on all texts together protects as well.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+_NARROW = (8, 10, 12, 14)  # bits that cameras and programs write into 16
 _HAS_LAYERS = ("MPO", "PSD")  # their first frame is the whole image; previews or layers follow
 _DEEP = re.compile(r";16[BLN]")  # 16 bits a channel, in Pillow's words; BGR;16 are 16 bits a pixel
 _UPRIGHT = {
@@ -99,6 +100,24 @@ def decode_deep(
         if out_of_memory(err):
             raise MemoryError(str(err)) from err
         raise _unreadable(path, _size(path, data), *reason_and_remedy(path, err, data)) from err
+
+
+def require_full_range(brightest: Sequence[Brightest], bits: int | None) -> None:
+    """Raise InputError if all images of 16 bits are so dark that they hold fewer bits. One dark image proves nothing.
+
+    Args:
+        brightest: the brightest pixel of each image of 16 bits.
+        bits: the number of bits that is given, which lets any image pass. None means that none is.
+    """
+    largest = max((pixel.level for pixel in brightest), default=0)
+    narrow = next((few for few in _NARROW if largest < 2**few), None)
+    if bits is not None or len(brightest) < 2 or largest == 0 or narrow is None:
+        return
+    found, remedy = str(largest), f"set `bits: {narrow}`"
+    if any(pixel.has_colours for pixel in brightest):  # fewer bits do not apply to them
+        found, remedy = f"at most {largest}", "save them as 8 bits a channel"
+    rule = f"the brightest pixel of all {len(brightest):,} images with 16 bits is {found}, of 65535 that there could be"
+    raise InputError("bits", "null", rule, f"{remedy}, or set `bits: 16` if they are as dark as that")
 
 
 @contextmanager

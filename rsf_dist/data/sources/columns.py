@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rsf_dist.config.images import ImagesKind
-from rsf_dist.data.decoding import decode
+from rsf_dist.data.decoding import Brightest, decode_deep
 from rsf_dist.data.resizing import resized
 from rsf_dist.data.sources.base import checked_labels, numbered
 from rsf_dist.data.unreadable import out_of_memory
@@ -155,22 +155,31 @@ def _positions(words: Sequence[str], classes: tuple[str, ...], place: Place) -> 
     return np.array([numbers[word] for word in words], np.int64)
 
 
-def decoded(path: Path, config: ImagesKind, where: str = "", data: bytes | None = None) -> Tensor:
+def decoded(
+    path: Path,
+    config: ImagesKind,
+    where: str = "",
+    data: bytes | None = None,
+    seen: list[Brightest] | None = None,
+) -> Tensor:
     """Return an image file, or its bytes, with the channels and the size that `config` asks for.
 
     Args:
         path: the file.
-        config: says channels and size.
+        config: says channels, size and, where it can, bits.
         where: the place that errors name. Empty means the path.
         data: the file's bytes. None means that the file is read.
+        seen: the brightest pixel is added to it if the file has 16 bits a channel.
 
     Raises:
         InputError: it is no image.
     """
     try:
-        image = decode(path, config.channels or 3, data)
+        image, brightest = decode_deep(path, config.channels or 3, getattr(config, "bits", None), data)
     except InputError as err:
         raise InputError(where or err.field, err.value, err.rule, err.remedy, absolute=True) from err
+    if seen is not None and brightest is not None:
+        seen.append(brightest)
     return brought_to_size(image, config)
 
 

@@ -11,15 +11,13 @@ from torch import Tensor
 
 from rsf_dist.config.images import ImageFolderConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.decoding import Brightest, decode_deep
+from rsf_dist.data.decoding import Brightest, decode_deep, require_full_range
 from rsf_dist.data.resizing import resized
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, normal
 from rsf_dist.data.sources.class_folders import classes_of
 from rsf_dist.data.sources.columns import filled
 from rsf_dist.data.sources.found_files import FoundFiles, find_files, name_below, sentence_of
 from rsf_dist.errors import InputError
-
-_NARROW = (8, 10, 12, 14)  # bits that cameras and programs write into 16
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,7 @@ class _Files:
         paths = [self.paths[position] for position in positions]
         seen: list[Brightest] = []
         images = filled(enumerate(self._read(paths, seen)), len(paths), lambda number: paths[number].name, "root")
-        if self.config.bits is None:
-            _require_full_range(seen)
+        require_full_range(seen, self.config.bits)
         return {"image": images}
 
     def _read(self, paths: Sequence[Path], seen: list[Brightest]) -> Iterator[Tensor]:
@@ -102,20 +99,3 @@ def _groups(folders: Sequence[str], classes: tuple[str, ...]) -> list[int]:
     others = sorted({folder for folder in folders if normal(folder) not in listed})
     rest = {folder: group for group, folder in enumerate(others, len(classes))}
     return [rest[folder] if folder in rest else listed[normal(folder)] for folder in folders]
-
-
-def _require_full_range(brightest: list[Brightest]) -> None:
-    """Raise InputError if all images of 16 bits are so dark that they hold fewer bits. One dark image proves nothing.
-
-    Args:
-        brightest: the brightest pixel of each image of 16 bits.
-    """
-    largest = max((pixel.level for pixel in brightest), default=0)
-    bits = next((bits for bits in _NARROW if largest < 2**bits), None)
-    if len(brightest) < 2 or largest == 0 or bits is None:
-        return
-    found, remedy = str(largest), f"set `bits: {bits}`"
-    if any(pixel.has_colours for pixel in brightest):  # fewer bits do not apply to them
-        found, remedy = f"at most {largest}", "save them as 8 bits a channel"
-    rule = f"the brightest pixel of all {len(brightest):,} images with 16 bits is {found}, of 65535 that there could be"
-    raise InputError("bits", "null", rule, f"{remedy}, or set `bits: 16` if they are as dark as that")

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rsf_dist.config.images import ParquetConfig
 from rsf_dist.data.batch import Batch
+from rsf_dist.data.decoding import Brightest, require_full_range
 from rsf_dist.data.sources.arrow_images import image_in, require_images
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
 from rsf_dist.data.sources.columns import (
@@ -68,7 +69,7 @@ class _Rows:
         filesystem: holds the files.
         groups: all row groups that have rows, in order.
         column: of the images.
-        config: says channels and size.
+        config: says channels, size and bits.
     """
 
     filesystem: fs.FileSystem
@@ -77,16 +78,19 @@ class _Rows:
     config: ParquetConfig
 
     def __call__(self, positions: Sequence[int]) -> Batch:
-        images = self._images(positions)
-        return {"image": filled(images, len(positions), lambda number: self.place(positions[number]), "root")}
+        seen: list[Brightest] = []
+        read = self._images(positions, seen)
+        images = filled(read, len(positions), lambda number: self.place(positions[number]), "root")
+        require_full_range(seen, self.config.bits)
+        return {"image": images}
 
-    def _images(self, positions: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        """Give each image, one row group after another, with its number among `positions`."""
+    def _images(self, positions: Sequence[int], seen: list[Brightest]) -> Iterator[tuple[int, Tensor]]:
+        """Give each image, one row group after another, with its number among `positions`; add to `seen`."""
         numbers: dict[int, list[int]] = {}
         for number, position in enumerate(positions):
             numbers.setdefault(position, []).append(number)
         for group, inside in groupby(sorted(numbers), self._group_of):
-            for position, image in self._read(self.groups[group], list(inside)):
+            for position, image in self._read(self.groups[group], list(inside), seen):
                 for number in numbers[position]:
                     yield number, image
 
@@ -98,7 +102,7 @@ class _Rows:
     def _group_of(self, position: int) -> int:
         return bisect_right(self.groups, position, key=lambda group: group.start) - 1
 
-    def _read(self, group: _RowGroup, positions: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    def _read(self, group: _RowGroup, positions: Sequence[int], seen: list[Brightest]) -> Iterator[tuple[int, Tensor]]:
         """Give the images at these positions, which ascend and lie in the group, without decoding others."""
         start = group.start
         with _reading(group.path):
@@ -110,7 +114,8 @@ class _Rows:
                 for position in positions[bisect_right(positions, start - 1) :]:
                     if position >= start + batch.num_rows:
                         break
-                    yield position, image_in(batch.column(0)[position - start], self.config, self.place(position))
+                    cell = batch.column(0)[position - start]
+                    yield position, image_in(cell, self.config, self.place(position), seen)
                 start += batch.num_rows
                 if start > positions[-1]:
                     break

@@ -161,9 +161,9 @@ def test_only_the_rows_asked_for_are_decoded_and_only_their_groups_read(tmp_path
 
 
 def counting(seen, decode):
-    def counted(path, config, where, data):
+    def counted(path, config, where, data, brightest):
         seen.append(where)
-        return decode(path, config, where, data)
+        return decode(path, config, where, data, brightest)
 
     return counted
 
@@ -354,3 +354,14 @@ def test_rows_are_read_in_the_order_asked_for_also_twice_and_across_groups(tmp_p
     write(tmp_path / "a.parquet", image=FIVE)
     rows = list_images(ParquetConfig(root=str(tmp_path))).read([4, 0, 3, 0])
     assert rows["image"][:, 0, 0, 0].tolist() == [50, 10, 40, 10]
+
+
+def test_twelve_bits_in_sixteen_are_refused_or_scaled_by_bits(tmp_path):
+    files = [io.BytesIO(), io.BytesIO()]
+    for file, level in zip(files, (4095, 2184), strict=True):
+        Image.fromarray(np.full((2, 2), level, np.uint16)).save(file, "PNG")
+    write(tmp_path / "a.parquet", rows_a_group=1, image=[file.getvalue() for file in files])
+    error = refusal(tmp_path)
+    assert (error.field, "`bits: 12`" in error.remedy) == ("bits", True)
+    assert levels(load(tmp_path, bits=12)) == [255, 136]  # 2184 / 4095 = 8 / 15
+    assert levels(load(tmp_path, bits=16)) == [16, 8]

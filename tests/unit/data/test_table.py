@@ -6,6 +6,7 @@ import pickle
 from codecs import BOM_UTF8
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -292,7 +293,18 @@ def test_lack_of_memory_is_said_as_that(folder, monkeypatch):
     def fail(*given):
         raise MemoryError
 
-    monkeypatch.setattr(columns, "decode", fail)
+    monkeypatch.setattr(columns, "decode_deep", fail)
     error = refusal(folder, "path\na.png\nb.png\n")
     assert (error.field, error.value) == ("file", "2 images")
     assert error.rule == "do not fit into this machine's memory"
+
+
+def test_twelve_bits_in_sixteen_are_refused_or_scaled_by_bits(folder):
+    for name, level in (("a", 4095), ("b", 2184)):
+        Image.fromarray(np.full((2, 2), level, np.uint16)).save(folder / f"{name}.png")
+    text = "path\na.png\nb.png\n"
+    error = refusal(folder, text)
+    assert (error.field, "`bits: 12`" in error.remedy) == ("bits", True)
+    assert levels(load(folder, text, bits=12)) == [255, 136]  # 2184 / 4095 = 8 / 15
+    assert levels(load(folder, text, bits=16)) == [16, 8]
+    assert "brighter than 1023" in refusal(folder, text, bits=10).rule
