@@ -253,7 +253,7 @@ def _labels(
     if not names:
         return read_labels(values, classes, rows.place)
     require_filled(values, rows.place)
-    labels = np.array(values, np.int64)
+    labels = np.array(values, _schema(fragments[0]).field(column).type.to_pandas_dtype())
     if set(names) & set(classes):  # `classes` orders these names anew
         numbers, _ = number_labels(labels, names, rows.place)
         return read_labels([names[number] for number in numbers.tolist()], classes, rows.place)

@@ -249,6 +249,7 @@ def test_metadata_of_other_programs_is_passed_over(tmp_path, text):
         ([[0], [1], [1]], None, 0, "a word or a whole number"),
         ([0, 3, 1], hugging_face(label=CLASS_LABEL), 1, "must lie in [0, 3)"),
         ([0, None, 1], hugging_face(label=CLASS_LABEL), 1, "has no label"),
+        (pa.array([0, 2**63, 1], pa.uint64()), hugging_face(label=CLASS_LABEL), 1, "must lie in [0, 3)"),
     ],
 )
 def test_a_wrong_label_is_named_by_its_row(tmp_path, labels, metadata, row, rule):
