@@ -90,8 +90,16 @@ class NpzConfig(ImagesKind):
     """Path of the file."""
 
 
+class FilesKind(ImagesKind):
+    """The base of the kinds whose images are files, which may have 16 bits a channel."""
+
+    bits: Bits | None = None
+    """Bits that are used in files with 16 bits a channel: 12 if the brightest pixel can be 4095, as many cameras and
+    microscopes write them. null means as many as the file's type says; images that are all dark are refused then."""
+
+
 @IMAGE_KINDS.register
-class ImageFolderConfig(ImagesKind):
+class ImageFolderConfig(FilesKind):
     """A folder of images, or of one sub-folder a class, in every format that Pillow reads.
 
     Images are found at any depth and through links. Hidden files are left out, and what systems leave behind
@@ -104,9 +112,6 @@ class ImageFolderConfig(ImagesKind):
     """Chooses this source."""
     root: NonEmptyStr
     """Path of the folder."""
-    bits: Bits | None = None
-    """Bits that are used in files with 16 bits a channel: 12 if the brightest pixel can be 4095, as many cameras and
-    microscopes write them. null means as many as the file's type says; images that are all dark are refused then."""
 
 
 class BoxesKind(ImagesKind):
@@ -189,7 +194,7 @@ class MaskFolderConfig(ImagesKind):
 
 
 @IMAGE_KINDS.register
-class TableConfig(ImagesKind):
+class TableConfig(FilesKind):
     """A table of paths of image files, with or without a column of labels.
 
     Its name ends in .csv, .tsv or .txt (separated by commas, semicolons, tabs or `|`; the first line names the columns)
@@ -213,7 +218,7 @@ class TableConfig(ImagesKind):
 
 
 @IMAGE_KINDS.register
-class ParquetConfig(ImagesKind):
+class ParquetConfig(FilesKind):
     """Parquet files with a column of images, and with or without a column of labels.
 
     Images are the bytes of image files, alone or as Hugging Face's struct of `bytes` and `path`; or uint8 tensors

@@ -6,8 +6,9 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from rsf_dist.errors import InputError
 
 # Pillow refuses a PNG for one text or colour profile above 1 MiB. Its limit on all texts together protects as well.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+_NARROW = (8, 10, 12, 14)  # bits that cameras and programs write into 16
 _HAS_LAYERS = ("MPO", "PSD")  # their first frame is the whole image; previews or layers follow
 _DEEP = re.compile(r";16[BLN]")  # 16 bits a channel, in Pillow's words; BGR;16 are 16 bits a pixel
 _UPRIGHT = {
@@ -31,6 +33,19 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF's orientation -> the operation that undoes it."""
+
+
+@dataclass(frozen=True)
+class Brightest:
+    """The brightest pixel of an image with 16 bits a channel.
+
+    Args:
+        level: in [0, 65535], before it was scaled to 8 bits; for colours the largest that it can have been.
+        has_colours: True where Pillow read the upper 8 bits of each channel alone.
+    """
+
+    level: int
+    has_colours: bool = False
 
 
 def decode(path: Path, channels: int, data: bytes | None = None) -> Tensor:
@@ -48,7 +63,7 @@ def decode(path: Path, channels: int, data: bytes | None = None) -> Tensor:
 
 def decode_deep(
     path: Path, channels: int, bits: int | None = None, data: bytes | None = None
-) -> tuple[Tensor, int | None]:
+) -> tuple[Tensor, Brightest | None]:
     """Decode an image file, and return its brightest pixel where the file has 16 bits a channel.
 
     Args:
@@ -58,7 +73,7 @@ def decode_deep(
         data: the file's bytes, where they are held elsewhere. None means that the file is read.
 
     Returns:
-        uint8 [channels, height, width], and the brightest pixel before it was scaled to 8 bits; None for other files.
+        uint8 [channels, height, width], and the brightest pixel of a file with 16 bits a channel; None for others.
 
     Raises:
         InputError: names the file.
@@ -85,6 +100,24 @@ def decode_deep(
         if out_of_memory(err):
             raise MemoryError(str(err)) from err
         raise _unreadable(path, _size(path, data), *reason_and_remedy(path, err, data)) from err
+
+
+def require_full_range(brightest: Sequence[Brightest], bits: int | None) -> None:
+    """Raise InputError if all images of 16 bits are so dark that they hold fewer bits. One dark image proves nothing.
+
+    Args:
+        brightest: the brightest pixel of each image of 16 bits.
+        bits: the number of bits that is given, which lets any image pass. None means that none is.
+    """
+    largest = max((pixel.level for pixel in brightest), default=0)
+    narrow = next((few for few in _NARROW if largest < 2**few), None)
+    if bits is not None or len(brightest) < 2 or largest == 0 or narrow is None:
+        return
+    found, remedy = str(largest), f"set `bits: {narrow}`"
+    if any(pixel.has_colours for pixel in brightest):  # fewer bits do not apply to them
+        found, remedy = f"at most {largest}", "save them as 8 bits a channel"
+    rule = f"the brightest pixel of all {len(brightest):,} images with 16 bits is {found}, of 65535 that there could be"
+    raise InputError("bits", "null", rule, f"{remedy}, or set `bits: 16` if they are as dark as that")
 
 
 @contextmanager
@@ -131,7 +164,9 @@ def _opaque(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _with_bytes(path: Path, image: Image.Image, raw_modes: str, bits: int | None) -> tuple[Image.Image, int | None]:
+def _with_bytes(
+    path: Path, image: Image.Image, raw_modes: str, bits: int | None
+) -> tuple[Image.Image, Brightest | None]:
     """Return the image with 8 bits a channel, and its brightest pixel. Pillow itself clips larger numbers at 255."""
     if not image.mode.startswith(("I", "F")):
         return image, _brightest_of_colours(path, image, bits) if _DEEP.search(raw_modes) else None
@@ -152,15 +187,17 @@ def _with_bytes(path: Path, image: Image.Image, raw_modes: str, bits: int | None
             str(path), f"pixel {brightest}", rule, "set the `bits` of the camera that took it", absolute=True
         )
     scaled = Image.fromarray(np.round(pixels / ((2**depth - 1) / 255)).astype(np.uint8))
-    return scaled, None if has_twelve else brightest
+    return scaled, None if has_twelve else Brightest(brightest)
 
 
-def _brightest_of_colours(path: Path, image: Image.Image, bits: int | None) -> int:
+def _brightest_of_colours(path: Path, image: Image.Image, bits: int | None) -> Brightest:
     """Return the largest number that the channels of 16 bits can have held: Pillow leaves out the lower 8 of them."""
     if bits not in (None, 16):
         rule = f"has 16 bits a channel, of which Pillow reads the upper 8 in colours: `bits: {bits}` does not apply"
-        raise InputError(str(path), f"mode {image.mode}", rule, "save it as 8 bits a channel", absolute=True)
+        raise InputError(
+            str(path), f"mode {image.mode}", rule, "save it as 8 bits a channel, or set `bits: 16`", absolute=True
+        )
     extrema = image.getextrema()
     ranges = extrema if isinstance(extrema[0], tuple) else (extrema,)
     seen = [high for band, (_, high) in zip(image.getbands(), ranges, strict=True) if band != "A"]
-    return int(max(seen)) * 256 + 255
+    return Brightest(int(max(seen)) * 256 + 255, has_colours=True)

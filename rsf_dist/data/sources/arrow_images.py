@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rsf_dist.config.images import ImagesKind
+from rsf_dist.data.decoding import Brightest
 from rsf_dist.data.resizing import with_channels
 from rsf_dist.data.sources.columns import brought_to_size, decoded
 from rsf_dist.errors import InputError
@@ -35,13 +36,14 @@ def require_images(field: pa.Field, where: str) -> None:
     raise InputError("image_column", field.name, f"is {kind} in {where}, not {_FORMS}", remedy)
 
 
-def image_in(cell: pa.Scalar, config: ImagesKind, place: str) -> Tensor:
+def image_in(cell: pa.Scalar, config: ImagesKind, place: str, seen: list[Brightest] | None = None) -> Tensor:
     """Return the image in a cell of a column that `require_images` lets pass, with the channels and size of `config`.
 
     Args:
         cell: bytes, a struct of bytes and path, or a tensor.
         config: says channels and size.
         place: names the row, for errors.
+        seen: the brightest pixel is added to it if the cell holds a file with 16 bits a channel.
 
     Raises:
         InputError: the cell is empty, or holds no image.
@@ -51,7 +53,7 @@ def image_in(cell: pa.Scalar, config: ImagesKind, place: str) -> Tensor:
     if not cell.is_valid:
         raise InputError(place, "(empty)", "has no image", "fill it in, or remove the row", absolute=True)
     if _is_binary(cell.type):
-        return decoded(Path(place), config, place, cell.as_py())
+        return decoded(Path(place), config, place, cell.as_py(), seen)
     return tensor_image(_array(cell, place), config, place)
 
 

@@ -100,7 +100,26 @@ def list_unlabelled(config: ImagesKind) -> Listing:
     Raises:
         InputError: names a key of the configuration, or a file.
     """
-    listing = list_images(config)
+    return _without_labels(list_images(config))
+
+
+def unlabelled_unless_sound(config: ImagesKind, bare: Callable[[], Listing]) -> Listing:
+    """List images whose labels are not wanted, in turns of their classes where the labels are sound.
+
+    Args:
+        config: the image set's configuration.
+        bare: lists the images without a look at labels.
+
+    Raises:
+        InputError: the images cannot be listed, whatever their labels.
+    """
+    try:
+        return _without_labels(list_images(config))
+    except InputError:  # of a label, which does not matter here; anything else is raised again
+        return bare()
+
+
+def _without_labels(listing: Listing) -> Listing:
     groups = listing.labels if listing.groups is None else listing.groups
     return replace(listing, labels=None, classes=(), groups=groups)
 

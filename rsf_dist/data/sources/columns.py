@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from rsf_dist.config.images import ImagesKind
-from rsf_dist.data.decoding import decode
+from rsf_dist.data.decoding import Brightest, decode_deep
 from rsf_dist.data.resizing import resized
 from rsf_dist.data.sources.base import checked_labels, numbered
+from rsf_dist.data.unreadable import out_of_memory
 from rsf_dist.errors import InputError
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})(\.0+)?")  # 1.0 is what pandas makes of 1 beside an empty cell
@@ -142,7 +143,7 @@ def _is_number(word: str) -> bool:
         float(word)
     except ValueError:
         return False
-    return not _CODE.fullmatch(word)
+    return word.isascii() and "_" not in word and not _CODE.fullmatch(word)  # Python reads 1_0 as 10, people do not
 
 
 def _positions(words: Sequence[str], classes: tuple[str, ...], place: Place) -> np.ndarray:
@@ -154,28 +155,66 @@ def _positions(words: Sequence[str], classes: tuple[str, ...], place: Place) -> 
     return np.array([numbers[word] for word in words], np.int64)
 
 
-def decoded(path: Path, config: ImagesKind, where: str = "", data: bytes | None = None) -> Tensor:
+def decoded(
+    path: Path,
+    config: ImagesKind,
+    where: str = "",
+    data: bytes | None = None,
+    seen: list[Brightest] | None = None,
+) -> Tensor:
     """Return an image file, or its bytes, with the channels and the size that `config` asks for.
 
     Args:
         path: the file.
-        config: says channels and size.
+        config: says channels, size and, where it can, bits.
         where: the place that errors name. Empty means the path.
         data: the file's bytes. None means that the file is read.
+        seen: the brightest pixel is added to it if the file has 16 bits a channel.
 
     Raises:
         InputError: it is no image.
     """
     try:
-        image = decode(path, config.channels or 3, data)
+        image, brightest = decode_deep(path, config.channels or 3, getattr(config, "bits", None), data)
     except InputError as err:
         raise InputError(where or err.field, err.value, err.rule, err.remedy, absolute=True) from err
+    if seen is not None and brightest is not None:
+        seen.append(brightest)
     return brought_to_size(image, config)
 
 
 def brought_to_size(image: Tensor, config: ImagesKind) -> Tensor:
     """Return an image of the size that `config` asks for."""
     return image if config.size is None else resized(image, config.size, config.resize)
+
+
+def filled(images: Iterable[tuple[int, Tensor]], count: int, name: Place, key: str) -> Tensor:
+    """Return images as one tensor [count, c, h, w], filled as they come: a list of them would take the memory twice.
+
+    Args:
+        images: each image's number in the tensor, and the image, uint8 [c, h, w].
+        count: how many there are.
+        name: gives the name of the image with a number, for errors.
+        key: the configuration's key of the images, for errors.
+
+    Raises:
+        InputError: the images differ in shape, or do not fit into memory.
+    """
+    try:
+        others = iter(images)
+        first_number, first = next(others)
+        tensor = torch.empty((count, *first.shape), dtype=torch.uint8)
+        tensor[first_number] = first
+        for number, image in others:
+            if image.shape != first.shape:
+                raise _unlike(image, name(number), first, name(first_number))
+            tensor[number] = image
+        return tensor
+    except (MemoryError, RuntimeError) as err:  # RuntimeError: torch's allocator
+        if not out_of_memory(err):
+            raise
+        rule, remedy = "do not fit into this machine's memory", "set a smaller `size`, or a `limit`"
+        raise InputError(key, f"{count:,} images", rule, remedy) from err
 
 
 def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
@@ -185,12 +224,16 @@ def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
         images: uint8 [c, h, w].
         names: the images' names, for errors.
     """
-    first = images[0].shape
     for image, name in zip(images, names, strict=True):
-        if image.shape[0] != first[0]:
-            rule = f"{name} has {image.shape[0]} channel(s), and {names[0]} {first[0]}"
-            raise InputError("channels", image.shape[0], rule, "set `channels: 1` or `channels: 3`")
-        if image.shape != first:
-            rule = f"{name} differs in size from {names[0]} {list(first[1:])}"
-            raise InputError("size", list(image.shape[1:]), rule, "set `size: [height, width]`")
+        if image.shape != images[0].shape:
+            raise _unlike(image, name, images[0], names[0])
     return torch.stack(list(images))
+
+
+def _unlike(image: Tensor, name: str, first: Tensor, first_name: str) -> InputError:
+    """Return the error of an image whose shape is not the first one's."""
+    if image.shape[0] != first.shape[0]:
+        rule = f"{name} has {image.shape[0]} channel(s), and {first_name} {first.shape[0]}"
+        return InputError("channels", image.shape[0], rule, "set `channels: 1` or `channels: 3`")
+    rule = f"{name} differs in size from {first_name} {list(first.shape[1:])}"
+    return InputError("size", list(image.shape[1:]), rule, "set `size: [height, width]`")

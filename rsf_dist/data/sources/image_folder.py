@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +11,13 @@ from torch import Tensor
 
 from rsf_dist.config.images import ImageFolderConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.decoding import decode_deep
+from rsf_dist.data.decoding import Brightest, decode_deep, require_full_range
 from rsf_dist.data.resizing import resized
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, normal
 from rsf_dist.data.sources.class_folders import classes_of
+from rsf_dist.data.sources.columns import filled
 from rsf_dist.data.sources.found_files import FoundFiles, find_files, name_below, sentence_of
-from rsf_dist.data.unreadable import out_of_memory
 from rsf_dist.errors import InputError
-
-_NARROW = (8, 10, 12, 14)  # bits that cameras and programs write into 16
 
 
 @dataclass(frozen=True)
@@ -30,30 +28,21 @@ class _Files:
     config: ImageFolderConfig
 
     def __call__(self, positions: Sequence[int]) -> Batch:
-        try:
-            return {"image": self._read([self.paths[position] for position in positions])}
-        except (MemoryError, RuntimeError) as err:  # RuntimeError: torch's allocator
-            if not out_of_memory(err):
-                raise
-            rule = "do not fit into this machine's memory"
-            remedy = "set a smaller `size`, or a `limit`"
-            raise InputError("root", f"{len(positions):,} images", rule, remedy) from err
+        paths = [self.paths[position] for position in positions]
+        seen: list[Brightest] = []
+        images = filled(enumerate(self._read(paths, seen)), len(paths), lambda number: paths[number].name, "root")
+        require_full_range(seen, self.config.bits)
+        return {"image": images}
 
-    def _read(self, paths: list[Path]) -> Tensor:
-        """Return the images of these files, uint8 [m, channels, height, width]."""
-        first, brightest = self._read_one(paths[0])
-        images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)  # filled in place: a list takes it twice
-        images[0], seen = first, [brightest]
-        for number, path in enumerate(paths[1:], 1):
+    def _read(self, paths: Sequence[Path], seen: list[Brightest]) -> Iterator[Tensor]:
+        """Give the images of these files, and add to `seen` the brightest pixel of each that has 16 bits."""
+        for path in paths:
             image, brightest = self._read_one(path)
-            _require_same_size(image, path, first, paths[0])
-            images[number] = image
-            seen.append(brightest)
-        if self.config.bits is None:
-            _require_full_range([pixel for pixel in seen if pixel is not None])
-        return images
+            if brightest is not None:
+                seen.append(brightest)
+            yield image
 
-    def _read_one(self, path: Path) -> tuple[Tensor, int | None]:
+    def _read_one(self, path: Path) -> tuple[Tensor, Brightest | None]:
         image, brightest = decode_deep(path, self.config.channels or 3, self.config.bits)
         return image if self.config.size is None else resized(image, self.config.size, self.config.resize), brightest
 
@@ -75,10 +64,8 @@ def _(config: ImageFolderConfig) -> Listing:
 @list_unlabelled.register
 def _(config: ImageFolderConfig) -> Listing:
     found = _found(config)
-    folders = _folders(found)
-    number = {folder: group for group, folder in enumerate(sorted(set(folders)))}
-    groups = torch.tensor([number[folder] for folder in folders], dtype=torch.int64)
     listing = _listing(found, config)
+    groups = torch.tensor(_groups(_folders(found), config.classes), dtype=torch.int64)
     return Listing(listing.ids, listing.read, groups=groups, passed_over=found.passed_over, notes=listing.notes)
 
 
@@ -103,23 +90,12 @@ def _folders(found: FoundFiles) -> list[str]:
     return [above[0] if len(above) > 1 else "" for above in parts]
 
 
-def _require_same_size(image: Tensor, path: Path, first: Tensor, first_path: Path) -> None:
-    if image.shape != first.shape:
-        rule = f"{path.name} differs in size from {first_path.name} {list(first.shape[1:])}"
-        raise InputError("size", list(image.shape[1:]), rule, "set `size: [height, width]`")
+def _groups(folders: Sequence[str], classes: tuple[str, ...]) -> list[int]:
+    """Return the number of each folder's group: that of its class, and after these the others in alphabetical order.
 
-
-def _require_full_range(brightest: list[int]) -> None:
-    """Raise InputError if all images of 16 bits are so dark that they hold fewer bits. One dark image proves nothing.
-
-    Args:
-        brightest: the brightest pixel of each image of 16 bits.
+    Images with and without labels are thus taken in one order, and parts of one folder share none.
     """
-    largest = max(brightest, default=0)
-    bits = next((bits for bits in _NARROW if largest < 2**bits), None)
-    if len(brightest) < 2 or largest == 0 or bits is None:
-        return
-    rule = (
-        f"the brightest pixel of all {len(brightest):,} images with 16 bits is {largest}, of 65535 that there could be"
-    )
-    raise InputError("bits", "null", rule, f"set `bits: {bits}`, or `bits: 16` if they are as dark as that")
+    listed = {normal(name): group for group, name in enumerate(classes)}
+    others = sorted({folder for folder in folders if normal(folder) not in listed})
+    rest = {folder: group for group, folder in enumerate(others, len(classes))}
+    return [rest[folder] if folder in rest else listed[normal(folder)] for folder in folders]

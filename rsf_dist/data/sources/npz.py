@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
 from rsf_dist.config.images import NpzConfig
-from rsf_dist.data.sources.base import Listing, checked_labels, existing, list_images, numbered, numbers, read_rows
+from rsf_dist.data.sources.base import (
+    Listing,
+    checked_labels,
+    existing,
+    list_images,
+    list_unlabelled,
+    numbered,
+    numbers,
+    read_rows,
+    unlabelled_unless_sound,
+)
 from rsf_dist.errors import InputError
 
 
 @list_images.register
 def _(config: NpzConfig) -> Listing:
-    arrays = _arrays(config.root)
-    images = arrays["images"]
-    tensor = torch.from_numpy(images if images.ndim == 4 else images[:, None])
-    ids, read = numbers(len(images)), partial(read_rows, tensor, config)
+    arrays = _arrays(config.root, "images", "labels", "classes")
+    listing = _listing(arrays["images"], config)
     if "labels" not in arrays:
-        return Listing(ids, read)
+        return listing
     classes = config.classes or _named(arrays)
-    return Listing(ids, read, checked_labels(arrays["labels"], len(images), classes), classes)
+    return replace(listing, labels=checked_labels(arrays["labels"], len(listing.ids), classes), classes=classes)
 
 
-def _arrays(root: str) -> dict[str, np.ndarray]:
-    """Read the file's arrays. Raises InputError unless `images` is among them and holds images."""
+@list_unlabelled.register
+def _(config: NpzConfig) -> Listing:
+    return unlabelled_unless_sound(config, lambda: _listing(_arrays(config.root, "images")["images"], config))
+
+
+def _listing(images: np.ndarray, config: NpzConfig) -> Listing:
+    """Return a listing of the images without labels."""
+    tensor = torch.from_numpy(images if images.ndim == 4 else images[:, None])
+    return Listing(numbers(len(images)), partial(read_rows, tensor, config))
+
+
+def _arrays(root: str, *wanted: str) -> dict[str, np.ndarray]:
+    """Read those of the file's arrays that are wanted. Raises InputError unless `images` is there and holds images."""
     path = existing(root)
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("images", "labels", "classes") if name in file.files}
+            arrays = {name: file[name] for name in wanted if name in file.files}
             names = sorted(file.files)
     except Exception as err:  # of the archive, the arrays or memory: the file is at fault for each
         rule = f"is not an npz file of plain arrays ({err})"

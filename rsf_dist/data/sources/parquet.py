@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,18 @@ from torch import Tensor
 
 from rsf_dist.config.images import ParquetConfig
 from rsf_dist.data.batch import Batch
+from rsf_dist.data.decoding import Brightest, require_full_range
 from rsf_dist.data.sources.arrow_images import image_in, require_images
-from rsf_dist.data.sources.base import Listing, existing, list_images
+from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
 from rsf_dist.data.sources.columns import (
+    filled,
     find_column,
     number_labels,
     read_labels,
     require_column,
     require_filled,
-    stacked,
 )
+from rsf_dist.data.unreadable import out_of_memory
 from rsf_dist.errors import InputError
 from rsf_dist.runtime.uris import refuse_password
 
@@ -66,7 +69,7 @@ class _Rows:
         filesystem: holds the files.
         groups: all row groups that have rows, in order.
         column: of the images.
-        config: says channels and size.
+        config: says channels, size and bits.
     """
 
     filesystem: fs.FileSystem
@@ -75,13 +78,21 @@ class _Rows:
     config: ParquetConfig
 
     def __call__(self, positions: Sequence[int]) -> Batch:
-        wanted: dict[int, list[int]] = {}
-        for position in sorted(set(positions)):
-            wanted.setdefault(self._group_of(position), []).append(position)
-        images: dict[int, Tensor] = {}
-        for number, inside in wanted.items():
-            images |= self._read(self.groups[number], inside)
-        return {"image": stacked([images[position] for position in positions], [self.place(row) for row in positions])}
+        seen: list[Brightest] = []
+        read = self._images(positions, seen)
+        images = filled(read, len(positions), lambda number: self.place(positions[number]), "root")
+        require_full_range(seen, self.config.bits)
+        return {"image": images}
+
+    def _images(self, positions: Sequence[int], seen: list[Brightest]) -> Iterator[tuple[int, Tensor]]:
+        """Give each image, one row group after another, with its number among `positions`; add to `seen`."""
+        numbers: dict[int, list[int]] = {}
+        for number, position in enumerate(positions):
+            numbers.setdefault(position, []).append(number)
+        for group, inside in groupby(sorted(numbers), self._group_of):
+            for position, image in self._read(self.groups[group], list(inside), seen):
+                for number in numbers[position]:
+                    yield number, image
 
     def place(self, position: int) -> str:
         """Return the words by which errors name a row."""
@@ -91,9 +102,9 @@ class _Rows:
     def _group_of(self, position: int) -> int:
         return bisect_right(self.groups, position, key=lambda group: group.start) - 1
 
-    def _read(self, group: _RowGroup, positions: Sequence[int]) -> dict[int, Tensor]:
-        """Return the images at these positions, which lie in the group, without decoding others."""
-        images, start = {}, group.start
+    def _read(self, group: _RowGroup, positions: Sequence[int], seen: list[Brightest]) -> Iterator[tuple[int, Tensor]]:
+        """Give the images at these positions, which ascend and lie in the group, without decoding others."""
+        start = group.start
         with _reading(group.path):
             fragment = ds.ParquetFileFormat().make_fragment(group.path, self.filesystem, row_groups=[group.number])
             options = ds.ParquetFragmentScanOptions(**_PAGE_BY_PAGE)
@@ -103,11 +114,11 @@ class _Rows:
                 for position in positions[bisect_right(positions, start - 1) :]:
                     if position >= start + batch.num_rows:
                         break
-                    images[position] = image_in(batch.column(0)[position - start], self.config, self.place(position))
+                    cell = batch.column(0)[position - start]
+                    yield position, image_in(cell, self.config, self.place(position), seen)
                 start += batch.num_rows
-                if len(images) == len(positions):
+                if start > positions[-1]:
                     break
-        return images
 
 
 @contextmanager
@@ -116,6 +127,9 @@ def _reading(path: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as err:
+        if out_of_memory(err):
+            rule, remedy = "does not fit into this machine's memory", "set a `limit`, or write smaller row groups"
+            raise InputError(path, "(a file)", rule, remedy, absolute=True) from err
         rule = f"cannot be read as Parquet ({_first_line(err)})"
         raise InputError(path, "(a file)", rule, "write it again, or remove it", absolute=True) from err
 
@@ -146,6 +160,11 @@ def _(config: ParquetConfig) -> Listing:
         return Listing(ids, rows)
     _require_equal_columns(fragments, label_column)
     return Listing(ids, rows, *_labels(fragments, label_column, config.classes, rows))
+
+
+@list_unlabelled.register
+def _(config: ParquetConfig) -> Listing:
+    return unlabelled_unless_sound(config, lambda: list_images(config.model_copy(update={"label_column": ""})))
 
 
 def _opened(root: str) -> tuple[fs.FileSystem, str]:
@@ -234,7 +253,7 @@ def _labels(
     if not names:
         return read_labels(values, classes, rows.place)
     require_filled(values, rows.place)
-    labels = np.array(values, np.int64)
+    labels = np.array(values, _schema(fragments[0]).field(column).type.to_pandas_dtype())
     if set(names) & set(classes):  # `classes` orders these names anew
         numbers, _ = number_labels(labels, names, rows.place)
         return read_labels([names[number] for number in numbers.tolist()], classes, rows.place)
@@ -247,7 +266,9 @@ def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
         about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         feature = about["info"]["features"][column]
         names = feature["names"] if feature["_type"] == "ClassLabel" else []
-    except (ValueError, KeyError, TypeError):  # other programs write there what they like
+    except (ValueError, KeyError, TypeError, RecursionError):  # other programs write there what they like
         return ()
-    sound = pa.types.is_integer(schema.field(column).type) and isinstance(names, list) and len(set(map(str, names)))
-    return tuple(map(str, names)) if sound == len(names) else ()
+    if not isinstance(names, list) or not pa.types.is_integer(schema.field(column).type):
+        return ()
+    words = tuple(map(str, names))
+    return words if len(set(words)) == len(words) else ()

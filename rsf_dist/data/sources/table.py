@@ -11,8 +11,9 @@ from torch import Tensor
 
 from rsf_dist.config.images import TableConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.sources.base import Listing, existing, list_images
-from rsf_dist.data.sources.columns import decoded, find_column, read_labels, require_column, stacked
+from rsf_dist.data.decoding import Brightest, require_full_range
+from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
+from rsf_dist.data.sources.columns import decoded, filled, find_column, read_labels, require_column
 from rsf_dist.data.sources.text_tables import JSON_LINES, SEPARATED, TextTable, read_text_table
 from rsf_dist.errors import InputError
 
@@ -28,7 +29,7 @@ class _Files:
         paths: of the files.
         file: the table's path.
         lines: the table's line of each path.
-        config: says channels and size.
+        config: says channels, size and bits.
     """
 
     paths: Sequence[str]
@@ -37,12 +38,17 @@ class _Files:
     config: TableConfig
 
     def __call__(self, positions: Sequence[int]) -> Batch:
-        places = [f"{self.paths[position]} ({self.file} line {self.lines[position]})" for position in positions]
-        images = [self._read(position, place) for position, place in zip(positions, places, strict=True)]
-        return {"image": stacked(images, places)}
+        seen: list[Brightest] = []
+        read = enumerate(self._read(position, seen) for position in positions)
+        images = filled(read, len(positions), lambda number: self._place(positions[number]), "file")
+        require_full_range(seen, self.config.bits)
+        return {"image": images}
 
-    def _read(self, position: int, place: str) -> Tensor:
-        return decoded(Path(self.paths[position]), self.config, place)
+    def _place(self, position: int) -> str:
+        return f"{self.paths[position]} ({self.file} line {self.lines[position]})"
+
+    def _read(self, position: int, seen: list[Brightest]) -> Tensor:
+        return decoded(Path(self.paths[position]), self.config, self._place(position), seen=seen)
 
 
 @list_images.register
@@ -60,6 +66,11 @@ def _(config: TableConfig) -> Listing:
         return Listing(ids, files)
     labels, classes = read_labels(table.column(label_column), config.classes, table.place)
     return Listing(ids, files, labels, classes)
+
+
+@list_unlabelled.register
+def _(config: TableConfig) -> Listing:
+    return unlabelled_unless_sound(config, lambda: list_images(config.model_copy(update={"label_column": ""})))
 
 
 def _existing_file(path: str) -> Path:

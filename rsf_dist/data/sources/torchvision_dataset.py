@@ -16,8 +16,9 @@ from torch import Tensor
 from rsf_dist.config.images import TorchvisionDatasetConfig
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.sources.arrow_images import tensor_image
-from rsf_dist.data.sources.base import Listing, existing, list_images, numbers
-from rsf_dist.data.sources.columns import number_labels, stacked
+from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, numbers
+from rsf_dist.data.sources.columns import filled, number_labels
+from rsf_dist.data.unreadable import out_of_memory
 from rsf_dist.errors import InputError
 
 _RESERVED = {"self", "root", "download", "transform", "target_transform", "transforms", "loader", "is_valid_file"}
@@ -33,7 +34,7 @@ class _Items:
 
     Args:
         dataset: gives pairs of an image and a class's number.
-        labels: the numbers that were listed. None means unlabelled.
+        labels: the numbers that were listed. None means that labels are not looked at.
         config: says channels and size.
     """
 
@@ -43,12 +44,12 @@ class _Items:
 
     def __call__(self, positions: Sequence[int]) -> Batch:
         names = [f"{self.config.name} image {position}" for position in positions]
-        images = [self._read(position, name) for position, name in zip(positions, names, strict=True)]
-        return {"image": stacked(images, names)}
+        images = enumerate(map(self._read, positions, names))
+        return {"image": filled(images, len(names), names.__getitem__, "root")}
 
     def _read(self, position: int, name: str) -> Tensor:
-        image, label = _item(self.dataset, position, name)
-        if self.labels is not None and label != self.labels[position]:
+        image, given = _pair(self.dataset, position, name)
+        if self.labels is not None and (label := _number(given, name)) != self.labels[position]:
             rule = f"has another class than the {self.labels[position]} that was listed"
             raise InputError(name, label, rule, "choose `options` that give the class of an image", absolute=True)
         return tensor_image(_pixels(image, self.config.channels, name), self.config, name)
@@ -56,7 +57,20 @@ class _Items:
 
 @list_images.register
 def _(config: TorchvisionDatasetConfig) -> Listing:
+    return _listing(_opened(config), config)
+
+
+@list_unlabelled.register
+def _(config: TorchvisionDatasetConfig) -> Listing:
     dataset = _opened(config)
+    try:
+        groups = _listing(dataset, config).labels
+    except InputError:  # of a label, which does not matter here; images are refused when they are read
+        groups = None
+    return Listing(numbers(len(dataset)), _Items(dataset, None, config), groups=groups)
+
+
+def _listing(dataset: Any, config: TorchvisionDatasetConfig) -> Listing:
     ids = numbers(len(dataset))
     labels = _labels(dataset, config.name)
     if labels is None:
@@ -163,7 +177,7 @@ def _labels(dataset: Any, name: str) -> np.ndarray | None:
     """Return the class's number of each image, or None where all are unlabelled: None or -1. Raises InputError."""
     labels = _listed(dataset)
     if labels is None:
-        labels = np.array([_item(dataset, row, f"{name} image {row}")[1] for row in range(len(dataset))])
+        labels = np.array([_label(dataset, row, f"{name} image {row}") for row in range(len(dataset))])
     if all(label is None or label == -1 for label in labels.tolist()):
         return None
     return labels
@@ -184,20 +198,36 @@ def _listed(dataset: Any) -> np.ndarray | None:
     return None
 
 
-def _item(dataset: Any, position: int, name: str) -> tuple[Any, int | None]:
-    """Return an image and its class's number. Raises InputError where the data set gives something else."""
+def _label(dataset: Any, position: int, name: str) -> int | None:
+    return _number(_pair(dataset, position, name)[1], name)
+
+
+def _pair(dataset: Any, position: int, name: str) -> tuple[Any, Any]:
+    """Return an image and what stands beside it. Raises InputError where the data set gives something else."""
     try:
         item = dataset[position]
     except Exception as err:  # of the disk, the file or the decoder: the file is at fault for each
+        if out_of_memory(err):
+            raise MemoryError(str(err)) from err
         raise InputError(name, "(a file)", f"cannot be read ({err})", "download it again", absolute=True) from err
-    label = item[1] if isinstance(item, (tuple, list)) and len(item) == 2 else item
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise _no_class(name, type(item).__name__)
+    return item[0], item[1]
+
+
+def _number(label: Any, name: str) -> int | None:
+    """Return a class's number, or None where there is none. Raises InputError where the label is something else."""
     if isinstance(label, Tensor) and label.ndim == 0:
         label = label.item()
     if label is not None and not isinstance(label, (int, np.integer)):
-        rule = "must be an image and its class's number"
-        found = f"{type(item[1]).__name__} beside the image" if label is not item else type(item).__name__
-        raise InputError(name, found, rule, "choose a data set for classification, or other `options`", absolute=True)
-    return item[0], None if label is None else int(label)
+        raise _no_class(name, f"{type(label).__name__} beside the image")
+    return None if label is None else int(label)
+
+
+def _no_class(name: str, found: str) -> InputError:
+    rule = "must be an image and its class's number"
+    remedy = "choose a data set for classification, or other `options`"
+    return InputError(name, found, rule, remedy, absolute=True)
 
 
 def _pixels(image: Any, channels: int | None, name: str) -> np.ndarray:

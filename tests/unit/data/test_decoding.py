@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from rsf_dist.data import decoding
-from rsf_dist.data.decoding import decode, decode_deep
+from rsf_dist.data.decoding import Brightest, decode, decode_deep
 from rsf_dist.errors import InputError
 
 
@@ -58,7 +58,7 @@ def test_twelve_bits_in_sixteen_are_scaled_by_their_own_range(file, name):
     # 255 k / 5 = 51 k for the ramp's steps; by the file's own 16 bits, 4095 / 257 = 15.9
     assert decode_deep(path, 1, 12)[0].flatten().tolist() == [0, 51, 102, 153, 204, 255]
     image, brightest = decode_deep(path, 1)
-    assert (image.max().item(), brightest) == (16, 4095)
+    assert (image.max().item(), brightest) == (16, Brightest(4095))
 
 
 @pytest.mark.parametrize(("bits", "largest"), [(8, 255), (10, 1023), (12, 4095), (14, 16383), (16, 65535)])
@@ -76,19 +76,22 @@ def test_bits_change_no_image_of_eight_bits(file):
     assert decode_deep(path, 1)[1] is None
 
 
-def png_of_deep_colours(level: int) -> bytes:
-    """A PNG of 1 x 1 pixel with 16 bits in each of three channels."""
-    header = part(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
-    pixels = part(b"IDAT", zlib.compress(b"\0" + struct.pack(">HHH", level, 0, 0)))
+def png_of_deep_colours(level: int, size: int = 1) -> bytes:
+    """A red PNG, `size` pixels high and wide, with 16 bits in each of three channels."""
+    header = part(b"IHDR", struct.pack(">IIBBBBB", size, size, 16, 2, 0, 0, 0))
+    row = b"\0" + struct.pack(">HHH", level, 0, 0) * size
+    pixels = part(b"IDAT", zlib.compress(row * size))
     return b"\x89PNG\r\n\x1a\n" + header + pixels + part(b"IEND", b"")
 
 
 def test_colours_of_sixteen_bits_are_read_by_their_upper_eight_and_no_fewer_bits_apply(file):
     image, brightest = decode_deep(file(png_of_deep_colours(65535)), 3)
     assert image.flatten().tolist() == [255, 0, 0]
-    assert brightest == 65535
-    assert decode_deep(file(png_of_deep_colours(4000)), 3)[1] == 4095  # the lower 8 bits of 4000 = 15 * 256 + 160
-    assert "`bits: 12` does not apply" in refusal(file(png_of_deep_colours(4000)), 12).rule
+    assert brightest == Brightest(65535, has_colours=True)
+    assert decode_deep(file(png_of_deep_colours(4000)), 3)[1].level == 4095  # the lower 8 bits of 4000 = 15 * 256 + 160
+    error = refusal(file(png_of_deep_colours(4000)), 12)
+    assert "`bits: 12` does not apply" in error.rule
+    assert error.remedy == "save it as 8 bits a channel, or set `bits: 16`"
 
 
 def test_a_tiff_that_says_twelve_bits_is_scaled_by_them_without_a_word_of_the_user(file):

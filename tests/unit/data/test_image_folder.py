@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_decoding import png_of_deep_colours
 
 from rsf_dist.config.images import ImageFolderConfig, NpzConfig
 from rsf_dist.data.images import load_images
@@ -211,6 +212,19 @@ def test_without_labels_a_limit_takes_from_the_sub_folders_in_turn(tree):
     assert load(root, labelled=False, start=3).ids == ("one/b.png", "one/c.png")
 
 
+def test_parts_with_and_without_labels_share_no_image_whatever_the_order_of_classes(tree):
+    root = tree("cat/a.png", "cat/b.png", "dog/a.png", "dog/b.png")
+    config = ImageFolderConfig(root=str(root), classes=("dog", "cat"))
+    assert load_images(config.model_copy(update={"limit": 3})).ids == ("cat/a.png", "dog/a.png", "dog/b.png")
+    assert load_images(config.model_copy(update={"start": 3}), labelled=False).ids == ("cat/b.png",)
+
+
+def test_folders_that_are_no_classes_take_their_turn_after_the_classes(tree):
+    root = tree("a/1.png", "a/2.png", "b/1.png", "b/2.png", "c/1.png", "c/2.png", "3.png")
+    config = ImageFolderConfig(root=str(root), classes=("c", "b"), limit=3)
+    assert load_images(config, labelled=False).ids == ("3.png", "b/1.png", "c/1.png")
+
+
 def test_other_sources_lose_their_labels_and_are_still_taken_in_turn(tmp_path):
     images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1)
     np.savez(tmp_path / "a.npz", images=images, labels=np.array([0, 0, 0, 0, 1, 1]))
@@ -218,6 +232,18 @@ def test_other_sources_lose_their_labels_and_are_still_taken_in_turn(tmp_path):
     assert load_images(config).labels.tolist() == [0, 1]
     found = load_images(config, labelled=False)
     assert (found.labels, found.classes, found.images.flatten().tolist()) == (None, (), [0, 4])
+
+
+@pytest.mark.parametrize(
+    "arrays", [{"labels": [0, -1]}, {"labels": [0]}, {"labels": ["x", "y"]}, {"labels": [0, 1], "classes": ["a"]},
+               {"labels": np.array([{}, None])}],
+)  # fmt: skip
+def test_labels_of_npz_files_that_are_not_wanted_are_not_looked_at(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", images=np.arange(2, dtype=np.uint8).reshape(2, 1, 1), **arrays)
+    config = NpzConfig(root=str(tmp_path / "a.npz"))
+    assert load_images(config, labelled=False).images.flatten().tolist() == [0, 1]
+    with pytest.raises(InputError):
+        load_images(config)
 
 
 def test_classes_are_matched_by_name_and_never_by_position(tree):
@@ -295,6 +321,18 @@ def test_a_set_that_is_dark_as_a_whole_is_refused_with_its_bits(tmp_path, bright
     assert f"`bits: {bits}`" in error.remedy
     assert load(root, bits=bits).images.max() == round(255 * brightest / (2**bits - 1))
     assert load(root, bits=16).images.max() == round(brightest / 257)
+
+
+@pytest.mark.parametrize("grey", [(), (3, 200)])
+@pytest.mark.parametrize(("level", "largest"), [(0, 255), (4000, 4095), (16383, 16383)])
+def test_dark_colours_are_never_told_bits_that_do_not_apply_to_them(tmp_path, grey, level, largest):
+    root = write_deep(tmp_path / "root", *grey)
+    for name in ("x.png", "y.png"):
+        (root / name).write_bytes(png_of_deep_colours(level, size=2))
+    error = refusal(root, load)
+    assert f"images with 16 bits is at most {largest}," in error.rule
+    assert error.remedy == "save them as 8 bits a channel, or set `bits: 16` if they are as dark as that"
+    assert load(root, bits=16).images[-1, 0].unique().tolist() == [level // 256]
 
 
 def test_dark_images_in_a_set_of_full_range_and_a_single_one_are_read(tmp_path):

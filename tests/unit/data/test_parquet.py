@@ -15,7 +15,7 @@ from PIL import Image
 from rsf_dist.config.images import ParquetConfig
 from rsf_dist.data.arrow import to_table
 from rsf_dist.data.images import ImageSet, load_images
-from rsf_dist.data.sources import arrow_images, list_images
+from rsf_dist.data.sources import arrow_images, list_images, parquet
 from rsf_dist.errors import InputError
 
 
@@ -161,9 +161,9 @@ def test_only_the_rows_asked_for_are_decoded_and_only_their_groups_read(tmp_path
 
 
 def counting(seen, decode):
-    def counted(path, config, where, data):
+    def counted(path, config, where, data, brightest):
         seen.append(where)
-        return decode(path, config, where, data)
+        return decode(path, config, where, data, brightest)
 
     return counted
 
@@ -222,7 +222,17 @@ def test_hugging_face_s_names_are_checked(tmp_path):
     assert "must have the classes ['cat', 'dog', 'owl']" in err.rule
 
 
-@pytest.mark.parametrize("text", [b"no json", b"[]", b'{"info": null}', b'{"info": {"features": {"label": 1}}}'])
+def class_label(names: object) -> bytes:
+    return hugging_face(label={"names": names, "_type": "ClassLabel"})["huggingface"].encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"no json", b"[]", b'{"info": null}', b'{"info": {"features": {"label": 1}}}', b"[" * 200_000, b"\xff",
+        *map(class_label, [None, 5, True, 0.5, "cat", {"a": 1}, [], ["x", "x"]]),
+    ],
+)  # fmt: skip
 def test_metadata_of_other_programs_is_passed_over(tmp_path, text):
     write(tmp_path / "a.parquet", metadata={"huggingface": text}, image=FIVE[:2], label=[1, 0])
     assert load(tmp_path / "a.parquet").classes == ("0", "1")
@@ -239,6 +249,7 @@ def test_metadata_of_other_programs_is_passed_over(tmp_path, text):
         ([[0], [1], [1]], None, 0, "a word or a whole number"),
         ([0, 3, 1], hugging_face(label=CLASS_LABEL), 1, "must lie in [0, 3)"),
         ([0, None, 1], hugging_face(label=CLASS_LABEL), 1, "has no label"),
+        (pa.array([0, 2**63, 1], pa.uint64()), hugging_face(label=CLASS_LABEL), 1, "must lie in [0, 3)"),
     ],
 )
 def test_a_wrong_label_is_named_by_its_row(tmp_path, labels, metadata, row, rule):
@@ -247,6 +258,8 @@ def test_a_wrong_label_is_named_by_its_row(tmp_path, labels, metadata, row, rule
     assert err.field == f"{tmp_path}/a.parquet row {row} (the first is 0)"
     assert rule in err.rule
     assert load(tmp_path, label_column="").labels is None
+    unlabelled = load_images(ParquetConfig(root=str(tmp_path)), labelled=False)
+    assert (unlabelled.labels, levels(unlabelled)) == (None, [10, 20, 30])
 
 
 def test_labels_of_a_categorical_column_are_words(tmp_path):
@@ -316,3 +329,40 @@ def test_images_of_several_sizes_need_a_size(tmp_path):
     assert err.field == "size"
     assert "row 1" in err.rule
     assert load(tmp_path, size=(4, 4)).images.shape == (2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "field", "value"),
+    [
+        (MemoryError(), "root", "5 images"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "root", "5 images"),
+        (pa.ArrowMemoryError("malloc of size 1 failed"), "a.parquet", "(a file)"),
+        (pa.ArrowInvalid("a broken page"), "a.parquet", "(a file)"),
+    ],
+)
+def test_lack_of_memory_is_said_as_that(tmp_path, monkeypatch, error, field, value):
+    def fail(*given):
+        raise error
+
+    write(tmp_path / "a.parquet", image=FIVE)
+    monkeypatch.setattr(parquet, "image_in", fail)
+    found = refusal(tmp_path)
+    assert (Path(found.field).name, found.value) == (field, value)
+    assert ("fit into this machine's memory" in found.rule) == (not isinstance(error, pa.ArrowInvalid))
+
+
+def test_rows_are_read_in_the_order_asked_for_also_twice_and_across_groups(tmp_path):
+    write(tmp_path / "a.parquet", image=FIVE)
+    rows = list_images(ParquetConfig(root=str(tmp_path))).read([4, 0, 3, 0])
+    assert rows["image"][:, 0, 0, 0].tolist() == [50, 10, 40, 10]
+
+
+def test_twelve_bits_in_sixteen_are_refused_or_scaled_by_bits(tmp_path):
+    files = [io.BytesIO(), io.BytesIO()]
+    for file, level in zip(files, (4095, 2184), strict=True):
+        Image.fromarray(np.full((2, 2), level, np.uint16)).save(file, "PNG")
+    write(tmp_path / "a.parquet", rows_a_group=1, image=[file.getvalue() for file in files])
+    error = refusal(tmp_path)
+    assert (error.field, "`bits: 12`" in error.remedy) == ("bits", True)
+    assert levels(load(tmp_path, bits=12)) == [255, 136]  # 2184 / 4095 = 8 / 15
+    assert levels(load(tmp_path, bits=16)) == [16, 8]

@@ -1,5 +1,6 @@
 """The socket of image sources: listing, taking, reading, and a source from outside of the package."""
 
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from typing import Literal
@@ -12,6 +13,7 @@ from rsf_dist.config.load import parse_config
 from rsf_dist.data.images import load_images
 from rsf_dist.data.sources import Listing, list_images
 from rsf_dist.data.sources.base import numbers, read_rows
+from rsf_dist.data.sources.columns import filled
 from rsf_dist.errors import InputError
 
 
@@ -99,3 +101,35 @@ def test_sources_in_memory_are_brought_to_size_and_channels():
     wide = load_images(DigitsConfig(limit=5, size=(16, 8), resize="stretch", channels=3))
     assert wide.images.shape == (5, 3, 16, 8)
     assert torch.equal(wide.images[:, 0], wide.images[:, 2])
+
+
+def test_classes_rename_all_ten_digits_or_are_refused():
+    names = tuple("abcdefghij")
+    assert load_images(DigitsConfig(classes=names, limit=20)).classes == names
+    with pytest.raises(InputError, match=r"classes=a, b, c: must name all ten digits") as caught:
+        load_images(DigitsConfig(classes=("a", "b", "c")))
+    assert caught.value.remedy == "list ten names, or leave `classes` out"
+    without = load_images(DigitsConfig(classes=("a", "b", "c"), limit=20), labelled=False)
+    assert (without.labels, without.classes) == (None, ())
+    assert torch.equal(without.images, load_images(DigitsConfig(limit=20)).images)
+
+
+def test_a_tensor_is_filled_without_holding_its_images_beside_it():
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def images() -> Iterator[tuple[int, torch.Tensor]]:
+        for number in (2, 0, 3, 1):
+            image = torch.full((1, 2, 2), number, dtype=torch.uint8)
+            alive.append(weakref.ref(image))
+            yield number, image
+            del image
+            assert sum(each() is not None for each in alive) <= 2  # the first, and the one at hand
+
+    tensor = filled(images(), 4, str, "root")
+    assert tensor[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_an_image_unlike_the_first_is_named_by_its_number():
+    pairs = [(1, torch.zeros(3, 2, 2)), (0, torch.zeros(3, 2, 4))]
+    with pytest.raises(InputError, match=r"size=\[2, 4\]: image 0 differs in size from image 1 \[2, 2\]"):
+        filled(pairs, 2, lambda number: f"image {number}", "root")

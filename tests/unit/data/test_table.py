@@ -6,12 +6,13 @@ import pickle
 from codecs import BOM_UTF8
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from rsf_dist.config.images import TableConfig
 from rsf_dist.data.images import ImageSet, load_images
-from rsf_dist.data.sources import list_images
+from rsf_dist.data.sources import columns, list_images
 from rsf_dist.errors import InputError
 
 
@@ -28,9 +29,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def load(folder: Path, text: str | bytes, name: str = "t.csv", **keys) -> ImageSet:
+def load(folder: Path, text: str | bytes, name: str = "t.csv", labelled: bool = True, **keys) -> ImageSet:
     (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return load_images(TableConfig(file=str(folder / name), **keys))
+    return load_images(TableConfig(file=str(folder / name), **keys), labelled)
 
 
 def refusal(folder: Path, text: str | bytes, name: str = "t.csv", **keys) -> InputError:
@@ -142,6 +143,8 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(folder, text,
         (["1", "0", "1"], ("x", "y"), [1, 0, 1], ("x", "y")),
         (["b", "a", "b"], ("b", "c", "a"), [0, 2, 0], ("b", "c", "a")),
         (["010", "007", "010"], (), [1, 0, 1], ("007", "010")),
+        (["2_1", "1_0", "2_1"], (), [1, 0, 1], ("1_0", "2_1")),  # numbers to Python alone
+        (["٣", "٢", "٣"], (), [1, 0, 1], ("٢", "٣")),
         (["3", "5", "5"], ("5", "3"), [1, 0, 0], ("5", "3")),
         (["True", "False", "True"], (), [1, 0, 1], ("False", "True")),
         (["1", "x", "1.5"], (), [0, 2, 1], ("1", "1.5", "x")),
@@ -154,19 +157,34 @@ def test_labels_are_words_or_class_numbers(folder, cells, classes, labels, names
     assert images.classes == names
 
 
-@pytest.mark.parametrize(
-    ("cells", "classes", "line", "value", "rule"),
-    [
-        (["x", " ", "y"], (), 3, "(empty)", "has no label"),
-        (["x", "NaN", "y"], (), 3, "(empty)", "has no label"),
-        (["0", "-1", "1"], (), 3, "-1", "must lie in [0, 2)"),
-        (["0", "1", "2"], ("x", "y"), 4, "2", "must lie in [0, 2)"),
-        (["0", "100000", "2"], (), 3, "100000", "class numbers below 100,000"),
-        (["x", "y", "z"], ("x", "y"), 4, "z", "is not one of the classes ['x', 'y']"),
-        (["1", "0.25", "2"], (), 3, "0.25", "words or whole numbers"),
-        (["0", "1", "1"], ("1", "0"), 2, "0", "is the name of class 1, and the number of the class named 1"),
-    ],
-)
+WRONG_LABELS = [
+    (["x", " ", "y"], (), 3, "(empty)", "has no label"),
+    (["x", "NaN", "y"], (), 3, "(empty)", "has no label"),
+    (["0", "-1", "1"], (), 3, "-1", "must lie in [0, 2)"),
+    (["0", "1", "2"], ("x", "y"), 4, "2", "must lie in [0, 2)"),
+    (["0", "100000", "2"], (), 3, "100000", "class numbers below 100,000"),
+    (["x", "y", "z"], ("x", "y"), 4, "z", "is not one of the classes ['x', 'y']"),
+    (["1", "0.25", "2"], (), 3, "0.25", "words or whole numbers"),
+    (["0", "1", "1"], ("1", "0"), 2, "0", "is the name of class 1, and the number of the class named 1"),
+]
+
+
+@pytest.mark.parametrize(("cells", "classes", "line", "value", "rule"), WRONG_LABELS)
+def test_labels_that_are_not_wanted_are_not_looked_at(folder, cells, classes, line, value, rule):
+    rows = zip(["a.png", "b.png", "c.png"], cells, strict=True)
+    text = "path,label\n" + "".join(f"{path},{cell}\n" for path, cell in rows)
+    images = load(folder, text, labelled=False, classes=classes)
+    assert (images.labels, levels(images)) == (None, [10, 20, 30])
+
+
+def test_without_labels_a_limit_still_takes_sound_classes_in_turn_and_a_missing_file_is_refused(folder):
+    text = "path,label\na.png,x\nb.png,x\nc.png,y\n"
+    assert levels(load(folder, text, labelled=False, limit=2)) == [10, 30]
+    assert levels(load(folder, text.replace("y", ""), labelled=False, limit=2)) == [10, 20]
+    assert "there is no file" in refusal(folder, text.replace("c.png", "d.png"), labelled=False).rule
+
+
+@pytest.mark.parametrize(("cells", "classes", "line", "value", "rule"), WRONG_LABELS)
 def test_a_wrong_label_is_named_by_its_line(folder, cells, classes, line, value, rule):
     rows = zip(["a.png", "b.png", "c.png"], cells, strict=True)
     err = refusal(folder, "path,label\n" + "".join(f"{path},{cell}\n" for path, cell in rows), classes=classes)
@@ -269,3 +287,24 @@ def test_a_table_that_python_s_csv_module_wrote_is_read_back(folder):
     images = load_images(TableConfig(file=str(folder / "t.csv")))
     assert images.ids == tuple(names)
     assert levels(images) == [10, 20, 30, 40]
+
+
+def test_lack_of_memory_is_said_as_that(folder, monkeypatch):
+    def fail(*given):
+        raise MemoryError
+
+    monkeypatch.setattr(columns, "decode_deep", fail)
+    error = refusal(folder, "path\na.png\nb.png\n")
+    assert (error.field, error.value) == ("file", "2 images")
+    assert error.rule == "do not fit into this machine's memory"
+
+
+def test_twelve_bits_in_sixteen_are_refused_or_scaled_by_bits(folder):
+    for name, level in (("a", 4095), ("b", 2184)):
+        Image.fromarray(np.full((2, 2), level, np.uint16)).save(folder / f"{name}.png")
+    text = "path\na.png\nb.png\n"
+    error = refusal(folder, text)
+    assert (error.field, "`bits: 12`" in error.remedy) == ("bits", True)
+    assert levels(load(folder, text, bits=12)) == [255, 136]  # 2184 / 4095 = 8 / 15
+    assert levels(load(folder, text, bits=16)) == [16, 8]
+    assert "brighter than 1023" in refusal(folder, text, bits=10).rule

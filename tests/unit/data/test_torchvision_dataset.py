@@ -169,9 +169,24 @@ def test_a_class_s_number_below_zero_is_named_by_its_image(monkeypatch):
     assert (err.field, err.value) == ("FakeData image 1", -2)
 
 
+def unlabelled(**keys) -> ImageSet:
+    return load_images(TorchvisionDatasetConfig(name="FakeData", **keys), labelled=False)
+
+
+@pytest.mark.parametrize("target", [{"boxes": [1]}, "a caption", -2, None, torch.tensor(0.5)])
+def test_labels_that_are_not_wanted_are_not_looked_at(monkeypatch, target):
+    stand_in(monkeypatch, [(BLACK, 0), (BLACK, target)])
+    assert (unlabelled().labels, len(unlabelled())) == (None, 2)
+    stand_in(monkeypatch, [(BLACK, 0), (BLACK, 0), (BLACK, 1)])
+    assert unlabelled(limit=2).ids == ("0", "2")
+    assert unlabelled(limit=2, classes=("a",)).ids == ("0", "1")
+
+
 def test_what_is_no_pair_is_refused(monkeypatch):
     stand_in(monkeypatch, [(BLACK, BLACK, 1)])
     assert "an image and its class's number" in refusal("FakeData").rule
+    with pytest.raises(InputError, match="must be an image and its class's number"):
+        unlabelled()
 
 
 @pytest.mark.parametrize("label", [-1, None])
@@ -194,6 +209,22 @@ def test_labels_are_listed_without_reading_an_image(monkeypatch, name):
     stand_in(monkeypatch, [None, None], **{name: [1, 0]})  # items that could not be read
     listing = list_images(TorchvisionDatasetConfig(name="FakeData"))
     assert listing.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("error", "field", "rule"),
+    [
+        (MemoryError(), "root", "do not fit into this machine's memory"),
+        (OSError("broken"), "FakeData image 0", "cannot be read (broken)"),
+    ],
+)
+def test_lack_of_memory_is_no_fault_of_the_file(monkeypatch, error, field, rule):
+    def fail(self, row):
+        raise error
+
+    stand_in(monkeypatch, [None, None], targets=[1, 0], __getitem__=fail)
+    found = refusal("FakeData")
+    assert (found.field, found.rule) == (field, rule)
 
 
 def test_grey_and_coloured_images_need_channels(monkeypatch):
