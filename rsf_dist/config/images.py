@@ -114,7 +114,7 @@ class ImageFolderConfig(FilesKind):
     """Path of the folder."""
 
 
-class BoxesKind(ImagesKind):
+class BoxesKind(FilesKind):
     """The base of the kinds whose images have boxes."""
 
     min_visible: Share = 0.25
@@ -179,7 +179,7 @@ class YoloConfig(BoxesKind):
 
 
 @IMAGE_KINDS.register
-class MaskFolderConfig(ImagesKind):
+class MaskFolderConfig(FilesKind):
     """A folder of images and one of masks: PNG files of the same names, a class's number for each pixel.
 
     Pixels of 255 are ignored. Of a mask with a palette, the numbers count and not the colours.

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rsf_dist.config.images import BoxesKind, ImagesKind
+from rsf_dist.config.images import BoxesKind, FilesKind, ImagesKind
 from rsf_dist.data.annotations import TURNS, Box, Boxes, Frame, moved_boxes, moved_mask, turned_boxes
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.decoding import decode
-from rsf_dist.data.resizing import resized
+from rsf_dist.data.decoding import Brightest, decode_deep, require_full_range
 from rsf_dist.data.sources.base import existing, printable
+from rsf_dist.data.sources.columns import brought_to_size, filled
 from rsf_dist.data.sources.found_files import find_files
 from rsf_dist.data.unreadable import out_of_memory, reason_and_remedy, reason_of_no_file
 from rsf_dist.errors import InputError
@@ -195,24 +195,26 @@ class AnnotatedFiles:
     """Image files with annotations, which are read together."""
 
     paths: Sequence[Path]
-    config: ImagesKind
+    config: FilesKind
     annotations: Annotations
 
     def __call__(self, positions: Sequence[int]) -> Batch:
         """Return the images at the given positions and their annotations. Raises InputError, which names a file."""
-        rows = [self._read(position) for position in positions]
-        for position, row in zip(positions, rows, strict=True):
-            first, shape = rows[0]["image"].shape[1:], row["image"].shape[1:]
-            if shape != first:
-                rule = f"{self.paths[position]} differs in size from {self.paths[positions[0]]} {list(first)}"
-                raise InputError("size", list(shape), rule, "set `size: [height, width]`")
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        rows: list[Batch] = []
+        seen: list[Brightest] = []
+        read = enumerate(self._read(positions, rows, seen))
+        images = filled(read, len(positions), lambda number: str(self.paths[positions[number]]), "root")
+        require_full_range(seen, self.config.bits)
+        return {"image": images} | {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
-    def _read(self, position: int) -> Batch:
-        path, config = self.paths[position], self.config
-        image = decode(path, config.channels or 3)
-        columns = self.annotations(position, path, (image.shape[1], image.shape[2]))
-        return {"image": image if config.size is None else resized(image, config.size, config.resize), **columns}
+    def _read(self, positions: Sequence[int], rows: list[Batch], seen: list[Brightest]) -> Iterator[Tensor]:
+        """Give the images, and add the annotations of each to `rows` and its brightest pixel of 16 bits to `seen`."""
+        for position in positions:
+            path = self.paths[position]
+            image, brightest = decode_deep(path, self.config.channels or 3, self.config.bits)
+            rows.append(self.annotations(position, path, (image.shape[1], image.shape[2])))
+            seen += [] if brightest is None else [brightest]
+            yield brought_to_size(image, self.config)
 
 
 @dataclass(frozen=True)

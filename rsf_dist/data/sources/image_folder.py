@@ -11,11 +11,10 @@ from torch import Tensor
 
 from rsf_dist.config.images import ImageFolderConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.decoding import Brightest, decode_deep, require_full_range
-from rsf_dist.data.resizing import resized
+from rsf_dist.data.decoding import Brightest, require_full_range
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, normal
 from rsf_dist.data.sources.class_folders import classes_of
-from rsf_dist.data.sources.columns import filled
+from rsf_dist.data.sources.columns import decoded, filled
 from rsf_dist.data.sources.found_files import FoundFiles, find_files, name_below, sentence_of
 from rsf_dist.errors import InputError
 
@@ -37,14 +36,7 @@ class _Files:
     def _read(self, paths: Sequence[Path], seen: list[Brightest]) -> Iterator[Tensor]:
         """Give the images of these files, and add to `seen` the brightest pixel of each that has 16 bits."""
         for path in paths:
-            image, brightest = self._read_one(path)
-            if brightest is not None:
-                seen.append(brightest)
-            yield image
-
-    def _read_one(self, path: Path) -> tuple[Tensor, Brightest | None]:
-        image, brightest = decode_deep(path, self.config.channels or 3, self.config.bits)
-        return image if self.config.size is None else resized(image, self.config.size, self.config.resize), brightest
+            yield decoded(path, self.config, seen=seen)
 
 
 @list_images.register

@@ -11,7 +11,7 @@ from test_decoding import png_of_deep_colours
 
 from rsf_dist.config.images import ImageFolderConfig, NpzConfig
 from rsf_dist.data.images import load_images
-from rsf_dist.data.sources import PassedOver, image_folder, list_images, list_unlabelled
+from rsf_dist.data.sources import PassedOver, columns, list_images, list_unlabelled
 from rsf_dist.errors import InputError
 
 
@@ -349,7 +349,7 @@ def test_lack_of_memory_is_said_as_that(tree, monkeypatch, place):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory") if place == "torch.empty" else MemoryError
 
     empty = torch.empty
-    monkeypatch.setattr(image_folder, place, fail) if "." not in place else monkeypatch.setattr(torch, "empty", fail)
+    monkeypatch.setattr(columns, place, fail) if "." not in place else monkeypatch.setattr(torch, "empty", fail)
     error = refusal(root, load, size=(4, 4))
     monkeypatch.setattr(torch, "empty", empty)
     assert (error.value, error.rule) == ("2 images", "do not fit into this machine's memory")
@@ -358,9 +358,9 @@ def test_lack_of_memory_is_said_as_that(tree, monkeypatch, place):
 
 
 def test_other_runtime_errors_are_not_taken_for_lack_of_memory(tree, monkeypatch):
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(image_folder, "decode_deep", fail)
+    monkeypatch.setattr(columns, "decode_deep", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         load(tree(*TWO))

@@ -8,6 +8,10 @@ from bad_input.pictures import bomb
 from data.annotated_files import image, load, masks, notes, on_its_side, refusal
 from PIL import Image
 
+from rsf_dist.config.images import MaskFolderConfig
+from rsf_dist.data.images import load_images
+from rsf_dist.errors import InputError
+
 NUMBERS = [[0, 1, 2], [2, 255, 0]]
 
 
@@ -166,3 +170,14 @@ def test_lack_of_memory_is_no_damage_of_a_mask(tmp_path, monkeypatch):
     files = masks(tmp_path, NUMBERS)
     monkeypatch.setattr("rsf_dist.data.sources.mask_folder.np.asarray", fail)
     assert "is not a readable image: it does not fit into this machine's memory" in refusal("mask_folder", **files)
+
+
+def test_images_that_use_twelve_of_sixteen_bits_are_not_read_as_black(tmp_path):
+    for number in range(2):
+        for folder, pixels in (("images", np.full((4, 4), 4095, np.uint16)), ("masks", np.full((4, 4), 1, np.uint8))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
+    config = MaskFolderConfig(root=str(tmp_path / "images"), masks=str(tmp_path / "masks"), channels=1)
+    with pytest.raises(InputError, match="set `bits: 12`"):
+        load_images(config)
+    assert load_images(config.model_copy(update={"bits": 12})).images.unique().tolist() == [255]
