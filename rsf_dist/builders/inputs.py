@@ -59,6 +59,7 @@ class Inputs:
 def load_inputs(config: RunConfig) -> Inputs:
     """Read or make every image set of the run. Raises InputError."""
     with located("source"):
+        _require_classifying(config.source)
         source = load_images(config.source)
         source.require_labels()
         _require_classes(source)
@@ -70,6 +71,7 @@ def load_inputs(config: RunConfig) -> Inputs:
         if images is None:
             return None
         with located(section):
+            _require_classifying(images)
             image_set = _read_or_make(images, section, config, source)
             image_set.require_labels()
             image_set.require_like(source)
@@ -85,6 +87,13 @@ def load_inputs(config: RunConfig) -> Inputs:
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
     )
+
+
+def _require_classifying(images: object) -> None:
+    """Raise InputError, before an image is read, for a set with boxes or masks where labels are needed."""
+    if isinstance(images, ImagesKind) and not images.classifies:
+        rule = "gives boxes or masks, which no task uses yet"
+        raise InputError("kind", images.kind, rule, "name images with one label each, e.g. kind: image_folder")
 
 
 def _require_classes(source: ImageSet) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -31,6 +31,9 @@ class ImagesKind(StrictModel):
     `kind`, is registered by `@IMAGE_KINDS.register`, and has a function registered by `@list_images.register`
     (`rsf_dist.data.sources`).
     """
+
+    classifies: ClassVar[bool] = True
+    """False where images come with boxes or masks, and not with one label each."""
 
     kind: str
     """The kind's name."""
@@ -117,6 +120,8 @@ class ImageFolderConfig(FilesKind):
 class BoxesKind(FilesKind):
     """The base of the kinds whose images have boxes."""
 
+    classifies: ClassVar[bool] = False
+
     min_visible: Share = 0.25
     """Smallest share of a box's area that `size` must leave within the image; a box with less of it is left out. Boxes
     are scaled, shifted and clipped along with the pixels."""
@@ -184,6 +189,8 @@ class MaskFolderConfig(FilesKind):
 
     Pixels of 255 are ignored. Of a mask with a palette, the numbers count and not the colours.
     """
+
+    classifies: ClassVar[bool] = False
 
     kind: Literal["mask_folder"] = "mask_folder"
     """Chooses this source."""

@@ -118,3 +118,10 @@ def test_a_run_says_the_notes_once(tmp_path):
     said = Said()
     pipeline.prepare(parse_config(sound_run(tmp_path) | {"target": target}), said)
     assert said.lines.count("target: passed over 1 .txt, e.g. camera1/notes.txt") == 1
+
+
+@pytest.mark.parametrize("section", ["source", "test"])
+def test_boxes_and_masks_are_refused_where_labels_are_needed_before_any_file_is_opened(run_with, section):
+    boxes = {"kind": "coco", "root": "nowhere", "annotations": "nowhere.json"}
+    with pytest.raises(InputError, match=rf"{section}\.kind=coco: gives boxes or masks, which no task uses yet; name"):
+        run_with(**{section: boxes})
