@@ -20,8 +20,9 @@ from rsf_dist.forecast.envelope_options import Recommendation
 from rsf_dist.forecast.estimate import Forecast, LaterRound, LaterRounds, forecast, forecast_rounds, warn_of_rounds
 from rsf_dist.forecast.measure import RowCost, measure_pool, measure_row
 from rsf_dist.report import report_json
-from rsf_dist.runs.pipeline import CONFIG, prepare, seed_folder, stored_config
+from rsf_dist.runs.pipeline import prepare
 from rsf_dist.runs.rounds import round_sampler
+from rsf_dist.runs.run_folder import CONFIG, seed_folder, stored_config
 from rsf_dist.runs.seed_run import SeedRun, pilot_folder, ratio_folder
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.sampling.pilot import PilotRun
