@@ -93,7 +93,7 @@ def run(
         StatisticalRefusal: the ratio or the budget allows no result.
     """
     progress, earlier = progress or Progress(), _earlier(reuse, config)
-    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+    with open_run(config, progress, earlier) as (store, inputs), connect(address, verbose, config.code_folder):
         begin_run(config, inputs, store, progress, training=True, earlier=earlier)
         for seed_run in seed_runs(config, inputs, store, progress):
             accepted = sample_seed(seed_run)
@@ -111,7 +111,7 @@ def sample(
 ) -> RunResult:
     """Run the first half of `run`: the ratio and the accepted rows, which `train` goes on with. Raises as `run`."""
     progress, earlier = progress or Progress(), _earlier(reuse, config)
-    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+    with open_run(config, progress, earlier) as (store, inputs), connect(address, verbose, config.code_folder):
         begin_run(config, inputs, store, progress, training=False, earlier=earlier)
         for seed_run in seed_runs(config, inputs, store, progress):
             sample_seed(seed_run)
@@ -145,8 +145,13 @@ def rebuild_report(output: str) -> RunResult:
 
 
 @contextmanager
-def open_run(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
-    """Hold the run's directory against other writers, and yield it with the run's images. Raises InputError."""
+def open_run(
+    config: RunConfig, progress: Progress, earlier: EarlierRun | None = None
+) -> Iterator[tuple[RunStore, Inputs]]:
+    """Hold the run's directory against other writers, and yield it with the run's images.
+
+    Raises InputError, also where nothing can be taken over from the earlier run.
+    """
     store = RunStore(config.output)
     store.manifest()  # refuses a run of another version, before even the lock is written
     with run_lock(store, progress):
@@ -159,6 +164,8 @@ def open_run(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, 
         if changed:
             rule = f"differ from the images that the run in {store.uri} began with"
             raise InputError(changed[0], "(its images)", rule, "restore them, or name another output")
+        if earlier is not None:
+            require_use(earlier, _basis(config, inputs), _all_seeds(config, inputs, store, progress))
         yield store, inputs
 
 
@@ -232,19 +239,25 @@ def begin_run(
     """
     check_cluster(config, sampling=True, training=training)
     check_disk(store.uri, forecast_bytes(config, inputs, training), "output")
-    now = Basis(config, inputs.digests(), made_with(config))
-    seeds = [_seed_run(config, inputs, store, progress, number) for number in range(config.num_seeds)]
-    if earlier is not None:
-        require_use(earlier, now, seeds)
     for line in inputs.summaries():
         progress.say(line)
+    now = _basis(config, inputs)
+    write_basis(store, now)
+    if earlier is not None:
+        take_over(earlier, now, _all_seeds(config, inputs, store, progress))
+
+
+def _basis(config: RunConfig, inputs: Inputs) -> Basis:
+    return Basis(config, inputs.digests(), made_with(config))
+
+
+def write_basis(store: RunStore, now: Basis) -> None:
+    """Write into a run's directory what its stages depend on: images' digests, record, resolved configuration."""
     if not store.is_intact(INPUTS):
         digests = json.dumps(now.digests, indent=1) + "\n"
         store.commit_folder(INPUTS, lambda folder: (folder / DIGESTS).write_text(digests))
     record_made_with(store, now.made_with)
-    store.write(CONFIG, dump_config(config))
-    if earlier is not None:
-        take_over(earlier, now, seeds)
+    store.write(CONFIG, dump_config(now.config))
 
 
 def record_made_with(store: RunStore, now: MadeWith) -> None:
@@ -298,11 +311,13 @@ def write_report(config: RunConfig, store: RunStore) -> RunResult:
 
 def seed_runs(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progress) -> Iterator[SeedRun]:
     """Yield the run's seeds, one after the other."""
-    for number in range(config.num_seeds):
+    for number, seed_run in enumerate(_all_seeds(config, inputs, store, progress)):
         if config.num_seeds > 1:
-            progress.say(f"seed {config.seed + number} ({number + 1} of {config.num_seeds})")
-        yield _seed_run(config, inputs, store, progress, number)
+            progress.say(f"seed {seed_run.seed} ({number + 1} of {config.num_seeds})")
+        yield seed_run
 
 
-def _seed_run(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progress, number: int) -> SeedRun:
-    return SeedRun(config, inputs, store.at(seed_folder(number, config.num_seeds)), config.seed + number, progress)
+def _all_seeds(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progress) -> Iterator[SeedRun]:
+    for number in range(config.num_seeds):
+        at = store.at(seed_folder(number, config.num_seeds))
+        yield SeedRun(config, inputs, at, config.seed + number, progress)

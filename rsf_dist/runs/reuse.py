@@ -134,7 +134,12 @@ def _same_place(one: RunStore, other: RunStore) -> bool:
 
 
 def require_use(earlier: EarlierRun, now: Basis, seed_runs: Iterable[SeedRun]) -> None:
-    """Raise InputError where no stage of any seed can be taken over."""
+    """Raise InputError where no stage of any seed can be taken over.
+
+    This is asked before the cluster is joined, and its GPUs count as those of the earlier run.
+    """
+    accelerators = {ACCELERATORS: earlier.basis.made_with.get(ACCELERATORS)}
+    now = replace(now, made_with={**now.made_with, **accelerators})
     reasons: list[str] = []
     for pair in _pairs(earlier, now, seed_runs):
         kept, not_kept = _go_through(pair, lambda name, stage: None)
@@ -213,8 +218,9 @@ def _obstacles(pair: _Pair, stage: Stage, manifest: Manifest) -> Iterator[str]:
         if before.get(key) != now.get(key):
             yield f"{key}={now.get(key, '(absent)')} (was {before.get(key, '(absent)')})"
     for name in stage.images:
-        if pair.before.digests.get(name) != pair.now.digests.get(name):
-            yield f"the images of {name} differ"
+        was = pair.before.digests.get(name)
+        if was != pair.now.digests.get(name):
+            yield f"the images of {name} {'differ' if was else 'are not known there'}"
     yield from _differing_contents(pair, now)
     yield from (f"{kind} is no kind of rsf_dist's own" for kind in _foreign_kinds(pair.now.config, stage))
     if stage.round is not None:

@@ -22,8 +22,8 @@ from rsf_dist.runs.arms import UNTRAINED, arm_folder, arms
 from rsf_dist.runs.class_prior import class_prior_folder
 from rsf_dist.runs.seed_run import PRETRAINED, accepted_folder, pilot_folder, ratio_folder
 
-SEVERAL = "rounds.num_rounds > 1"
-"""A key of `values` that the configuration does not have: true if there are rounds before the last."""
+SEVERAL = "rounds before the last"
+"""A key of `values` that the configuration does not have: true if there are such rounds."""
 
 _NO_EFFECT = ("wait_seconds", "max_failures")
 """Keys, in every section, that change no result."""

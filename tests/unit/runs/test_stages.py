@@ -1,9 +1,12 @@
 """The table of what each stage depends on: one key is moved, and exactly the stages that depend on it are made anew."""
 
+from dataclasses import replace
+
 import pytest
 from earlier_runs import DIGESTS, MADE_WITH, basis_of, earlier_run, taken
 
-from rsf_dist.runs.stages import stages
+from rsf_dist.config.resume import leaves
+from rsf_dist.runs.stages import stages, values
 
 PRE, RATIO, PILOT, ROWS = "models/pretrained", "rounds/000/ratio", "rounds/000/pilot", "rounds/000/accepted"
 OWN, RANDOM, PSEUDO, ORACLE = (f"models/{arm}" for arm in ("one_shot", "random", "pseudo_labels", "oracle"))
@@ -22,6 +25,18 @@ MODELS = {OWN, RANDOM, PSEUDO, ORACLE}
 def _unflushed(monkeypatch):
     """Hundreds of small files are written here, and a busy disk takes long to flush each."""
     monkeypatch.setattr("os.fsync", lambda number: None)
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """A run of one round, which the tests only read."""
+    return earlier_run(tmp_path_factory.mktemp("once"), basis_of(**ONCE))
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A run of several rounds, which the tests only read."""
+    return earlier_run(tmp_path_factory.mktemp("several"), basis_of(**SEVERAL))
 
 
 def of(section, **keys):
@@ -74,9 +89,8 @@ def of(section, **keys):
         ({"source": {"kind": "digits", "limit": 99}}, ALL),  # the images count, not where they lie
     ],
 )
-def test_of_one_round(moved, kept, tmp_path):
-    earlier = earlier_run(tmp_path / "old", basis_of(**ONCE))
-    assert taken(earlier, tmp_path / "new", basis_of(**ONCE | moved)) == kept
+def test_of_one_round(moved, kept, once, tmp_path):
+    assert taken(once, tmp_path / "new", basis_of(**ONCE | moved)) == kept
 
 
 @pytest.mark.parametrize(
@@ -89,10 +103,34 @@ def test_of_one_round(moved, kept, tmp_path):
         ("source_test", ALL),
     ],
 )
-def test_of_images_the_digest_counts(name, kept, tmp_path):
-    earlier = earlier_run(tmp_path / "old", basis_of(**ONCE))
+def test_of_images_the_digest_counts(name, kept, once, tmp_path):
     now = basis_of(DIGESTS | {name: "others"}, **ONCE)
-    assert taken(earlier, tmp_path / "new", now) == kept
+    assert taken(once, tmp_path / "new", now) == kept
+
+
+BY_DIGEST = ("source.", "target.", "evaluation.test", "evaluation.source_test", "evaluation.oracle")
+BY_NUMBER = ("seed", "num_seeds")
+REPORT_ONLY = ("evaluation.feature_network", "evaluation.arms")
+NO_EFFECT = (
+    "output",
+    "code_folder",  # its contents count
+    "sampling.pool.",
+    "sampling.budget.",  # looked at with the chunks
+    "training.max_failures",
+    "training.wait_seconds",
+    "ratio.wait_seconds",
+    "rounds.class_prior.wait_seconds",
+)
+
+
+def test_every_key_is_in_the_table_or_known_to_change_no_stored_result():
+    """A new key must be put into one of both: left out of the table, it would be ignored in silence."""
+    config = basis_of(**SEVERAL, pretrain={"steps": 9}).config
+    pseudo = config.model_copy(update={"evaluation": basis_of(**ONCE).config.evaluation})
+    table = [*stages(config, last=2).values(), *stages(pseudo, last=2).values()]
+    known = {key for stage in table for key in [*values(config, stage), stage.wanted]}
+    outside = (*BY_DIGEST, *BY_NUMBER, *REPORT_ONLY, *NO_EFFECT)
+    assert [key for key in leaves(config) if key not in known and not key.startswith(outside)] == []
 
 
 SEVERAL = {
@@ -136,9 +174,8 @@ def rounds_with(**keys):
         ({"pretrain": {"steps": 7}}, names([0, 1])),
     ],
 )
-def test_of_several_rounds(moved, kept, tmp_path):
-    earlier = earlier_run(tmp_path / "old", basis_of(**SEVERAL))
-    assert taken(earlier, tmp_path / "new", basis_of(**SEVERAL | moved)) == kept
+def test_of_several_rounds(moved, kept, several, tmp_path):
+    assert taken(several, tmp_path / "new", basis_of(**SEVERAL | moved)) == kept
 
 
 @pytest.mark.parametrize("prior", [{"network": {"width": 8}}, None], ids=["network of its own", "stays"])
@@ -172,13 +209,13 @@ def test_rows_of_a_single_round_are_not_those_of_a_first_round_of_several(tmp_pa
 
 @pytest.mark.parametrize("name", sorted(set(MADE_WITH) - {"accelerators"}))
 @pytest.mark.parametrize("value", ["0.0.1", None])
-def test_other_or_unknown_libraries_keep_nothing(name, value, tmp_path):
-    earlier = earlier_run(tmp_path / "old", basis_of(record=MADE_WITH | {name: value}, **ONCE))
+def test_other_or_unknown_libraries_keep_nothing(name, value, once, tmp_path):
+    earlier = replace(once, basis=basis_of(record=MADE_WITH | {name: value}, **ONCE))
     assert taken(earlier, tmp_path / "new", basis_of(**ONCE)) == set()
 
 
-def test_a_run_without_a_record_of_libraries_keeps_nothing(tmp_path):
-    earlier = earlier_run(tmp_path / "old", basis_of(record={}, **ONCE))
+def test_a_run_without_a_record_of_libraries_keeps_nothing(once, tmp_path):
+    earlier = replace(once, basis=basis_of(record={}, **ONCE))
     assert taken(earlier, tmp_path / "new", basis_of(**ONCE)) == set()
 
 
