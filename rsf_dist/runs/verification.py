@@ -254,7 +254,9 @@ def _counted(
 ) -> dict[str, float]:
     """Return the fields of the report that follow from the rows alone, with their right values."""
     num_proposed = report.num_proposed
-    if report.shortfall == 0 and len(result_rows) and not keeps_top:
+    if keeps_top:
+        num_proposed = progress.work.pool_size or num_proposed
+    elif report.shortfall == 0 and len(result_rows):
         last = result_rows[-1]
         num_proposed = int(last["chunk"] * progress.work.chunk_size + last["index"] + 1)
     return {
