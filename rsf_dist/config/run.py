@@ -120,9 +120,8 @@ class RunConfig(StrictModel):
             raise refusal("needs sampling.top_k", "set it, or leave the arm out", key, "top_k")
         if "one_shot" in arms and self.own_arm == "top_k":
             rule = "rejection that leaves as many rows of a pool is the arm top_k itself"
-            raise refusal(
-                rule, "leave it out; a run without sampling.top_k shows rejection at another M", key, "one_shot"
-            )
+            remedy = "leave it out; a run without sampling.top_k shows rejection at another M"
+            raise refusal(rule, remedy, key, "one_shot")
         return self
 
     @model_validator(mode="after")

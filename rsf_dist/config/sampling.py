@@ -115,7 +115,8 @@ class SamplingConfig(StrictModel):
             rule = f"and num_accepted={self.num_accepted} both say how many rows are kept"
             raise refusal(rule, "leave num_accepted out, or give it the same number", key, k)
         if self.mode == "stream":
-            raise refusal("is known when all of the pool was read; mode stream does not wait", "set mode=store", key, k)
+            rule = "is known when all of the pool was read, and mode stream does not wait"
+            raise refusal(rule, "set sampling.mode=store", key, k)
         if self.budget.max_proposals is not None:
             raise refusal("reads all of the pool, whatever budget.max_proposals", "leave max_proposals out", key, k)
         if self.budget.on_shortfall == "partial":

@@ -116,13 +116,12 @@ class CostModel:
 
     def proposals(self, acceptance: float) -> int:
         """Return the number of proposals until all rows are accepted, or until the budget or the pool ends."""
-        pool_size = self.plan.work.pool_size
-        if self.request.whole_pool and pool_size is not None:
-            return pool_size
         return min(self.proposals_without_budget(acceptance), self.proposals_of_budget)
 
     def proposals_without_budget(self, acceptance: float) -> int:
-        """Return the number of proposals until all rows are accepted, whatever the budget."""
+        """Return the number of proposals until all rows are accepted, whatever the budget; all of a whole pool."""
+        if self.request.whole_pool and self.plan.work.pool_size is not None:
+            return self.plan.work.pool_size
         return math.ceil(min(self.request.num_accepted / max(acceptance, 1e-300), _MOST_PROPOSALS))
 
     @property

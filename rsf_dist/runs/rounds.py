@@ -72,9 +72,8 @@ def sample_last_round(seed_run: SeedRun, number: int, proposal: Proposal, ratio:
     if sampling.top_k is None:
         with seed_run.stage("sampling", f"sampling until {sampling.num_accepted:,} rows are accepted"):
             return sampler.sample(sampling.num_accepted, number, progress)
-    with seed_run.stage(
-        "sampling", f"reading {sampler.pool_size:,} rows, of which the best {sampling.top_k:,} are kept"
-    ):
+    text = f"reading {sampler.pool_size:,} rows, of which the best {sampling.top_k:,} are kept"
+    with seed_run.stage("sampling", text):
         return sampler.top_k(sampling.top_k, round=number, progress=progress)
 
 

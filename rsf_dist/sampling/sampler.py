@@ -158,10 +158,8 @@ class RejectionSampler:
         """Return the number of chunks at which the budget of so many rows ends."""
         chunks = self.budget.chunks_for(num_accepted, self.chunk_size, self.pool_size)
         if chunks < 1:
-            limit, rule = (
-                self.budget.proposals_for(num_accepted),
-                f"is below one chunk of {self.chunk_size:,} proposals",
-            )
+            limit = self.budget.proposals_for(num_accepted)
+            rule = f"is below one chunk of {self.chunk_size:,} proposals"
             raise InputError("sampling.budget.max_proposals", limit, rule, "raise it, or lower sampling.chunk_size")
         return chunks
 
@@ -236,10 +234,8 @@ class RejectionSampler:
         finding = f"{num_found:,} of {collector.wanted:,} rows accepted after {scored:,} proposals, where the "
         finding += "pool ends" if at_end else "budget ends"
         if num_found and at_end:
-            remedy = (
-                f"lower sampling.num_accepted to {num_found:,}, lower the envelope's log M, give sampling.top_k in "
-            )
-            remedy += "place of num_accepted, or keep what there is with sampling.budget.on_shortfall=partial"
+            remedy = f"lower sampling.num_accepted to {num_found:,}, lower the envelope's log M, give sampling.top_k "
+            remedy += "in place of num_accepted, or keep what there is with sampling.budget.on_shortfall=partial"
             raise Shortfall(finding, remedy)
         if num_found:
             needed = math.ceil(1.2 * collector.wanted * scored / num_found)

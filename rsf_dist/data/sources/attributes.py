@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,15 +59,23 @@ def _number(value: object, name: str, place: Place, row: int) -> int | float:
     text = str(value).strip()
     if value is None or text.lower() in ("", "nan"):
         raise InputError(place(row), "(empty)", f"has no {name}", "fill it in, or remove the row", absolute=True)
-    if isinstance(value, (bool, np.bool_)) or text.lower() in ("true", "false"):
+    number = _parsed(text)
+    if number is None or not math.isfinite(number):
+        raise InputError(place(row), value, f"{name} must be a finite number", _REMEDY, absolute=True)
+    if isinstance(number, int) and not -(2**63) <= number < 2**63:
+        raise InputError(place(row), value, f"{name} must fit into 64 bits", _REMEDY, absolute=True)
+    return number
+
+
+def _parsed(text: str) -> int | float | None:
+    """Return the number that a text stands for; true and false are 1 and 0. None means that it is no number."""
+    if text.lower() in ("true", "false"):
         return int(text.lower() == "true")
+    if not text.isascii() or "_" in text:  # Python reads 1_0 as 10, people do not
+        return None
     for read in (int, float):
         try:
-            number = read(text)
+            return read(text)
         except ValueError:
             continue
-        if not text.isascii() or "_" in text:  # Python reads 1_0 as 10, people do not
-            break
-        if math.isfinite(number) and abs(number) < 2**63:
-            return number
-    raise InputError(place(row), value, f"{name} must be a finite number", _REMEDY, absolute=True)
+    return None

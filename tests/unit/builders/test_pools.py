@@ -6,10 +6,13 @@ import torch
 from bad_input.case import changed, sound_run
 
 from rsf_dist.builders.components import build_proposal
+from rsf_dist.builders.context import RatioContext
 from rsf_dist.builders.inputs import load_inputs
+from rsf_dist.builders.ratio import make_ratio
 from rsf_dist.config.load import parse_config
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import Pool, PoolProposal
+from rsf_dist.ratios.base import log_ratios
 from rsf_dist.runs.pipeline import changed_inputs, prepare
 from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.progress import Progress
@@ -86,6 +89,10 @@ def test_as_many_rows_as_there_are_can_be_asked_for(run, keys):
             "sampling.num_accepted=31: the pool has 30 rows, and each is read once; lower it to 30 or less",
         ),
         (
+            {"ratio": {"kind": "density", "parameters": {"rotation": {"uniform": [0, 1]}}}},
+            "ratio.parameters=rotation: the proposal draws no such parameter; use a ratio of kind classifier, reward",
+        ),
+        (
             {"sampling": {"top_k": 30}},
             "sampling.top_k=30: the pool has 30 rows, and each is read once; lower it below 30",
         ),
@@ -124,6 +131,52 @@ def test_a_pool_without_labels_or_of_other_classes_or_sizes_is_refused(run, tmp_
         assert refusal(run(own=True)).startswith(told)
     (tmp_path / "pool.npz").unlink()
     assert refusal(run(own=True)).startswith("proposal.images.root=")
+
+
+@pytest.mark.parametrize(
+    "ratio",
+    [
+        {"kind": "verifier", "passes": "of_ages:grown_up", "columns": ["age"]},
+        {"kind": "reward", "score": "of_ages:older", "columns": ["age"], "max_score": 3.0},
+        {"kind": "custom", "factory": "of_ages:Ages"},
+    ],
+)
+def test_ratios_by_import_path_see_the_pools_attributes(ratio, run, tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "of_ages.py").write_text(OF_AGES)
+    ages = 20 + np.arange(30)
+    np.savez(tmp_path / "pool.npz", images=np.zeros((30, 8, 8), np.uint8), labels=ages % 2, age=ages)
+    raw = run(own=True, ratio=ratio, code_folder=str(tmp_path / "code"), envelope={"kind": "pilot"})
+    assert "age" in refusal(raw)  # the negative control: nobody asked for the column
+    raw["proposal"]["images"]["attributes"] = ["age"]
+    config = parse_config(raw)
+    inputs = prepare(config)
+    proposal = build_proposal(config.proposal, inputs.proposed_from)
+    made = make_ratio(config.ratio, RatioContext(inputs, proposal, 0))
+    found = log_ratios(made, proposal.take(0, 30))
+    assert found[-1] > found[0]
+
+
+OF_AGES = """
+import torch
+import rsf_dist as rsf
+from torch.distributions import Normal
+
+def grown_up(batch):
+    return batch["age"] >= 30
+
+def older(batch):
+    return batch["age"] / 50
+
+class Ages:
+    log_bound = None
+
+    def __init__(self, target, proposal, seed):
+        self.ratio = rsf.DensityRatio(Normal(45.0, 5.0), rsf.DistributionProposal(Normal(35.0, 9.0), column="age"))
+
+    def log_ratio(self, batch):
+        return self.ratio.log_ratio(batch)
+"""
 
 
 def test_a_class_that_the_pool_lacks_is_told(run, tmp_path):

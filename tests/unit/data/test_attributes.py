@@ -100,7 +100,8 @@ def test_a_verifier_sees_them_in_the_rows_of_a_pool(kind, source):
         ([3, "inf", 7, 20], "age must be a finite number"),
         ([3, "", 7, 20], "has no age; fill it in, or remove the row"),
         ([3, "nan", 7, 20], "has no age"),
-        ([3, str(2**63), 7, 20], "age must be a finite number"),
+        ([3, str(2**63), 7, 20], "age must fit into 64 bits"),
+        ([3, "-1e999", 7, 20], "age must be a finite number"),
     ],
 )
 def test_what_is_no_number_is_refused_with_its_row(kind, ages, told, source):
@@ -117,6 +118,7 @@ def test_empty_cells_and_numbers_without_an_end_are_refused_where_types_know_the
     with pytest.raises(InputError, match=r"image 1 \(the first is 0\)=\(empty\): has no age"):
         load_images(source("npz", age=[3.0, float("nan"), 7.0, 20.0]))
     assert load_images(source("parquet", age=[True, False, True, True])).annotations["age"].tolist() == [1, 0, 1, 1]
+    assert load_images(source("csv", age=["1e300", " 2 ", "-3", "+4"])).annotations["age"].tolist() == [1e300, 2, -3, 4]
     assert load_images(source("csv", age=["true", "False", "1", "0"])).annotations["age"].tolist() == [1, 0, 1, 0]
 
 

@@ -53,6 +53,7 @@ def test_the_top_k_read_all_of_the_pool_whatever_they_accept() -> None:
     plan = halved(POOL_SIZE)
     found = forecast(plan, Request(100, actors=1, whole_pool=True), COSTS)
     assert (found.proposals, found.num_accepted, found.proposals_interval) == (1_050, 100, (1_050, 1_050))
+    assert found.options[0].proposals == 1_050
     assert not any("budget" in warning for warning in found.warnings)
     partly = forecast(replace(plan), Request(100, actors=1), COSTS)
     assert partly.proposals == 200
