@@ -25,6 +25,7 @@ class Inputs:
         test: labelled images of the target domain, for the evaluation. None means that no model is evaluated.
         source_test: labelled images of the source domain, for the evaluation. None means that there are none.
         oracle: labelled images of the target domain, for arm `oracle`. None means that there are none.
+        pool: labelled images that proposals are made from in place of the source. None means that there are none.
     """
 
     source: ImageSet
@@ -32,6 +33,12 @@ class Inputs:
     test: ImageSet | None
     source_test: ImageSet | None
     oracle: ImageSet | None
+    pool: ImageSet | None = None
+
+    @property
+    def proposed_from(self) -> ImageSet:
+        """The images that proposals are made from."""
+        return self.source if self.pool is None else self.pool
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of each set, by which a resumed run knows that its images are the same."""
@@ -44,12 +51,13 @@ class Inputs:
     def notes(self) -> list[str]:
         """Return lines about what was passed over or may surprise, each with the set's name in front."""
         read = [f"{name}: {note}" for name, images in self._sets().items() for note in images.notes]
-        present = set(self.source.require_labels().tolist())
+        name, images = ("source", self.source) if self.pool is None else ("pool", self.pool)
+        present = set(images.require_labels().tolist())
         empty = [name for number, name in enumerate(self.source.classes) if number not in present]
         if not empty:
             return read
         counts = f"{len(empty):,} of {len(self.source.classes):,} classes"
-        return [*read, f"source: no image of {shortened(empty)}: {counts} are not trained"]
+        return [*read, f"{name}: no image of {shortened(empty)}: {counts} are not trained"]
 
     def _sets(self) -> dict[str, ImageSet]:
         sets = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -86,6 +94,7 @@ def load_inputs(config: RunConfig) -> Inputs:
         test=labelled(evaluation.test, "evaluation.test"),
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
+        pool=labelled(config.proposal.own_images, "proposal.images"),
     )
 
 

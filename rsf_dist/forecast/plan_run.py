@@ -45,6 +45,12 @@ PILOT_SECONDS = 60.0
 _LEAST_AFFORDABLE = 64
 """Proposals that a plan's pilot draws however long they take."""
 
+_NO_ADVICE_ON_TOP_K = "none: sampling.top_k takes the M that leaves as many rows of the pool"
+
+_NO_ADVICE_ON_POOL = (
+    "none: a pool ends, so that M decides how many of its rows are kept; sampling.top_k asks for a number"
+)
+
 _NO_ADVICE = "none: the envelope is the last round's, which starts from another proposal"
 
 
@@ -119,7 +125,8 @@ def _forecast_seed_run(draft: SeedRun, actors: int | None, warnings: list[str]) 
     row_cost = measure_row(sampler.proposal, sampler.ratio, sampler.seed, sampler.pool)
     plan = sampler.plan(num_pilot=pilot_size(sampler, row_cost, warnings))
     wanted = rounds.num_accepted if exploring else rows_to_train_on(draft.config)
-    request = Request(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds)
+    whole_pool = draft.config.sampling.top_k is not None
+    request = Request(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds, whole_pool)
     num_pilot = 0 if had_pilot else sampler.num_pilot
     costs = replace(
         measure_pool(plan, sampler.pool, request.actors, row_cost.seconds_per_row),
@@ -130,6 +137,9 @@ def _forecast_seed_run(draft: SeedRun, actors: int | None, warnings: list[str]) 
         bytes_per_row=row_cost.bytes_per_row,
     )
     first = forecast(plan, request, costs, by_quantile=plan.choice.is_quantile, warnings=warnings)
+    if plan.work.pool_size is not None:
+        advice = _NO_ADVICE_ON_TOP_K if whole_pool else _NO_ADVICE_ON_POOL
+        return replace(first, options=first.options[:1], recommendation=Recommendation("", advice))
     if not exploring:
         return first
     following, warnings = later_rounds(draft.config)
