@@ -6,10 +6,13 @@ Everything else is made in a temporary directory and thrown away.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from tempfile import TemporaryDirectory
 
 from rsf_dist.builders.components import build_envelope
+from rsf_dist.builders.image_packing import packing_for
 from rsf_dist.cluster.capacity import check_pool, check_ratio, max_actors
 from rsf_dist.cluster.connection import connect
 from rsf_dist.config.resume import differences
@@ -64,8 +67,11 @@ def plan_run(
     """
     progress = progress or Progress()
     RunStore(config.output).manifest()  # refuses a run of another version
-    inputs = prepare(config, progress)
-    with connect(address, verbose, config.code_folder), TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        join = partial(connect, address, verbose, config.code_folder)
+        inputs = prepare(config, progress, stack.enter_context(packing_for(config, progress, join, keeps=False)))
+        stack.enter_context(join())
+        folder = stack.enter_context(TemporaryDirectory())
         with located("ratio"):
             check_ratio(config.ratio)
         with located("sampling.pool"):

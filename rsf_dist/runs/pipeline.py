@@ -12,9 +12,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
+from rsf_dist.builders.image_packing import packed_bytes, packing_for, prune
 from rsf_dist.builders.inputs import Inputs, load_inputs
 from rsf_dist.builders.preflight import preflight
 from rsf_dist.cluster.capacity import check_pool, check_ratio, check_training
@@ -24,6 +26,7 @@ from rsf_dist.cluster.workers import ship_code
 from rsf_dist.config.load import dump_config, parse_text
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
+from rsf_dist.data.packing import Packing
 from rsf_dist.errors import InputError, located
 from rsf_dist.models import weights
 from rsf_dist.models.spec import load_network
@@ -86,7 +89,7 @@ def run(
         StatisticalRefusal: the ratio or the budget allows no result.
     """
     progress = progress or Progress()
-    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+    with open_run(config, progress, address, verbose) as (store, inputs), connect(address, verbose, config.code_folder):
         begin_run(config, inputs, store, progress, training=True)
         for seed_run in seed_runs(config, inputs, store, progress):
             accepted = sample_seed(seed_run)
@@ -99,7 +102,7 @@ def sample(
 ) -> RunResult:
     """Run the first half of `run`: the ratio and the accepted rows, which `train` goes on with. Raises as `run`."""
     progress = progress or Progress()
-    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+    with open_run(config, progress, address, verbose) as (store, inputs), connect(address, verbose, config.code_folder):
         begin_run(config, inputs, store, progress, training=False)
         for seed_run in seed_runs(config, inputs, store, progress):
             sample_seed(seed_run)
@@ -111,9 +114,9 @@ def train(
 ) -> RunResult:
     """Run the second half of `run`, on the accepted rows in the directory `output`. Raises as `run`."""
     progress, config = progress or Progress(), stored_config(RunStore(output))
-    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+    with open_run(config, progress, address, verbose) as (store, inputs), connect(address, verbose, config.code_folder):
         check_cluster(config, sampling=config.sampling.mode == "stream", training=True)
-        check_disk(store.uri, forecast_bytes(config, inputs, training=True), "output")
+        check_disk(store.uri, packed_bytes(store) + forecast_bytes(config, inputs, training=True), "output")
         for seed_run in seed_runs(config, inputs, store, progress):
             train_seed(seed_run, last_rows(seed_run))
         return write_report(config, store)
@@ -128,20 +131,30 @@ def rebuild_report(output: str) -> RunResult:
 
 
 @contextmanager
-def open_run(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
-    """Hold the run's directory against other writers, and yield it with the run's images. Raises InputError."""
+def open_run(
+    config: RunConfig, progress: Progress, address: str | None = None, verbose: bool = False
+) -> Iterator[tuple[RunStore, Inputs]]:
+    """Hold the run's directory against other writers, and yield it with the run's images. Raises InputError.
+
+    Args:
+        config: the run's configuration.
+        progress: receiver of messages.
+        address, verbose: as in `run`, for the cluster, which is joined where there are many images to decode.
+    """
     store = RunStore(config.output)
     store.manifest()  # refuses a run of another version, before even the lock is written
-    with run_lock(store, progress):
+    join = partial(connect, address, verbose, config.code_folder)
+    with run_lock(store, progress), packing_for(config, progress, join) as packing:
         require_same(store, config)
         if store.exists(CONFIG):
             store.remove_drafts()
             progress.say(f"resuming the run in {store.uri}")
-        inputs = prepare(config, progress)
+        inputs = prepare(config, progress, packing)
         changed = changed_inputs(store, inputs)
         if changed:
             rule = f"differ from the images that the run in {store.uri} began with"
             raise InputError(changed[0], "(its images)", rule, "restore them, or name another output")
+        prune(config, packing)
         yield store, inputs
 
 
@@ -155,18 +168,26 @@ def require_same(store: RunStore, config: RunConfig) -> None:
         raise InputError("output", store.uri, rule, "restore the configuration, or name another directory")
 
 
-def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
+def prepare(config: RunConfig, progress: Progress | None = None, packing: Packing | None = None) -> Inputs:
     """Read the images and try each part of the configuration once, so that mistakes are refused before anything starts.
 
     Each import path of the configuration is shown with the file that it was loaded from, and each file of weights with
-    what was taken from it. Raises InputError.
+    what was taken from it.
+
+    Args:
+        config: the run's configuration.
+        progress: receiver of messages.
+        packing: finds and makes packed image sets. None means that all are read into memory.
+
+    Raises:
+        InputError: an image set or another part of the configuration does not work.
     """
     progress = progress or Progress()
     if config.code_folder is not None:
         user_code.allow_folder(config.code_folder)
     user_code.LOADED.clear()
     weights.TAKEN.clear()
-    inputs = load_inputs(config)
+    inputs = load_inputs(config, packing)
     for note in inputs.notes():
         progress.say(note)
     preflight(config, inputs)
@@ -194,7 +215,7 @@ def begin_run(config: RunConfig, inputs: Inputs, store: RunStore, progress: Prog
     Raises InputError.
     """
     check_cluster(config, sampling=True, training=training)
-    check_disk(store.uri, forecast_bytes(config, inputs, training), "output")
+    check_disk(store.uri, packed_bytes(store) + forecast_bytes(config, inputs, training), "output")
     for line in inputs.summaries():
         progress.say(line)
     if not store.is_intact(INPUTS):
