@@ -22,6 +22,7 @@ from rsf_dist.data.mapped import read_meta
 from rsf_dist.data.packed import Beside, Packed, open_packed, write_packed
 from rsf_dist.data.source_files import SourceKey, source_key
 from rsf_dist.data.sources.base import Listing
+from rsf_dist.data.sources.streamed import StreamedImages
 from rsf_dist.errors import InputError
 from rsf_dist.runtime.progress import Progress
 
@@ -49,6 +50,9 @@ def read_block(read: Callable[[Sequence[int]], Batch], positions: Sequence[int])
 
 def read_here(listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey) -> Iterator[Block]:
     """Decode in this process."""
+    if isinstance(listing.read, StreamedImages):
+        yield from ((columns, DeepImages()) for columns in listing.read.blocks(runs))
+        return
     for positions in runs:
         yield read_block(listing.read, positions)
 
@@ -136,7 +140,8 @@ class Packing:
     ) -> Iterator[Batch]:
         """Give the columns that are kept of each block, and say how far it is."""
         deep, done, total = DeepImages(), 0, sum(map(len, runs))
-        for columns, of_block in self.read_blocks(listing, runs, key):
+        read = read_here if isinstance(listing.read, StreamedImages) else self.read_blocks
+        for columns, of_block in read(listing, runs, key):
             deep, done = deep + of_block, done + len(columns["image"])
             self.progress.count("images decoded", done, total)
             yield columns if labelled else {"image": columns["image"]}
