@@ -74,6 +74,7 @@ def test_sampling_draws_on_and_the_rows_are_those_of_a_fresh_run(kind, wanted, t
     in_fresh = len(drawn) - in_old
     new = RunStore(tmp_path / "new")
     assert taken(EarlierRun(old, sampling(100)), tmp_path / "new", sampling(wanted)) == {RATIO, PILOT, ROWS}
+    assert new.round(0).complete == (wanted == 100)
     shutil.rmtree(tmp_path / "old")
     result = sample(new, ENVELOPES[kind], wanted)
     assert drawn[in_old + in_fresh :] == list(range(in_old, in_fresh))  # none again, and only what is missing
