@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from tempfile import TemporaryDirectory
 
 from rsf_dist.builders.components import build_envelope
+from rsf_dist.builders.image_packing import Join, packing_for
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.cluster.capacity import check_pool, check_ratio, max_actors
 from rsf_dist.cluster.connection import connect
@@ -45,6 +47,12 @@ PILOT_SECONDS = 60.0
 _LEAST_AFFORDABLE = 64
 """Proposals that a plan's pilot draws however long they take."""
 
+_NO_ADVICE_ON_TOP_K = "none: sampling.top_k takes the M that leaves as many rows of the pool"
+
+_NO_ADVICE_ON_POOL = (
+    "none: a pool ends, so that M decides how many of its rows are kept; sampling.top_k asks for a number"
+)
+
 _NO_ADVICE = "none: the envelope is the last round's, which starts from another proposal"
 
 
@@ -75,7 +83,8 @@ def plan_run(
     """
     progress = progress or Progress()
     RunStore(config.output).manifest()  # refuses a run of another version
-    with _draft(config, keep, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+    join = partial(connect, address, verbose, config.code_folder)
+    with _draft(config, keep, progress, join) as (store, inputs), join():
         with located("ratio"):
             check_ratio(config.ratio)
         with located("sampling.pool"):
@@ -90,16 +99,15 @@ def plan_run(
 
 
 @contextmanager
-def _draft(config: RunConfig, keep: str | None, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
+def _draft(config: RunConfig, keep: str | None, progress: Progress, join: Join) -> Iterator[tuple[RunStore, Inputs]]:
     """Yield the directory that a plan's ratio and pilot are made in, and the images."""
     if keep is None:
-        inputs = prepare(config, progress)
-        with TemporaryDirectory() as folder:
-            yield RunStore(folder), inputs
+        with packing_for(config, progress, join, keeps=False) as packing, TemporaryDirectory() as folder:
+            yield RunStore(folder), prepare(config, progress, packing)
         return
     if not keep.strip():
         raise InputError("--keep", keep, "must not be empty", "name a directory")
-    with open_run(_kept(config, keep), progress) as opened:
+    with open_run(_kept(config, keep), progress, join) as opened:
         yield opened
 
 
@@ -119,7 +127,8 @@ def _forecast_seed_run(draft: SeedRun, actors: int | None, warnings: list[str]) 
     row_cost = measure_row(sampler.proposal, sampler.ratio, sampler.seed, sampler.pool)
     plan = sampler.plan(num_pilot=pilot_size(sampler, row_cost, warnings))
     wanted = rounds.num_accepted if exploring else rows_to_train_on(draft.config)
-    request = Request(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds)
+    whole_pool = draft.config.sampling.top_k is not None
+    request = Request(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds, whole_pool)
     num_pilot = 0 if had_pilot else sampler.num_pilot
     costs = replace(
         measure_pool(plan, sampler.pool, request.actors, row_cost.seconds_per_row),
@@ -130,6 +139,9 @@ def _forecast_seed_run(draft: SeedRun, actors: int | None, warnings: list[str]) 
         bytes_per_row=row_cost.bytes_per_row,
     )
     first = forecast(plan, request, costs, by_quantile=plan.choice.is_quantile, warnings=warnings)
+    if plan.work.pool_size is not None:
+        advice = _NO_ADVICE_ON_TOP_K if whole_pool else _NO_ADVICE_ON_POOL
+        return replace(first, options=first.options[:1], recommendation=Recommendation("", advice))
     if not exploring:
         return first
     following, warnings = later_rounds(draft.config)

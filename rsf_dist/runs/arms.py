@@ -123,7 +123,7 @@ def fine_tune(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Mod
     Losses are weighted for the arm `weighted`, and for accepted rows if training.use_row_weights asks for it.
     """
     training, own = seed_run.config.training, arm == seed_run.config.own_arm
-    weighted = arm == "weighted" or (training.use_row_weights and arm in ("one_shot", "adaptive"))
+    weighted = arm == "weighted" or (training.use_row_weights and arm in ("one_shot", "top_k", "adaptive"))
     rows = arm_rows(seed_run, arm, accepted, before)
     with seed_run.stage(arm, f"fine-tuning on {ARMS[arm].label}"):
         tuner = FineTuner(

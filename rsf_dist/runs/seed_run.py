@@ -27,7 +27,7 @@ from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import RsfError, located
-from rsf_dist.proposals import DefensiveProposal, Proposal
+from rsf_dist.proposals import DefensiveProposal, Pool, Proposal
 from rsf_dist.ratios import Ratio, ReweightedRatio
 from rsf_dist.ratios.base import SavableRatio
 from rsf_dist.report import report_json
@@ -105,9 +105,10 @@ class SeedRun:
         return replace(self, config=without_rounds(self.config), store=self.store.at(ONE_SHOT), _in_memory={})
 
     def proposal(self) -> Proposal:
-        """Build the proposal as configured, which the first round samples from."""
+        """Build the proposal as configured, which the first round samples from. A pool is in the seed's own order."""
         with located("proposal"):
-            return build_proposal(self.config.proposal, self.inputs.source)
+            proposal = build_proposal(self.config.proposal, self.inputs.proposed_from)
+        return proposal.shuffled(Streams(self.seed)) if isinstance(proposal, Pool) else proposal
 
     def ratio(self, proposal: Proposal, round: int = 0) -> Ratio:
         """Return log p/q, `proposal` being the round's q; the ratio is made first where the seed does not keep it."""
