@@ -274,11 +274,11 @@ def _obstacles_of_rows(pair: _Pair, stage: Stage, progress: RoundProgress) -> It
     was, wanted = (_wanted(basis.config, stage) for basis in (pair.before, pair.now))
     if wanted < was:
         yield f"{stage.wanted}={wanted} (was {was}; fewer rows are drawn anew)"
-    sampling = pair.now.config.sampling
+    budget, work = pair.now.config.sampling.budget, progress.work
     if stage.wanted.startswith("sampling"):
-        limit = sampling.budget.proposals_for(wanted)
-        if progress.chunks * progress.work.chunk_size > limit:
-            yield f"its rows took more than sampling.budget.max_proposals={limit}"
+        most = budget.chunks_for(wanted, work.chunk_size, work.pool_size)
+        if progress.chunks > most:
+            yield f"its rows took more than the {most * work.chunk_size:,} proposals of sampling.budget"
 
 
 def _wanted(config: RunConfig, stage: Stage) -> int:

@@ -93,6 +93,28 @@ def test_of_one_round(moved, kept, once, tmp_path):
     assert taken(once, tmp_path / "new", basis_of(**ONCE | moved)) == kept
 
 
+BEST = {"proposal": {"kind": "dataset", "images": IMAGES}, "sampling": {"top_k": 100}}
+
+
+@pytest.mark.parametrize(
+    ("moved", "pool", "kept"),
+    [
+        ({}, "a", {RATIO, PILOT, ROWS, "models/top_k"}),
+        ({"envelope": {"kind": "fixed", "log_m": 1}}, "a", {RATIO, PILOT, ROWS, "models/top_k"}),  # it has no effect
+        ({"sampling": {"top_k": 101}}, "a", {RATIO, PILOT}),  # read at another M
+        ({"sampling": {"top_k": 99}}, "a", {RATIO, PILOT}),
+        ({"sampling": {"num_accepted": 100}}, "a", {RATIO, PILOT}),
+        ({"training": {"steps": 9}}, "a", {RATIO, PILOT, ROWS}),
+        ({}, "b", set()),
+        ({"proposal": {"kind": "dataset"}}, None, set()),
+    ],
+)
+def test_of_a_pool(moved, pool, kept, tmp_path):
+    earlier = earlier_run(tmp_path / "old", basis_of(DIGESTS | {"pool": "a"}, **BEST))
+    digests = DIGESTS | ({"pool": pool} if pool else {})
+    assert taken(earlier, tmp_path / "new", basis_of(digests, **BEST | moved)) == kept
+
+
 @pytest.mark.parametrize(
     ("name", "kept"),
     [
