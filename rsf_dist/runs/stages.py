@@ -133,7 +133,7 @@ def _ratio(
         if _prior_needs_model(config):
             keys, rests_on = (*keys, *_MODEL), (*rests_on, *_pretrained(config))
     title = f"ratio of round {number}" if made else f"class prior of round {number}"
-    yield ratio_folder(number), Stage(title, keys, ("source", "target", "pool"), rests_on, (*made, *decided))
+    yield ratio_folder(number), Stage(title, keys, ("source", "target", "pool"), rests_on, (*decided, *made))
 
 
 def _prior_needs_model(config: RunConfig) -> bool:
