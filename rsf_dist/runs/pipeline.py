@@ -286,9 +286,9 @@ def write_basis(store: RunStore, now: Basis) -> None:
 
 def record_made_with(store: RunStore, now: MadeWith) -> None:
     """Add to the manifest what the results that are made now rest on; of results without a record it is unknown."""
-    before = store.manifest().made_with or (dict.fromkeys(now) if store.exists(CONFIG) else {})
-    record = together(before, now)
-    if record != before:
+    stored = store.manifest().made_with
+    record = together(stored or (dict.fromkeys(now) if store.exists(CONFIG) else {}), now)
+    if record != stored:
         store.commit(lambda manifest: manifest.made_with.update(record))
 
 
