@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
 
 from rsf_dist.builders.shifted_target import make_shifted_images
 from rsf_dist.config.images import ImagesKind
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.shifted_images import ShiftedImagesConfig, ShiftedTargetConfig, TargetConfig, TargetImagesConfig
+from rsf_dist.config.size_rules import Shape
 from rsf_dist.data.images import ImageSet, load_images
 from rsf_dist.data.sources.base import shortened
 from rsf_dist.errors import InputError, located
@@ -25,6 +28,7 @@ class Inputs:
         test: labelled images of the target domain, for the evaluation. None means that no model is evaluated.
         source_test: labelled images of the source domain, for the evaluation. None means that there are none.
         oracle: labelled images of the target domain, for arm `oracle`. None means that there are none.
+        image_defaults: the values that the images give to keys that the configuration leaves open.
     """
 
     source: ImageSet
@@ -32,6 +36,7 @@ class Inputs:
     test: ImageSet | None
     source_test: ImageSet | None
     oracle: ImageSet | None
+    image_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of each set, by which a resumed run knows that its images are the same."""
@@ -52,8 +57,8 @@ class Inputs:
         return [*read, f"source: no image of {shortened(empty)}: {counts} are not trained"]
 
     def _sets(self) -> dict[str, ImageSet]:
-        sets = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: images for name, images in sets.items() if images is not None}
+        sets = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: images for name, images in sets.items() if isinstance(images, ImageSet)}
 
 
 def load_inputs(config: RunConfig) -> Inputs:
@@ -86,6 +91,7 @@ def load_inputs(config: RunConfig) -> Inputs:
         test=labelled(evaluation.test, "evaluation.test"),
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
+        image_defaults=config.image_defaults(cast(Shape, tuple(source.images.shape[1:]))),
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import (
     model_validator,
 )
 
+from rsf_dist.config import size_rules
 from rsf_dist.config.base import NonEmptyStr, PositiveInt, StrictModel
 from rsf_dist.config.envelope import ENVELOPE_KINDS, BudgetEnvelopeConfig, EnvelopeConfig
 from rsf_dist.config.evaluation import Arm, EvaluationConfig
@@ -21,6 +22,7 @@ from rsf_dist.config.ratio import RATIO_KINDS, ClassifierRatioConfig, RatioConfi
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.sampling import SamplingConfig
 from rsf_dist.config.shifted_images import TARGET_KINDS, ShiftedImagesConfig, TargetConfig
+from rsf_dist.config.size_rules import Shape
 from rsf_dist.config.task import TASK_KINDS, ClassificationTaskConfig, TaskConfig
 from rsf_dist.config.training import TrainingConfig
 from rsf_dist.errors import InputError
@@ -96,6 +98,15 @@ class RunConfig(StrictModel):
     def own_arm(self) -> Arm:
         """Return the arm that the run itself is."""
         return "one_shot" if self.rounds.num_rounds == 1 else "adaptive"
+
+    def image_defaults(self, shape: Shape) -> dict[str, Any]:
+        """Return a value for each key that is left open and follows from the images' shape, by `section.key`."""
+        sections: dict[str, dict[str, Any]] = {
+            "proposal": self.proposal.image_defaults(shape, learned=self.ratio.is_learned),
+            "ratio": self.ratio.image_defaults(shape),
+            "sampling": {} if self.sampling.chunk_size else {"chunk_size": size_rules.chunk_rows(shape)},
+        }
+        return {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
 
     @model_validator(mode="after")
     def _adaptive_has_rounds(self) -> RunConfig:

@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 from rsf_dist.builders.components import build_envelope
 from rsf_dist.cluster.capacity import check_pool, check_ratio, max_actors
 from rsf_dist.cluster.connection import connect
-from rsf_dist.config.resume import differences
+from rsf_dist.config.load import filled
+from rsf_dist.config.resume import differences, with_kept_defaults
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import located
 from rsf_dist.forecast.cost import Request
@@ -63,8 +64,12 @@ def plan_run(
         StatisticalRefusal: the ratio cannot be made, or the pilot allows no M.
     """
     progress = progress or Progress()
-    RunStore(config.output).manifest()  # refuses a run of another version
+    store = RunStore(config.output)
+    store.manifest()  # refuses a run of another version
+    if store.exists(CONFIG):
+        config = with_kept_defaults(stored_config(store), config)
     inputs = prepare(config, progress)
+    config = filled(config, inputs.image_defaults)
     with connect(address, verbose, config.code_folder), TemporaryDirectory() as folder:
         with located("ratio"):
             check_ratio(config.ratio)

@@ -9,10 +9,12 @@ A run whose directory exists is resumed where it stopped.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import yaml
 from torch import nn
 
 from rsf_dist.builders.inputs import Inputs, load_inputs
@@ -21,8 +23,8 @@ from rsf_dist.cluster.capacity import check_pool, check_ratio, check_training
 from rsf_dist.cluster.connection import connect
 from rsf_dist.cluster.shared_storage import check_disk, require_shared
 from rsf_dist.cluster.workers import ship_code
-from rsf_dist.config.load import dump_config, parse_text
-from rsf_dist.config.resume import differences
+from rsf_dist.config.load import dump_config, filled, parse_text
+from rsf_dist.config.resume import differences, with_kept_defaults
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError, located
 from rsf_dist.models import weights
@@ -86,7 +88,7 @@ def run(
         StatisticalRefusal: the ratio or the budget allows no result.
     """
     progress = progress or Progress()
-    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+    with open_run(config, progress) as (config, store, inputs), connect(address, verbose, config.code_folder):
         begin_run(config, inputs, store, progress, training=True)
         for seed_run in seed_runs(config, inputs, store, progress):
             accepted = sample_seed(seed_run)
@@ -99,7 +101,7 @@ def sample(
 ) -> RunResult:
     """Run the first half of `run`: the ratio and the accepted rows, which `train` goes on with. Raises as `run`."""
     progress = progress or Progress()
-    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+    with open_run(config, progress) as (config, store, inputs), connect(address, verbose, config.code_folder):
         begin_run(config, inputs, store, progress, training=False)
         for seed_run in seed_runs(config, inputs, store, progress):
             sample_seed(seed_run)
@@ -111,7 +113,7 @@ def train(
 ) -> RunResult:
     """Run the second half of `run`, on the accepted rows in the directory `output`. Raises as `run`."""
     progress, config = progress or Progress(), stored_config(RunStore(output))
-    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+    with open_run(config, progress) as (config, store, inputs), connect(address, verbose, config.code_folder):
         check_cluster(config, sampling=config.sampling.mode == "stream", training=True)
         check_disk(store.uri, forecast_bytes(config, inputs, training=True), "output")
         for seed_run in seed_runs(config, inputs, store, progress):
@@ -128,12 +130,15 @@ def rebuild_report(output: str) -> RunResult:
 
 
 @contextmanager
-def open_run(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
-    """Hold the run's directory against other writers, and yield it with the run's images. Raises InputError."""
+def open_run(config: RunConfig, progress: Progress) -> Iterator[tuple[RunConfig, RunStore, Inputs]]:
+    """Hold the run's directory against other writers, and yield it with the resolved configuration and the images.
+
+    Raises InputError.
+    """
     store = RunStore(config.output)
     store.manifest()  # refuses a run of another version, before even the lock is written
     with run_lock(store, progress):
-        require_same(store, config)
+        config = require_same(store, config)
         if store.exists(CONFIG):
             store.remove_drafts()
             progress.say(f"resuming the run in {store.uri}")
@@ -142,17 +147,23 @@ def open_run(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, 
         if changed:
             rule = f"differ from the images that the run in {store.uri} began with"
             raise InputError(changed[0], "(its images)", rule, "restore them, or name another output")
-        yield store, inputs
+        yield filled(config, inputs.image_defaults), store, inputs
 
 
-def require_same(store: RunStore, config: RunConfig) -> None:
-    """Refuse a directory that holds a run of another configuration; the resources may differ. Raises InputError."""
+def require_same(store: RunStore, config: RunConfig) -> RunConfig:
+    """Return the configuration with what the run in the directory kept of keys that are left to the images.
+
+    Raises InputError for a directory that holds a run of another configuration; the resources may differ.
+    """
     if not store.exists(CONFIG):
-        return
-    changes = differences(stored_config(store), config)
+        return config
+    before = stored_config(store)
+    config = with_kept_defaults(before, config)
+    changes = differences(before, config)
     if changes:
         rule = f"holds another run: {', '.join(changes)}"
         raise InputError("output", store.uri, rule, "restore the configuration, or name another directory")
+    return config
 
 
 def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
@@ -169,6 +180,9 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
     inputs = load_inputs(config)
     for note in inputs.notes():
         progress.say(note)
+    config = filled(config, inputs.image_defaults)
+    for line in _chosen(config, inputs):
+        progress.say(line)
     preflight(config, inputs)
     for path, file in user_code.LOADED.items():
         progress.say(f"using {path} from {file}")
@@ -177,6 +191,22 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
     if config.code_folder is not None:
         ship_code(config.code_folder)
     return inputs
+
+
+def _chosen(config: RunConfig, inputs: Inputs) -> Iterator[str]:
+    """Yield what is proposed, and what the images' size chose of the keys that were left open."""
+    yield f"proposals: {config.proposal.summary}"
+    channels, height, width = inputs.source.images.shape[1:]
+    chosen = ", ".join(
+        f"{key}={_flow(value)}" for key, value in inputs.image_defaults.items() if not key.startswith("proposal.")
+    )
+    if chosen:
+        yield f"chosen for images of {channels} x {height} x {width}, unless you name them: {chosen}"
+
+
+def _flow(value: object) -> str:
+    """Return a value as YAML in one line."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).partition("\n...")[0].strip()
 
 
 def changed_inputs(store: RunStore, inputs: Inputs) -> list[str]:
