@@ -33,12 +33,21 @@ def _(config: IdxConfig) -> Listing:
     return Listing(ids, read, checked_labels(labels, len(images), classes), classes)
 
 
+def splits_in(root: Path) -> list[str]:
+    """Return the splits whose images lie in a folder, or where torchvision keeps them below it."""
+    return [split for split, (images, _) in _IDX_FILES.items() if _places(root, images)]
+
+
 def _find_idx(root: Path, name: str) -> Path:
-    for folder in [root, root / "FashionMNIST" / "raw", root / "MNIST" / "raw"]:
-        for path in [folder / name, folder / f"{name}.gz"]:
-            if path.is_file():
-                return path
+    found = _places(root, name)
+    if found:
+        return found[0]
     raise InputError("root", root, f"holds no {name}[.gz]", "point it to a folder with the IDX files")
+
+
+def _places(root: Path, name: str) -> list[Path]:
+    folders = [root, root / "FashionMNIST" / "raw", root / "MNIST" / "raw"]
+    return [path for folder in folders for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
 
 
 def _read_idx(path: Path, num_dims: int) -> np.ndarray:
