@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, get_args
 
 from pydantic import (
@@ -104,7 +105,7 @@ class RunConfig(StrictModel):
         sections: dict[str, dict[str, Any]] = {
             "proposal": self.proposal.image_defaults(shape, learned=self.ratio.is_learned),
             "ratio": self.ratio.image_defaults(shape),
-            "sampling": {} if self.sampling.chunk_size else {"chunk_size": size_rules.chunk_rows(shape)},
+            "sampling": {} if self.sampling.chunk_size else {"chunk_size": size_rules.chunk_rows(math.prod(shape))},
         }
         return {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
 

@@ -65,7 +65,7 @@ class SamplingConfig(StrictModel):
     `stream` needs an envelope whose M does not change, and room for workers and actors at the same time."""
     chunk_size: PositiveInt | None = None
     """Proposals that are drawn and scored together: the unit of work and of randomness. Another size accepts other
-    rows. Larger chunks need more memory. null means 4096, or the largest power of two whose images take 64 MiB or
+    rows. Larger chunks need more memory. null means 4096, or the largest power of two whose rows take 64 MiB or
     less, if this is smaller: 256 for RGB images of 224 x 224 pixels."""
     pool: PoolConfig = PoolConfig()
     """The Ray actors."""

@@ -13,10 +13,10 @@ Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
 
 CHUNK_ROWS = 4096
-"""Rows of a chunk, unless the images are large."""
+"""Rows of a chunk, unless they are large."""
 
 CHUNK_MIB = 64
-"""MiB that the images of a chunk may take."""
+"""MiB that the rows of a chunk may take."""
 
 _FEWEST_ROWS = 8
 _THUMBNAIL_SIDE = 32  # pixels
@@ -37,9 +37,9 @@ which no target image has.
 """
 
 
-def chunk_rows(shape: Shape) -> int:
-    """Return the rows of a chunk: the largest power of two whose images take CHUNK_MIB or less, at most CHUNK_ROWS."""
-    fitting = CHUNK_MIB * 2**20 // math.prod(shape)
+def chunk_rows(row_bytes: int) -> int:
+    """Return the rows of a chunk: the largest power of two that takes CHUNK_MIB or less, at most CHUNK_ROWS."""
+    fitting = CHUNK_MIB * 2**20 // max(1, row_bytes)
     return min(CHUNK_ROWS, max(_FEWEST_ROWS, 2 ** (fitting.bit_length() - 1) if fitting else 0))
 
 

@@ -1,5 +1,7 @@
 """Keys that are left to the images: the rules, where they apply, and what a run that is resumed keeps."""
 
+import math
+
 import pytest
 
 from rsf_dist.config import size_rules
@@ -39,7 +41,7 @@ def resolved(shape, **sections):
     ],
 )
 def test_a_chunk_has_as_many_images_as_64_mib_hold_rounded_down_to_a_power_of_two(shape, rows):
-    assert size_rules.chunk_rows(shape) == rows
+    assert size_rules.chunk_rows(math.prod(shape)) == rows
 
 
 @pytest.mark.parametrize(
