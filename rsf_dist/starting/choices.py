@@ -114,12 +114,12 @@ def choose(sets: Sequence[FoundImages], preset: Preset) -> Choices:
     alike = len(sizes) == 1 and all(images.complete or not images.are_files for images in sets)
     height, width = _common_size(sets, preset.side)
     grey = all(images.grey for images in sets)
-    mixed = len({images.are_files or not images.grey for images in sets}) > 1
+    have_three = {images.are_files or not images.grey for images in sets}  # as a file is read where nothing is said
     channels = 1 if grey else 3
     return Choices(
         shape=(channels, height, width),
         size=None if alike and sizes == {(height, width)} else (height, width),
-        channels=channels if mixed or (grey and sets[0].are_files) else None,
+        channels=channels if len(have_three) > 1 or (grey and sets[0].are_files) else None,
         preset=preset,
         num_source=len(sets[0]),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def _set(images: FoundImages, choices: Choices) -> dict[str, Any]:
 
 def _free_output(target: FoundImages) -> str:
     """Return runs/ and the target's name, with a number behind it if that is taken."""
-    name = Path(place(target.keys)).stem or "run"
+    name = Path(os.path.abspath(place(target.keys))).stem or "run"  # of `..`, too
     numbered = (f"runs/{name}-{number}" for number in itertools.count(2))
     return next(path for path in itertools.chain([f"runs/{name}"], numbered) if not Path(path).exists())
 

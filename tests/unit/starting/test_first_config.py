@@ -169,6 +169,13 @@ def test_the_output_is_a_folder_that_is_not_there_yet():
         assert parse_text(first_config(*arguments)).output == free
 
 
+def test_the_output_of_a_target_in_a_folder_above_has_its_name(monkeypatch):
+    folder("seen", (8, 8))
+    folder("seen/mine/source", (8, 8))
+    monkeypatch.chdir("seen/mine")
+    assert parse_text(first_config("source", "..")).output == "runs/seen"
+
+
 def refusal(*arguments: str) -> str:
     with pytest.raises(InputError) as caught:
         first_config(*arguments)
