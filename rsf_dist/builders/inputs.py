@@ -12,6 +12,7 @@ from rsf_dist.config.run import RunConfig
 from rsf_dist.config.shifted_images import ShiftedImagesConfig, ShiftedTargetConfig, TargetConfig, TargetImagesConfig
 from rsf_dist.config.size_rules import Shape
 from rsf_dist.data.images import ImageSet, load_images
+from rsf_dist.data.packing import Packing
 from rsf_dist.data.sources.base import shortened
 from rsf_dist.errors import InputError, located
 from rsf_dist.ratios.classifier import MIN_TARGET_IMAGES
@@ -28,6 +29,7 @@ class Inputs:
         test: labelled images of the target domain, for the evaluation. None means that no model is evaluated.
         source_test: labelled images of the source domain, for the evaluation. None means that there are none.
         oracle: labelled images of the target domain, for arm `oracle`. None means that there are none.
+        pool: labelled images that proposals are made from in place of the source. None means that there are none.
         image_defaults: the values that the images give to keys that the configuration leaves open.
     """
 
@@ -36,7 +38,13 @@ class Inputs:
     test: ImageSet | None
     source_test: ImageSet | None
     oracle: ImageSet | None
+    pool: ImageSet | None = None
     image_defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def proposed_from(self) -> ImageSet:
+        """The images that proposals are made from."""
+        return self.source if self.pool is None else self.pool
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of each set, by which a resumed run knows that its images are the same."""
@@ -49,27 +57,33 @@ class Inputs:
     def notes(self) -> list[str]:
         """Return lines about what was passed over or may surprise, each with the set's name in front."""
         read = [f"{name}: {note}" for name, images in self._sets().items() for note in images.notes]
-        present = set(self.source.require_labels().tolist())
+        name, images = ("source", self.source) if self.pool is None else ("pool", self.pool)
+        present = set(images.require_labels().tolist())
         empty = [name for number, name in enumerate(self.source.classes) if number not in present]
         if not empty:
             return read
         counts = f"{len(empty):,} of {len(self.source.classes):,} classes"
-        return [*read, f"source: no image of {shortened(empty)}: {counts} are not trained"]
+        return [*read, f"{name}: no image of {shortened(empty)}: {counts} are not trained"]
 
     def _sets(self) -> dict[str, ImageSet]:
         sets = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {name: images for name, images in sets.items() if isinstance(images, ImageSet)}
 
 
-def load_inputs(config: RunConfig) -> Inputs:
-    """Read or make every image set of the run. Raises InputError."""
+def load_inputs(config: RunConfig, packing: Packing | None = None) -> Inputs:
+    """Read or make every image set of the run. Raises InputError.
+
+    Args:
+        config: the run's configuration.
+        packing: finds and makes packed image sets. None means that all are read into memory.
+    """
     with located("source"):
         _require_classifying(config.source)
-        source = load_images(config.source)
+        source = load_images(config.source, packing=packing)
         source.require_labels()
         _require_classes(source)
     with located("target"):
-        target = _read_or_make(config.target, "target", config, source)
+        target = _read_or_make(config.target, "target", config, source, packing)
         target.require_like(source)
 
     def labelled(images: TargetImagesConfig | None, section: str) -> ImageSet | None:
@@ -77,7 +91,7 @@ def load_inputs(config: RunConfig) -> Inputs:
             return None
         with located(section):
             _require_classifying(images)
-            image_set = _read_or_make(images, section, config, source)
+            image_set = _read_or_make(images, section, config, source, packing)
             image_set.require_labels()
             image_set.require_like(source)
         return image_set
@@ -87,12 +101,19 @@ def load_inputs(config: RunConfig) -> Inputs:
         raise InputError("target", f"{len(target)} images", f"a ratio needs {MIN_TARGET_IMAGES} or more", "give more")
     return Inputs(
         source=source,
-        target=ImageSet(target.images, notes=target.notes),
+        target=_unlabelled(target),
         test=labelled(evaluation.test, "evaluation.test"),
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
         image_defaults=config.image_defaults(cast(Shape, tuple(source.images.shape[1:]))),
+        pool=labelled(config.proposal.own_images, "proposal.images"),
     )
+
+
+def _unlabelled(images: ImageSet) -> ImageSet:
+    """Return the images alone."""
+    known = images.known_digest if images.labels is None and not images.annotations and not images.classes else None
+    return ImageSet(images.images, notes=images.notes, known_digest=known)
 
 
 def _require_classifying(images: object) -> None:
@@ -115,15 +136,19 @@ _SHIFTED_CHUNKS = {"target": 0, "evaluation.oracle": 1, "evaluation.test": 2}
 
 
 def _read_or_make(
-    images: TargetConfig | TargetImagesConfig, section: str, config: RunConfig, source: ImageSet
+    images: TargetConfig | TargetImagesConfig,
+    section: str,
+    config: RunConfig,
+    source: ImageSet,
+    packing: Packing | None,
 ) -> ImageSet:
     """Read the images of a section of the configuration, or make those of kind `shifted`. Raises InputError."""
     if isinstance(images, ImagesKind):
-        return load_images(images, labelled=section != "target", classes=source.classes)
+        return load_images(images, section != "target", source.classes, packing)
     assert isinstance(images, (ShiftedTargetConfig, ShiftedImagesConfig))
     assert isinstance(config.target, ShiftedTargetConfig)  # RunConfig refuses other targets
     with located("base"):
-        base = load_images(images.base, classes=source.classes)
+        base = load_images(images.base, classes=source.classes, packing=packing)
         base.require_labels()
         base.require_like(source)
     streams = Streams(config.seed, Stage.TARGET, 0, _SHIFTED_CHUNKS[section])

@@ -17,6 +17,23 @@ def _all_different(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+_TAKEN = (
+    *("image", "label", "base_index", "boxes", "box_label", "box_crowd", "mask", "component"),
+    *("round", "chunk", "index", "log_ratio", "accept_key", "weight", "ledger"),
+)
+"""The columns of rows that have a meaning of their own."""
+
+
+def _free_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for number, name in enumerate(names):
+        if name in _TAKEN:
+            raise ValueError(f"{name} is a column of rows already: give the file's column another name")
+        if name in names[:number]:
+            raise ValueError(f"{name} is there twice")
+    return names
+
+
+Attributes = Annotated[tuple[NonEmptyStr, ...], AfterValidator(_free_names)]
 ClassNames = Annotated[tuple[str, ...], AfterValidator(_all_different)]
 Channels = Literal[1, 3]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -91,6 +108,9 @@ class NpzConfig(ImagesKind):
     """Chooses this source."""
     root: NonEmptyStr
     """Path of the file."""
+    attributes: Attributes = ()
+    """Further arrays of numbers, one an image. Proposals of kind `dataset` carry them as columns of these names, which
+    ratios, verifiers and rewards of your own can look at."""
 
 
 class FilesKind(ImagesKind):
@@ -222,6 +242,9 @@ class TableConfig(FilesKind):
     label_column: str | None = None
     """Column of the labels. null means the first that is there of label, class, target, or else unlabelled. Empty text
     means that no labels are read."""
+    attributes: Attributes = ()
+    """Further columns of numbers. Proposals of kind `dataset` carry them as columns of these names, which ratios,
+    verifiers and rewards of your own can look at."""
 
 
 @IMAGE_KINDS.register
@@ -243,6 +266,9 @@ class ParquetConfig(FilesKind):
     label_column: str | None = None
     """Column of the labels. null means the first that is there of label, labels, class, target, or else unlabelled.
     Empty text means that no labels are read."""
+    attributes: Attributes = ()
+    """Further columns of numbers. Proposals of kind `dataset` carry them as columns of these names, which ratios,
+    verifiers and rewards of your own can look at."""
 
 
 @IMAGE_KINDS.register
@@ -272,11 +298,17 @@ def _known_kind(kind: str) -> str:
     return kind
 
 
+def _no_uri(path: str) -> str:
+    if "://" in path:
+        raise ValueError("must be a folder, since images are mapped from files, and not a URI")
+    return path
+
+
 class DataConfig(StrictModel):
     """Defaults for every image set; for kind `shifted`, for its `base`. A key given in an image set itself wins.
 
     An image set takes the keys that its kind has. The resolved config.yaml spells every image set out, so that `data`
-    has no effect there.
+    has no effect there, but for `cache`.
     """
 
     kind: Annotated[NonEmptyStr, AfterValidator(_known_kind)] | None = None
@@ -293,3 +325,9 @@ class DataConfig(StrictModel):
     """Default of the image sets' `channels`. null means none."""
     bits: Bits | None = None
     """Default of the image sets' `bits`. null means none."""
+    cache: Annotated[NonEmptyStr, AfterValidator(_no_uri)] | None = None
+    """Path of a folder that runs share, for decoded images: whichever run is first packs them there, and every process
+    maps them. They are found again by the files' paths, sizes and times and by the settings; nothing removes them. A
+    node that does not see the folder fetches the files once. null means the run's own directory, or TMPDIR where that
+    is a URI. Only image sets of 64 MiB or more, or from 256 MiB of files or more, are packed; others are read into
+    memory."""

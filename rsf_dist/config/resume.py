@@ -36,7 +36,7 @@ def differences(before: RunConfig, now: RunConfig) -> list[str]:
 
     `data` is left out, because the image sets hold its keys.
     """
-    old, new = (dict(_leaves(config.model_dump(mode="json", exclude={"data"}))) for config in (before, now))
+    old, new = (leaves(config) for config in (before, now))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_resource(key)]
     return [f"{key}={new.get(key, '(absent)')} (was {old.get(key, '(absent)')})" for key in keys]
 
@@ -51,6 +51,11 @@ def _nodes(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, (dict, list)):
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             yield from _nodes(value, f"{path}.{key}" if path else str(key))
+
+
+def leaves(config: RunConfig) -> dict[str, Any]:
+    """Return the values of the configuration by their dotted keys, `data` left out. A list is one value."""
+    return dict(_leaves(config.model_dump(mode="json", exclude={"data"})))
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

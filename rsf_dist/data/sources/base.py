@@ -44,8 +44,8 @@ class Listing:
         ids: the name of each image within its source: the path of its file below the root, or its number.
         read: decodes the images at the given positions. It returns a Batch: `image` uint8 [m, channels, height, width],
             and where the source has them `boxes` float32 [m, K, 4] with `box_label` int64 [m, K], K the largest number
-            of boxes of an image of the source, or `mask` uint8 [m, height, width] (`rsf_dist.data.annotations`). It can
-            be pickled. It raises InputError, which names the file.
+            of boxes of an image of the source, or `mask` uint8 [m, height, width] (`rsf_dist.data.annotations`), and
+            attributes [m]. It can be pickled. It raises InputError, which names the file.
         labels: int64 [n] in [0, len(classes)). None means unlabelled.
         classes: the classes' names, in the order of their numbers; empty without labels, boxes and masks.
         notes: what was found in the files and not refused, a line each, with its count and the first example.

@@ -10,7 +10,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -24,6 +24,7 @@ from rsf_dist.config.images import ParquetConfig
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.decoding import Brightest, require_full_range
 from rsf_dist.data.sources.arrow_images import image_in, require_images
+from rsf_dist.data.sources.attributes import read_numbers, with_attributes
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
 from rsf_dist.data.sources.columns import (
     filled,
@@ -141,7 +142,7 @@ def _first_line(err: Exception) -> str:
 
 @list_images.register
 def _(config: ParquetConfig) -> Listing:
-    filesystem, root = _opened(config.root)
+    filesystem, root = opened(config.root)
     paths = _files(filesystem, root, config)
     fragments = [ds.ParquetFileFormat().make_fragment(path, filesystem) for path in paths]
     groups = _row_groups(fragments)
@@ -157,18 +158,38 @@ def _(config: ParquetConfig) -> Listing:
     label_column = None
     if config.label_column != "":
         label_column = find_column(config.label_column, _LABELS, columns, "label_column", paths[0])
+    listing = with_attributes(Listing(ids, rows), _attributes(fragments, config, rows))
     if label_column is None:
-        return Listing(ids, rows)
+        return listing
     _require_equal_columns(fragments, label_column)
-    return Listing(ids, rows, *_labels(fragments, label_column, config.classes, rows))
+    labels, classes = _labels(fragments, label_column, config.classes, rows)
+    return replace(listing, labels=labels, classes=classes)
+
+
+def _attributes(fragments: Sequence[ds.ParquetFileFragment], config: ParquetConfig, rows: _Rows) -> dict[str, Tensor]:
+    """Return the columns that the configuration names as attributes. Raises InputError."""
+    for name in config.attributes:
+        find_column(name, (), _schema(fragments[0]).names, "attributes", fragments[0].path)
+        _require_equal_columns(fragments, name)
+    return {name: read_numbers(_values(fragments, name), name, rows.place) for name in config.attributes}
+
+
+def _values(fragments: Sequence[ds.ParquetFileFragment], column: str) -> list[Any]:
+    values: list[Any] = []
+    for fragment in fragments:
+        with _reading(fragment.path):
+            values += fragment.to_table(columns=[column]).column(0).to_pylist()
+    return values
 
 
 @list_unlabelled.register
 def _(config: ParquetConfig) -> Listing:
-    return unlabelled_unless_sound(config, lambda: list_images(config.model_copy(update={"label_column": ""})))
+    return unlabelled_unless_sound(
+        config, lambda: list_images(config.model_copy(update={"label_column": "", "attributes": ()}))
+    )
 
 
-def _opened(root: str) -> tuple[fs.FileSystem, str]:
+def opened(root: str) -> tuple[fs.FileSystem, str]:
     """Return the file system that a path or URI leads to, and the path within it. Raises InputError."""
     if "://" not in root:
         return fs.LocalFileSystem(), str(existing(root).absolute())
@@ -182,17 +203,22 @@ def _opened(root: str) -> tuple[fs.FileSystem, str]:
 
 def _files(filesystem: fs.FileSystem, root: str, config: ParquetConfig) -> list[str]:
     """Return the files' paths, in alphabetical order. Raises InputError if there are none."""
-    try:
-        info = filesystem.get_file_info(root)
-        if info.type == fs.FileType.File:
-            return [root]
-        inside = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-    except (pa.ArrowException, OSError) as err:
-        raise InputError("root", config.root, f"cannot be listed ({_first_line(err)})", "correct the path") from err
-    paths = sorted(info.path for info in inside if info.type == fs.FileType.File and _is_shown(info.path, root))
+    paths = sorted(info.path for info in files_in(filesystem, root, config))
     if not paths:
         raise InputError("root", config.root, "holds no *.parquet file", "point it to a folder that does")
     return paths
+
+
+def files_in(filesystem: fs.FileSystem, root: str, config: ParquetConfig) -> list[fs.FileInfo]:
+    """Return the file that a path names, or the Parquet files below it. Raises InputError."""
+    try:
+        info = filesystem.get_file_info(root)
+        if info.type == fs.FileType.File:
+            return [info]
+        inside = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+    except (pa.ArrowException, OSError) as err:
+        raise InputError("root", config.root, f"cannot be listed ({_first_line(err)})", "correct the path") from err
+    return [info for info in inside if info.type == fs.FileType.File and _is_shown(info.path, root)]
 
 
 def _is_shown(path: str, root: str) -> bool:
@@ -241,10 +267,7 @@ def _labels(
     fragments: Sequence[ds.ParquetFileFragment], column: str, classes: tuple[str, ...], rows: _Rows
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Return the labels and the classes' names, which Hugging Face's metadata may give. Raises InputError."""
-    values: list[Any] = []
-    for fragment in fragments:
-        with _reading(fragment.path):
-            values += fragment.to_table(columns=[column]).column(0).to_pylist()
+    values = _values(fragments, column)
     all_names = [_class_names(_schema(fragment), column) for fragment in fragments]
     for fragment, found in zip(fragments, all_names, strict=True):
         if found != all_names[0]:
