@@ -71,7 +71,7 @@ def build_proposal(config: ProposalKind, source: ImageSet) -> Proposal:
 @build_proposal.register
 def _build_augment(config: AugmentConfig, source: ImageSet) -> Proposal:
     parameters: dict[str, Distribution] = {
-        name: build_distribution(distribution) for name, distribution in config.parameters.items()
+        name: build_distribution(distribution) for name, distribution in (config.parameters or {}).items()
     }
     prior = None if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
     return AugmentProposal(source, parameters, prior, _pipeline(config.transforms))

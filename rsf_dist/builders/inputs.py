@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
 
 from rsf_dist.builders.shifted_target import make_shifted_images
 from rsf_dist.config.images import ImagesKind
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.shifted_images import ShiftedImagesConfig, ShiftedTargetConfig, TargetConfig, TargetImagesConfig
+from rsf_dist.config.size_rules import Shape
 from rsf_dist.data.images import ImageSet, load_images
 from rsf_dist.data.packing import Packing
 from rsf_dist.data.sources.base import shortened
@@ -27,6 +30,7 @@ class Inputs:
         source_test: labelled images of the source domain, for the evaluation. None means that there are none.
         oracle: labelled images of the target domain, for arm `oracle`. None means that there are none.
         pool: labelled images that proposals are made from in place of the source. None means that there are none.
+        image_defaults: the values that the images give to keys that the configuration leaves open.
     """
 
     source: ImageSet
@@ -35,6 +39,7 @@ class Inputs:
     source_test: ImageSet | None
     oracle: ImageSet | None
     pool: ImageSet | None = None
+    image_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def proposed_from(self) -> ImageSet:
@@ -61,8 +66,8 @@ class Inputs:
         return [*read, f"{name}: no image of {shortened(empty)}: {counts} are not trained"]
 
     def _sets(self) -> dict[str, ImageSet]:
-        sets = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: images for name, images in sets.items() if images is not None}
+        sets = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: images for name, images in sets.items() if isinstance(images, ImageSet)}
 
 
 def load_inputs(config: RunConfig, packing: Packing | None = None) -> Inputs:
@@ -100,6 +105,7 @@ def load_inputs(config: RunConfig, packing: Packing | None = None) -> Inputs:
         test=labelled(evaluation.test, "evaluation.test"),
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
+        image_defaults=config.image_defaults(cast(Shape, tuple(source.images.shape[1:]))),
         pool=labelled(config.proposal.own_images, "proposal.images"),
     )
 

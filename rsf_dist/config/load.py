@@ -6,7 +6,7 @@ Three things are spelt out before validation: overrides, the keys of `data`, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,20 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
 def dump_config(config: RunConfig) -> str:
     """Return the resolved configuration as YAML, every default spelt out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def filled(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration with the values of some keys, each named from the root. Raises InputError."""
+    if not values:
+        return config
+    raw = config.model_dump(mode="json")
+    for key, value in values.items():
+        *parents, leaf = key.split(".")
+        node: Any = raw
+        for parent in parents:
+            node = node[int(parent)] if isinstance(node, list) else node[parent]
+        node[leaf] = value
+    return parse_config(raw)
 
 
 def _with_data(raw: dict[str, Any]) -> dict[str, Any]:

@@ -48,12 +48,21 @@ def _images(path: Path, config: IdxConfig) -> tuple[int, Callable[[Sequence[int]
     return shape[0], StreamedImages(opened, _HEADER_BYTES, (1, *shape[1:]), config, partial(_unreadable, path))
 
 
+def splits_in(root: Path) -> list[str]:
+    """Return the splits whose images lie in a folder, or where torchvision keeps them below it."""
+    return [split for split, (images, _) in _IDX_FILES.items() if _places(root, images)]
+
+
 def _find_idx(root: Path, name: str) -> Path:
-    for folder in [root, root / "FashionMNIST" / "raw", root / "MNIST" / "raw"]:
-        for path in [folder / name, folder / f"{name}.gz"]:
-            if path.is_file():
-                return path
+    found = _places(root, name)
+    if found:
+        return found[0]
     raise InputError("root", root, f"holds no {name}[.gz]", "point it to a folder with the IDX files")
+
+
+def _places(root: Path, name: str) -> list[Path]:
+    folders = [root, root / "FashionMNIST" / "raw", root / "MNIST" / "raw"]
+    return [path for folder in folders for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
 
 
 def _read_idx(path: Path, num_dims: int) -> np.ndarray:

@@ -40,7 +40,8 @@ from rsf_dist.runtime.uris import refuse_password
 
 _IMAGES = ("image", "img", "picture", "photo", "pixels")
 _LABELS = ("label", "labels", "class", "target")
-_SUFFIXES = (".parquet", ".pq")
+SUFFIXES = (".parquet", ".pq")
+"""Endings of the files' names."""
 _ROWS_AT_ONCE = 64  # of a row group, when images are read: it need not fit into memory as a whole
 _PAGE_BY_PAGE = {"pre_buffer": False, "use_buffered_stream": True, "buffer_size": 2**20}
 
@@ -222,7 +223,7 @@ def files_in(filesystem: fs.FileSystem, root: str, config: ParquetConfig) -> lis
 
 def _is_shown(path: str, root: str) -> bool:
     parts = path.removeprefix(root).strip("/").split("/")
-    return path.lower().endswith(_SUFFIXES) and not any(part.startswith((".", "_")) for part in parts)
+    return path.lower().endswith(SUFFIXES) and not any(part.startswith((".", "_")) for part in parts)
 
 
 def _row_groups(fragments: Sequence[ds.ParquetFileFragment]) -> list[_RowGroup]:

@@ -18,8 +18,9 @@ from rsf_dist.data.sources.columns import decoded, filled, find_column, read_lab
 from rsf_dist.data.sources.text_tables import JSON_LINES, SEPARATED, TextTable, read_text_table
 from rsf_dist.errors import InputError
 
-_PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path")
-_LABELS = ("label", "class", "target")
+PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path")
+LABELS = ("label", "class", "target")
+"""The usual names of the columns of paths and labels, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +56,24 @@ class _Files:
 def image_paths(config: TableConfig) -> list[str]:
     """Return the absolute paths of the images that a table names. Raises InputError."""
     file = _existing_file(config.file)
-    wanted = {config.path_column, *_PATHS}
+    wanted = {config.path_column, *PATHS}
     table = read_text_table(file, lambda column: column in wanted or column.strip().lower() in wanted)
-    column = require_column(config.path_column, _PATHS, table.columns, "path_column", str(file))
+    column = require_column(config.path_column, PATHS, table.columns, "path_column", str(file))
     return _paths(table, column, existing(config.root) if config.root else file.parent)[0]
 
 
 @list_images.register
 def _(config: TableConfig) -> Listing:
     file = _existing_file(config.file)
-    names = {config.path_column, config.label_column, *config.attributes, *_PATHS, *_LABELS}
+    names = {config.path_column, config.label_column, *config.attributes, *PATHS, *LABELS}
     table = read_text_table(file, lambda column: column in names or column.strip().lower() in names)
-    path_column = require_column(config.path_column, _PATHS, table.columns, "path_column", str(file))
+    path_column = require_column(config.path_column, PATHS, table.columns, "path_column", str(file))
     paths, ids = _paths(table, path_column, existing(config.root) if config.root else file.parent)
     files = _Files(paths, file, table.lines, config)
     listing = with_attributes(Listing(ids, files), _attributes(table, config))
     if config.label_column == "":
         return listing
-    label_column = find_column(config.label_column, _LABELS, table.columns, "label_column", str(file))
+    label_column = find_column(config.label_column, LABELS, table.columns, "label_column", str(file))
     if label_column is None:
         return listing
     labels, classes = read_labels(table.column(label_column), config.classes, table.place)
