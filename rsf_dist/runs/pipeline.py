@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -33,6 +34,7 @@ from rsf_dist.report.schema import Report
 from rsf_dist.runs.arms import MODEL, arms, train_seed, training_bytes
 from rsf_dist.runs.rounds import last_rows, sample_seed
 from rsf_dist.runs.seed_run import SeedRun
+from rsf_dist.runs.source_names import SourceNames
 from rsf_dist.runtime import user_code
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.storage.lock import run_lock
@@ -198,9 +200,13 @@ def begin_run(config: RunConfig, inputs: Inputs, store: RunStore, progress: Prog
     for line in inputs.summaries():
         progress.say(line)
     if not store.is_intact(INPUTS):
-        digests = json.dumps(inputs.digests(), indent=1) + "\n"
-        store.commit_folder(INPUTS, lambda folder: (folder / DIGESTS).write_text(digests))
+        store.commit_folder(INPUTS, lambda folder: _describe_inputs(inputs, folder))
     store.write(CONFIG, dump_config(config))
+
+
+def _describe_inputs(inputs: Inputs, folder: Path) -> None:
+    (folder / DIGESTS).write_text(json.dumps(inputs.digests(), indent=1) + "\n")
+    SourceNames.of(inputs.source).save(folder)
 
 
 def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
