@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from rsf_dist.config.images import ImagesKind
+from rsf_dist.config.images import Bits, ImagesKind, Resize
 from rsf_dist.data.batch import take_rows
 from rsf_dist.data.sources import Listing, list_images, list_unlabelled
 from rsf_dist.data.sources.base import shortened
@@ -31,6 +31,8 @@ class ImageSet:
             `rsf_dist.data.annotations` describes them, and `box_crowd`.
         ids: the names of the images within their source, by which an accepted row can be traced back.
         notes: lines for the user about what was read.
+        resize: the way in which the images were brought to their size, if they had another.
+        bits: bits that were used of files with 16 bits a channel. None means as many as a file's type says.
     """
 
     images: Tensor
@@ -39,6 +41,8 @@ class ImageSet:
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
     ids: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    resize: Resize = "cover"
+    bits: Bits | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,7 +53,8 @@ class ImageSet:
         labels = None if self.labels is None else self.labels[index]
         positions = torch.arange(len(self))[index].tolist() if self.ids else []
         ids = tuple(self.ids[position] for position in positions)
-        return ImageSet(take_rows(self.images, index), labels, self.classes, annotations, ids)
+        images = take_rows(self.images, index)
+        return replace(self, images=images, labels=labels, annotations=annotations, ids=ids, notes=())
 
     def summary(self) -> str:
         """Return a line about the images: how many of which size, and of how many classes."""
@@ -117,7 +122,8 @@ def load_images(config: ImagesKind, labelled: bool = True, classes: tuple[str, .
         raise InputError("root", _root(config), "holds images without pixels", "save them again")
     labels = None if listing.labels is None else listing.labels[taken]
     ids = tuple(listing.ids[position] for position in taken)
-    return ImageSet(images, labels, listing.classes, columns if labelled else {}, ids, listing.notes)
+    annotations, bits = columns if labelled else {}, getattr(config, "bits", None)
+    return ImageSet(images, labels, listing.classes, annotations, ids, listing.notes, config.resize, bits)
 
 
 def _root(config: ImagesKind) -> str:
