@@ -76,7 +76,7 @@ def test_a_seed_by_its_number_in_the_configuration(tmp_path: Path) -> None:
             rsf.load_model(tmp_path / folder, seed=seed)
     for text in ("seed: 7", "[]", "seed: x\nnum_seeds: 2", "{"):
         (tmp_path / "run" / "config.yaml").write_text(text)
-        with pytest.raises(InputError, match="its config.yaml is damaged"):
+        with pytest.raises(InputError, match=r"its config\.yaml is damaged"):
             rsf.load_model(tmp_path / "run", seed=7)
 
 
