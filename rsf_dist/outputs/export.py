@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from rsf_dist.config.run import RunConfig
+from rsf_dist.data.annotations import IGNORED
 from rsf_dist.data.arrow import from_table
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.export import WRITERS, Writer
@@ -30,7 +29,8 @@ from rsf_dist.runs.source_names import SourceNames, stored_names
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.sampling.accepted import stored_tables
 from rsf_dist.sampling.chunk import class_labels
-from rsf_dist.storage.manifest import RoundProgress
+from rsf_dist.sampling.report import SamplingReport
+from rsf_dist.storage.manifest import RoundResult
 from rsf_dist.storage.run_store import RunStore
 
 _ANNOTATIONS = ("boxes", "box_label", "box_crowd", "mask")
@@ -74,14 +74,16 @@ class _Rows:
         store: the seed's directory.
         seed: the seed.
         round: the round's number.
-        progress: the round's entry in the manifest.
+        chunk_size: proposals in each of its chunks.
+        result: its outcome.
         names: what classes and source images are called.
     """
 
     store: RunStore
     seed: int
     round: int
-    progress: RoundProgress
+    chunk_size: int
+    result: RoundResult
     names: SourceNames
 
     def blocks(self) -> Iterator[pa.Table]:
@@ -94,11 +96,10 @@ class _Rows:
     def images(self, batch: Batch) -> ImageSet:
         """Return rows as an image set, whose ids are made of chunk and index. Raises InputError."""
         _require_pictures(batch)
+        _require_classes(batch, self.names.classes)
         labels = class_labels(batch)
-        if labels is not None:
-            _require_classes(labels, self.names.classes)
         annotations = {name: batch[name] for name in _ANNOTATIONS if name in batch}
-        digits = len(str(self.progress.work.chunk_size))
+        digits = len(str(self.chunk_size))
         places = zip(batch["chunk"].tolist(), batch["index"].tolist(), strict=True)
         ids = tuple(f"{chunk:06d}-{index:0{digits}d}" for chunk, index in places)
         numbers = None if labels is None else torch.from_numpy(labels)
@@ -145,8 +146,7 @@ def export(
     config = stored_config(store)
     path = checked_output(output if output is not None else _usual_output(store, format))
     rows = _chosen_rows(store, config, seed, round)
-    assert rows.progress.result is not None  # as chosen
-    total, written, has_source = rows.progress.result.report["num_accepted"], 0, False
+    total, written, has_source = SamplingReport.from_dict(rows.result.report).num_accepted, 0, False
     writer: Writer | None = None
     with new_folder(path) as folder:
         for table in rows.blocks():
@@ -155,11 +155,10 @@ def export(
                 writer = _writer(format, folder, images, rows)
             writer.add(images, about)
             written, has_source = written + len(images), has_source or about["source"].null_count < len(about)
-            progress.count("writing rows", written, int(str(total)))
+            progress.count("writing rows", written, total)
         if writer is not None:
             writer.close()
-    fingerprint = rows.progress.result.fingerprint
-    return Exported(str(path), format, written, rows.seed, rows.round, fingerprint, has_source)
+    return Exported(str(path), format, written, rows.seed, rows.round, rows.result.fingerprint, has_source)
 
 
 def _usual_output(store: RunStore, format: str) -> str:
@@ -175,18 +174,22 @@ def _chosen_rows(store: RunStore, config: RunConfig, seed: int | None, round: in
         rule = f"is no seed of this run, whose seeds are {', '.join(map(str, seeds))}"
         raise InputError("--seed", chosen, rule, "name one of these")
     at = store.at(seed_folder(seeds.index(chosen), len(seeds)))
-    rounds = {number: progress for number, progress in at.manifest().rounds.items() if progress.complete}
-    number = _last_round(at) if round is None else round
-    if number not in rounds:
-        done = f"rounds {', '.join(map(str, rounds))} are done" if rounds else "no round is done"
-        if round is not None:
-            rule = f"is no round whose rows were accepted in {at.uri}: {done}"
-            raise InputError("--round", round, rule, "name one that is done" if rounds else "run it again: it goes on")
-        remedy = "run it again: it goes on" + (
-            f"; or export a round that is done by --round {max(rounds)}" if rounds else ""
-        )
-        raise InputError("run", at.uri, f"has not accepted the rows to train on yet: {done}", remedy)
-    return _Rows(at, chosen, number, rounds[number], stored_names(store, INPUTS, config))
+    rounds, number = at.manifest().rounds, _last_round(at) if round is None else round
+    entry = None if number is None else rounds.get(number)
+    if number is None or entry is None or entry.result is None:
+        raise _not_done(at, round, [one for one, progress in rounds.items() if progress.complete])
+    names = stored_names(store, INPUTS, config)
+    return _Rows(at, chosen, number, entry.work.chunk_size, entry.result, names)
+
+
+def _not_done(store: RunStore, round: int | None, done: list[int]) -> InputError:
+    """Return the error of a round, None for the last, whose rows are not accepted, while others are done."""
+    so_far = f"rounds done: {', '.join(map(str, done))}" if done else "no round is done"
+    if round is not None:
+        remedy = "name one that is done" if done else "run it again: it goes on"
+        return InputError("--round", round, f"is no round whose rows were accepted in {store.uri} ({so_far})", remedy)
+    remedy = f"run it again: it goes on{f'; or export a round that is done by --round {max(done)}' if done else ''}"
+    return InputError("run", store.uri, f"has not accepted the rows to train on yet ({so_far})", remedy)
 
 
 def _last_round(store: RunStore) -> int | None:
@@ -202,10 +205,9 @@ def _writer(format: str, folder: Path, images: ImageSet, rows: _Rows) -> Writer:
         what = ", ".join({"boxes", "mask"} & images.annotations.keys()) or "one label each"
         rule = f"cannot hold this run's rows, which have {what}" if format in WRITERS else "is no format"
         raise InputError("--format", format, rule, f"choose one of {', '.join(fitting)}")
-    result = rows.progress.result
     described = (
-        f"The accepted rows of round {rows.round}, seed {rows.seed}, of a run of rsf_dist"
-        f"{'' if result is None else f' (fingerprint {result.fingerprint})'}."
+        f"The accepted rows of round {rows.round}, seed {rows.seed}, of a run of rsf_dist "
+        f"(fingerprint {rows.result.fingerprint})."
     )
     return WRITERS[format](folder, images.classes, described)
 
@@ -221,11 +223,17 @@ def _require_pictures(batch: Batch) -> None:
         raise InputError("image", list(batch["image"].shape[1:]), rule, "read the run's Parquet shards")
 
 
-def _require_classes(labels: NDArray[np.int64], classes: tuple[str, ...]) -> None:
-    outside = labels[(labels < 0) | (labels >= len(classes))]
-    if len(outside):
-        rule = f"must lie in [0, {len(classes)}), the source's classes"
-        raise InputError("label", int(outside[0]), rule, "correct the proposal's labels", absolute=True)
+def _require_classes(batch: Batch, classes: tuple[str, ...]) -> None:
+    """Raise InputError unless every number of a class has a name; -1 is no box, and 255 an ignored pixel."""
+    for name, none in (("label", None), ("box_label", -1), ("box_crowd", -1), ("mask", IGNORED)):
+        numbers = batch.get(name)
+        if numbers is None or numbers.is_floating_point():
+            continue
+        outside = numbers[(numbers.long() < 0) | (numbers.long() >= len(classes))]
+        outside = outside[outside != none] if none is not None else outside
+        if len(outside):
+            rule = f"must lie in [0, {len(classes)}), the source's classes"
+            raise InputError(name, int(outside[0]), rule, "correct the proposal's labels", absolute=True)
 
 
 def _is_plain(kind: pa.DataType) -> bool:

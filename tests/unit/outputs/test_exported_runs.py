@@ -257,9 +257,9 @@ def test_a_run_without_accepted_rows_is_refused_in_one_line(tmp_path):
     assert "name the directory of an rsf run" in refused(tmp_path / "run")
     store = begin(config)
     told = refused(config.output, tmp_path / "out")
-    assert "has not accepted the rows to train on yet: no round is done; run it again: it goes on" in told
+    assert "has not accepted the rows to train on yet (no round is done); run it again: it goes on" in told
     store_round(store, 0, drawn_chunks(config, 0), 20, last=False)
-    assert "rounds 0 are done" in refused(config.output, tmp_path / "out")
+    assert "rounds done: 0" in refused(config.output, tmp_path / "out")
     assert "--round 0" in refused(config.output, tmp_path / "out")
     assert export(config.output, str(tmp_path / "out"), round=0).num_rows == 20
     progress = store.round(0).model_copy(update={"result": None})
@@ -329,7 +329,12 @@ def test_classes_that_can_name_no_folder(name, tmp_path):
         (lambda rows: {"x": rows["rotation"], **{k: v for k, v in rows.items() if k != "image"}}, "only images"),
         (lambda rows: rows | {"image": rows["image"].float()}, "must be uint8"),
         (lambda rows: rows | {"image": rows["image"].repeat(1, 2, 1, 1)}, "neither grey nor RGB"),
-        (lambda rows: rows | {"label": rows["label"] + 7}, r"must lie in \[0, 2\)"),
+        (lambda rows: rows | {"label": rows["label"] + 7}, r"label=.*must lie in \[0, 2\)"),
+        (
+            lambda rows: with_boxes(rows) | {"box_label": rows["label"][:, None] + 7},
+            r"box_label=.*must lie in \[0, 2\)",
+        ),
+        (lambda rows: with_masks(rows) | {"mask": rows["image"][:, 0] | 2}, r"mask=.*must lie in \[0, 2\)"),
     ],
 )
 def test_rows_that_are_no_pictures_of_known_classes(change, told, tmp_path):
