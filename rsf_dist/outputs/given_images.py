@@ -30,6 +30,7 @@ from rsf_dist.models.networks import Network
 
 _PARQUET = (".parquet", ".pq")
 _BLOCK_BYTES, _BLOCK_IMAGES = 2**27, 4096
+_GIVE_SIZE = "add the size to the command, e.g. size=224"
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,23 @@ class GivenImages:
         Raises:
             InputError: names the file; or the images differ in size, and the model does not say which it wants.
         """
-        size, start = 1, 0
+        size, start, shape = 1, 0, None
         while start < len(self.taken):
             positions = list(self.taken[start : start + size])
             start += len(positions)
             block = self._read(positions, skip_unreadable)
-            yield block
             if len(block.images):
-                size = max(1, min(_BLOCK_IMAGES, _BLOCK_BYTES // max(1, block.images[0].nbytes)))
+                shape = shape or block.images.shape[1:]
+                self._require_shape(block, shape)
+                size = max(1, min(_BLOCK_IMAGES, _BLOCK_BYTES // max(1, shape.numel())))
+            yield block
+
+    def _require_shape(self, block: Block, shape: torch.Size) -> None:
+        """Raise InputError where a block's images are not like those of the blocks before."""
+        found = block.images.shape[1:]
+        if found != shape:
+            rule = f"{self.listing.ids[block.positions[0]]} differs in size from the first image {list(shape[1:])}"
+            raise InputError("size", list(found[1:]), rule, _GIVE_SIZE, absolute=True)
 
     def _read(self, positions: list[int], skip_unreadable: bool) -> Block:
         try:
@@ -221,5 +231,5 @@ def _preparation(config: ImagesKind) -> str:
 def _in_words_of_the_command(err: InputError) -> InputError:
     """Return an error about all images with the option that this command has for it."""
     if err.field == "size" and not err.absolute:
-        return InputError("size", err.value, err.rule, "add the size to the command, e.g. size=224", absolute=True)
+        return InputError("size", err.value, err.rule, _GIVE_SIZE, absolute=True)
     return err

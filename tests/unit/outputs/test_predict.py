@@ -189,11 +189,14 @@ def test_a_model_that_does_not_say_its_size(tmp_path):
     lines = Lines()
     predict(str(tmp_path / "model"), str(photos), str(tmp_path / "out"), progress=lines)
     assert "the model does not say which size its images had: they stay as they are" in lines.said
-    Image.new("RGB", (8, 8)).save(photos / "other.png")
-    for options in (PredictOptions(), PredictOptions(skip_unreadable=True)):
-        told = refused(tmp_path / "model", photos, tmp_path / "no", options=options)
-        assert "differs in size" in told
-        assert told.endswith("e.g. size=224")
+    for name in ("other.png", "00.png"):  # at the end, and as the first
+        Image.new("RGB", (8, 8)).save(photos / name)
+        for options in (PredictOptions(), PredictOptions(skip_unreadable=True)):
+            told = refused(tmp_path / "model", photos, tmp_path / "no", options=options)
+            assert "differs in size" in told
+            assert told.endswith("e.g. size=224")
+        (photos / name).rename(tmp_path / name)
+    (tmp_path / "00.png").rename(photos / "00.png")
     assert predict(str(tmp_path / "model"), str(photos), str(tmp_path / "yes"), ["size=9"]).num_images == 3
     model_in(tmp_path / "resizing", None, config=ModelConfig(width=4, input_size=(6, 6)))
     assert predict(str(tmp_path / "resizing"), str(photos), str(tmp_path / "more")).num_images == 3
