@@ -52,6 +52,20 @@ def parse_text(text: str, overrides: Sequence[str] = (), path: str = "config.yam
     return parse_config(_with_overrides(text, overrides, path))
 
 
+def image_set_keys(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the keys of an image set that are given as `key=value`, each read as in a configuration's image sets.
+
+    Raises:
+        InputError: one of them is no `key=value`.
+    """
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        if "=" not in override:
+            raise InputError("override", override, "must be key=value", "write e.g. limit=100")
+        _apply(raw, f"source.{override}")
+    return dict(raw.get("source", {}))
+
+
 def _with_overrides(text: str, overrides: Sequence[str], path: str) -> dict[str, Any]:
     try:
         raw = safe_yaml.read(text)

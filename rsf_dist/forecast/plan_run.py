@@ -97,7 +97,7 @@ def plan_run(
             warnings = copy_stored_parts(config, store)
         else:
             require_shared(store.uri, "--keep")
-            write_basis(store, Basis(_kept(config, keep), inputs.digests(), made_with(config)))
+            write_basis(store, Basis(_kept(config, keep), inputs.digests(), made_with(config)), inputs)
             warnings = []
         return _forecast_seed_run(SeedRun(config, inputs, store, config.seed, progress), actors, warnings)
 

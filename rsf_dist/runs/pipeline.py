@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import yaml
 from torch import nn
@@ -41,6 +42,7 @@ from rsf_dist.runs.reuse import Basis, EarlierRun, advice, find_earlier, require
 from rsf_dist.runs.rounds import last_rows, sample_seed
 from rsf_dist.runs.run_folder import CONFIG, DIGESTS, INPUTS, seed_folder, stored_config, stored_digests
 from rsf_dist.runs.seed_run import SeedRun
+from rsf_dist.runs.source_names import SourceNames
 from rsf_dist.runtime import user_code
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.storage.lock import run_lock
@@ -293,7 +295,7 @@ def begin_run(
     for line in inputs.summaries():
         progress.say(line)
     now = _basis(config, inputs)
-    write_basis(store, now)
+    write_basis(store, now, inputs)
     if earlier is not None:
         take_over(earlier, now, _all_seeds(config, inputs, store, progress))
 
@@ -302,11 +304,10 @@ def _basis(config: RunConfig, inputs: Inputs) -> Basis:
     return Basis(config, inputs.digests(), made_with(config))
 
 
-def write_basis(store: RunStore, now: Basis) -> None:
+def write_basis(store: RunStore, now: Basis, inputs: Inputs) -> None:
     """Write into a run's directory what its stages depend on: images' digests, record, resolved configuration."""
     if not store.is_intact(INPUTS):
-        digests = json.dumps(now.digests, indent=1) + "\n"
-        store.commit_folder(INPUTS, lambda folder: (folder / DIGESTS).write_text(digests))
+        store.commit_folder(INPUTS, lambda folder: _describe_inputs(now, inputs, folder))
     record_made_with(store, now.made_with)
     store.write(CONFIG, dump_config(now.config))
 
@@ -317,6 +318,11 @@ def record_made_with(store: RunStore, now: MadeWith) -> None:
     record = together(stored or (dict.fromkeys(now) if store.exists(CONFIG) else {}), now)
     if record != stored:
         store.commit(lambda manifest: manifest.made_with.update(record))
+
+
+def _describe_inputs(now: Basis, inputs: Inputs, folder: Path) -> None:
+    (folder / DIGESTS).write_text(json.dumps(now.digests, indent=1) + "\n")
+    SourceNames.of(inputs.proposed_from).save(folder)
 
 
 def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:

@@ -215,7 +215,7 @@ def test_what_is_wrong_with_the_images(config_file: Path, tmp_path: Path, rsf_he
     refused(rsf_here("run", config_file, outside), "evaluation.test.labels=10", "must lie in [0, 10)")
 
 
-@pytest.mark.parametrize("command", ["run", "sample", "plan", "compare", "train", "report", "verify"])
+@pytest.mark.parametrize("command", ["run", "sample", "plan", "compare", "train", "report", "verify", "export"])
 def test_a_run_of_an_older_version_is_refused_for_that(command: str, small_run: dict, tmp_path: Path, rsf_here) -> None:
     """And not for the keys of its config.yaml, which that version named otherwise; nothing is changed in it."""
     run = tmp_path / "old"
@@ -226,7 +226,7 @@ def test_a_run_of_an_older_version_is_refused_for_that(command: str, small_run: 
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in run.iterdir()}
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(small_run))
-    words = [run] if command in ("train", "report", "verify") else [config, f"output={run}"]
+    words = [run] if command in ("train", "report", "verify", "export") else [config, f"output={run}"]
     words += ["--output", run] if command == "compare" else []
     done = rsf_here(command, *words)
     version = "(manifest version 3, and this version reads 4)"
