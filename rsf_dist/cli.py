@@ -16,6 +16,7 @@ import typer
 from rsf_dist import __version__
 from rsf_dist.commands.demo import demo
 from rsf_dist.commands.forecast import plan
+from rsf_dist.commands.inspect import inspect
 from rsf_dist.commands.jobs import compare, run, sample, train
 from rsf_dist.commands.results import report, verify
 from rsf_dist.commands.schemas import schema
@@ -45,7 +46,7 @@ def _common(
         print(context.get_help())
 
 
-for _command in (run, compare, sample, train, report, plan, verify, schema, demo):
+for _command in (run, compare, sample, train, report, plan, inspect, verify, schema, demo):
     app.command()(_command)
 
 

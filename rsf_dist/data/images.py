@@ -15,6 +15,7 @@ from rsf_dist.data.batch import take_rows
 from rsf_dist.data.sources import Listing, list_images, list_unlabelled
 from rsf_dist.data.sources.base import shortened
 from rsf_dist.data.sources.found_files import sentence_of
+from rsf_dist.data.sources.headers import alpha_notes
 from rsf_dist.errors import InputError
 
 
@@ -104,6 +105,21 @@ def load_images(config: ImagesKind, labelled: bool = True, classes: tuple[str, .
     Raises:
         InputError: names a key of the configuration, or a file.
     """
+    listing, taken = list_taken(config, labelled, classes)
+    columns = dict(listing.read(taken))
+    images = columns.pop("image")
+    if images.numel() == 0:
+        raise InputError("root", _root(config), "holds images without pixels", "save them again")
+    labels = None if listing.labels is None else listing.labels[taken]
+    ids = tuple(listing.ids[position] for position in taken)
+    notes = (*listing.notes, *alpha_notes(listing, taken))
+    return ImageSet(images, labels, listing.classes, columns if labelled else {}, ids, notes)
+
+
+def list_taken(
+    config: ImagesKind, labelled: bool = True, classes: tuple[str, ...] | None = None
+) -> tuple[Listing, list[int]]:
+    """List the images of a configuration, and return the positions of those that it takes. Raises as `load_images`."""
     listing = list_images(config) if labelled else list_unlabelled(config)
     _require_images(config, listing)
     if classes is not None:
@@ -111,13 +127,7 @@ def load_images(config: ImagesKind, labelled: bool = True, classes: tuple[str, .
     taken = listing.take(config.start, config.limit)
     if not taken:
         raise InputError("start", config.start, "leaves no images", "lower it")
-    columns = dict(listing.read(taken))
-    images = columns.pop("image")
-    if images.numel() == 0:
-        raise InputError("root", _root(config), "holds images without pixels", "save them again")
-    labels = None if listing.labels is None else listing.labels[taken]
-    ids = tuple(listing.ids[position] for position in taken)
-    return ImageSet(images, labels, listing.classes, columns if labelled else {}, ids, listing.notes)
+    return listing, taken
 
 
 def _root(config: ImagesKind) -> str:

@@ -25,6 +25,7 @@ from rsf_dist.config.load import dump_config, parse_text
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError, located
+from rsf_dist.inspection.findings import run_findings
 from rsf_dist.models import weights
 from rsf_dist.models.spec import load_network
 from rsf_dist.report import report_json
@@ -167,8 +168,8 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
     user_code.LOADED.clear()
     weights.TAKEN.clear()
     inputs = load_inputs(config)
-    for note in inputs.notes():
-        progress.say(note)
+    for finding in run_findings(config, inputs):
+        progress.say(finding.line())
     preflight(config, inputs)
     for path, file in user_code.LOADED.items():
         progress.say(f"using {path} from {file}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gzip
 import math
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from rsf_dist.config.images import IdxConfig
-from rsf_dist.data.sources.base import Listing, checked_labels, existing, list_images, numbered, numbers, read_rows
+from rsf_dist.data.sources.base import InMemory, Listing, checked_labels, existing, list_images, numbered, numbers
 from rsf_dist.errors import InputError
 
 _IDX_FILES = {
@@ -29,7 +28,7 @@ def _(config: IdxConfig) -> Listing:
     )
     classes = config.classes or numbered(labels)
     ids = numbers(len(images))
-    read = partial(read_rows, torch.from_numpy(images).unsqueeze(1), config)
+    read = InMemory(torch.from_numpy(images).unsqueeze(1), config)
     return Listing(ids, read, checked_labels(labels, len(images), classes), classes)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
 
 from rsf_dist.config.images import NpzConfig
 from rsf_dist.data.sources.base import (
+    InMemory,
     Listing,
     checked_labels,
     existing,
@@ -17,7 +17,6 @@ from rsf_dist.data.sources.base import (
     list_unlabelled,
     numbered,
     numbers,
-    read_rows,
     unlabelled_unless_sound,
 )
 from rsf_dist.errors import InputError
@@ -41,7 +40,7 @@ def _(config: NpzConfig) -> Listing:
 def _listing(images: np.ndarray, config: NpzConfig) -> Listing:
     """Return a listing of the images without labels."""
     tensor = torch.from_numpy(images if images.ndim == 4 else images[:, None])
-    return Listing(numbers(len(images)), partial(read_rows, tensor, config))
+    return Listing(numbers(len(images)), InMemory(tensor, config))
 
 
 def _arrays(root: str, *wanted: str) -> dict[str, np.ndarray]:
