@@ -30,6 +30,7 @@ from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.proposal import (
     AugmentConfig,
     CustomProposalConfig,
+    DatasetProposalConfig,
     DistributionConfig,
     GeneratorProposalConfig,
     ProposalKind,
@@ -38,7 +39,7 @@ from rsf_dist.config.proposal import (
 from rsf_dist.config.task import ClassificationTaskConfig, CustomTaskConfig, TaskKind
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, located
-from rsf_dist.proposals import AugmentProposal, GeneratorProposal, Proposal
+from rsf_dist.proposals import AugmentProposal, GeneratorProposal, PoolProposal, Proposal
 from rsf_dist.proposals.prior import checked_prior
 from rsf_dist.runtime import user_code
 from rsf_dist.sampling.envelope import (
@@ -54,7 +55,11 @@ from rsf_dist.tasks import ClassificationTask, Task
 
 @singledispatch
 def build_proposal(config: ProposalKind, source: ImageSet) -> Proposal:
-    """Build the proposal of a configuration from the source images.
+    """Build the proposal of a configuration.
+
+    Args:
+        config: the configuration.
+        source: the images that proposals are made from: the source images, or the proposal's `own_images`.
 
     Raises:
         InputError: the configuration does not fit the images, or the user's own code fails.
@@ -82,6 +87,11 @@ def _build_generator(config: GeneratorProposalConfig, source: ImageSet) -> Propo
     counts = torch.bincount(source.require_labels(), minlength=len(source.classes))
     prior = counts if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
     return GeneratorProposal(generator, latent, checked_prior(prior, len(source.classes)))
+
+
+@build_proposal.register
+def _build_pool(config: DatasetProposalConfig, source: ImageSet) -> Proposal:
+    return PoolProposal(source)
 
 
 @build_proposal.register

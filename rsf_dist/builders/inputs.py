@@ -24,6 +24,7 @@ class Inputs:
         test: labelled images of the target domain, for the evaluation. None means that no model is evaluated.
         source_test: labelled images of the source domain, for the evaluation. None means that there are none.
         oracle: labelled images of the target domain, for arm `oracle`. None means that there are none.
+        pool: labelled images that proposals are made from in place of the source. None means that there are none.
     """
 
     source: ImageSet
@@ -31,6 +32,12 @@ class Inputs:
     test: ImageSet | None
     source_test: ImageSet | None
     oracle: ImageSet | None
+    pool: ImageSet | None = None
+
+    @property
+    def proposed_from(self) -> ImageSet:
+        """The images that proposals are made from."""
+        return self.source if self.pool is None else self.pool
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of each set, by which a resumed run knows that its images are the same."""
@@ -74,6 +81,7 @@ def load_inputs(config: RunConfig) -> Inputs:
         test=labelled(evaluation.test, "evaluation.test"),
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
+        pool=labelled(config.proposal.own_images, "proposal.images"),
     )
 
 

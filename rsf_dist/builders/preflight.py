@@ -22,6 +22,7 @@ from rsf_dist.builders.components import build_envelope, build_proposal, build_t
 from rsf_dist.builders.context import RatioContext
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.builders.network_trials import Fit, pass_images, try_single_rows, try_training
+from rsf_dist.builders.pool_size import require_large_pool
 from rsf_dist.builders.prior_estimation import class_prior
 from rsf_dist.builders.ratio import make_ratio
 from rsf_dist.config.ratio import (
@@ -64,16 +65,19 @@ def preflight(config: RunConfig, inputs: Inputs) -> None:
     with located("envelope"), _tried(config.envelope):
         envelope = build_envelope(config.envelope)
     with located("proposal"), _tried(config.proposal):
-        proposal = build_proposal(config.proposal, inputs.source)
+        proposal = build_proposal(config.proposal, inputs.proposed_from)
         rows = _draw_reproducibly(proposal, config.seed)
     _require_trainable(rows, inputs)
+    if config.proposal.is_pool:
+        require_large_pool(config, proposal)
     if config.rounds.num_rounds > 1:
         _try_rounds(config, inputs, proposal, rows)
-    if config.envelope.needs_bound:
+    needs_bound = config.envelope.needs_bound and config.sampling.top_k is None
+    if needs_bound:
         _require_bound(config.ratio.may_have_bound, config.ratio)
     context = RatioContext(inputs, proposal, config.seed)
     with located("ratio"):
-        try_ratio(config.ratio, RatioCheck(context, rows, needs_bound=config.envelope.needs_bound))
+        try_ratio(config.ratio, RatioCheck(context, rows, needs_bound))
     with located("envelope"), _tried(config.envelope):
         _try_envelope(envelope)
     _try_task(config, inputs.source, select(rows, slice(_NETWORK_ROWS)))

@@ -118,6 +118,8 @@ def _make_density(config: DensityRatioConfig, context: RatioContext) -> Ratio:
     unknown = sorted(config.parameters.keys() - known.keys())
     if unknown:
         rule, remedy = "the proposal draws no such parameter", "give it a distribution in proposal.parameters too"
+        if not hasattr(context.proposal, "parameters"):
+            remedy = "use a ratio of kind classifier, reward, verifier or custom"
         raise InputError("parameters", unknown[0], rule, remedy)
     factors = [
         DensityRatio(build_distribution(target), DistributionProposal(known[name], column=name))

@@ -42,7 +42,7 @@ def demo(
     roots = {"target": "unlabelled", "evaluation.test": "test", "evaluation.oracle": "oracle"}
     own = [f"output={output}", f"num_seeds={seeds}", *(f"{key}.root={domain / name}" for key, name in roots.items())]
     loaded = load_config(str(files("rsf_dist.demo") / "digits.yaml"), [*own, *(overrides or ())])
-    pipeline.require_same(RunStore(output), loaded)
+    pipeline.require_same(RunStore(output), loaded, advise=False)
     with progress_shown() as progress:
         if not domain.exists():
             progress.say(f"writing the target domain's images into {domain}")

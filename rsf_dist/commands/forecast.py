@@ -18,13 +18,20 @@ def plan(
         int | None,
         typer.Option(min=1, help="Number of actors to forecast for. By default all there are."),
     ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Directory to keep the ratio and the pilot in: `rsf run --from` takes them over, with any envelope.",
+        ),
+    ] = None,
     address: Address = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Forecast the acceptance, bias and cost of sampling.
 
-    A pilot is drawn, an envelope is recommended, and nothing is written.
+    A pilot is drawn, an envelope is recommended, and nothing is written unless --keep names a directory.
     """
     from rsf_dist.config.load import load_config
 
@@ -33,5 +40,5 @@ def plan(
     from rsf_dist.forecast.text import format_forecast
 
     with progress_shown() as progress:
-        forecast = plan_run(loaded, actors=actors, address=address, verbose=debug, progress=progress)
+        forecast = plan_run(loaded, actors=actors, keep=keep, address=address, verbose=debug, progress=progress)
     print(json.dumps(forecast.to_dict(), indent=2) if as_json else format_forecast(forecast))

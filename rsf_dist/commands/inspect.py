@@ -52,8 +52,9 @@ def inspect(
 
 
 def _name(path: str) -> str:
-    stem = Path(path.rstrip("/")).stem if "://" in path else Path(path).absolute().stem
-    return stem or "images"
+    """Return the name that the sheet is given by default: the folder's, or the file's without its suffix."""
+    place = Path(path) if "://" in path else Path(path).absolute()
+    return (place.name if place.is_dir() else place.stem) or "images"
 
 
 def _inspected(path: str, overrides: list[str], progress: Progress) -> Inspection:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rsf_dist.commands.options import Address, Config, Debug, Directory, Json, Overrides, Strict
+from rsf_dist.commands.options import Address, Config, Debug, Directory, Json, Overrides, Reuse, Strict
 from rsf_dist.commands.output import progress_shown, refuse_red, show
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def run(
     config: Config,
     overrides: Overrides = None,
+    reuse: Reuse = None,
     address: Address = None,
     as_json: Json = False,
     strict: Strict = False,
@@ -24,7 +25,7 @@ def run(
     """Sample, fine-tune, compare with the baselines and report."""
     from rsf_dist.config.load import load_config
 
-    _run_job("run", load_config(config, overrides or ()), address, as_json, strict, debug)
+    _run_job("run", load_config(config, overrides or ()), reuse, address, as_json, strict, debug)
 
 
 def compare(
@@ -41,6 +42,7 @@ def compare(
     output: Annotated[
         str | None, typer.Option(help="Directory to write to. By default the file's output with -compare.")
     ] = None,
+    reuse: Reuse = None,
     address: Address = None,
     as_json: Json = False,
     strict: Strict = False,
@@ -53,12 +55,14 @@ def compare(
     from rsf_dist.config.comparison import load_comparison
 
     chosen = None if arms is None else [name.strip() for name in arms.split(",")]
-    _run_job("run", load_comparison(config, overrides or (), chosen, seeds, output), address, as_json, strict, debug)
+    loaded = load_comparison(config, overrides or (), chosen, seeds, output)
+    _run_job("run", loaded, reuse, address, as_json, strict, debug)
 
 
 def sample(
     config: Config,
     overrides: Overrides = None,
+    reuse: Reuse = None,
     address: Address = None,
     as_json: Json = False,
     strict: Strict = False,
@@ -67,7 +71,7 @@ def sample(
     """Fit the ratio and sample; `rsf train` continues from there."""
     from rsf_dist.config.load import load_config
 
-    _run_job("sample", load_config(config, overrides or ()), address, as_json, strict, debug)
+    _run_job("sample", load_config(config, overrides or ()), reuse, address, as_json, strict, debug)
 
 
 def train(directory: Directory, address: Address = None, as_json: Json = False, debug: Debug = False) -> None:
@@ -80,11 +84,17 @@ def train(directory: Directory, address: Address = None, as_json: Json = False, 
 
 
 def _run_job(
-    job: Literal["run", "sample"], config: RunConfig, address: str | None, as_json: bool, strict: bool, debug: bool
+    job: Literal["run", "sample"],
+    config: RunConfig,
+    reuse: str | None,
+    address: str | None,
+    as_json: bool,
+    strict: bool,
+    debug: bool,
 ) -> None:
     from rsf_dist.runs import pipeline  # takes seconds; errors in the configuration came before
 
     with progress_shown() as progress:
-        result = getattr(pipeline, job)(config, address=address, verbose=debug, progress=progress)
+        result = getattr(pipeline, job)(config, reuse=reuse, address=address, verbose=debug, progress=progress)
     show(result, as_json)
     refuse_red(result, strict)

@@ -24,6 +24,15 @@ Address = Annotated[
     typer.Option(help="Address of a Ray cluster; `auto` is the one on this machine."),
 ]
 
+Reuse = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="Directory or URI of an earlier run, to take over what both have in common: ratio, rows, models.",
+    ),
+]
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of text.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 3 if the report's trust card is red.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the output of the workers.")]

@@ -17,14 +17,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-_LARGEST_COUNT = 10**12  # larger counts are typing errors, and would not fit the integers of files and tensors
+LARGEST_COUNT = 10**12  # larger counts are typing errors, and would not fit the integers of files and tensors
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seconds = NonNegative
-PositiveInt = Annotated[int, Field(gt=0, le=_LARGEST_COUNT)]
-Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
+PositiveInt = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 
 _SMALLEST_SHARE = 0.0001  # of a CPU or GPU, that Ray can count
 _LARGEST_SHARE = 10_000  # above any machine
@@ -53,7 +53,7 @@ def _square(value: Any) -> Any:
     return (value, value) if type(value) in (int, float) else value
 
 
-_PIXELS = {"type": "integer", "exclusiveMinimum": 0, "maximum": _LARGEST_COUNT}
+_PIXELS = {"type": "integer", "exclusiveMinimum": 0, "maximum": LARGEST_COUNT}
 _HEIGHT_AND_WIDTH = {"type": "array", "prefixItems": [_PIXELS, _PIXELS], "minItems": 2, "maxItems": 2}
 
 Size = Annotated[

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rsf_dist.config.base import _LARGEST_COUNT, Fraction
+from rsf_dist.config.base import LARGEST_COUNT, Fraction
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.config.resources import TaskResources
 
-NumProposals = Annotated[int, Field(ge=50, le=_LARGEST_COUNT)]
+NumProposals = Annotated[int, Field(ge=50, le=LARGEST_COUNT)]
 """A number of proposals that a classifier can be fitted on."""
 
 

@@ -11,7 +11,9 @@ from rsf_dist.config.images import IMAGE_KINDS, ImagesConfig
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.shifted_images import TEST_KINDS, TargetImagesConfig
 
-Arm = Literal["pretrained", "batch_norm", "pseudo_labels", "random", "weighted", "one_shot", "adaptive", "oracle"]
+Arm = Literal[
+    "pretrained", "batch_norm", "pseudo_labels", "random", "weighted", "one_shot", "top_k", "adaptive", "oracle"
+]
 
 
 @IMAGE_KINDS.holder
@@ -36,9 +38,10 @@ class EvaluationConfig(StrictModel):
     """Models that the run's own is compared with. `pretrained`: the model before fine-tuning. `batch_norm`: the same,
     with batch-norm statistics from the target images. `pseudo_labels`: fine-tuned on target images, labelled by the
     pretrained model. `random`: fine-tuned on proposals accepted at random. `weighted`: the same, each row's loss
-    weighted by the first round's ratio. `one_shot`: fine-tuned on rows of one-shot rejection. `adaptive`: fine-tuned on
-    the last round's rows. `oracle`: fine-tuned on the images of `oracle`. The run's own arm is always there: `adaptive`
-    with several rounds, `one_shot` with one. Each arm costs one fine-tuning for each seed, except the first two."""
+    weighted by the first round's ratio. `one_shot`: fine-tuned on rows of one-shot rejection. `top_k`: fine-tuned on
+    the best rows of a pool. `adaptive`: fine-tuned on the last round's rows. `oracle`: fine-tuned on the images of
+    `oracle`. The run's own arm is always there: `adaptive` with several rounds, `top_k` with sampling.top_k, else
+    `one_shot`. Each arm costs one fine-tuning for each seed, except the first two."""
     pseudo_label_confidence: Fraction = 0.9
     """Least probability of a pseudo-label. If fewer than a tenth of the target images have one, the most confident
     tenth is taken. Raising it leaves fewer, more reliable labels."""

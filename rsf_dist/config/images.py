@@ -17,6 +17,23 @@ def _all_different(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+_TAKEN = (
+    *("image", "label", "base_index", "boxes", "box_label", "box_crowd", "mask", "component"),
+    *("round", "chunk", "index", "log_ratio", "accept_key", "weight", "ledger"),
+)
+"""The columns of rows that have a meaning of their own."""
+
+
+def _free_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for number, name in enumerate(names):
+        if name in _TAKEN:
+            raise ValueError(f"{name} is a column of rows already: give the file's column another name")
+        if name in names[:number]:
+            raise ValueError(f"{name} is there twice")
+    return names
+
+
+Attributes = Annotated[tuple[NonEmptyStr, ...], AfterValidator(_free_names)]
 ClassNames = Annotated[tuple[str, ...], AfterValidator(_all_different)]
 Channels = Literal[1, 3]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -91,6 +108,9 @@ class NpzConfig(ImagesKind):
     """Chooses this source."""
     root: NonEmptyStr
     """Path of the file."""
+    attributes: Attributes = ()
+    """Further arrays of numbers, one an image. Proposals of kind `dataset` carry them as columns of these names, which
+    ratios, verifiers and rewards of your own can look at."""
 
 
 class FilesKind(ImagesKind):
@@ -222,6 +242,9 @@ class TableConfig(FilesKind):
     label_column: str | None = None
     """Column of the labels. null means the first that is there of label, class, target, or else unlabelled. Empty text
     means that no labels are read."""
+    attributes: Attributes = ()
+    """Further columns of numbers. Proposals of kind `dataset` carry them as columns of these names, which ratios,
+    verifiers and rewards of your own can look at."""
 
 
 @IMAGE_KINDS.register
@@ -243,6 +266,9 @@ class ParquetConfig(FilesKind):
     label_column: str | None = None
     """Column of the labels. null means the first that is there of label, labels, class, target, or else unlabelled.
     Empty text means that no labels are read."""
+    attributes: Attributes = ()
+    """Further columns of numbers. Proposals of kind `dataset` carry them as columns of these names, which ratios,
+    verifiers and rewards of your own can look at."""
 
 
 @IMAGE_KINDS.register

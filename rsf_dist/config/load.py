@@ -97,12 +97,14 @@ def dump_config(config: RunConfig) -> str:
 
 def _with_data(raw: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration with the keys of `data` in every image set that does not have them itself."""
-    data, evaluation = raw.get("data"), raw.get("evaluation")
+    data, proposal, evaluation = raw.get("data"), raw.get("proposal"), raw.get("evaluation")
     if not isinstance(data, dict):
         return raw
     defaults = {key: data[key] for key in DataConfig.model_fields if data.get(key) is not None}
     if isinstance(evaluation, dict):
         raw = raw | {"evaluation": _with_filled_sets(evaluation, ("test", "source_test", "oracle"), defaults)}
+    if isinstance(proposal, dict):
+        raw = raw | {"proposal": _with_filled_sets(proposal, ("images",), defaults)}
     return _with_filled_sets(raw, ("source", "target"), defaults)
 
 

@@ -6,7 +6,7 @@ The object itself is made by `rsf_dist.builders.components.build_proposal`.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, model_validator
 
@@ -20,6 +20,7 @@ from rsf_dist.config.base import (
     StrictModel,
     finite_float,
 )
+from rsf_dist.config.images import IMAGE_KINDS, ImagesConfig, ImagesKind
 from rsf_dist.config.kinds import Kinds
 
 ParameterName = Literal["rotation", "scale", "brightness", "contrast", "translate_x", "translate_y", "noise"]
@@ -77,10 +78,20 @@ class ProposalKind(StrictModel):
     """The base of every kind of proposal.
 
     A kind of your own derives from this class, names itself in `kind`, and is registered by `@PROPOSAL_KINDS.register`.
+    It overrides the facts below that do not hold for it.
     """
 
     kind: str
     """The kind's name."""
+
+    is_pool: ClassVar[bool] = False
+    """True if the proposals are a finite pool, of which each row is read once. Its proposal is a `Pool`
+    (`rsf_dist.proposals.base`)."""
+
+    @property
+    def own_images(self) -> ImagesKind | None:
+        """The images that proposals are made from. None means the source images."""
+        return None
 
 
 PROPOSAL_KINDS = Kinds[ProposalKind]("proposal", default="augment")
@@ -124,6 +135,29 @@ class GeneratorProposalConfig(ProposalKind):
     """Dimensions of z."""
     class_prior: Prior | None = None
     """Probability of each class, in the order of the classes. null means the frequencies among the source images."""
+
+
+@IMAGE_KINDS.holder
+@PROPOSAL_KINDS.register
+class DatasetProposalConfig(ProposalKind):
+    """A pool of labelled images as they are, each of which is proposed once.
+
+    The order in which they are read follows from the run's seed. Sampling ends with the pool. `sampling.top_k` keeps
+    the best rows of all. Rounds and `sampling.mode: stream` do not go with a pool.
+    """
+
+    is_pool: ClassVar[bool] = True
+
+    kind: Literal["dataset"]
+    """Chooses this proposal."""
+    images: ImagesConfig | None = None
+    """The pool: labelled images, of the source's classes and like them in size and channels. null means the source
+    images themselves."""
+
+    @property
+    def own_images(self) -> ImagesKind | None:
+        """The pool's images, where they are not the source's."""
+        return self.images
 
 
 @PROPOSAL_KINDS.register

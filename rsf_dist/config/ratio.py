@@ -81,6 +81,10 @@ class RatioKind(StrictModel):
         """Return the seconds of a later round's ratio, as a share of the seconds of the first round's ratio."""
         return float(self.is_learned)
 
+    def proposals_to_fit(self) -> dict[str, int]:
+        """Return the proposals that the ratio is fitted and evaluated on, by the key that says how many."""
+        return {}
+
     def reservations(self) -> Sequence[Reservation]:
         """List what making the ratio takes of the cluster, one stage after the other."""
         return ()
@@ -181,6 +185,10 @@ class ClassifierRatioConfig(TaskResources, RatioKind):
         """Return the share of the optimizer's steps that a warm start takes."""
         return 1.0 if warm_start_steps is None else warm_start_steps / self.optimizer.steps
 
+    def proposals_to_fit(self) -> dict[str, int]:
+        """Return the proposals of all splits."""
+        return {"num_proposals": self.num_proposals}
+
     def reservations(self) -> tuple[Reservation, ...]:
         """List the workers of Ray Train, where there are any, and the task."""
         task = super().reservations()
@@ -208,6 +216,10 @@ class LabelShiftRatioConfig(PriorEstimatorConfig, RatioKind):
     def needs_cluster(self) -> bool:
         """True if the class prior is still to be estimated."""
         return self.target_prior is None
+
+    def proposals_to_fit(self) -> dict[str, int]:
+        """Return the proposals of the classifier; none where the prior is given."""
+        return {"num_proposals": self.num_proposals} if self.needs_cluster else {}
 
     def reservations(self) -> tuple[Reservation, ...]:
         """List the task that estimates the class prior; nothing where the prior is given."""
@@ -336,6 +348,14 @@ class ProductRatioConfig(RatioKind):
     def refit_share(self, warm_start_steps: int | None) -> float:
         """Return the share of the factor that saves least."""
         return max(factor.refit_share(warm_start_steps) for factor in self.factors)
+
+    def proposals_to_fit(self) -> dict[str, int]:
+        """Return the proposals of each factor."""
+        return {
+            f"factors.{number}.{key}": count
+            for number, factor in enumerate(self.factors)
+            for key, count in factor.proposals_to_fit().items()
+        }
 
     def reservations(self) -> tuple[Reservation, ...]:
         """List the reservations of all factors."""

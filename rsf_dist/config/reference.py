@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rsf_dist.config.base import _LARGEST_COUNT
+from rsf_dist.config.base import LARGEST_COUNT
 from rsf_dist.config.fields import kinds
 from rsf_dist.config.images import IMAGE_KINDS
 from rsf_dist.config.kinds import Kinds
@@ -41,9 +41,16 @@ def config_schema() -> dict[str, Any]:
     schema = RunConfig.model_json_schema()
     _allow_keys_from_data(schema)
     rounds, num_rounds = schema["properties"]["rounds"], schema["$defs"]["RoundsConfig"]["properties"]["num_rounds"]
+    _allow_top_k_alone(schema["$defs"]["SamplingConfig"])
     number = {key: num_rounds[key] for key in ("type", "minimum", "maximum")}
     rounds["anyOf"] = [{"$ref": rounds.pop("$ref")}, number]
     return {"$schema": DIALECT, **schema}
+
+
+def _allow_top_k_alone(sampling: dict[str, Any]) -> None:
+    """Require num_accepted or top_k, which stands for both."""
+    del sampling["required"]
+    sampling["anyOf"] = [{"required": ["num_accepted"]}, {"required": ["top_k"]}]
 
 
 def _allow_keys_from_data(schema: dict[str, Any]) -> None:
@@ -155,7 +162,7 @@ def _number(schema: dict[str, Any]) -> str:
     low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
     high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
     bounds = [f"at least {low}" if low is not None else "", f"above {above}" if above is not None else ""]
-    bounds += [f"at most {high}" if high not in (None, _LARGEST_COUNT) else "", f"below {below}" if below else ""]
+    bounds += [f"at most {high}" if high not in (None, LARGEST_COUNT) else "", f"below {below}" if below else ""]
     return " ".join([word, " and ".join(bound for bound in bounds if bound)]).strip()
 
 

@@ -25,13 +25,18 @@ def differences(before: RunConfig, now: RunConfig) -> list[str]:
 
     `data` is left out, because the image sets hold its keys.
     """
-    old, new = (dict(_leaves(config.model_dump(mode="json", exclude={"data"}))) for config in (before, now))
+    old, new = (leaves(config) for config in (before, now))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_resource(key)]
     return [f"{key}={new.get(key, '(absent)')} (was {old.get(key, '(absent)')})" for key in keys]
 
 
 def _is_resource(key: str) -> bool:
     return any(f".{key}.".startswith(f".{name}.") or key.endswith(".wait_seconds") for name in RESOURCES)
+
+
+def leaves(config: RunConfig) -> dict[str, Any]:
+    """Return the values of the configuration by their dotted keys, `data` left out. A list is one value."""
+    return dict(_leaves(config.model_dump(mode="json", exclude={"data"})))
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

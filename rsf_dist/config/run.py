@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from rsf_dist.config.base import NonEmptyStr, PositiveInt, StrictModel
+from rsf_dist.config.base import NonEmptyStr, PositiveInt, StrictModel, refusal
 from rsf_dist.config.envelope import ENVELOPE_KINDS, BudgetEnvelopeConfig, EnvelopeConfig
 from rsf_dist.config.evaluation import Arm, EvaluationConfig
 from rsf_dist.config.images import IMAGE_KINDS, DataConfig, ImagesConfig, ImagesKind
@@ -95,7 +95,34 @@ class RunConfig(StrictModel):
     @property
     def own_arm(self) -> Arm:
         """Return the arm that the run itself is."""
+        if self.sampling.top_k is not None:
+            return "top_k"
         return "one_shot" if self.rounds.num_rounds == 1 else "adaptive"
+
+    @model_validator(mode="after")
+    def _a_pool_ends(self) -> RunConfig:
+        kind, k, num_rounds = self.proposal.kind, self.sampling.top_k, self.rounds.num_rounds
+        if k is not None and not self.proposal.is_pool:
+            rule, remedy = f"needs a pool, and proposals of kind {kind} have no end", "set proposal.kind=dataset"
+            raise refusal(rule, f"{remedy}, or give num_accepted in place of top_k", "sampling.top_k", k)
+        if self.proposal.is_pool and num_rounds > 1:
+            rule = f"would move the proposal, and a pool (proposal.kind={kind}) stays as it is"
+            raise refusal(rule, "set rounds=1", "rounds.num_rounds", num_rounds)
+        if self.proposal.is_pool and self.sampling.mode == "stream":
+            rule = f"draws without end, and a pool (proposal.kind={kind}) ends"
+            raise refusal(rule, "set sampling.mode=store", "sampling.mode", "stream")
+        return self
+
+    @model_validator(mode="after")
+    def _top_k_is_an_own_arm(self) -> RunConfig:
+        arms, key = self.evaluation.arms, "evaluation.arms"
+        if "top_k" in arms and self.own_arm != "top_k":
+            raise refusal("needs sampling.top_k", "set it, or leave the arm out", key, "top_k")
+        if "one_shot" in arms and self.own_arm == "top_k":
+            rule = "rejection that leaves as many rows of a pool is the arm top_k itself"
+            remedy = "leave it out; a run without sampling.top_k shows rejection at another M"
+            raise refusal(rule, remedy, key, "one_shot")
+        return self
 
     @model_validator(mode="after")
     def _adaptive_has_rounds(self) -> RunConfig:
@@ -130,6 +157,7 @@ def comparable_arms(config: RunConfig) -> list[Arm]:
     if config.evaluation.test is None:
         rule = "a comparison needs labelled test images"
         raise InputError("evaluation.test", None, rule, "name them: only the report looks at them")
-    left_out = {"adaptive"} - {config.own_arm}
+    left_out = {"adaptive", "top_k"} - {config.own_arm}
+    left_out |= {"one_shot"} if config.own_arm == "top_k" else set()
     left_out |= set() if config.evaluation.oracle else {"oracle"}
     return [arm for arm in get_args(Arm) if arm not in left_out]

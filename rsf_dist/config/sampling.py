@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
-from rsf_dist.config.base import Cpus, Gpus, PositiveFloat, PositiveInt, ProcessCount, Seconds, StrictModel
+from rsf_dist.config.base import (
+    LARGEST_COUNT,
+    Cpus,
+    Gpus,
+    PositiveFloat,
+    PositiveInt,
+    ProcessCount,
+    Seconds,
+    StrictModel,
+    refusal,
+)
 
 
 class PoolConfig(StrictModel):
@@ -40,7 +50,8 @@ class Budget(StrictModel):
     """The limits at which sampling stops with fewer rows than sampling.num_accepted."""
 
     max_proposals: PositiveInt | None = None
-    """Largest number of proposals. null means 1,000 for each row of num_accepted, and at least 100,000."""
+    """Largest number of proposals. null means 1,000 for each row of num_accepted, and at least 100,000; of a pool, all
+    of its rows."""
     max_seconds: PositiveFloat | None = None
     """Largest number of seconds of sampling, over all attempts of a run. It is looked at whenever a chunk arrives, and
     not in mode `stream`. null means no limit."""
@@ -52,12 +63,28 @@ class Budget(StrictModel):
         """Return the largest number of proposals when num_accepted rows are wanted."""
         return self.max_proposals or max(100_000, 1_000 * num_accepted)
 
+    def chunks_for(self, num_accepted: int, chunk_size: int, pool_size: int | None = None) -> int:
+        """Return the number of chunks when num_accepted rows are wanted. They are whole, but for a pool's last one.
+
+        Args:
+            num_accepted: the rows wanted.
+            chunk_size: proposals of a chunk.
+            pool_size: rows of a pool, each read once. None means that proposals are drawn without end.
+        """
+        if pool_size is not None and (self.max_proposals is None or self.max_proposals >= pool_size):
+            return -(-pool_size // chunk_size)
+        return self.proposals_for(num_accepted) // chunk_size
+
 
 class SamplingConfig(StrictModel):
     """The number of rows to accept, and the means of sampling them."""
 
     num_accepted: PositiveInt
-    """Rows to accept and store."""
+    """Rows to accept and store. May be left out where top_k says how many."""
+    top_k: PositiveInt | None = None
+    """For a proposal that is a pool: read all of it, and keep the rows with the top_k highest keys. This is rejection
+    at the M that leaves so many, so that `envelope` has no effect; of `budget`, only max_seconds holds. null means
+    rejection at the envelope's M, until num_accepted rows are accepted or the pool ends."""
     mode: Literal["store", "stream"] = "store"
     """`store`: train on the stored rows, epoch after epoch. `stream`: sample while training. Then the stored rows are
     for validation and the report, and training takes training.steps * training.batch_size further rows, each used once.
@@ -69,3 +96,29 @@ class SamplingConfig(StrictModel):
     """The Ray actors."""
     budget: Budget = Budget()
     """The limits at which sampling stops short."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_top_k(cls, raw: Any) -> Any:
+        """Let top_k stand for num_accepted, too; a top_k that is no count is refused for itself."""
+        if not isinstance(raw, dict) or raw.get("num_accepted") is not None or raw.get("top_k") is None:
+            return raw
+        k = raw["top_k"]
+        return raw | {"num_accepted": k if type(k) is int and 0 < k <= LARGEST_COUNT else 1}
+
+    @model_validator(mode="after")
+    def _top_k_reads_all(self) -> SamplingConfig:
+        if self.top_k is None:
+            return self
+        key, k = "top_k", self.top_k
+        if self.num_accepted != k:
+            rule = f"and num_accepted={self.num_accepted} both say how many rows are kept"
+            raise refusal(rule, "leave num_accepted out, or give it the same number", key, k)
+        if self.mode == "stream":
+            rule = "is known when all of the pool was read, and mode stream does not wait"
+            raise refusal(rule, "set sampling.mode=store", key, k)
+        if self.budget.max_proposals is not None:
+            raise refusal("reads all of the pool, whatever budget.max_proposals", "leave max_proposals out", key, k)
+        if self.budget.on_shortfall == "partial":
+            raise refusal("keeps so many rows, never a part of them", "leave budget.on_shortfall out", key, k)
+        return self

@@ -29,7 +29,8 @@ class ImageSet:
         classes: the classes' names, in the order of their numbers; empty without labels, boxes and masks.
         annotations: columns beside the images: `boxes` float32 [n, K, 4] (x0 y0 x1 y1 in pixels) with `box_label` int64
             [n, K], -1 where there is no box; or `mask` uint8 [n, height, width], a class's number, 255 where none is.
-            `rsf_dist.data.annotations` describes them, and `box_crowd`.
+            `rsf_dist.data.annotations` describes them, and `box_crowd`. Also the source's attributes, int64 or float64
+            [n].
         ids: the names of the images within their source, by which an accepted row can be traced back.
         notes: lines for the user about what was read.
     """
@@ -75,7 +76,7 @@ class ImageSet:
 
     def require_labels(self) -> Tensor:
         """Return the labels. Raises InputError if there are none."""
-        if self.labels is None and self.annotations:
+        if self.labels is None and self.annotations.keys() & {"boxes", "mask"}:
             rule = "classifying needs one label an image, and no task uses boxes or masks yet"
             raise InputError("", f"images with {', '.join(self.annotations)}", rule, "name a labelled image set")
         if self.labels is None:

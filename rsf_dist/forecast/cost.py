@@ -84,12 +84,14 @@ class Request:
         actors: actors that sample.
         budget: when to stop short of the rows wanted.
         num_seeds: how many seeds repeat all of this.
+        whole_pool: True if all of a pool is read, whatever the acceptance.
     """
 
     num_accepted: int
     actors: int
     budget: Budget = field(default_factory=Budget)
     num_seeds: int = 1
+    whole_pool: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,26 +115,30 @@ class CostModel:
         return Cost(num_accepted, proposals, self.seconds(proposals), cpu_hours, disk_bytes)
 
     def proposals(self, acceptance: float) -> int:
-        """Return the number of proposals until all rows are accepted, or until the budget ends."""
+        """Return the number of proposals until all rows are accepted, or until the budget or the pool ends."""
         return min(self.proposals_without_budget(acceptance), self.proposals_of_budget)
 
     def proposals_without_budget(self, acceptance: float) -> int:
-        """Return the number of proposals until all rows are accepted, whatever the budget."""
+        """Return the number of proposals until all rows are accepted, whatever the budget; all of a whole pool."""
+        if self.request.whole_pool and self.plan.work.pool_size is not None:
+            return self.plan.work.pool_size
         return math.ceil(min(self.request.num_accepted / max(acceptance, 1e-300), _MOST_PROPOSALS))
 
     @property
     def proposals_of_budget(self) -> int:
-        """The number of proposals at which the budget ends, in whole chunks; the first chunk is always drawn."""
-        budget, size = self.request.budget, self.plan.work.chunk_size
-        chunks = budget.proposals_for(self.request.num_accepted) // size
+        """The number of proposals at which the budget or the pool ends; the first chunk is always drawn."""
+        budget, size, pool_size = self.request.budget, self.plan.work.chunk_size, self.plan.work.pool_size
+        chunks = budget.chunks_for(self.request.num_accepted, size, pool_size)
         if budget.max_seconds is not None:
             computing = max(0.0, budget.max_seconds - self.measured.startup_seconds)
             chunks = min(chunks, self.request.actors * int(computing / max(self._chunk_seconds, 1e-9)))
-        return max(1, chunks) * size
+        return min(max(1, chunks) * size, pool_size or _MOST_PROPOSALS)
 
     def num_accepted(self, acceptance: float) -> int:
         """Return the number of accepted rows: all that are wanted, or those that the budget allows."""
         wanted, proposals = self.request.num_accepted, self.proposals(acceptance)
+        if self.request.whole_pool:
+            return wanted
         return min(wanted, round(proposals * acceptance)) if proposals == self.proposals_of_budget else wanted
 
     def chunks(self, proposals: int) -> int:

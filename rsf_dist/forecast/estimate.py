@@ -237,7 +237,14 @@ def _warnings(plan: SamplingPlan, request: Request, ess_fraction: float, num_acc
             f"few rows carry the weight: of the target, {n:,} pilot rows tell as much as {ess_fraction * n:.0f} of its "
             "own, so that acceptance and bias at a large M are rough"
         )
-    if num_accepted < request.num_accepted:
+    pool_size = plan.work.pool_size
+    if num_accepted < request.num_accepted and pool_size is not None:
+        yield (
+            f"the pool of {pool_size:,} rows, or the budget, ends at about {num_accepted:,} of "
+            f"{request.num_accepted:,} rows: lower sampling.num_accepted, take a smaller M, or give sampling.top_k in "
+            "place of num_accepted"
+        )
+    elif num_accepted < request.num_accepted:
         yield (
             f"the budget ends at about {num_accepted:,} of {request.num_accepted:,} rows: raise sampling.budget, or "
             "take a smaller M"

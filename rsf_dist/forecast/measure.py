@@ -116,7 +116,7 @@ def measure_pool(plan: SamplingPlan, pool: PoolConfig, actors: int, seconds_per_
     size = max(1, min(plan.work.chunk_size, int(_REHEARSAL_SECONDS / 4 / per_row)))
     each = 1 + max(2, round(_REHEARSAL_SECONDS / (size * per_row)))
     pool = pool.model_copy(update={"min_actors": min(pool.min_actors, num_actors), "max_actors": num_actors})
-    work = _TimedChunk(replace(plan.work, chunk_size=size))
+    work = _TimedChunk(replace(plan.work, chunk_size=size, pool_size=None))  # a pool may have fewer such chunks
     started = time.monotonic()
     with unwrapped():
         records = list(

@@ -1,27 +1,35 @@
 """The steps of `rsf plan`: the ratio, a pilot of bounded cost, measurements on the pool, and the forecast.
 
 Nothing is written into the run's directory. A ratio and a pilot of this very run that the directory holds are used.
-Everything else is made in a temporary directory and thrown away.
+Everything else is made in a temporary directory and thrown away; or in a directory that is kept, from which a run can
+take the ratio and the pilot over.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 
 from rsf_dist.builders.components import build_envelope
+from rsf_dist.builders.inputs import Inputs
 from rsf_dist.cluster.capacity import check_pool, check_ratio, max_actors
 from rsf_dist.cluster.connection import connect
+from rsf_dist.cluster.shared_storage import require_shared
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
-from rsf_dist.errors import located
+from rsf_dist.errors import InputError, located
 from rsf_dist.forecast.cost import Request
 from rsf_dist.forecast.envelope_options import Recommendation
 from rsf_dist.forecast.estimate import Forecast, LaterRound, LaterRounds, forecast, forecast_rounds, warn_of_rounds
 from rsf_dist.forecast.measure import RowCost, measure_pool, measure_row
 from rsf_dist.report import report_json
-from rsf_dist.runs.pipeline import CONFIG, prepare, seed_folder, stored_config
+from rsf_dist.runs.made_with import made_with
+from rsf_dist.runs.pipeline import open_run, prepare, write_basis
+from rsf_dist.runs.reuse import Basis
 from rsf_dist.runs.rounds import round_sampler
+from rsf_dist.runs.run_folder import CONFIG, seed_folder, stored_config
 from rsf_dist.runs.seed_run import SeedRun, pilot_folder, ratio_folder
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.sampling.pilot import PilotRun
@@ -37,6 +45,12 @@ PILOT_SECONDS = 60.0
 _LEAST_AFFORDABLE = 64
 """Proposals that a plan's pilot draws however long they take."""
 
+_NO_ADVICE_ON_TOP_K = "none: sampling.top_k takes the M that leaves as many rows of the pool"
+
+_NO_ADVICE_ON_POOL = (
+    "none: a pool ends, so that M decides how many of its rows are kept; sampling.top_k asks for a number"
+)
+
 _NO_ADVICE = "none: the envelope is the last round's, which starts from another proposal"
 
 
@@ -44,6 +58,7 @@ def plan_run(
     config: RunConfig,
     *,
     actors: int | None = None,
+    keep: str | None = None,
     address: str | None = None,
     verbose: bool = False,
     progress: Progress | None = None,
@@ -53,6 +68,8 @@ def plan_run(
     Args:
         config: the run's configuration; see `load_config`.
         actors: actors to forecast for. None means as many as the pool may have on this cluster.
+        keep: directory to keep the ratio and the pilot in, a path or a URI; `pipeline.run` takes them over from there
+            (`reuse`), also with another envelope. None means that both are thrown away.
         address: address of a Ray cluster, as in `pipeline.run`.
         verbose: True to show the workers' output.
         progress: receiver of messages.
@@ -64,15 +81,37 @@ def plan_run(
     """
     progress = progress or Progress()
     RunStore(config.output).manifest()  # refuses a run of another version
-    inputs = prepare(config, progress)
-    with connect(address, verbose, config.code_folder), TemporaryDirectory() as folder:
+    with _draft(config, keep, progress) as (store, inputs), connect(address, verbose, config.code_folder):
         with located("ratio"):
             check_ratio(config.ratio)
         with located("sampling.pool"):
             check_pool(config.sampling.pool)
-        draft = SeedRun(config, inputs, RunStore(folder), config.seed, progress)
-        warnings = copy_stored_parts(config, draft.store)
-        return _forecast_seed_run(draft, actors, warnings)
+        if keep is None:
+            warnings = copy_stored_parts(config, store)
+        else:
+            require_shared(store.uri, "--keep")
+            write_basis(store, Basis(_kept(config, keep), inputs.digests(), made_with(config)))
+            warnings = []
+        return _forecast_seed_run(SeedRun(config, inputs, store, config.seed, progress), actors, warnings)
+
+
+@contextmanager
+def _draft(config: RunConfig, keep: str | None, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
+    """Yield the directory that a plan's ratio and pilot are made in, and the images."""
+    if keep is None:
+        inputs = prepare(config, progress)
+        with TemporaryDirectory() as folder:
+            yield RunStore(folder), inputs
+        return
+    if not keep.strip():
+        raise InputError("--keep", keep, "must not be empty", "name a directory")
+    with open_run(_kept(config, keep), progress) as opened:
+        yield opened
+
+
+def _kept(config: RunConfig, keep: str) -> RunConfig:
+    """Return the configuration of the run that a plan keeps: of the first seed alone."""
+    return config.model_copy(update={"output": keep, "num_seeds": 1})
 
 
 def _forecast_seed_run(draft: SeedRun, actors: int | None, warnings: list[str]) -> Forecast:
@@ -86,7 +125,8 @@ def _forecast_seed_run(draft: SeedRun, actors: int | None, warnings: list[str]) 
     row_cost = measure_row(sampler.proposal, sampler.ratio, sampler.seed, sampler.pool)
     plan = sampler.plan(num_pilot=pilot_size(sampler, row_cost, warnings))
     wanted = rounds.num_accepted if exploring else rows_to_train_on(draft.config)
-    request = Request(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds)
+    whole_pool = draft.config.sampling.top_k is not None
+    request = Request(wanted, actors or max_actors(sampler.pool), sampler.budget, draft.config.num_seeds, whole_pool)
     num_pilot = 0 if had_pilot else sampler.num_pilot
     costs = replace(
         measure_pool(plan, sampler.pool, request.actors, row_cost.seconds_per_row),
@@ -97,6 +137,9 @@ def _forecast_seed_run(draft: SeedRun, actors: int | None, warnings: list[str]) 
         bytes_per_row=row_cost.bytes_per_row,
     )
     first = forecast(plan, request, costs, by_quantile=plan.choice.is_quantile, warnings=warnings)
+    if plan.work.pool_size is not None:
+        advice = _NO_ADVICE_ON_TOP_K if whole_pool else _NO_ADVICE_ON_POOL
+        return replace(first, options=first.options[:1], recommendation=Recommendation("", advice))
     if not exploring:
         return first
     following, warnings = later_rounds(draft.config)

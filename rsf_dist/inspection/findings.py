@@ -27,10 +27,13 @@ _DARK = 16
 """Images are dark where no pixel of any of them is brighter, of 255."""
 LOOKED_AT = 64
 """Number of images of a set that are looked at for their pixels."""
+POOL = "proposal.images"
 APART = (
     ("source", "target", "these images are no sample of another domain"),
     ("source", "evaluation.test", "the test images are trained on"),
     ("source", "evaluation.source_test", "the test images are trained on"),
+    (POOL, "target", "these images are no sample of another domain"),
+    (POOL, "evaluation.test", "the test images are trained on"),
     ("target", "evaluation.test", "the ratio is fitted to test images"),
     ("evaluation.oracle", "evaluation.test", "the arm oracle is trained on test images"),
 )
@@ -76,7 +79,8 @@ def image_findings(inputs: Inputs) -> list[Finding]:
     sets = {named.name: getattr(inputs, named.name) for named in fields(inputs)}
     present = {_section(name): images for name, images in sets.items() if images is not None}
     found = [Finding(name, note) for name, images in present.items() for note in images.notes]
-    found += class_findings("source", inputs.source.classes, _counts(inputs.source))
+    trained = "source" if inputs.pool is None else POOL
+    found += class_findings(trained, inputs.source.classes, _counts(inputs.proposed_from))
     for name, images in present.items():
         chosen = torch.tensor(evenly(range(len(images)), LOOKED_AT))
         found += sample_findings(name, take_rows(images.images, chosen))
@@ -84,6 +88,8 @@ def image_findings(inputs: Inputs) -> list[Finding]:
 
 
 def _section(name: str) -> str:
+    if name == "pool":
+        return POOL
     return name if name in ("source", "target") else f"evaluation.{name}"
 
 
@@ -115,8 +121,8 @@ def sample_findings(where: str, sample: Tensor) -> Iterator[Finding]:
     if len(sample) < 2:
         return
     if bool((sample == sample[:1]).all()):
-        trained = where in ("source", "target")
-        yield Finding(where, f"all of {len(sample):,} images that were looked at are alike", refused=trained)
+        needed = where in ("source", "target")
+        yield Finding(where, f"all of {len(sample):,} images that were looked at are alike", refused=needed)
     elif int(sample.max()) < _DARK:
         text = f"no pixel of {len(sample):,} images that were looked at is brighter than {int(sample.max())} of 255"
         yield Finding(where, text)

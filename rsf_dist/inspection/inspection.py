@@ -17,7 +17,7 @@ from rsf_dist.config.shifted_images import ShiftedImagesConfig, ShiftedTargetCon
 from rsf_dist.data.batch import to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, located
-from rsf_dist.inspection.findings import APART, LOOKED_AT, Finding, angle_findings, shared_finding
+from rsf_dist.inspection.findings import APART, LOOKED_AT, POOL, Finding, angle_findings, shared_finding
 from rsf_dist.inspection.overlap import shared_files, shared_images
 from rsf_dist.inspection.survey import Survey, refusal, survey
 from rsf_dist.runtime import user_code
@@ -67,7 +67,7 @@ def inspect_run(config: RunConfig, progress: Progress) -> Inspection:
     for one, other, meaning in APART:
         if one in surveys and other in surveys:
             found += _overlap(surveys[one], surveys[other], meaning, progress)
-    sample, proposals = surveys["source"].sample, None
+    sample, proposals = surveys.get(POOL, surveys["source"]).sample, None
     if sample is not None and sample.labels is not None:
         with _told(found):
             proposals = _proposals(config, sample)
@@ -76,8 +76,11 @@ def inspect_run(config: RunConfig, progress: Progress) -> Inspection:
 
 def _surveys(config: RunConfig, progress: Progress) -> dict[str, Survey]:
     """Return the survey of each image set. Of a made target domain, the photographs are looked at."""
-    source = survey("source", config.source, progress)
+    pool = config.proposal.own_images
+    source = survey("source", config.source, progress, trained=pool is None)
     surveys, classes = {"source": source}, source.classes or None
+    if pool is not None:
+        surveys[POOL] = survey(POOL, pool, progress, classes=classes, trained=True)
     sections = {f"evaluation.{name}": getattr(config.evaluation, name) for name in ("test", "source_test", "oracle")}
     for section, images in ({"target": config.target} | sections).items():
         if isinstance(images, ImagesKind):
@@ -143,9 +146,14 @@ def _overlap(one: Survey, other: Survey, meaning: str, progress: Progress) -> It
 
 
 def _proposals(config: RunConfig, sample: ImageSet) -> ImageSet | None:
-    """Draw proposals as the run does, but from a sample of the source. Raises InputError."""
+    """Draw proposals as the run does, but from a sample of the images; none of a pool, whose images they are.
+
+    Raises InputError.
+    """
     with located("proposal"), time_limit(STEP_SECONDS, "", config.proposal.kind):
         proposal = build_proposal(config.proposal, sample)
+    if config.proposal.is_pool:
+        return None
     rows = to_cpu(propose(proposal, Streams(config.seed, Stage.PILOT), LOOKED_AT))
     if "image" not in rows:
         return None

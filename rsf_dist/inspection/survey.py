@@ -88,6 +88,7 @@ def survey(
     labelled: bool = True,
     classes: tuple[str, ...] | None = None,
     in_run: bool = True,
+    trained: bool = False,
 ) -> Survey:
     """Look at an image set. What is wrong with it is among its findings, and not raised.
 
@@ -98,6 +99,7 @@ def survey(
         labelled: False means that labels are not looked at.
         classes: the classes that labels are matched to. None means the set's own.
         in_run: True for a set of a run, which refuses what it cannot train on or evaluate with.
+        trained: True for the set that is trained on, which should have images of every class.
     """
     try:
         with located(name if in_run else ""):
@@ -107,12 +109,10 @@ def survey(
     headers, deep = _headers(name, listing, taken, progress)
     scaled = config.size is None and (len(headers.sizes) > 1 or max(map(max, headers.sizes), default=0) > _LARGE)
     reader = _thumbnails(config, labelled) if scaled else listing
-    sample, problems = _sample(
-        reader, listing, _spread(listing, taken), evenly(deep, LOOKED_AT), name if in_run else ""
-    )
+    sample, problems = _sample(reader, listing, _spread(listing, taken), deep, name if in_run else "")
     counts = None if listing.labels is None else _counted(listing.labels[taken].tolist(), listing.classes)
     found = [*_notes(name, listing), *_header_findings(name, config, headers, in_run), *problems]
-    if counts is not None and (name == "source" or not in_run):
+    if counts is not None and (trained or not in_run):
         found += class_findings(name, listing.classes, counts)
     found += [] if sample is None else sample_findings(name, sample.images)
     boxes = _boxes(listing, taken)
@@ -182,13 +182,13 @@ def _sample(
         reader: the listing whose images are decoded.
         listing: the listing with labels.
         chosen: the positions of these images.
-        deep: positions of images with 16 bits a channel, which are decoded to see how many bits they use.
+        deep: positions of images with 16 bits a channel, some of which are decoded to see how many bits they use.
         section: the place of the set in the configuration.
     """
-    _, problems = _read(reader, deep, section) if deep else ({}, [])
-    columns, failed = _read(reader, chosen, section)
-    if failed:  # others may be sound, one by one
-        problems = problems or failed
+    problems = _bits(reader, deep, section)
+    columns, err = _read(reader, chosen, section)
+    if err is not None:  # others may be sound, one by one
+        problems = problems or [refusal(err)]
         one_by_one = [(position, _read(reader, [position], section)[0]) for position in chosen]
         chosen, columns = _joined([(position, row) for position, row in one_by_one if row])
     if not columns:
@@ -198,13 +198,23 @@ def _sample(
     return ImageSet(columns.pop("image"), labels, listing.classes, columns, ids), problems
 
 
-def _read(reader: Listing, positions: Sequence[int], section: str) -> tuple[Batch, list[Finding]]:
+def _bits(reader: Listing, deep: Sequence[int], section: str) -> list[Finding]:
+    """Return the finding that images of 16 bits are all dark, of those that are decoded, or cannot be read."""
+    chosen = evenly(deep, LOOKED_AT)
+    err = _read(reader, chosen, section)[1] if chosen else None
+    if err is None:
+        return []
+    is_of_some = err.field.endswith("bits") and len(chosen) < len(deep)  # others may be bright
+    return [Finding("", str(err), refused=not is_of_some)]
+
+
+def _read(reader: Listing, positions: Sequence[int], section: str) -> tuple[Batch, InputError | None]:
     """Return these images; or nothing, and the reason for which they cannot be read together."""
     try:
         with located(section):
-            return dict(reader.read(positions)), []
+            return dict(reader.read(positions)), None
     except InputError as err:
-        return {}, [refusal(err)]
+        return {}, err
 
 
 def _joined(rows: Sequence[tuple[int, Batch]]) -> tuple[list[int], Batch]:
@@ -218,6 +228,6 @@ def _counted(numbers: Sequence[int], classes: Sequence[str]) -> tuple[int, ...]:
 
 
 def _boxes(listing: Listing, taken: Sequence[int]) -> tuple[int, ...] | None:
-    objects = getattr(listing.read, "objects", None)
+    objects = listing.offered("objects")
     numbers = None if objects is None else objects(taken)
     return None if numbers is None else _counted(numbers, listing.classes)

@@ -1,11 +1,12 @@
 """Socket 1: where x comes from. A new proposal is one file here and one line below."""
 
 from rsf_dist.proposals.augment import AugmentProposal
-from rsf_dist.proposals.base import DensityProposal, FiniteProposal, Proposal, Refittable
+from rsf_dist.proposals.base import DensityProposal, FiniteProposal, Pool, Proposal, Refittable
 from rsf_dist.proposals.dataset import DatasetProposal
 from rsf_dist.proposals.defensive import DefensiveProposal
 from rsf_dist.proposals.distribution import DistributionProposal
 from rsf_dist.proposals.generator import GeneratorProposal
+from rsf_dist.proposals.pool import PoolProposal
 from rsf_dist.proposals.target_mixture import TargetMixtureProposal
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "DistributionProposal",
     "FiniteProposal",
     "GeneratorProposal",
+    "Pool",
+    "PoolProposal",
     "Proposal",
     "Refittable",
     "TargetMixtureProposal",

@@ -72,6 +72,19 @@ class FiniteProposal(Proposal, Protocol):
 
     num_rows: int
 
-    def take(self, start: int, n: int) -> Batch:
+    def take(self, start: int, n: int) -> Batch | LazyBatch:
         """Return the rows start to start + n of the pool."""
+        ...
+
+
+@runtime_checkable
+class Pool(FiniteProposal, Protocol):
+    """A finite proposal of which a sampler reads each row once, in the order of `take`, until its rows end.
+
+    `sample` is for everything else: it gives different rows as long as there are any, so that rows to learn from and
+    rows to evaluate on do not overlap.
+    """
+
+    def shuffled(self, rng: Streams) -> Pool:
+        """Return the same pool in a random order; equal streams give equal orders."""
         ...

@@ -27,6 +27,7 @@ ARMS: dict[Arm, ArmText] = {
     "random": ArmText("random proposals", "#d98a3d"),
     "weighted": ArmText("random proposals, loss weighted by the ratio", "#c9b04a"),
     "one_shot": ArmText("proposals accepted by one-shot rejection", "#7fa9d4"),
+    "top_k": ArmText("the best rows of the pool", "#5a8fc9"),
     "adaptive": ArmText("proposals accepted after rounds", "#2f6fb3"),
     "oracle": ArmText("labelled target images", "#4b9b63"),
 }

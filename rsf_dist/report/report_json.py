@@ -126,7 +126,19 @@ def merge(stores: Sequence[RunStore], folders: Sequence[str]) -> Report:
     seeds = [seed for report in reports for seed in report.seeds]
     evaluations = [report.evaluation for report in reports if report.evaluation is not None]
     together = _merged(evaluations) if len(evaluations) == len(reports) else None  # else seeds that were only sampled
-    return reports[0].model_copy(update={"red": red, "seeds": seeds, "folders": list(folders), "evaluation": together})
+    own = {"red": red, "seeds": seeds, "folders": list(folders), "evaluation": together}
+    return reports[0].model_copy(update=own | {"taken_over": _taken_over(stores[0])})
+
+
+def _taken_over(store: RunStore) -> str | None:
+    """Return a line on the stages that a seed took over from earlier runs; None where there are none."""
+    manifest = store.manifest()
+    named: dict[str, list[str]] = {}
+    for name, taken in manifest.taken_over.items():
+        progress = None if taken.round is None else manifest.rounds.get(taken.round)
+        drawn = "" if progress is None else f" ({taken.chunks:,} of {progress.chunks:,} chunks)"
+        named.setdefault(taken.run, []).append(name + drawn)
+    return "; ".join(f"taken over from {run}: {', '.join(names)}" for run, names in named.items()) or None
 
 
 def _merged(evaluations: Sequence[Evaluation]) -> Evaluation:

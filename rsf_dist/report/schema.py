@@ -336,6 +336,9 @@ class Report(_Entry):
     folders: list[str] = Field(default_factory=list)
     """The folder of each seed, relative to this file's; empty while the run goes on."""
 
+    taken_over: str | None = None
+    """The earlier run that stages of the first seed were taken over from, and which stages; null means none."""
+
     rounds: list[RoundEntry] = Field(default_factory=list)
     """The rounds of the first seed, in their order."""
 

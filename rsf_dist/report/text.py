@@ -15,7 +15,8 @@ from rsf_dist.report.trust_card import format_trust_card
 def format_report(report: Report) -> str:
     """Return a line for each round, the trust card's lines, and a table of the arms: means over seeds, every seed."""
     card = format_trust_card(report.rounds[-1].trust)
-    lines = [*map(format_round, report.rounds), card, *_other_cards(report)]
+    origin = [] if report.taken_over is None else [report.taken_over]
+    lines = [*origin, *map(format_round, report.rounds), card, *_other_cards(report)]
     if report.evaluation is not None:
         lines += ["", *_table(report.evaluation), ""]
     return "\n".join(lines)

@@ -541,13 +541,13 @@ def duplicates(sampling: SamplingReport) -> Finding:
     return f"{copies:,} of {rows:,} accepted rows", light, meaning
 
 
-@_check("rows found", "Amber where the budget was spent before as many rows were accepted as were asked for.")
+@_check("rows found", "Amber where the budget or the pool ended before as many rows were accepted as were asked for.")
 def rows_found(sampling: SamplingReport) -> Finding:
     """Compare the number of accepted rows with the number that was asked for."""
     accepted, short = sampling.num_accepted, sampling.shortfall
     if short:
-        meaning = "The budget ended before all rows were accepted. The accepted rows are as trustworthy as others; "
-        meaning += "raise sampling.budget for more."
+        meaning = "The budget or the pool ended before all rows were accepted. The accepted rows are as trustworthy as "
+        meaning += "others; raise sampling.budget, or add to the pool, for more."
         return f"{accepted:,} of {accepted + short:,}", "amber", meaning
     return f"{accepted:,}", "green", "As many as were asked for."
 

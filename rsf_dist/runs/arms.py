@@ -71,6 +71,11 @@ def arms(config: RunConfig) -> list[Arm]:
     return [arm for arm in get_args(Arm) if arm in wanted]
 
 
+def arm_folder(arm: Arm) -> str:
+    """Return the folder of an arm's model within the seed's directory."""
+    return f"models/{arm}"
+
+
 def training_bytes(config: RunConfig, inputs: Inputs) -> int:
     """Return the bytes that the models of one seed may take on disk, with the checkpoints that lead to them."""
     with located("task"):
@@ -89,7 +94,7 @@ def arm_model(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Mod
     if arm == "batch_norm":
         target, share = seed_run.inputs.target, Share.of_training(seed_run.config.training)
         return run_in_task(baselines.with_target_statistics, before, target, seed_run.seed, share=share)
-    store, folder, task = seed_run.store, f"models/{arm}", seed_run.task()
+    store, folder, task = seed_run.store, arm_folder(arm), seed_run.task()
     kept = store.find_folder(folder, partial(_load_made, task))
     if kept is None or kept[0].fingerprint != accepted.fingerprint:
         tuned, rows = fine_tune(seed_run, arm, accepted, before)
@@ -118,7 +123,7 @@ def fine_tune(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Mod
     Losses are weighted for the arm `weighted`, and for accepted rows if training.use_row_weights asks for it.
     """
     training, own = seed_run.config.training, arm == seed_run.config.own_arm
-    weighted = arm == "weighted" or (training.use_row_weights and arm in ("one_shot", "adaptive"))
+    weighted = arm == "weighted" or (training.use_row_weights and arm in ("one_shot", "top_k", "adaptive"))
     rows = arm_rows(seed_run, arm, accepted, before)
     with seed_run.stage(arm, f"fine-tuning on {ARMS[arm].label}"):
         tuner = FineTuner(

@@ -25,7 +25,7 @@ from rsf_dist.data.arrow import from_table, to_table
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import StatisticalRefusal, located
 from rsf_dist.models.networks import require_batch_norm
-from rsf_dist.proposals import Proposal
+from rsf_dist.proposals import Pool, Proposal
 from rsf_dist.ratios import ConstantRatio, Ratio
 from rsf_dist.ratios.base import log_ratios
 from rsf_dist.runtime.device import device, seeded
@@ -39,7 +39,10 @@ _BATCH = 256
 
 
 def random_rows(config: RunConfig, proposal: Proposal, num_rows: int, seed: int) -> Dataset:
-    """Draw `num_rows` proposals as they come, by the same sampler with p = q, on streams apart from the run's own."""
+    """Draw `num_rows` proposals as they come, by the same sampler with p = q, on streams apart from the run's own.
+
+    Of a pool, these are rows at random without replacement, in an order apart from the run's own.
+    """
     return _random_sampler(config, proposal, num_rows, seed).sample(num_rows).dataset
 
 
@@ -50,6 +53,8 @@ def random_stream(config: RunConfig, proposal: Proposal, num_rows: int, seed: in
 
 def _random_sampler(config: RunConfig, proposal: Proposal, num_rows: int, seed: int) -> RejectionSampler:
     sampling = config.sampling
+    if isinstance(proposal, Pool):
+        proposal = proposal.shuffled(Streams(seed, Stage.CONTROL))
     return RejectionSampler(
         proposal,
         ConstantRatio(),

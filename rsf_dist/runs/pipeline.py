@@ -21,7 +21,7 @@ from rsf_dist.cluster.capacity import check_pool, check_ratio, check_training
 from rsf_dist.cluster.connection import connect
 from rsf_dist.cluster.shared_storage import check_disk, require_shared
 from rsf_dist.cluster.workers import ship_code
-from rsf_dist.config.load import dump_config, parse_text
+from rsf_dist.config.load import dump_config
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError, located
@@ -32,15 +32,15 @@ from rsf_dist.report import report_json
 from rsf_dist.report.html import write_html
 from rsf_dist.report.schema import Report
 from rsf_dist.runs.arms import MODEL, arms, train_seed, training_bytes
+from rsf_dist.runs.made_with import MadeWith, made_with, together
+from rsf_dist.runs.reuse import Basis, EarlierRun, advice, find_earlier, require_use, take_over
 from rsf_dist.runs.rounds import last_rows, sample_seed
+from rsf_dist.runs.run_folder import CONFIG, DIGESTS, INPUTS, seed_folder, stored_config, stored_digests
 from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime import user_code
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.storage.lock import run_lock
 from rsf_dist.storage.run_store import RunStore
-
-CONFIG = "config.yaml"
-INPUTS, DIGESTS = "inputs", "digests.json"
 
 _ROW_BYTES = 100
 """Bytes of a row's parameters and bookkeeping, beside its image."""
@@ -70,12 +70,19 @@ class RunResult:
 
 
 def run(
-    config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Progress | None = None
+    config: RunConfig,
+    *,
+    reuse: str | None = None,
+    address: str | None = None,
+    verbose: bool = False,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Run the whole job: sample, fine-tune, compare and report. A run that the directory holds is resumed.
 
     Args:
         config: the run's configuration; see `load_config`.
+        reuse: directory of an earlier run, a path or a URI. What both runs have in common is taken over from there; see
+            `rsf_dist.runs.reuse`. None means that everything is made here.
         address: address of a Ray cluster. None means the cluster joined already, else that of RAY_ADDRESS, else a
             cluster of its own for the time of the run.
         verbose: True to show the workers' output.
@@ -83,12 +90,12 @@ def run(
 
     Raises:
         InputError: the configuration, its files or the cluster do not fit; the directory holds another run, or another
-            process is writing it. What was committed before is kept.
+            process is writing it; nothing of the earlier run serves this one. What was committed before is kept.
         StatisticalRefusal: the ratio or the budget allows no result.
     """
-    progress = progress or Progress()
-    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
-        begin_run(config, inputs, store, progress, training=True)
+    progress, earlier = progress or Progress(), _earlier(reuse, config)
+    with open_run(config, progress, earlier) as (store, inputs), connect(address, verbose, config.code_folder):
+        begin_run(config, inputs, store, progress, training=True, earlier=earlier)
         for seed_run in seed_runs(config, inputs, store, progress):
             accepted = sample_seed(seed_run)
             train_seed(seed_run, accepted)
@@ -96,12 +103,17 @@ def run(
 
 
 def sample(
-    config: RunConfig, *, address: str | None = None, verbose: bool = False, progress: Progress | None = None
+    config: RunConfig,
+    *,
+    reuse: str | None = None,
+    address: str | None = None,
+    verbose: bool = False,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Run the first half of `run`: the ratio and the accepted rows, which `train` goes on with. Raises as `run`."""
-    progress = progress or Progress()
-    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
-        begin_run(config, inputs, store, progress, training=False)
+    progress, earlier = progress or Progress(), _earlier(reuse, config)
+    with open_run(config, progress, earlier) as (store, inputs), connect(address, verbose, config.code_folder):
+        begin_run(config, inputs, store, progress, training=False, earlier=earlier)
         for seed_run in seed_runs(config, inputs, store, progress):
             sample_seed(seed_run)
         return write_report(config, store)
@@ -115,9 +127,14 @@ def train(
     with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
         check_cluster(config, sampling=config.sampling.mode == "stream", training=True)
         check_disk(store.uri, forecast_bytes(config, inputs, training=True), "output")
+        record_made_with(store, made_with(config))
         for seed_run in seed_runs(config, inputs, store, progress):
             train_seed(seed_run, last_rows(seed_run))
         return write_report(config, store)
+
+
+def _earlier(reuse: str | None, config: RunConfig) -> EarlierRun | None:
+    return None if reuse is None else find_earlier(reuse, config.output)
 
 
 def rebuild_report(output: str) -> RunResult:
@@ -129,8 +146,13 @@ def rebuild_report(output: str) -> RunResult:
 
 
 @contextmanager
-def open_run(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
-    """Hold the run's directory against other writers, and yield it with the run's images. Raises InputError."""
+def open_run(
+    config: RunConfig, progress: Progress, earlier: EarlierRun | None = None
+) -> Iterator[tuple[RunStore, Inputs]]:
+    """Hold the run's directory against other writers, and yield it with the run's images.
+
+    Raises InputError, also where nothing can be taken over from the earlier run.
+    """
     store = RunStore(config.output)
     store.manifest()  # refuses a run of another version, before even the lock is written
     with run_lock(store, progress):
@@ -143,17 +165,30 @@ def open_run(config: RunConfig, progress: Progress) -> Iterator[tuple[RunStore, 
         if changed:
             rule = f"differ from the images that the run in {store.uri} began with"
             raise InputError(changed[0], "(its images)", rule, "restore them, or name another output")
+        if earlier is not None:
+            require_use(earlier, _basis(config, inputs), _all_seeds(config, inputs, store, progress))
         yield store, inputs
 
 
-def require_same(store: RunStore, config: RunConfig) -> None:
-    """Refuse a directory that holds a run of another configuration; the resources may differ. Raises InputError."""
+def require_same(store: RunStore, config: RunConfig, advise: bool = True) -> None:
+    """Refuse a directory that holds a run of another configuration; the resources may differ.
+
+    Args:
+        store: the directory.
+        config: the configuration.
+        advise: name the option that takes over what both runs have in common.
+
+    Raises:
+        InputError: it holds another run.
+    """
     if not store.exists(CONFIG):
         return
     changes = differences(stored_config(store), config)
     if changes:
-        rule = f"holds another run: {', '.join(changes)}"
-        raise InputError("output", store.uri, rule, "restore the configuration, or name another directory")
+        kept = advice(store, config) if advise else ""
+        other = f"output with --from {store.uri}, which takes over: {kept}" if kept else "directory"
+        rule, remedy = f"holds another run: {', '.join(changes)}", f"restore the configuration, or name another {other}"
+        raise InputError("output", store.uri, rule, remedy)
 
 
 def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
@@ -182,15 +217,24 @@ def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
 
 def changed_inputs(store: RunStore, inputs: Inputs) -> list[str]:
     """Return the names of the image sets that changed since the run began; none where it has not begun."""
-    before = store.find_folder(INPUTS, lambda folder: json.loads((folder / DIGESTS).read_text()))
+    before = stored_digests(store)
     if before is None:
         return []
     now = inputs.digests()
     return [name for name in {**before, **now} if before.get(name) != now.get(name)]
 
 
-def begin_run(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progress, training: bool) -> None:
+def begin_run(
+    config: RunConfig,
+    inputs: Inputs,
+    store: RunStore,
+    progress: Progress,
+    training: bool,
+    earlier: EarlierRun | None = None,
+) -> None:
     """Check the cluster and the disk, say what the image sets hold, and write the resolved configuration.
+
+    What an earlier run has in common with this one is taken over from it.
 
     Raises InputError.
     """
@@ -198,10 +242,31 @@ def begin_run(config: RunConfig, inputs: Inputs, store: RunStore, progress: Prog
     check_disk(store.uri, forecast_bytes(config, inputs, training), "output")
     for line in inputs.summaries():
         progress.say(line)
+    now = _basis(config, inputs)
+    write_basis(store, now)
+    if earlier is not None:
+        take_over(earlier, now, _all_seeds(config, inputs, store, progress))
+
+
+def _basis(config: RunConfig, inputs: Inputs) -> Basis:
+    return Basis(config, inputs.digests(), made_with(config))
+
+
+def write_basis(store: RunStore, now: Basis) -> None:
+    """Write into a run's directory what its stages depend on: images' digests, record, resolved configuration."""
     if not store.is_intact(INPUTS):
-        digests = json.dumps(inputs.digests(), indent=1) + "\n"
+        digests = json.dumps(now.digests, indent=1) + "\n"
         store.commit_folder(INPUTS, lambda folder: (folder / DIGESTS).write_text(digests))
-    store.write(CONFIG, dump_config(config))
+    record_made_with(store, now.made_with)
+    store.write(CONFIG, dump_config(now.config))
+
+
+def record_made_with(store: RunStore, now: MadeWith) -> None:
+    """Add to the manifest what the results that are made now rest on; of results without a record it is unknown."""
+    before = store.manifest().made_with or (dict.fromkeys(now) if store.exists(CONFIG) else {})
+    record = together(before, now)
+    if record != before:
+        store.commit(lambda manifest: manifest.made_with.update(record))
 
 
 def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:
@@ -236,25 +301,6 @@ def forecast_bytes(config: RunConfig, inputs: Inputs, training: bool) -> int:
     return config.num_seeds * (num_rows * row_bytes + model_bytes)
 
 
-def stored_config(store: RunStore) -> RunConfig:
-    """Return the configuration of an existing run, whose directory may have been moved since.
-
-    The manifest's version is checked first: a run of another version is refused for that, not for the keys of its
-    configuration.
-
-    Raises:
-        InputError: another version of rsf_dist wrote the run, or its config.yaml is missing or damaged.
-    """
-    store.manifest()
-    text = store.read(CONFIG).decode()
-    try:
-        config = parse_text(text)
-    except InputError as err:
-        rule = f"its {CONFIG} does not fit this version of rsf_dist ({err})"
-        raise InputError("output", store.uri, rule, "use the version that wrote it, or name another directory") from err
-    return config.model_copy(update={"output": store.uri})
-
-
 def write_report(config: RunConfig, store: RunStore) -> RunResult:
     """Write the merged report.json of all seeds, and report.html."""
     folders = [seed_folder(number, config.num_seeds) for number in range(config.num_seeds)]
@@ -266,13 +312,13 @@ def write_report(config: RunConfig, store: RunStore) -> RunResult:
 
 def seed_runs(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progress) -> Iterator[SeedRun]:
     """Yield the run's seeds, one after the other."""
+    for number, seed_run in enumerate(_all_seeds(config, inputs, store, progress)):
+        if config.num_seeds > 1:
+            progress.say(f"seed {seed_run.seed} ({number + 1} of {config.num_seeds})")
+        yield seed_run
+
+
+def _all_seeds(config: RunConfig, inputs: Inputs, store: RunStore, progress: Progress) -> Iterator[SeedRun]:
     for number in range(config.num_seeds):
-        seed, count = config.seed + number, config.num_seeds
-        if count > 1:
-            progress.say(f"seed {seed} ({number + 1} of {count})")
-        yield SeedRun(config, inputs, store.at(seed_folder(number, count)), seed, progress)
-
-
-def seed_folder(number: int, num_seeds: int) -> str:
-    """Return the folder of the number-th seed within the run's directory; it is empty where there is one seed."""
-    return "" if num_seeds == 1 else f"seeds/{number:03d}"
+        at = store.at(seed_folder(number, config.num_seeds))
+        yield SeedRun(config, inputs, at, config.seed + number, progress)

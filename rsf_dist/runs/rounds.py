@@ -22,7 +22,7 @@ from rsf_dist.data.arrow import from_table
 from rsf_dist.errors import InputError, Shortfall, located
 from rsf_dist.evaluation.sample_quality import two_sample_tests
 from rsf_dist.evaluation.two_sample import TwoSample
-from rsf_dist.proposals import DefensiveProposal, Proposal, Refittable
+from rsf_dist.proposals import DefensiveProposal, Pool, Proposal, Refittable
 from rsf_dist.ratios import Ratio
 from rsf_dist.ratios.info import info_of
 from rsf_dist.report import report_json, sample_images
@@ -35,6 +35,7 @@ from rsf_dist.sampling.accepted import AcceptedSet, stored_rows
 from rsf_dist.sampling.envelope import BudgetEnvelope, Choice, Envelope, Pilot
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.sampling.stream import Cursor, RowStream
+from rsf_dist.sampling.top_k import TopKEnvelope
 
 _MOST_OF_EXPECTED = 10
 """An exploring round is refused after this many times the proposals that it is expected to take."""
@@ -58,12 +59,22 @@ def sample_seed(seed_run: SeedRun) -> AcceptedSet:
     fitted = seed_run.ratio(proposal, last)
     decision = add_class_means(seed_run, last, decision, proposal, fitted)
     ratio = decision.ratio(fitted)
-    num_accepted = seed_run.config.sampling.num_accepted
-    with seed_run.stage("sampling", f"sampling until {num_accepted:,} rows are accepted"):
-        accepted = round_sampler(seed_run, proposal, ratio).sample(num_accepted, last, seed_run.progress)
+    accepted = sample_last_round(seed_run, last, proposal, ratio)
     if not report_json.has_round(seed_run.store, accepted.fingerprint):
         report_last_round(seed_run, last, proposal, ratio, accepted, decision)
     return accepted
+
+
+def sample_last_round(seed_run: SeedRun, number: int, proposal: Proposal, ratio: Ratio) -> AcceptedSet:
+    """Sample the rows to train on: until enough are accepted, or the best of a pool."""
+    sampling, progress = seed_run.config.sampling, seed_run.progress
+    sampler = round_sampler(seed_run, proposal, ratio)
+    if sampling.top_k is None:
+        with seed_run.stage("sampling", f"sampling until {sampling.num_accepted:,} rows are accepted"):
+            return sampler.sample(sampling.num_accepted, number, progress)
+    text = f"reading {sampler.pool_size:,} rows, of which the best {sampling.top_k:,} are kept"
+    with seed_run.stage("sampling", text):
+        return sampler.top_k(sampling.top_k, round=number, progress=progress)
 
 
 def report_last_round(
@@ -162,7 +173,7 @@ def round_sampler(seed_run: SeedRun, proposal: Proposal, ratio: Ratio, exploring
     return RejectionSampler(
         proposal,
         ratio,
-        _round_envelope(seed_run.config, exploring),
+        _round_envelope(seed_run.config, proposal, exploring),
         seed=seed_run.seed,
         chunk_size=sampling.chunk_size,
         pool=sampling.pool,
@@ -180,10 +191,13 @@ class RoundEnvelope(BudgetEnvelope):
             return super().choose(pilot)
 
 
-def _round_envelope(config: RunConfig, exploring: bool) -> Envelope:
+def _round_envelope(config: RunConfig, proposal: Proposal, exploring: bool) -> Envelope:
     if exploring:
         with located("rounds"):
             return RoundEnvelope(config.rounds.acceptance, config.rounds.num_pilot)
+    if config.sampling.top_k is not None:
+        assert isinstance(proposal, Pool)  # as the preflight found it
+        return TopKEnvelope(config.sampling.top_k, proposal.num_rows)
     with located("envelope"):
         return build_envelope(config.envelope)
 

@@ -27,7 +27,7 @@ from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import RsfError, located
-from rsf_dist.proposals import DefensiveProposal, Proposal
+from rsf_dist.proposals import DefensiveProposal, Pool, Proposal
 from rsf_dist.ratios import Ratio, ReweightedRatio
 from rsf_dist.ratios.base import SavableRatio
 from rsf_dist.report import report_json
@@ -39,6 +39,9 @@ from rsf_dist.training.in_process import fit_in_process
 
 PRETRAINED = "models/pretrained"
 
+ONE_SHOT = "one_shot"
+"""The folder of one-shot rejection beside rounds."""
+
 
 def ratio_folder(round: int) -> str:
     """Return the folder of a round's ratio."""
@@ -48,6 +51,23 @@ def ratio_folder(round: int) -> str:
 def pilot_folder(round: int) -> str:
     """Return the folder of a round's pilot."""
     return f"rounds/{round:03d}/pilot"
+
+
+def accepted_folder(round: int) -> str:
+    """Return the folder of a round's accepted rows."""
+    return f"rounds/{round:03d}/accepted"
+
+
+def without_rounds(config: RunConfig) -> RunConfig:
+    """Return the configuration of one-shot rejection beside a run's rounds.
+
+    A budget takes the acceptance of the rounds. The last round's acceptance suits a proposal that was moved, and would
+    keep nearly all of the proposal as configured.
+    """
+    rounds, envelope = config.rounds, config.envelope
+    if rounds.num_rounds > 1:
+        envelope = envelope.without_rounds(rounds.acceptance, rounds.num_pilot)
+    return config.model_copy(update={"rounds": RoundsConfig(), "envelope": envelope})
 
 
 @dataclass(frozen=True)
@@ -81,21 +101,14 @@ class SeedRun:
                 report_json.add_seconds(self.store, name, time.monotonic() - started)
 
     def one_shot(self) -> SeedRun:
-        """Return the same seed without rounds, in a directory of its own within this one.
-
-        A budget takes the acceptance of the rounds. The last round's acceptance suits a proposal that was moved, and
-        would keep nearly all of the proposal as configured.
-        """
-        rounds, envelope = self.config.rounds, self.config.envelope
-        if rounds.num_rounds > 1:
-            envelope = envelope.without_rounds(rounds.acceptance, rounds.num_pilot)
-        config = self.config.model_copy(update={"rounds": RoundsConfig(), "envelope": envelope})
-        return replace(self, config=config, store=self.store.at("one_shot"), _in_memory={})
+        """Return the same seed without rounds, in a directory of its own within this one."""
+        return replace(self, config=without_rounds(self.config), store=self.store.at(ONE_SHOT), _in_memory={})
 
     def proposal(self) -> Proposal:
-        """Build the proposal as configured, which the first round samples from."""
+        """Build the proposal as configured, which the first round samples from. A pool is in the seed's own order."""
         with located("proposal"):
-            return build_proposal(self.config.proposal, self.inputs.source)
+            proposal = build_proposal(self.config.proposal, self.inputs.proposed_from)
+        return proposal.shuffled(Streams(self.seed)) if isinstance(proposal, Pool) else proposal
 
     def ratio(self, proposal: Proposal, round: int = 0) -> Ratio:
         """Return log p/q, `proposal` being the round's q; the ratio is made first where the seed does not keep it."""

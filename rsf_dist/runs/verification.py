@@ -6,7 +6,7 @@ It needs no cluster. A chunk is a pure function, and a few chunks are drawn agai
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,9 @@ from rsf_dist.report import report_json
 from rsf_dist.report.schema import Report, finite
 from rsf_dist.runs.arms import arms
 from rsf_dist.runs.class_prior import class_prior_folder
-from rsf_dist.runs.pipeline import changed_inputs, prepare, seed_folder, stored_config
+from rsf_dist.runs.pipeline import changed_inputs, prepare
 from rsf_dist.runs.rounds import stored_sampler
+from rsf_dist.runs.run_folder import seed_folder, stored_config
 from rsf_dist.runs.seed_run import SeedRun, pilot_folder, ratio_folder
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.runtime.timeouts import time_limit
@@ -115,8 +116,14 @@ def _verify_seed(seed_run: SeedRun, num_chunks: int, rng: np.random.Generator) -
         findings += Findings(tuple(wrong), num_files=len(progress.shards))
         findings += _verify_chunks(seed_run, number, progress, damaged, num_chunks, rng)
         if not damaged:
-            findings += _verify_rows(seed_run.store, number, progress, np.concatenate([_NO_ROWS, *ledgers]))
+            ledger = np.concatenate([_NO_ROWS, *ledgers])
+            findings += _verify_rows(seed_run.store, number, progress, ledger, _keeps_top(seed_run))
     return findings
+
+
+def _keeps_top(seed_run: SeedRun) -> bool:
+    """Return True if all of a pool was read and its best rows kept, rather than rows until there were enough."""
+    return seed_run.config.sampling.top_k is not None
 
 
 def _read(store: RunStore, progress: RoundProgress) -> tuple[list[np.ndarray], list[str], set[int]]:
@@ -175,6 +182,8 @@ def _verify_chunks(
         return Findings()
     try:
         work = stored_sampler(seed_run, number).plan(number).work
+        if _keeps_top(seed_run):  # at which of several log M it read the pool, only the manifest tells
+            work = replace(work, log_m=progress.drawn_at_log_m)
     except RsfError as err:
         return Findings((f"no chunk can be drawn again: {err}",))
     shards = {shard.chunk: shard for shard in progress.shards}
@@ -210,12 +219,12 @@ def _has_rows(work: ChunkWork, chunk: int, stored: pa.Table | None) -> bool:
     return row_digests(drawn) == (b"" if stored is None else row_digests(from_table(stored)))
 
 
-def _verify_rows(store: RunStore, round: int, progress: RoundProgress, ledger: np.ndarray) -> Findings:
+def _verify_rows(store: RunStore, round: int, progress: RoundProgress, ledger: np.ndarray, keeps_top: bool) -> Findings:
     """Check the rows' own bookkeeping, then the manifest and report.json against the rows."""
     wrong = list(_wrong_in_rows(progress, ledger))
     if progress.result is not None:
         report = SamplingReport.from_dict(progress.result.report)
-        wrong += _wrong_in_result(progress, progress.result.fingerprint, report, ledger)
+        wrong += _wrong_in_result(progress, progress.result.fingerprint, report, ledger, keeps_top)
         wrong += _wrong_in_report_json(store, round, progress.result.fingerprint, report)
     return Findings(tuple(f"round {round}: {line}" for line in wrong), num_rows=len(ledger))
 
@@ -229,24 +238,26 @@ def _wrong_in_rows(progress: RoundProgress, ledger: np.ndarray) -> Iterator[str]
 
 
 def _wrong_in_result(
-    progress: RoundProgress, stored_fingerprint: str, report: SamplingReport, ledger: np.ndarray
+    progress: RoundProgress, stored_fingerprint: str, report: SamplingReport, ledger: np.ndarray, keeps_top: bool
 ) -> Iterator[str]:
     result_rows = ledger[ledger["accept_key"] > report.log_m][: report.num_accepted]
     if len(result_rows) != report.num_accepted:
         yield f"the manifest reports {report.num_accepted:,} accepted rows, and {len(result_rows):,} are there"
     if fingerprint(result_rows, progress.columns, report.log_m) != stored_fingerprint:
         yield "the rows have another fingerprint than the manifest says"
-    for name, value in _counted(progress, report, ledger, result_rows).items():
+    for name, value in _counted(progress, report, ledger, result_rows, keeps_top).items():
         if getattr(report, name) != value:
             yield f"the manifest reports {name}={getattr(report, name)}, and of the rows it is {value}"
 
 
 def _counted(
-    progress: RoundProgress, report: SamplingReport, ledger: np.ndarray, result_rows: np.ndarray
+    progress: RoundProgress, report: SamplingReport, ledger: np.ndarray, result_rows: np.ndarray, keeps_top: bool
 ) -> dict[str, float]:
     """Return the fields of the report that follow from the rows alone, with their right values."""
     num_proposed = report.num_proposed
-    if report.shortfall == 0 and len(result_rows) and progress.work.pool_size is None:
+    if keeps_top:
+        num_proposed = progress.work.pool_size or num_proposed
+    elif report.shortfall == 0 and len(result_rows):
         last = result_rows[-1]
         num_proposed = int(last["chunk"] * progress.work.chunk_size + last["index"] + 1)
     return {

@@ -88,6 +88,9 @@ class Purpose(IntEnum):
     DEFENSIVE_MIXTURE = 10
     """The component of each row of a defensive mixture, which may itself be a component of the mixture above."""
 
+    POOL_ORDER = 11
+    """The order in which a pool of rows is read, in the stage that reads it."""
+
 
 _PURPOSE_BITS, _STAGE_BITS, _ROUND_BITS, _CHUNK_BITS = 4, 4, 16, 40
 

@@ -85,7 +85,8 @@ class ChunkWork:
         n = min(self.chunk_size, self.pool_size - start)
         if isinstance(self.proposal, FiniteProposal):
             with _proposing(self.proposal, n):
-                return validate_batch(self.proposal.take(start, n), n)
+                batch = validate_batch(self.proposal.take(start, n), n)
+            return _validate_when_made(batch, self.proposal) if isinstance(batch, LazyBatch) else batch
         return propose(self.proposal, streams, n)
 
     def _screened(self, batch: Batch | LazyBatch, exponentials: Floats) -> Screened:

@@ -17,7 +17,7 @@ from rsf_dist.cluster.connection import ensure_cluster
 from rsf_dist.cluster.shared_storage import require_shared
 from rsf_dist.config.sampling import Budget, PoolConfig
 from rsf_dist.errors import InputError, Shortfall, located
-from rsf_dist.proposals.base import Proposal
+from rsf_dist.proposals.base import Pool, Proposal
 from rsf_dist.ratios.base import Ratio
 from rsf_dist.runtime.allocator import releasing_memory
 from rsf_dist.runtime.progress import Progress
@@ -37,6 +37,8 @@ from rsf_dist.storage.run_store import RunStore
 
 class RejectionSampler:
     """Draw x ~ q on a pool of actors and keep each with probability min(1, p(x) / (M q(x))).
+
+    A proposal that is a `Pool` is not drawn from but read, each row once; sampling then ends with its rows.
 
     Args:
         proposal, ratio: q, and log p/q.
@@ -154,11 +156,17 @@ class RejectionSampler:
 
     def _max_chunks(self, num_accepted: int) -> int:
         """Return the number of chunks at which the budget of so many rows ends."""
-        limit = self.budget.proposals_for(num_accepted)
-        if limit < self.chunk_size:
+        chunks = self.budget.chunks_for(num_accepted, self.chunk_size, self.pool_size)
+        if chunks < 1:
+            limit = self.budget.proposals_for(num_accepted)
             rule = f"is below one chunk of {self.chunk_size:,} proposals"
             raise InputError("sampling.budget.max_proposals", limit, rule, "raise it, or lower sampling.chunk_size")
-        return limit // self.chunk_size
+        return chunks
+
+    @property
+    def pool_size(self) -> int | None:
+        """The rows of a proposal that is read once. None means that proposals are drawn without end."""
+        return self.proposal.num_rows if isinstance(self.proposal, Pool) else None
 
     def _check(self, num_accepted: int) -> None:
         if num_accepted < 1:
@@ -183,7 +191,7 @@ class RejectionSampler:
         pilot = self._pilot(round, num_pilot)
         with located("envelope"):
             choice = choose(self.envelope, pilot.rows)
-        return self._plan(pilot, choice, round)
+        return self._plan(pilot, choice, round, self.pool_size)
 
     def _pilot(self, round: int, num_pilot: int | None = None) -> PilotRun:
         streams = Streams(self.seed, _pilot_stage(self.stage), round)
@@ -207,7 +215,7 @@ class RejectionSampler:
         """The number of proposals that a pilot draws."""
         return pilot_size(self.envelope, self.ratio.log_bound)
 
-    def _plan(self, pilot: PilotRun, choice: Choice, round: int, pool_size: int | None = None) -> SamplingPlan:
+    def _plan(self, pilot: PilotRun, choice: Choice, round: int, pool_size: int | None) -> SamplingPlan:
         work = ChunkWork(
             self.proposal, self.ratio, choice.log_m, self.chunk_size, self.seed, self.stage, round, pool_size
         )
@@ -222,9 +230,13 @@ class RejectionSampler:
             return
         num_found, scored = len(collector), collector.scored.num_scored
         largest = collector.scored.max_log_ratio
-        finding = (
-            f"{num_found:,} of {collector.wanted:,} rows accepted after {scored:,} proposals, where the budget ends"
-        )
+        at_end = scored == self.pool_size
+        finding = f"{num_found:,} of {collector.wanted:,} rows accepted after {scored:,} proposals, where the "
+        finding += "pool ends" if at_end else "budget ends"
+        if num_found and at_end:
+            remedy = f"lower sampling.num_accepted to {num_found:,}, lower the envelope's log M, give sampling.top_k "
+            remedy += "in place of num_accepted, or keep what there is with sampling.budget.on_shortfall=partial"
+            raise Shortfall(finding, remedy)
         if num_found:
             needed = math.ceil(1.2 * collector.wanted * scored / num_found)
             remedy = f"raise sampling.budget.max_proposals to about {needed:,}, lower the envelope's log M, or keep "

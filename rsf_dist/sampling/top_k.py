@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,11 +18,32 @@ from rsf_dist.proposals.base import FiniteProposal, Proposal
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.sampling.accept import key_quantile
 from rsf_dist.sampling.accepted import AcceptedSet
-from rsf_dist.sampling.envelope import Choice
+from rsf_dist.sampling.envelope import FORECAST_PILOT, Choice, Pilot
 from rsf_dist.sampling.round_draw import RoundDraw
 from rsf_dist.types import Floats
 
 _LOWEST_LOG_M = -1e300  # below every log ratio that is not -inf
+
+
+@dataclass(frozen=True)
+class TopKEnvelope:
+    """The M that a pilot expects to leave k of the proposals, for a forecast; `draw_top_k` finds M itself.
+
+    Args:
+        k: rows to keep.
+        num_proposals: proposals to draw, more than k.
+        num_pilot: proposals of the pilot.
+    """
+
+    k: int
+    num_proposals: int
+    num_pilot: int = FORECAST_PILOT
+
+    def choose(self, pilot: Pilot) -> Choice:
+        """Choose the quantile of the keys above which a share k / num_proposals lies."""
+        log_m = key_quantile(pilot.accept_key, self.k / self.num_proposals)
+        source = f"about key {self.k + 1:,} of {self.num_proposals:,}, by {len(pilot.accept_key):,} pilot keys"
+        return Choice(log_m if np.isfinite(log_m) else _LOWEST_LOG_M, source, is_quantile=True)
 
 
 def checked_pool_size(proposal: Proposal, k: int, num_proposals: int | None) -> int:

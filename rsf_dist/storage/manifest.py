@@ -115,6 +115,28 @@ class RoundProgress(_Model):
         return self.result is not None
 
 
+class TakenOver(_Model):
+    """A stage's results that were copied from an earlier run instead of being made."""
+
+    run: str
+    """The earlier run's directory, when they were copied."""
+
+    folder: str
+    """The folder of the seed within it; empty where it had one seed."""
+
+    files: int
+    """The number of files that were copied."""
+
+    sha256: str
+    """SHA-256, in hexadecimal, over the copied files' paths and SHA-256."""
+
+    round: int | None = None
+    """The number of the round whose rows these are; null for other stages."""
+
+    chunks: int = 0
+    """The number of the round's chunks that were copied, its first ones."""
+
+
 class Manifest(_Model):
     """The contents of manifest.json."""
 
@@ -126,6 +148,17 @@ class Manifest(_Model):
 
     rounds: dict[int, RoundProgress] = Field(default_factory=dict)
     """The rounds that were begun, by their numbers."""
+
+    made_with: dict[str, str | None] = Field(default_factory=dict)
+    """What results rest on beside configuration, images and seed: versions of libraries, the kind of processor, SHA-256
+    of code and files that the configuration names. null stands for what is unknown, or changed while the run was
+    made."""
+
+    taken_over: dict[str, TakenOver] = Field(default_factory=dict)
+    """The stages whose results come from an earlier run, by the path of their folder."""
+
+    made_anew: dict[str, str] = Field(default_factory=dict)
+    """The stages of that run that were not taken over, by the path of their folder, and why."""
 
 
 class _Version(BaseModel):

@@ -291,6 +291,14 @@ class RunStore:
             folder, lambda copy: self.commit_folder(folder, lambda to: shutil.copytree(copy, to, dirs_exist_ok=True))
         )
 
+    def copy_shard(self, shard: Shard, other: RunStore) -> bool:
+        """Copy another store's shard, unlisted. Return False where its file is missing or differs from its SHA-256."""
+        data = other.read(shard.path) if other.exists(shard.path) else b""
+        if _sha256(data) != shard.sha256:
+            return False
+        self.write(shard.path, data)
+        return True
+
     def _copy(self, folder: str, to: Path) -> None:
         for name, data in self._files(folder):
             (to / name).parent.mkdir(parents=True, exist_ok=True)

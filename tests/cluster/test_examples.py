@@ -71,6 +71,29 @@ def test_fashion_target_domain_is_made_as_configured(tmp_path: Path) -> None:
         load_inputs(load_config(example, [f"data.root={tmp_path}"]))
 
 
+@pytest.mark.ray
+@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+def test_pool_selection_finds_what_looks_like_the_target(tmp_path: Path) -> None:
+    """Of 2,000 images a tenth looks alike, and of 200 at random .1 with sd .021; it finds three times as many."""
+    folder, pool, run = (
+        ROOT / "examples/pool_selection",
+        f"proposal.images.root={tmp_path / 'pool.npz'}",
+        tmp_path / "run",
+    )
+    made = python(folder / "main.py", "make", pool, "--size", 2000)
+    assert made.returncode == 0, made.stderr
+    fewer = ["source.limit=500", "target.num_images=400", "ratio.num_proposals=1500", "ratio.optimizer.steps=100"]
+    fewer += ["sampling.top_k=200", "sampling.chunk_size=512", "evaluation.test.num_images=100", f"output={run}", pool]
+    done = subprocess.run(
+        [*RSF, "sample", str(folder / "config.yaml"), *fewer], capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr
+    counted = python(folder / "main.py", "count", run)
+    found = re.search(r"seed 0: 200 rows, ([\d.]+)% like the target", counted.stdout)
+    assert found, counted.stdout + counted.stderr
+    assert float(found[1]) > 30
+
+
 def test_a_ratio_on_imagenet_features_tells_what_raw_pixels_hardly_show() -> None:
     """EfficientNet-Lite0's weights are ImageNet's, stay as they are, and a linear ratio on its features works.
 

@@ -67,7 +67,9 @@ def seed_run_in(folder: Path, **sections) -> SeedRun:
     store = RunStore(folder)
     report_json.begin(store, seed=0)
     config = parse_config(CONFIG | sections)
-    return SeedRun(config, SimpleNamespace(source=SOURCE, target=SOURCE), store, 0, RecordingProgress())
+    return SeedRun(
+        config, SimpleNamespace(source=SOURCE, proposed_from=SOURCE, target=SOURCE), store, 0, RecordingProgress()
+    )
 
 
 def broad():

@@ -79,7 +79,7 @@ def register_dimmed():
 
 def test_a_proposal_kind_from_outside_goes_from_the_file_to_a_chunk():
     raw = MINIMAL | {"proposal": {"kind": "dimmed", "factor": 0.25}}
-    with pytest.raises(InputError, match=r"proposal.kind=dimmed: must be one of augment, generator, custom"):
+    with pytest.raises(InputError, match=r"proposal.kind=dimmed: must be one of augment, generator, dataset, custom"):
         parse_config(raw)  # the negative control: not registered yet
     register_dimmed()
     config = parse_config(raw)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,10 +46,11 @@ class Listing:
         ids: the name of each image within its source: the path of its file below the root, or its number.
         read: decodes the images at the given positions. It returns a Batch: `image` uint8 [m, channels, height, width],
             and where the source has them `boxes` float32 [m, K, 4] with `box_label` int64 [m, K], K the largest number
-            of boxes of an image of the source, or `mask` uint8 [m, height, width] (`rsf_dist.data.annotations`). It can
-            be pickled. It raises InputError, which names the file. It may be more than a function (`rsf inspect` asks):
-            `paths`, the image file of each position; `headers`, which yields a Header for each of the positions, or the
-            InputError of one that cannot be read; `objects`, the class's number of each box at the positions.
+            of boxes of an image of the source, or `mask` uint8 [m, height, width] (`rsf_dist.data.annotations`), and
+            attributes [m]. It can be pickled. It raises InputError, which names the file. It, or its `read`, may offer
+            more, for `rsf inspect`: `paths`, the image file of each position; `headers`, which yields a Header for each
+            of ascending positions, or the InputError of one that cannot be read; `objects`, the class's number of each
+            box at the positions.
         labels: int64 [n] in [0, len(classes)). None means unlabelled.
         classes: the classes' names, in the order of their numbers; empty without labels, boxes and masks.
         notes: what was found in the files and not refused, a line each, with its count and the first example.
@@ -68,8 +70,12 @@ class Listing:
 
     def files(self, positions: Sequence[int]) -> list[Path] | None:
         """Return the image files at the given positions; None where images lie in tables or arrays."""
-        paths = getattr(self.read, "paths", None)
+        paths = self.offered("paths")
         return None if paths is None else [Path(paths[position]) for position in positions]
+
+    def offered(self, name: str) -> Any:
+        """Return something that the reader, or the one that it wraps, offers beside reading; None if it does not."""
+        return getattr(self.read, name, None) or getattr(getattr(self.read, "read", None), name, None)
 
     def take(self, start: int = 0, limit: int | None = None) -> list[int]:
         """Return the positions of `limit` images after the first `start`, in ascending order.

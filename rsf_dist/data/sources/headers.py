@@ -51,7 +51,7 @@ class Headers:
 
 def read_headers(listing: Listing, positions: Sequence[int]) -> Iterator[tuple[int, Header | InputError]]:
     """Yield each of these ascending positions with its header; nothing for a source that only tells by decoding."""
-    read = getattr(listing.read, "headers", None)
+    read = listing.offered("headers")
     if read is not None:
         yield from zip(positions, read(positions), strict=True)
 

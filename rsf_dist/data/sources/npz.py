@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rsf_dist.config.images import NpzConfig
+from rsf_dist.data.sources.attributes import read_numbers, with_attributes
 from rsf_dist.data.sources.base import (
     InMemory,
     Listing,
@@ -24,8 +26,8 @@ from rsf_dist.errors import InputError
 
 @list_images.register
 def _(config: NpzConfig) -> Listing:
-    arrays = _arrays(config.root, "images", "labels", "classes")
-    listing = _listing(arrays["images"], config)
+    arrays = _arrays(config.root, "images", "labels", "classes", *config.attributes)
+    listing = with_attributes(_listing(arrays["images"], config), _attributes(arrays, config))
     if "labels" not in arrays:
         return listing
     classes = config.classes or _named(arrays)
@@ -35,6 +37,21 @@ def _(config: NpzConfig) -> Listing:
 @list_unlabelled.register
 def _(config: NpzConfig) -> Listing:
     return unlabelled_unless_sound(config, lambda: _listing(_arrays(config.root, "images")["images"], config))
+
+
+def _attributes(arrays: dict[str, np.ndarray], config: NpzConfig) -> dict[str, Tensor]:
+    """Return the arrays that the configuration names as attributes. Raises InputError."""
+    count = len(arrays["images"])
+    for name in config.attributes:
+        if name not in arrays:
+            raise InputError("attributes", name, f"{config.root} has no such array", "correct the name")
+        if arrays[name].shape != (count,):
+            shape, rule = list(arrays[name].shape), f"must have one number for each of the {count:,} images"
+            raise InputError("attributes", f"{name} {shape}", rule, f"save it as [{count}]")
+    return {
+        name: read_numbers(arrays[name].tolist(), name, lambda row: f"{config.root} image {row} (the first is 0)")
+        for name in config.attributes
+    }
 
 
 def _listing(images: np.ndarray, config: NpzConfig) -> Listing:

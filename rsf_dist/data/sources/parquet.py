@@ -10,7 +10,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -24,6 +24,7 @@ from rsf_dist.config.images import ParquetConfig
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.decoding import Brightest, Header, require_full_range
 from rsf_dist.data.sources.arrow_images import header_in, image_in, require_images
+from rsf_dist.data.sources.attributes import read_numbers, with_attributes
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
 from rsf_dist.data.sources.columns import (
     filled,
@@ -170,15 +171,35 @@ def _(config: ParquetConfig) -> Listing:
     label_column = None
     if config.label_column != "":
         label_column = find_column(config.label_column, _LABELS, columns, "label_column", paths[0])
+    listing = with_attributes(Listing(ids, rows), _attributes(fragments, config, rows))
     if label_column is None:
-        return Listing(ids, rows)
+        return listing
     _require_equal_columns(fragments, label_column)
-    return Listing(ids, rows, *_labels(fragments, label_column, config.classes, rows))
+    labels, classes = _labels(fragments, label_column, config.classes, rows)
+    return replace(listing, labels=labels, classes=classes)
+
+
+def _attributes(fragments: Sequence[ds.ParquetFileFragment], config: ParquetConfig, rows: _Rows) -> dict[str, Tensor]:
+    """Return the columns that the configuration names as attributes. Raises InputError."""
+    for name in config.attributes:
+        find_column(name, (), _schema(fragments[0]).names, "attributes", fragments[0].path)
+        _require_equal_columns(fragments, name)
+    return {name: read_numbers(_values(fragments, name), name, rows.place) for name in config.attributes}
+
+
+def _values(fragments: Sequence[ds.ParquetFileFragment], column: str) -> list[Any]:
+    values: list[Any] = []
+    for fragment in fragments:
+        with _reading(fragment.path):
+            values += fragment.to_table(columns=[column]).column(0).to_pylist()
+    return values
 
 
 @list_unlabelled.register
 def _(config: ParquetConfig) -> Listing:
-    return unlabelled_unless_sound(config, lambda: list_images(config.model_copy(update={"label_column": ""})))
+    return unlabelled_unless_sound(
+        config, lambda: list_images(config.model_copy(update={"label_column": "", "attributes": ()}))
+    )
 
 
 def _opened(root: str) -> tuple[fs.FileSystem, str]:
@@ -254,10 +275,7 @@ def _labels(
     fragments: Sequence[ds.ParquetFileFragment], column: str, classes: tuple[str, ...], rows: _Rows
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Return the labels and the classes' names, which Hugging Face's metadata may give. Raises InputError."""
-    values: list[Any] = []
-    for fragment in fragments:
-        with _reading(fragment.path):
-            values += fragment.to_table(columns=[column]).column(0).to_pylist()
+    values = _values(fragments, column)
     all_names = [_class_names(_schema(fragment), column) for fragment in fragments]
     for fragment, found in zip(fragments, all_names, strict=True):
         if found != all_names[0]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from rsf_dist.config.images import TableConfig
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.decoding import Brightest, Header, require_full_range
+from rsf_dist.data.sources.attributes import read_numbers, with_attributes
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
 from rsf_dist.data.sources.columns import decoded, file_headers, filled, find_column, read_labels, require_column
 from rsf_dist.data.sources.text_tables import JSON_LINES, SEPARATED, TextTable, read_text_table
@@ -59,23 +60,33 @@ class _Files:
 @list_images.register
 def _(config: TableConfig) -> Listing:
     file = _existing_file(config.file)
-    names = {config.path_column, config.label_column, *PATHS, *LABELS}
+    names = {config.path_column, config.label_column, *config.attributes, *PATHS, *LABELS}
     table = read_text_table(file, lambda column: column in names or column.strip().lower() in names)
     path_column = require_column(config.path_column, PATHS, table.columns, "path_column", str(file))
     paths, ids = _paths(table, path_column, existing(config.root) if config.root else file.parent)
     files = _Files(paths, file, table.lines, config)
+    listing = with_attributes(Listing(ids, files), _attributes(table, config))
     if config.label_column == "":
-        return Listing(ids, files)
+        return listing
     label_column = find_column(config.label_column, LABELS, table.columns, "label_column", str(file))
     if label_column is None:
-        return Listing(ids, files)
+        return listing
     labels, classes = read_labels(table.column(label_column), config.classes, table.place)
-    return Listing(ids, files, labels, classes)
+    return replace(listing, labels=labels, classes=classes)
+
+
+def _attributes(table: TextTable, config: TableConfig) -> dict[str, Tensor]:
+    """Return the columns that the configuration names as attributes. Raises InputError."""
+    for name in config.attributes:
+        find_column(name, (), table.columns, "attributes", str(table.file))
+    return {name: read_numbers(table.column(name), name, table.place) for name in config.attributes}
 
 
 @list_unlabelled.register
 def _(config: TableConfig) -> Listing:
-    return unlabelled_unless_sound(config, lambda: list_images(config.model_copy(update={"label_column": ""})))
+    return unlabelled_unless_sound(
+        config, lambda: list_images(config.model_copy(update={"label_column": "", "attributes": ()}))
+    )
 
 
 def _existing_file(path: str) -> Path:

@@ -32,6 +32,7 @@ SECTIONS: dict[str, list[dict[str, Any]]] = {
     "proposal": [
         {"kind": "custom", "factory": "a:b"},
         {"kind": "generator", "factory": "a:b", "latent_dim": 8, "class_prior": [0.5, 0.5]},
+        {"kind": "dataset", "images": {"kind": "digits"}},
     ],
     "ratio": [
         {"kind": "classifier", "max_log_ratio": 2.0},

@@ -485,7 +485,7 @@ def test_a_proposal_without_a_class_prior():
         ({"ratio": {"calibration": "beta"}}, "ratio.calibration", "'isotonic'"),
         ({"ratio": {"max_log_ratio": float("nan")}}, "ratio.max_log_ratio", "finite"),
         ({"proposal": {"kind": "custom"}}, "proposal.factory", "is required"),
-        ({"proposal": {"kind": "gan"}}, "proposal.kind", "must be one of augment, generator, custom"),
+        ({"proposal": {"kind": "gan"}}, "proposal.kind", "must be one of augment, generator, dataset, custom"),
         ({"proposal": {"kind": "generator", "factory": "x:y"}}, "proposal.latent_dim", "is required"),
         ({"proposal": {**GENERATED, "latent_dim": 0}}, "proposal.latent_dim", "greater than 0"),
         ({"proposal": {**GENERATED, "class_prior": [-1, 2]}}, "proposal.class_prior.0", "greater than or equal to 0"),

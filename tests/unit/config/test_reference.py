@@ -101,6 +101,6 @@ def test_the_key_reference_has_every_key_once_a_section() -> None:
 
 def test_a_line_of_the_key_reference() -> None:
     text = reference.config_markdown()
-    assert "- `num_accepted` (integer above 0): Rows to accept and store.\n" in text
+    assert "- `num_accepted` (integer above 0): Rows to accept and store. May be left out" in text
     assert "- `validation_fraction` (number above 0 and below 1; default `0.1`): Share of the rows" in text
     assert "- `max_components` (integer at least 1 and at most 1000; default `3`): " in text

@@ -125,6 +125,20 @@ def test_a_made_target_is_shown_with_the_photographs_that_it_is_made_from(rsf, t
     assert done.returncode == 0
 
 
+def test_a_pool_is_looked_at_as_what_is_trained_on(rsf, tmp_path):
+    path = written(tmp_path)
+    images = np.load(tmp_path / "target.npz")["images"][:9]
+    np.savez(tmp_path / "pool.npz", images=images, labels=np.zeros(9, int), classes=["0"], depth=np.arange(9))
+    pool = {"kind": "npz", "root": str(tmp_path / "pool.npz"), "attributes": ["depth"]}
+    raw = yaml.safe_load(path.read_text()) | {"proposal": {"kind": "dataset", "images": pool}}
+    path.write_text(yaml.safe_dump(raw | {"sampling": {"top_k": 4}}))
+    found = rsf(path).stdout
+    assert "proposal.images: 9 images (npz" in found
+    assert "  height x width  8 x 8 (9)\n" in found
+    assert "proposal.images: no image of 1: 1 of 2 classes are not trained" in found
+    assert "target: 9 of 40 images are in proposal.images, too (first: 0 is 0)" in found
+
+
 def test_a_folder_needs_no_configuration_and_overrides_are_keys_of_its_image_set(rsf, tmp_path):
     root = folders(tmp_path / "photos", cat=3, dog=4)
     done = rsf(root)

@@ -132,6 +132,15 @@ def test_twelve_bits_in_files_of_sixteen_are_refused_with_what_to_set(tmp_path):
     assert lines(look("image_folder", True, labelled=False, root=tmp_path, bits=12)) == []
 
 
+def test_of_more_images_of_sixteen_bits_than_are_decoded_the_others_may_be_bright(tmp_path):
+    for number in range(70):
+        Image.fromarray(np.full((2, 2), 100 + number, np.uint16)).save(tmp_path / f"{number:02d}.png")
+    found = look("image_folder", True, labelled=False, root=tmp_path).findings
+    assert [(finding.refused, "set `bits: 8`" in finding.text) for finding in found] == [(False, True)]
+    (tmp_path / "00.png").write_bytes(b"")
+    assert look("image_folder", True, labelled=False, root=tmp_path).findings[0].refused
+
+
 def test_colours_of_sixteen_bits_are_named_as_such(tmp_path):
     rows = b"".join(b"\0" + b"\xff\x00" * 6 for _ in range(2))  # two rows of two pixels
     (tmp_path / "a.png").write_bytes(png_of_sixteen_bits(2, 2, rows))

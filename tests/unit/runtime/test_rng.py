@@ -128,6 +128,7 @@ def test_stages_and_purposes_keep_their_values():
         "TARGET_MIXTURE": 8,
         "ROUND_SEED": 9,
         "DEFENSIVE_MIXTURE": 10,
+        "POOL_ORDER": 11,
     }
 
 

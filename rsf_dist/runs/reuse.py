@@ -1,0 +1,364 @@
+"""A run that takes over from an earlier run what both have in common: the option `--from`.
+
+A stage (`runs.stages`) is taken over if all that it depends on is equal and known, its files are undamaged, and the
+stages that it rests on were taken over. Everything else is made anew. The rows and their fingerprint are therefore
+those of a run that begins from nothing. The earlier run is only read. Its files are copied, so that it may be deleted
+later.
+
+Where more rows are wanted, a round's chunks are taken over and sampling draws on behind them. Chunks follow from their
+numbers, and M depends on the chunks before alone, so that a run from nothing would have drawn the same ones. Fewer rows
+would have ended sooner, perhaps at a smaller M, and are drawn anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import BaseModel
+
+from rsf_dist.config.resume import differences
+from rsf_dist.config.run import RunConfig
+from rsf_dist.errors import InputError
+from rsf_dist.runs.arms import arms
+from rsf_dist.runs.class_prior import class_prior_folder
+from rsf_dist.runs.made_with import ACCELERATORS, MadeWith, contents_of, libraries_in, texts_in
+from rsf_dist.runs.run_folder import CONFIG, seed_folder, stored_config, stored_digests
+from rsf_dist.runs.seed_run import ONE_SHOT, SeedRun, without_rounds
+from rsf_dist.runs.stages import Stage, stages, values
+from rsf_dist.storage.manifest import MANIFEST, Manifest, RoundProgress, TakenOver
+from rsf_dist.storage.run_store import RunStore
+
+_GPU_KEYS = ("gpus", "gpus_per_actor", "use_gpu")
+_HERE_ALREADY = "made by this run already"
+
+
+@dataclass(frozen=True)
+class Basis:
+    """All that the stages of a run depend on, but for the seed.
+
+    Args:
+        config: the configuration.
+        digests: of the image sets, by name.
+        made_with: the record of libraries and contents.
+    """
+
+    config: RunConfig
+    digests: Mapping[str, str] = field(default_factory=dict)
+    made_with: MadeWith = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """A run to take results over from.
+
+    Args:
+        store: its directory, which is only read.
+        basis: all that its stages depend on.
+    """
+
+    store: RunStore
+    basis: Basis
+
+    def at_seed(self, seed: int) -> tuple[RunStore, str] | None:
+        """Return the directory of a seed, and its folder within the run's; None where the run has no such seed."""
+        config = self.basis.config
+        if not 0 <= seed - config.seed < config.num_seeds:
+            return None
+        folder = seed_folder(seed - config.seed, config.num_seeds)
+        return self.store.at(folder), folder
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One seed of the earlier run and the same seed of the run that takes over, and how both differ."""
+
+    old: RunStore
+    new: RunStore
+    before: Basis
+    now: Basis
+    run: str
+    folder: str
+    of_all: tuple[str, ...] = ()
+    say: Callable[[str], object] = lambda text: None
+
+    def one_shot(self) -> _Pair:
+        """Return the pair of one-shot rejections beside the rounds."""
+        before, now = (replace(basis, config=without_rounds(basis.config)) for basis in (self.before, self.now))
+        folder = "/".join(filter(None, (self.folder, ONE_SHOT)))
+        return replace(
+            self, old=self.old.at(ONE_SHOT), new=self.new.at(ONE_SHOT), before=before, now=now, folder=folder
+        )
+
+    def table(self) -> dict[str, Stage]:
+        """Return the stages of the new run that can be in the old one."""
+        config, manifest = self.before.config, self.old.manifest()
+        decided = (n for n in range(config.rounds.num_rounds) if class_prior_folder(n) in manifest.folders)
+        last = 0 if config.rounds.num_rounds == 1 else next(decided, None)
+        return stages(self.now.config, 0 if self.now.config.rounds.num_rounds == 1 else last or None)
+
+
+def find_earlier(uri: str, output: str) -> EarlierRun:
+    """Return the run in a directory, to take results over from.
+
+    Raises:
+        InputError: the directory holds no run, a run of another version, or is the output itself.
+    """
+    try:
+        return _opened(RunStore(uri), output)
+    except InputError as err:
+        if err.field == "--from":
+            raise
+        rule = err.rule if err.field == "output" else f"its {err.field} {err.rule}"
+        raise InputError("--from", uri, rule, "name another run, or leave --from out") from err
+
+
+def _opened(store: RunStore, output: str) -> EarlierRun:
+    manifest = store.manifest()
+    if not store.exists(CONFIG):
+        raise InputError("--from", store.uri, "holds no run", "name the directory of an rsf run, or leave --from out")
+    if _same_place(store, RunStore(output)):
+        remedy = "name another output; or leave --from out, and an unchanged configuration goes on there"
+        raise InputError("--from", store.uri, "is the output itself", remedy)
+    return EarlierRun(store, Basis(stored_config(store), stored_digests(store) or {}, manifest.made_with))
+
+
+def _same_place(one: RunStore, other: RunStore) -> bool:
+    if one.is_local and other.is_local:
+        return os.path.realpath(one.root) == os.path.realpath(other.root)
+    return one.uri.rstrip("/") == other.uri.rstrip("/")
+
+
+def require_use(earlier: EarlierRun, now: Basis, seed_runs: Iterable[SeedRun]) -> None:
+    """Raise InputError where no stage of any seed can be taken over.
+
+    This is asked before the cluster is joined, and its GPUs count as those of the earlier run.
+    """
+    accelerators = {ACCELERATORS: earlier.basis.made_with.get(ACCELERATORS)}
+    now = replace(now, made_with={**now.made_with, **accelerators})
+    reasons: list[str] = []
+    for pair in _pairs(earlier, now, seed_runs):
+        kept, not_kept = _go_through(pair, lambda name, stage: None)
+        if kept:
+            return
+        reasons += not_kept.values()
+    if not reasons:
+        of_seeds = earlier.basis.config
+        reasons = [f"it has nothing of seed {now.config.seed} (its first seed is {of_seeds.seed})"]
+    rule = f"nothing of it serves this run: {reasons[0]}"
+    raise InputError("--from", earlier.store.uri, rule, "leave --from out, or name another run")
+
+
+def take_over(earlier: EarlierRun, now: Basis, seed_runs: Iterable[SeedRun]) -> None:
+    """Copy what the earlier run and this one have in common, and say what was taken over and what was not."""
+    for seed_run in seed_runs:
+        for pair in _pairs(earlier, now, [seed_run]):
+            table = pair.table()
+            kept, not_kept = _go_through(pair, lambda name, stage: _take(pair, name, stage))  # noqa: B023
+            _note_made_anew(pair.new, not_kept)
+            for line in _lines(pair, table, kept, not_kept):
+                pair.say(line)
+
+
+def _pairs(earlier: EarlierRun, now: Basis, seed_runs: Iterable[SeedRun]) -> Iterator[_Pair]:
+    of_all = tuple(_library_differences(earlier.basis.made_with, now.made_with))
+    for seed_run in seed_runs:
+        found = earlier.at_seed(seed_run.seed)
+        if found is None:
+            continue
+        old, folder = found
+        say = seed_run.progress.say
+        pair = _Pair(old, seed_run.store, earlier.basis, now, earlier.store.uri, folder, of_all, say)
+        yield pair
+        beside = now.config.own_arm != "one_shot" and "one_shot" in arms(now.config)
+        if beside and old.exists(f"{ONE_SHOT}/{MANIFEST}"):
+            yield pair.one_shot()
+
+
+def _go_through(pair: _Pair, take: Callable[[str, Stage], str | None]) -> tuple[list[str], dict[str, str]]:
+    """Return the names of the stages that are taken over, and of those that are not, with the reason.
+
+    Stages that the earlier run does not have are in neither.
+
+    Args:
+        pair: the seed in both runs.
+        take: takes a stage over; it returns the reason where this fails.
+    """
+    table, manifest = pair.table(), pair.old.manifest()
+    kept: list[str] = []
+    not_kept: dict[str, str] = {}
+    for name, stage in table.items():
+        if not _is_there(manifest, stage):
+            continue
+        lost = [table[base].title for base in stage.rests_on if base not in kept]
+        differing = [f"without the {lost[0]}"] if lost and not pair.of_all else list(_obstacles(pair, stage, manifest))
+        reason = _listed(differing) or take(name, stage)
+        if reason:
+            not_kept[name] = reason
+        else:
+            kept.append(name)
+    return kept, not_kept
+
+
+def _is_there(manifest: Manifest, stage: Stage) -> bool:
+    if stage.round is not None:
+        return stage.round in manifest.rounds
+    return all(folder in manifest.folders for folder in stage.folders)
+
+
+def _obstacles(pair: _Pair, stage: Stage, manifest: Manifest) -> Iterator[str]:
+    """Yield what of a stage's own dependences differs, or is not known."""
+    yield from pair.of_all
+    before, now = values(pair.before.config, stage), values(pair.now.config, stage)
+    for key in {**before, **now}:
+        if before.get(key) != now.get(key):
+            yield f"{key}={now.get(key, '(absent)')} (was {before.get(key, '(absent)')})"
+    for name in stage.images:
+        was = pair.before.digests.get(name)
+        if was != pair.now.digests.get(name):
+            yield f"the images of {name} {'differ' if was else 'are not known there'}"
+    yield from _differing_contents(pair, now)
+    yield from (f"{kind} is no kind of rsf_dist's own" for kind in _foreign_kinds(pair.now.config, stage))
+    if stage.round is not None:
+        yield from _obstacles_of_rows(pair, stage, manifest.rounds[stage.round])
+
+
+def _library_differences(before: MadeWith, now: MadeWith) -> Iterator[str]:
+    if not before:
+        yield "it does not record with which libraries it was made"
+        return
+    for name, value in libraries_in(now).items():
+        was = before.get(name)
+        if was is None:
+            yield f"{name} changed while it was made, or is not known"
+        elif was != value:
+            yield f"{name} {value} (was {was})"
+
+
+def _differing_contents(pair: _Pair, now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the stage's keys name outside of the configuration, and GPUs, where these differ or are not known."""
+    records = (pair.before.made_with, pair.now.made_with)
+    names = [contents_of(text) for key, value in now.items() for _, text in texts_in(value, key)]
+    if any(value and key.rpartition(".")[2] in _GPU_KEYS for key, value in now.items()):
+        names.append(ACCELERATORS)
+    for name in names:
+        found = [record.get(name) for record in records if name in record]
+        if found and (len(found) < 2 or None in found):
+            yield f"{name} not known"
+        elif found and found[0] != found[1]:
+            yield f"{name} differ"
+
+
+def _foreign_kinds(config: RunConfig, stage: Stage) -> Iterator[str]:
+    """Yield the names of the user's own kinds among the stage's sections. Their code is not known."""
+    for key in stage.keys:
+        yield from _foreign(getattr(config, key.partition(".")[0], None))
+
+
+def _foreign(node: object) -> Iterator[str]:
+    if isinstance(node, BaseModel):
+        if type(node).__module__.partition(".")[0] != __name__.partition(".")[0]:
+            yield type(node).__name__
+        for name in type(node).model_fields:
+            yield from _foreign(getattr(node, name))
+    elif isinstance(node, (list, tuple)):
+        for item in node:
+            yield from _foreign(item)
+
+
+def _obstacles_of_rows(pair: _Pair, stage: Stage, progress: RoundProgress) -> Iterator[str]:
+    was, wanted = (_wanted(basis.config, stage) for basis in (pair.before, pair.now))
+    if wanted < was:
+        yield f"{stage.wanted}={wanted} (was {was}; fewer rows are drawn anew)"
+    sampling = pair.now.config.sampling
+    if stage.wanted.startswith("sampling"):
+        limit = sampling.budget.proposals_for(wanted)
+        if progress.chunks * progress.work.chunk_size > limit:
+            yield f"its rows took more than sampling.budget.max_proposals={limit}"
+
+
+def _wanted(config: RunConfig, stage: Stage) -> int:
+    section, _, key = stage.wanted.partition(".")
+    return getattr(getattr(config, section), key)
+
+
+def _take(pair: _Pair, name: str, stage: Stage) -> str | None:
+    """Copy a stage's files; return the reason where that is not done."""
+    if _is_there(pair.new.manifest(), stage) and all(map(pair.new.is_intact, stage.folders)):
+        taken = pair.new.manifest().taken_over.get(name)
+        return None if taken is not None and taken.run == pair.run else _HERE_ALREADY
+    damage = next(filter(None, map(pair.old.damage_of, stage.folders)), None)
+    if damage is not None:
+        return damage
+    copied = _copy_folders(pair, stage) if stage.round is None else _copy_rows(pair, stage, stage.round)
+    pair.new.commit(lambda manifest: manifest.taken_over.update({name: copied}))
+    return None
+
+
+def _copy_folders(pair: _Pair, stage: Stage) -> TakenOver:
+    for folder in stage.folders:
+        pair.new.copy_from(folder, pair.old)
+    listed = pair.new.manifest().folders
+    files = {f"{folder}/{name}": sha256 for folder in stage.folders for name, sha256 in listed[folder].items()}
+    return _described(pair, files)
+
+
+def _copy_rows(pair: _Pair, stage: Stage, number: int) -> TakenOver:
+    """Copy a round's chunks. A damaged shard is listed without its file, so that sampling draws its chunk again."""
+    progress = pair.old.manifest().rounds[number]
+    files = {shard.path: shard.sha256 for shard in progress.shards if pair.new.copy_shard(shard, pair.old)}
+    for shard in progress.shards:
+        if shard.path not in files:
+            pair.say(f"{shard.path} is damaged in {pair.old.uri}: its chunk is drawn again")
+    grown = _wanted(pair.before.config, stage) < _wanted(pair.now.config, stage)
+    pair.new.commit_round(number, progress.model_copy(update={"result": None}) if grown else progress)
+    return _described(pair, files, round=number, chunks=progress.chunks)
+
+
+def _described(pair: _Pair, files: Mapping[str, str], round: int | None = None, chunks: int = 0) -> TakenOver:
+    sha256 = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return TakenOver(run=pair.run, folder=pair.folder, files=len(files), sha256=sha256, round=round, chunks=chunks)
+
+
+def _note_made_anew(store: RunStore, not_kept: Mapping[str, str]) -> None:
+    told = {name: reason for name, reason in not_kept.items() if reason != _HERE_ALREADY}
+    known = store.manifest().made_anew
+    if any(known.get(name) != reason for name, reason in told.items()):
+        store.commit(lambda manifest: manifest.made_anew.update(told))
+
+
+def _lines(pair: _Pair, table: Mapping[str, Stage], kept: Iterable[str], not_kept: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line on what was taken over, and one for each reason to make stages anew."""
+    of_folder = f" ({pair.folder})" if pair.folder else ""
+    if kept:
+        yield f"taken over from {pair.run}{of_folder}: {', '.join(table[name].title for name in kept)}"
+    for reason in dict.fromkeys(not_kept.values()):
+        titles = ", ".join(table[name].title for name, why in not_kept.items() if why == reason)
+        yield f"made anew{of_folder}: {titles}; {reason}"
+
+
+def advice(store: RunStore, config: RunConfig) -> str:
+    """Return what a run that the directory does not hold could take over from it, in words; empty where nothing.
+
+    The images are taken as unchanged where the configuration does not change them.
+    """
+    before = stored_config(store)
+    if any(line.startswith(("source.", "target.")) for line in differences(before, config)):
+        return ""
+    earlier, now = EarlierRun(store, Basis(before)), Basis(config)
+    for number in range(config.num_seeds):
+        found = earlier.at_seed(config.seed + number)
+        if found is not None:
+            pair = _Pair(found[0], store, earlier.basis, now, store.uri, found[1])
+            table = pair.table()
+            return ", ".join(table[name].title for name in _go_through(pair, lambda name, stage: None)[0])
+    return ""
+
+
+def _listed(reasons: list[str]) -> str:
+    more = len(reasons) - 2
+    return ", ".join(reasons[:2]) + (f" and {more} more" if more > 0 else "")
