@@ -37,11 +37,12 @@ def inspect(
         raise InputError("--output", sheet, "must be a PNG file in a folder that is there", "write e.g. sheet.png")
     with progress_shown() as progress:
         inspection = _inspected(path, overrides or [], progress)
-    from rsf_dist.inspection.sheet import panels_of, write_sheet
+    from rsf_dist.inspection.sheet import panels_of, require_apart, write_sheet
     from rsf_dist.inspection.text import format_inspection, to_dict
 
     panels = panels_of(inspection)
     if panels:
+        require_apart(sheet, inspection)
         write_sheet(panels, sheet)
     if as_json:
         print(json.dumps(to_dict(inspection) | {"sheet": str(sheet) if panels else None}, indent=2))

@@ -44,6 +44,14 @@ def panels_of(inspection: Inspection) -> list[Panel]:
     return panels
 
 
+def require_apart(path: Path, inspection: Inspection) -> None:
+    """Raise InputError where the sheet would lie among the images, and join them."""
+    for each in inspection.surveys:
+        root = getattr(each.config, "root", None)
+        if root and each.config.takes_all_below and path.resolve().is_relative_to(Path(root).expanduser().resolve()):
+            raise InputError("--output", path, f"would become an image of {root}", "name a file elsewhere")
+
+
 def write_sheet(panels: Sequence[Panel], path: Path) -> None:
     """Draw a contact sheet and write it as a PNG file.
 

@@ -37,7 +37,7 @@ def _survey(each: Survey) -> Iterator[str]:
     yield printable(f"{each.name or 'images'}: {taken}{kind} ({each.place})")
     sizes = [f"{height} x {width} ({count:,})" for (height, width), count in each.headers.sizes.most_common()]
     if sizes:
-        more = f" and {len(sizes) - _MOST_SIZES:,} other sizes" if len(sizes) > _MOST_SIZES else ""
+        more = f" and {len(sizes) - _MOST_SIZES:,} more" if len(sizes) > _MOST_SIZES else ""
         yield f"  height x width  {', '.join(sizes[:_MOST_SIZES])}{more}"
     modes = [f"{mode} ({count:,})" for mode, count in each.headers.modes.most_common()]
     if modes:

@@ -47,7 +47,7 @@ def test_help_names_every_command_and_imports_neither_torch_nor_ray() -> None:
     done = rsf("--help")
     assert time.monotonic() - started < 5  # 0.2 s where nothing else runs
     assert done.returncode == 0
-    for command in ("run", "sample", "train", "report", "demo"):
+    for command in ("run", "sample", "train", "report", "inspect", "demo"):
         assert f"\n  {command} " in done.stdout
     code = "import sys; from rsf_dist.cli import app; sys.exit(any(m in sys.modules for m in ('torch', 'ray')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

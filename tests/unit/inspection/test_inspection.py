@@ -151,6 +151,17 @@ def test_a_folder_needs_no_configuration_and_overrides_are_keys_of_its_image_set
     assert Path("photos.inspect.png").exists()
 
 
+def test_the_sheet_is_never_put_among_the_images(rsf, tmp_path, monkeypatch):
+    root = folders(tmp_path / "photos", cat=2, dog=2)
+    done = rsf(root, "--output", root / "cat" / "sheet.png")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"sheet.png: would become an image of {root}; name a file elsewhere" in done.stderr
+    monkeypatch.chdir(root / "dog")
+    assert "--output=dog.inspect.png: would become an image of ." in rsf(".").stderr
+    assert rsf(".", "--output", tmp_path / "sheet.png").returncode == 0
+    assert len(list(root.rglob("*.png"))) == 4
+
+
 def test_splits_stand_beside_each_other_and_shared_images_are_told(rsf, tmp_path):
     for part in ("train", "val"):
         folders(tmp_path / "set" / part, cat=2, dog=3)
