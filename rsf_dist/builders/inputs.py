@@ -9,6 +9,7 @@ from rsf_dist.config.images import ImagesKind
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.shifted_images import ShiftedImagesConfig, ShiftedTargetConfig, TargetConfig, TargetImagesConfig
 from rsf_dist.data.images import ImageSet, load_images
+from rsf_dist.data.packing import Packing
 from rsf_dist.errors import InputError, located
 from rsf_dist.ratios.classifier import MIN_TARGET_IMAGES
 from rsf_dist.runtime.rng import Stage, Streams
@@ -52,15 +53,20 @@ class Inputs:
         return {name: images for name, images in sets.items() if images is not None}
 
 
-def load_inputs(config: RunConfig) -> Inputs:
-    """Read or make every image set of the run. Raises InputError."""
+def load_inputs(config: RunConfig, packing: Packing | None = None) -> Inputs:
+    """Read or make every image set of the run. Raises InputError.
+
+    Args:
+        config: the run's configuration.
+        packing: finds and makes packed image sets. None means that all are read into memory.
+    """
     with located("source"):
         require_classifying(config.source)
-        source = load_images(config.source)
+        source = load_images(config.source, packing=packing)
         source.require_labels()
         require_classes(source)
     with located("target"):
-        target = _read_or_make(config.target, "target", config, source)
+        target = _read_or_make(config.target, "target", config, source, packing)
         target.require_like(source)
 
     def labelled(images: TargetImagesConfig | None, section: str) -> ImageSet | None:
@@ -68,7 +74,7 @@ def load_inputs(config: RunConfig) -> Inputs:
             return None
         with located(section):
             require_classifying(images)
-            image_set = _read_or_make(images, section, config, source)
+            image_set = _read_or_make(images, section, config, source, packing)
             image_set.require_labels()
             image_set.require_like(source)
         return image_set
@@ -77,12 +83,18 @@ def load_inputs(config: RunConfig) -> Inputs:
     require_enough(len(target))
     return Inputs(
         source=source,
-        target=ImageSet(target.images, ids=target.ids, notes=target.notes),
+        target=_unlabelled(target),
         test=labelled(evaluation.test, "evaluation.test"),
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
         pool=labelled(config.proposal.own_images, "proposal.images"),
     )
+
+
+def _unlabelled(images: ImageSet) -> ImageSet:
+    """Return the images alone."""
+    known = images.known_digest if images.labels is None and not images.annotations and not images.classes else None
+    return ImageSet(images.images, ids=images.ids, notes=images.notes, known_digest=known)
 
 
 def require_classifying(images: object) -> None:
@@ -112,15 +124,19 @@ _SHIFTED_CHUNKS = {"target": 0, "evaluation.oracle": 1, "evaluation.test": 2}
 
 
 def _read_or_make(
-    images: TargetConfig | TargetImagesConfig, section: str, config: RunConfig, source: ImageSet
+    images: TargetConfig | TargetImagesConfig,
+    section: str,
+    config: RunConfig,
+    source: ImageSet,
+    packing: Packing | None,
 ) -> ImageSet:
     """Read the images of a section of the configuration, or make those of kind `shifted`. Raises InputError."""
     if isinstance(images, ImagesKind):
-        return load_images(images, labelled=section != "target", classes=source.classes)
+        return load_images(images, section != "target", source.classes, packing)
     assert isinstance(images, (ShiftedTargetConfig, ShiftedImagesConfig))
     assert isinstance(config.target, ShiftedTargetConfig)  # RunConfig refuses other targets
     with located("base"):
-        base = load_images(images.base, classes=source.classes)
+        base = load_images(images.base, classes=source.classes, packing=packing)
         base.require_labels()
         base.require_like(source)
     streams = Streams(config.seed, Stage.TARGET, 0, _SHIFTED_CHUNKS[section])

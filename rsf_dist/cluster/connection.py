@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import AuthenticationError
 
+from rsf_dist.cluster.fetching import offer_packed_images
 from rsf_dist.cluster.probe import no_token, require_cluster, require_loopback
 from rsf_dist.cluster.ray_workarounds import OWN_CLUSTER, progress_bars, restored_sigterm, set_log_levels
 from rsf_dist.errors import ClusterFailure, InputError, RsfError
@@ -44,6 +45,7 @@ def connect(address: str | None = None, verbose: bool = False, code_folder: str 
     joined_before = ray.is_initialized()
     if not joined_before:
         _join_or_start(address, verbose, code_folder)
+    offer_packed_images()
     try:
         with progress_bars(shown=verbose):
             yield
@@ -56,6 +58,7 @@ def ensure_cluster() -> None:
     """Join the cluster of RAY_ADDRESS, or start one, for a call from Python outside of `connect`."""
     if not ray.is_initialized():
         _join_or_start(None, verbose=False)
+    offer_packed_images()
 
 
 def _join_or_start(address: str | None, verbose: bool, code_folder: str | None = None) -> None:

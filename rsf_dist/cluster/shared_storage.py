@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import NodeDiedError, TaskUnschedulableError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rsf_dist.errors import InputError
+
+_T = TypeVar("_T")
 
 
 def check_disk(path: str, needed: int, field: str) -> None:
@@ -58,35 +63,50 @@ def require_shared(path: str, field: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text(token)
-        reading = {node: _read_text.options(scheduling_strategy=_on(node)).remote(str(probe)) for node in nodes}
-        seen = {node: _result(text) for node, text in reading.items()}
+        seen = on_nodes(partial(_read_text, str(probe)))
     except OSError as err:
         remedy = "free some space, or check the path and its permissions"
         raise InputError(field, path, f"cannot be written ({err})", remedy) from err
     finally:
         probe.unlink(missing_ok=True)
-    blind = [node for node, text in seen.items() if text not in (token, _GONE)]
+    blind = [node for node, text in seen.items() if text != token]
     if blind:
         rule = f"{len(blind)} of the cluster's {len(nodes)} nodes cannot see this folder"
         raise InputError(field, path, rule, "use a folder that all nodes share (NFS, EFS), or an s3:// or gs:// URI")
 
 
-_GONE = object()
+def on_nodes(function: Callable[[], _T]) -> dict[str, _T]:
+    """Call a function on every node that is up, in tasks that reserve nothing, and return its results by node.
+
+    Nodes that leave the cluster meanwhile are left out.
+    """
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    calls = {node: on_node(function, node) for node in nodes}
+    results = {node: _result(call) for node, call in calls.items()}
+    return {node: result for node, result in results.items() if result is not _GONE}
 
 
-def _on(node: str) -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(node, soft=False)
+def on_node(function: Callable[[], _T], node: str) -> ray.ObjectRef:
+    """Call a function on a node, in a task that reserves nothing, and return the reference of its result."""
+    return _call.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(function)
 
 
-def _result(text: ray.ObjectRef) -> object:
-    """Return the text that a task read, or _GONE if its node has left the cluster meanwhile."""
+_GONE: Any = object()
+
+
+def _result(call: ray.ObjectRef) -> Any:
+    """Return a task's result, or _GONE if its node has left the cluster meanwhile."""
     try:
-        return ray.get(text)
+        return ray.get(call)
     except (TaskUnschedulableError, NodeDiedError, WorkerCrashedError):
         return _GONE
 
 
 @ray.remote(num_cpus=0)
+def _call(function: Callable[[], Any]) -> Any:
+    return function()
+
+
 def _read_text(path: str) -> str | None:
     try:
         return Path(path).read_text()

@@ -306,11 +306,17 @@ def _known_kind(kind: str) -> str:
     return kind
 
 
+def _no_uri(path: str) -> str:
+    if "://" in path:
+        raise ValueError("must be a folder, since images are mapped from files, and not a URI")
+    return path
+
+
 class DataConfig(StrictModel):
     """Defaults for every image set; for kind `shifted`, for its `base`. A key given in an image set itself wins.
 
     An image set takes the keys that its kind has. The resolved config.yaml spells every image set out, so that `data`
-    has no effect there.
+    has no effect there, but for `cache`.
     """
 
     kind: Annotated[NonEmptyStr, AfterValidator(_known_kind)] | None = None
@@ -327,3 +333,9 @@ class DataConfig(StrictModel):
     """Default of the image sets' `channels`. null means none."""
     bits: Bits | None = None
     """Default of the image sets' `bits`. null means none."""
+    cache: Annotated[NonEmptyStr, AfterValidator(_no_uri)] | None = None
+    """Path of a folder that runs share, for decoded images: whichever run is first packs them there, and every process
+    maps them. They are found again by the files' paths, sizes and times and by the settings; nothing removes them. A
+    node that does not see the folder fetches the files once. null means the run's own directory, or TMPDIR where that
+    is a URI. Only image sets of 64 MiB or more, or from 256 MiB of files or more, are packed; others are read into
+    memory."""

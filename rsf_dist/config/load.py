@@ -100,7 +100,7 @@ def _with_data(raw: dict[str, Any]) -> dict[str, Any]:
     data, proposal, evaluation = raw.get("data"), raw.get("proposal"), raw.get("evaluation")
     if not isinstance(data, dict):
         return raw
-    defaults = {key: data[key] for key in DataConfig.model_fields if data.get(key) is not None}
+    defaults = {key: data[key] for key in DataConfig.model_fields if key != "cache" and data.get(key) is not None}
     if isinstance(evaluation, dict):
         raw = raw | {"evaluation": _with_filled_sets(evaluation, ("test", "source_test", "oracle"), defaults)}
     if isinstance(proposal, dict):

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -139,22 +140,72 @@ def _opened(path: Path, data: bytes | None) -> Iterator[ImageFile.ImageFile]:
         raise _unreadable(path, _size(path, data), *reason_and_remedy(path, err, data)) from err
 
 
+@dataclass(frozen=True)
+class DeepImages:
+    """The images with 16 bits a channel among those of a part of a source, as sums that add up.
+
+    Args:
+        count: how many there are.
+        level: the level of their brightest pixel, as in `Brightest`.
+        has_colours: True where one of them is in colours.
+    """
+
+    count: int = 0
+    level: int = 0
+    has_colours: bool = False
+
+    @classmethod
+    def of(cls, brightest: Sequence[Brightest]) -> DeepImages:
+        """Return the sums of images with these brightest pixels."""
+        level = max((pixel.level for pixel in brightest), default=0)
+        return cls(len(brightest), level, any(pixel.has_colours for pixel in brightest))
+
+    def __add__(self, other: DeepImages) -> DeepImages:
+        has_colours = self.has_colours or other.has_colours
+        return DeepImages(self.count + other.count, max(self.level, other.level), has_colours)
+
+    def require_full_range(self, bits: int | None) -> None:
+        """Raise InputError if all images are so dark that they hold fewer bits. One dark image proves nothing.
+
+        Args:
+            bits: the number of bits that is given, which lets any image pass. None means that none is.
+        """
+        narrow = next((few for few in _NARROW if self.level < 2**few), None)
+        if bits is not None or self.count < 2 or self.level == 0 or narrow is None:
+            return
+        found, remedy = str(self.level), f"set `bits: {narrow}`"
+        if self.has_colours:  # fewer bits do not apply to them
+            found, remedy = f"at most {self.level}", "save them as 8 bits a channel"
+        rule = f"the brightest pixel of all {self.count:,} images with 16 bits is {found}, of 65535 that there could be"
+        raise InputError("bits", "null", rule, f"{remedy}, or set `bits: 16` if they are as dark as that")
+
+
+_of_a_part: ContextVar[list[DeepImages] | None] = ContextVar("deep images of a part", default=None)
+
+
+@contextmanager
+def deep_images_collected() -> Iterator[list[DeepImages]]:
+    """Collect, over a block that reads a part of a source, what `require_full_range` can only tell of the whole."""
+    found: list[DeepImages] = []
+    token = _of_a_part.set(found)
+    try:
+        yield found
+    finally:
+        _of_a_part.reset(token)
+
+
 def require_full_range(brightest: Sequence[Brightest], bits: int | None) -> None:
-    """Raise InputError if all images of 16 bits are so dark that they hold fewer bits. One dark image proves nothing.
+    """Raise InputError if all images of 16 bits are so dark that they hold fewer bits; see DeepImages.
 
     Args:
         brightest: the brightest pixel of each image of 16 bits.
         bits: the number of bits that is given, which lets any image pass. None means that none is.
     """
-    largest = max((pixel.level for pixel in brightest), default=0)
-    narrow = next((few for few in _NARROW if largest < 2**few), None)
-    if bits is not None or len(brightest) < 2 or largest == 0 or narrow is None:
-        return
-    found, remedy = str(largest), f"set `bits: {narrow}`"
-    if any(pixel.has_colours for pixel in brightest):  # fewer bits do not apply to them
-        found, remedy = f"at most {largest}", "save them as 8 bits a channel"
-    rule = f"the brightest pixel of all {len(brightest):,} images with 16 bits is {found}, of 65535 that there could be"
-    raise InputError("bits", "null", rule, f"{remedy}, or set `bits: 16` if they are as dark as that")
+    found, part = DeepImages.of(brightest), _of_a_part.get()
+    if part is None:
+        found.require_full_range(bits)
+    else:
+        part.append(found)
 
 
 def _raw_modes(image: ImageFile.ImageFile) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import psutil
 import torch
 from torch import Tensor
 
 from rsf_dist.config.images import ImagesKind
 from rsf_dist.data.batch import take_rows
+from rsf_dist.data.packed import Packed, begin_digest
+from rsf_dist.data.packing import Packing, read_block
 from rsf_dist.data.sources import Listing, list_images, list_unlabelled
 from rsf_dist.data.sources.base import shortened
 from rsf_dist.data.sources.found_files import sentence_of
@@ -33,14 +34,16 @@ class ImageSet:
             [n].
         ids: the names of the images within their source, by which an accepted row can be traced back.
         notes: lines for the user about what was read.
+        known_digest: what `digest` returns, where it is known without reading all images. None means that it is not.
     """
 
     images: Tensor
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     annotations: Mapping[str, Tensor] = field(default_factory=dict)
-    ids: tuple[str, ...] = ()
+    ids: Sequence[str] = ()
     notes: tuple[str, ...] = ()
+    known_digest: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,8 +70,9 @@ class ImageSet:
 
     def digest(self) -> str:
         """Return the SHA-256, in hexadecimal, of shape, images, labels, annotations and classes."""
-        head = json.dumps({"shape": list(self.images.shape), "classes": self.classes})
-        digest = hashlib.sha256(head.encode())
+        if self.known_digest is not None:
+            return self.known_digest
+        digest = begin_digest(self.images.shape, self.classes)
         for column in (self.images, self.labels, *(self.annotations[name] for name in sorted(self.annotations))):
             if column is not None:
                 digest.update(column.contiguous().numpy().data)
@@ -95,26 +99,41 @@ class ImageSet:
             raise InputError("", shortened(self.classes), rule, "list all `classes` in `data`")
 
 
-def load_images(config: ImagesKind, labelled: bool = True, classes: tuple[str, ...] | None = None) -> ImageSet:
+def load_images(
+    config: ImagesKind,
+    labelled: bool = True,
+    classes: tuple[str, ...] | None = None,
+    packing: Packing | None = None,
+) -> ImageSet:
     """Read the images that an image set's configuration describes. Those that it does not take are not decoded.
 
     Args:
         config: the image set's configuration.
         labelled: False means that labels are not looked at, nor what stands for them, such as the names of folders.
         classes: the classes that labels are numbered by; the set's own are matched to them by name. None means its own.
+        packing: finds and makes packed sets, which are mapped. None means that all images are read into memory.
 
     Raises:
         InputError: names a key of the configuration, or a file.
     """
+    packed = None if packing is None else packing.find(config, labelled, classes)
+    if packed is not None:
+        return _mapped(packed)
     listing, taken = list_taken(config, labelled, classes)
+    listing = replace(listing, notes=(*listing.notes, *alpha_notes(listing, taken)))
+    if packing is not None:
+        row_bytes = _row_bytes(listing, taken, labelled)
+        packed = packing.pack(config, labelled, classes, listing, taken, row_bytes)
+        if packed is not None:
+            return _mapped(packed)
+        _require_memory(config, len(taken), row_bytes)
     columns = dict(listing.read(taken))
     images = columns.pop("image")
     if images.numel() == 0:
         raise InputError("root", _root(config), "holds images without pixels", "save them again")
     labels = None if listing.labels is None else listing.labels[taken]
     ids = tuple(listing.ids[position] for position in taken)
-    notes = (*listing.notes, *alpha_notes(listing, taken))
-    return ImageSet(images, labels, listing.classes, columns if labelled else {}, ids, notes)
+    return ImageSet(images, labels, listing.classes, columns if labelled else {}, ids, listing.notes)
 
 
 def list_taken(
@@ -129,6 +148,26 @@ def list_taken(
     if not taken:
         raise InputError("start", config.start, "leaves no images", "lower it")
     return listing, taken
+
+
+def _mapped(packed: Packed) -> ImageSet:
+    annotations = {name: column for name, column in packed.columns.items() if name not in ("image", "label")}
+    images, labels = packed.columns["image"], packed.columns.get("label")
+    return ImageSet(images, labels, packed.classes, annotations, packed.ids, packed.notes, packed.digest)
+
+
+def _row_bytes(listing: Listing, taken: Sequence[int], labelled: bool) -> int:
+    """Return the bytes of a decoded image with its annotations, as the first has them."""
+    first, _ = read_block(listing.read, taken[:1])
+    return sum(column.nbytes for name, column in first.items() if labelled or name == "image")
+
+
+def _require_memory(config: ImagesKind, num_images: int, row_bytes: int) -> None:
+    """Raise InputError where images do not fit into the memory that is free: the system would end the process."""
+    needed, available = num_images * row_bytes, psutil.virtual_memory().available
+    if needed > available:
+        rule = f"take {needed / 2**20:,.0f} MiB once decoded, and this machine has {available / 2**20:,.0f} MiB left"
+        raise InputError("root", f"{num_images:,} images", rule, "set a smaller `size`, or a `limit`")
 
 
 def _root(config: ImagesKind) -> str:

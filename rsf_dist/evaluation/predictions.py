@@ -16,6 +16,7 @@ from rsf_dist.cluster.capacity import max_tasks
 from rsf_dist.cluster.workers import run_in_tasks
 from rsf_dist.config.resources import Share
 from rsf_dist.data.images import ImageSet
+from rsf_dist.data.mapped import MappedTensor
 from rsf_dist.runtime.device import device
 
 _BATCH = 512
@@ -67,9 +68,10 @@ def predict_all(models: Mapping[_Name, nn.Module], images: ImageSet | None, shar
     """
     if images is None:
         return {}
-    models_once, pixels = ray.put(dict(models)), images.images.numpy()
+    models_once, mapped = ray.put(dict(models)), isinstance(images.images, MappedTensor)
     pieces = split_into_batches(len(images), max_tasks(share))
-    # As arrays: a slice of a tensor would be pickled with all of the tensor's storage.
+    # A slice of a tensor in memory would be pickled with all of its storage.
+    pixels: Tensor | NDArray[np.uint8] = images.images if mapped else images.images.numpy()
     parts = run_in_tasks(_predict_piece, [(models_once, pixels[piece]) for piece in pieces], share=share)
     truth = images.require_labels().numpy()
     return {
@@ -88,8 +90,11 @@ def split_into_batches(num_rows: int, max_pieces: int) -> list[slice]:
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], num_rows], strict=True)]
 
 
-def _predict_piece(models: Mapping[_Name, nn.Module], pixels: NDArray[np.uint8]) -> dict[_Name, NDArray[np.int64]]:
-    images = torch.tensor(pixels)  # a copy: torch warns of arrays that cannot be written to, as those of Ray's store
+def _predict_piece(
+    models: Mapping[_Name, nn.Module], pixels: NDArray[np.uint8] | Tensor
+) -> dict[_Name, NDArray[np.int64]]:
+    # A copy of an array: torch warns of those that cannot be written to, as those of Ray's store.
+    images = pixels if isinstance(pixels, Tensor) else torch.tensor(pixels)
     return {name: _predict_labels(model, images) for name, model in models.items()}
 
 

@@ -11,6 +11,8 @@ from rsf_dist.cluster.workers import run_in_task
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.resources import Share
 from rsf_dist.data.arrow import from_table
+from rsf_dist.data.batch import take_rows
+from rsf_dist.data.mapped import MappedTensor
 from rsf_dist.errors import located
 from rsf_dist.evaluation.two_sample import MIN_ROWS, TwoSample, compare, describe
 from rsf_dist.models.networks import in_pieces
@@ -51,19 +53,27 @@ def two_sample_tests(
         share: what the tests reserve on the cluster.
     """
     known = info_of(ratio).held_out
-    held_out = target if known is None or known.index is None else target[torch.tensor(known.index)]
+    held_out = torch.arange(len(target)) if known is None or known.index is None else torch.tensor(known.index)
     if min(len(held_out), accepted.report.num_accepted) < MIN_ROWS:
         return None
     rows = from_table(accepted.head(_ROWS))["image"]
-    return run_in_task(_run_tests, held_out[:_ROWS], dict(proposals), rows, feature_network, seed, share=share)
+    index = held_out[:_ROWS].clone()  # a slice is pickled with all of its storage
+    if not isinstance(target, MappedTensor):
+        target, index = take_rows(target, index), torch.arange(len(index))
+    return run_in_task(_run_tests, target, index, dict(proposals), rows, feature_network, seed, share=share)
 
 
 def _run_tests(
-    target: Tensor, proposals: dict[str, Proposal], accepted: Tensor, feature_network: ModelConfig | None, seed: int
+    target: Tensor,
+    index: Tensor,
+    proposals: dict[str, Proposal],
+    accepted: Tensor,
+    feature_network: ModelConfig | None,
+    seed: int,
 ) -> dict[str, TwoSample]:
     streams = Streams(seed, Stage.CONTROL_PILOT, chunk=_CHUNK)
     rows = {name: proposal.sample(len(accepted), streams)["image"].cpu() for name, proposal in proposals.items()}
-    of_target, features = _features(target, feature_network, seed)
+    of_target, features = _features(take_rows(target, index), feature_network, seed)
     return {
         name: compare(of_target, _features(images, feature_network, seed)[0], seed, features)
         for name, images in (rows | {"after": accepted}).items()

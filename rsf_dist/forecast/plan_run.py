@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from tempfile import TemporaryDirectory
 
 from rsf_dist.builders.components import build_envelope
+from rsf_dist.builders.image_packing import Join, packing_for
 from rsf_dist.builders.inputs import Inputs
 from rsf_dist.cluster.capacity import check_pool, check_ratio, max_actors
 from rsf_dist.cluster.connection import connect
@@ -81,7 +83,8 @@ def plan_run(
     """
     progress = progress or Progress()
     RunStore(config.output).manifest()  # refuses a run of another version
-    with _draft(config, keep, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+    join = partial(connect, address, verbose, config.code_folder)
+    with _draft(config, keep, progress, join) as (store, inputs), join():
         with located("ratio"):
             check_ratio(config.ratio)
         with located("sampling.pool"):
@@ -96,16 +99,15 @@ def plan_run(
 
 
 @contextmanager
-def _draft(config: RunConfig, keep: str | None, progress: Progress) -> Iterator[tuple[RunStore, Inputs]]:
+def _draft(config: RunConfig, keep: str | None, progress: Progress, join: Join) -> Iterator[tuple[RunStore, Inputs]]:
     """Yield the directory that a plan's ratio and pilot are made in, and the images."""
     if keep is None:
-        inputs = prepare(config, progress)
-        with TemporaryDirectory() as folder:
-            yield RunStore(folder), inputs
+        with packing_for(config, progress, join, keeps=False) as packing, TemporaryDirectory() as folder:
+            yield RunStore(folder), prepare(config, progress, packing)
         return
     if not keep.strip():
         raise InputError("--keep", keep, "must not be empty", "name a directory")
-    with open_run(_kept(config, keep), progress) as opened:
+    with open_run(_kept(config, keep), progress, join) as opened:
         yield opened
 
 

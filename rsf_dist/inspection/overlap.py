@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from rsf_dist.data.sources.base import Listing
 from rsf_dist.runtime.progress import Progress
 
-_ROWS_AT_ONCE, _IMAGES_AT_ONCE, _BYTES_AT_ONCE = 1_024, 64, 2**20
+_ROWS_AT_ONCE, _IMAGES_AT_ONCE, _BYTES_AT_ONCE = 256, 64, 2**20
 
 Pairs = list[tuple[int, int]]
 """The positions of equal images, each of the second set with the first such of the first set."""
@@ -80,16 +81,16 @@ def _shared(
 
 def _middle_rows(images: Tensor) -> Iterator[bytes]:
     middle = images.shape[2] // 2
-    for start in range(0, len(images), _ROWS_AT_ONCE):
-        for row in images[start : start + _ROWS_AT_ONCE, :, middle].contiguous():
-            yield _digest(row)
+    for positions in torch.arange(len(images)).split(_ROWS_AT_ONCE):
+        yield from map(_digest, images[positions, :, middle])  # a copy of little, also where images are mapped
 
 
 def _decoded(listing: Listing, positions: Sequence[int], progress: Progress) -> Iterator[bytes]:
-    for start in range(0, len(positions), _IMAGES_AT_ONCE):
-        progress.count("comparing images", start, len(positions))
-        yield from map(_digest, listing.read(positions[start : start + _IMAGES_AT_ONCE])["image"])
-    progress.count("comparing images", len(positions), len(positions))
+    runs = [positions[start : start + _IMAGES_AT_ONCE] for start in range(0, len(positions), _IMAGES_AT_ONCE)]
+    in_one_pass = listing.offered("blocks")
+    for done, block in enumerate(map(listing.read, runs) if in_one_pass is None else in_one_pass(runs), start=1):
+        progress.count("comparing images", done * _IMAGES_AT_ONCE, len(positions))
+        yield from map(_digest, block["image"])
 
 
 def _digest(pixels: Tensor) -> bytes:

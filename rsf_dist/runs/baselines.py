@@ -22,6 +22,7 @@ from rsf_dist.cluster.workers import limit_to_allocation, run_in_task
 from rsf_dist.config.resources import Share
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.arrow import from_table, to_table
+from rsf_dist.data.batch import take_rows
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import StatisticalRefusal, located
 from rsf_dist.models.networks import require_batch_norm
@@ -144,7 +145,8 @@ def with_target_statistics(model: nn.Module, target: ImageSet, seed: int) -> nn.
     """
     require_batch_norm(model)
     order = torch.randperm(len(target), generator=Streams(seed, Stage.CONTROL).torch(Purpose.BATCH_NORM_ORDER))
-    batches = target.images[order].tensor_split(-(-len(target) // _BATCH))  # alike in size: each counts the same
+    parts = order.tensor_split(-(-len(target) // _BATCH))  # alike in size: each counts the same
+    batches = (take_rows(target.images, rows) for rows in parts)
     with seeded(Streams(seed, Stage.CONTROL), Purpose.BATCH_NORM_DROPOUT):  # update_bn leaves dropout on
         update_bn(batches, model.to(device()), device=device())
     return model.eval().cpu()

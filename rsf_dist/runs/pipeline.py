@@ -12,9 +12,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
+from rsf_dist.builders.image_packing import Join, packed_bytes, packing_for, prune
 from rsf_dist.builders.inputs import Inputs, load_inputs
 from rsf_dist.builders.preflight import preflight
 from rsf_dist.cluster.capacity import check_pool, check_ratio, check_training
@@ -24,6 +26,7 @@ from rsf_dist.cluster.workers import ship_code
 from rsf_dist.config.load import dump_config
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
+from rsf_dist.data.packing import Packing
 from rsf_dist.errors import InputError, located
 from rsf_dist.inspection.findings import run_findings
 from rsf_dist.models import weights
@@ -93,8 +96,8 @@ def run(
             process is writing it; nothing of the earlier run serves this one. What was committed before is kept.
         StatisticalRefusal: the ratio or the budget allows no result.
     """
-    progress, earlier = progress or Progress(), _earlier(reuse, config)
-    with open_run(config, progress, earlier) as (store, inputs), connect(address, verbose, config.code_folder):
+    progress, earlier, join = progress or Progress(), _earlier(reuse, config), _joins(config, address, verbose)
+    with open_run(config, progress, join, earlier) as (store, inputs), join():
         begin_run(config, inputs, store, progress, training=True, earlier=earlier)
         for seed_run in seed_runs(config, inputs, store, progress):
             accepted = sample_seed(seed_run)
@@ -111,8 +114,8 @@ def sample(
     progress: Progress | None = None,
 ) -> RunResult:
     """Run the first half of `run`: the ratio and the accepted rows, which `train` goes on with. Raises as `run`."""
-    progress, earlier = progress or Progress(), _earlier(reuse, config)
-    with open_run(config, progress, earlier) as (store, inputs), connect(address, verbose, config.code_folder):
+    progress, earlier, join = progress or Progress(), _earlier(reuse, config), _joins(config, address, verbose)
+    with open_run(config, progress, join, earlier) as (store, inputs), join():
         begin_run(config, inputs, store, progress, training=False, earlier=earlier)
         for seed_run in seed_runs(config, inputs, store, progress):
             sample_seed(seed_run)
@@ -124,9 +127,10 @@ def train(
 ) -> RunResult:
     """Run the second half of `run`, on the accepted rows in the directory `output`. Raises as `run`."""
     progress, config = progress or Progress(), stored_config(RunStore(output))
-    with open_run(config, progress) as (store, inputs), connect(address, verbose, config.code_folder):
+    join = _joins(config, address, verbose)
+    with open_run(config, progress, join) as (store, inputs), join():
         check_cluster(config, sampling=config.sampling.mode == "stream", training=True)
-        check_disk(store.uri, forecast_bytes(config, inputs, training=True), "output")
+        check_disk(store.uri, packed_bytes(store) + forecast_bytes(config, inputs, training=True), "output")
         record_made_with(store, made_with(config))
         for seed_run in seed_runs(config, inputs, store, progress):
             train_seed(seed_run, last_rows(seed_run))
@@ -145,28 +149,40 @@ def rebuild_report(output: str) -> RunResult:
         return write_report(config, store)
 
 
+def _joins(config: RunConfig, address: str | None, verbose: bool) -> Join:
+    return partial(connect, address, verbose, config.code_folder)
+
+
 @contextmanager
 def open_run(
-    config: RunConfig, progress: Progress, earlier: EarlierRun | None = None
+    config: RunConfig, progress: Progress, join: Join | None = None, earlier: EarlierRun | None = None
 ) -> Iterator[tuple[RunStore, Inputs]]:
     """Hold the run's directory against other writers, and yield it with the run's images.
 
-    Raises InputError, also where nothing can be taken over from the earlier run.
+    Args:
+        config: the run's configuration.
+        progress: receiver of messages.
+        join: joins the cluster, where there are many images to decode. None means that this process decodes them.
+        earlier: the run to take over from. None means that nothing is taken over.
+
+    Raises:
+        InputError: the images do not fit; or the directory holds another run, or nothing can be taken over.
     """
     store = RunStore(config.output)
     store.manifest()  # refuses a run of another version, before even the lock is written
-    with run_lock(store, progress):
+    with run_lock(store, progress), packing_for(config, progress, join) as packing:
         require_same(store, config)
         if store.exists(CONFIG):
             store.remove_drafts()
             progress.say(f"resuming the run in {store.uri}")
-        inputs = prepare(config, progress)
+        inputs = prepare(config, progress, packing)
         changed = changed_inputs(store, inputs)
         if changed:
             rule = f"differ from the images that the run in {store.uri} began with"
             raise InputError(changed[0], "(its images)", rule, "restore them, or name another output")
         if earlier is not None:
             require_use(earlier, _basis(config, inputs), _all_seeds(config, inputs, store, progress))
+        prune(config, packing)
         yield store, inputs
 
 
@@ -191,18 +207,26 @@ def require_same(store: RunStore, config: RunConfig, advise: bool = True) -> Non
         raise InputError("output", store.uri, rule, remedy)
 
 
-def prepare(config: RunConfig, progress: Progress | None = None) -> Inputs:
+def prepare(config: RunConfig, progress: Progress | None = None, packing: Packing | None = None) -> Inputs:
     """Read the images and try each part of the configuration once, so that mistakes are refused before anything starts.
 
     Each import path of the configuration is shown with the file that it was loaded from, and each file of weights with
-    what was taken from it. Raises InputError.
+    what was taken from it.
+
+    Args:
+        config: the run's configuration.
+        progress: receiver of messages.
+        packing: finds and makes packed image sets. None means that all are read into memory.
+
+    Raises:
+        InputError: an image set or another part of the configuration does not work.
     """
     progress = progress or Progress()
     if config.code_folder is not None:
         user_code.allow_folder(config.code_folder)
     user_code.LOADED.clear()
     weights.TAKEN.clear()
-    inputs = load_inputs(config)
+    inputs = load_inputs(config, packing)
     for finding in run_findings(config, inputs):
         progress.say(finding.line())
     preflight(config, inputs)
@@ -239,7 +263,7 @@ def begin_run(
     Raises InputError.
     """
     check_cluster(config, sampling=True, training=training)
-    check_disk(store.uri, forecast_bytes(config, inputs, training), "output")
+    check_disk(store.uri, packed_bytes(store) + forecast_bytes(config, inputs, training), "output")
     for line in inputs.summaries():
         progress.say(line)
     now = _basis(config, inputs)

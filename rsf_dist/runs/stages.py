@@ -31,6 +31,7 @@ _NO_EFFECT = ("wait_seconds", "max_failures")
 _MODEL = ("task", "model", "pretrain")
 _TRAINER = ("training.cpus_per_worker", "training.use_gpu")
 _DRAWN_BY = ("sampling.chunk_size", "sampling.pool.gpus_per_actor")
+_PROPOSED_FROM = ("source", "pool")
 _MOVED = ("rounds.num_accepted", "rounds.max_components", "rounds.defensive_share", "rounds.min_auc_gain")
 
 
@@ -100,7 +101,7 @@ def _round(config: RunConfig, number: int, is_last: bool) -> Mapping[str, Stage]
         rests_on=(*base, *before),
         folders=(pilot_folder(number),),
     )
-    envelope = ("envelope",) if is_last else ("rounds.acceptance", "rounds.num_pilot")
+    envelope = ("envelope", "sampling.top_k") if is_last else ("rounds.acceptance", "rounds.num_pilot")
     rows = Stage(
         f"rows of round {number}",
         (*envelope, SEVERAL),
@@ -127,7 +128,7 @@ def _ratio(
         if _prior_needs_model(config):
             keys, rests_on = (*keys, *_MODEL), (*rests_on, *_pretrained(config))
     title = f"ratio of round {number}" if made else f"class prior of round {number}"
-    yield ratio_folder(number), Stage(title, keys, ("source", "target"), rests_on, (*made, *decided))
+    yield ratio_folder(number), Stage(title, keys, (*_PROPOSED_FROM, "target"), rests_on, (*made, *decided))
 
 
 def _prior_needs_model(config: RunConfig) -> bool:
@@ -145,6 +146,6 @@ def _arm(config: RunConfig, arm: Arm, last: int) -> Stage:
     keys: tuple[str, ...] = (*_MODEL, "training", "sampling.mode", "sampling.num_accepted")
     if arm == "pseudo_labels":
         keys = (*keys, "evaluation.pseudo_label_confidence")
-    images = {"pseudo_labels": ("source", "target"), "oracle": ("source", "oracle")}.get(arm, ("source",))
+    others = {"pseudo_labels": ("target",), "oracle": ("oracle",)}.get(arm, ())
     rests_on = (accepted_folder(last), *_pretrained(config))
-    return Stage(f"model of arm {arm}", keys, images, rests_on, (arm_folder(arm),))
+    return Stage(f"model of arm {arm}", keys, (*_PROPOSED_FROM, *others), rests_on, (arm_folder(arm),))

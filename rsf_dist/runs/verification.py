@@ -12,6 +12,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import JsonValue
 
+from rsf_dist.builders.image_packing import packing_for
+from rsf_dist.builders.inputs import Inputs
+from rsf_dist.config.run import RunConfig
 from rsf_dist.data.arrow import from_table
 from rsf_dist.data.batch import row_digests
 from rsf_dist.errors import InputError, RsfError
@@ -82,15 +85,24 @@ def verify(
     """
     progress, store = progress or Progress(), RunStore(output)
     config = stored_config(store)
-    inputs = prepare(config, progress)
+    rng = rng or np.random.default_rng()
+    with packing_for(config, progress, join=None, keeps=False) as packing:
+        inputs = prepare(config, progress, packing)
+        return _verify_run(config, inputs, store, num_chunks, rng, progress)
+
+
+def _verify_run(
+    config: RunConfig, inputs: Inputs, store: RunStore, num_chunks: int, rng: np.random.Generator, progress: Progress
+) -> Findings:
+    """Check each seed of a run, and what the run says of them."""
     findings = Findings(tuple(f"the images of {name} have changed" for name in changed_inputs(store, inputs)))
     for number in range(config.num_seeds):
         at = store.at(seed_folder(number, config.num_seeds))
         progress.say(f"verifying {at.uri}")
         seed_run = SeedRun(config, inputs, at, config.seed + number, progress)
-        findings += _verify_seed(seed_run, num_chunks, rng or np.random.default_rng())
+        findings += _verify_seed(seed_run, num_chunks, rng)
         if config.own_arm != "one_shot" and "one_shot" in arms(config) and seed_run.one_shot().store.exists(MANIFEST):
-            findings += _verify_seed(seed_run.one_shot(), num_chunks, rng or np.random.default_rng())
+            findings += _verify_seed(seed_run.one_shot(), num_chunks, rng)
     return findings if config.num_seeds == 1 else findings + _verify_summary(store, config.num_seeds)
 
 

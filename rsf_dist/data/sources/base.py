@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +199,13 @@ class InMemory:
 
     def headers(self, positions: Sequence[int]) -> Iterator[Header | InputError]:
         """Yield the size of each image, which is the same for all."""
-        channels, height, width = self.images.shape[1:]
-        yield from [Header(height, width, "L" if channels == 1 else "RGB")] * len(positions)
+        yield from same_headers(self.images.shape[1:], len(positions))
+
+
+def same_headers(shape: Sequence[int], count: int) -> Iterator[Header]:
+    """Yield the header of images [channels, height, width] of an array, one an image."""
+    channels, height, width = shape
+    yield from repeat(Header(height, width, "L" if channels == 1 else "RGB"), count)
 
 
 def read_rows(images: Tensor, config: ImagesKind, positions: Sequence[int]) -> Batch:

@@ -216,7 +216,7 @@ def filled(images: Iterable[tuple[int, Tensor]], count: int, name: Place, key: s
         tensor[first_number] = first
         for number, image in others:
             if image.shape != first.shape:
-                raise _unlike(image, name(number), first, name(first_number))
+                raise unlike(image.shape, name(number), first.shape, name(first_number))
             tensor[number] = image
         return tensor
     except (MemoryError, RuntimeError) as err:  # RuntimeError: torch's allocator
@@ -235,14 +235,14 @@ def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
     """
     for image, name in zip(images, names, strict=True):
         if image.shape != images[0].shape:
-            raise _unlike(image, name, images[0], names[0])
+            raise unlike(image.shape, name, images[0].shape, names[0])
     return torch.stack(list(images))
 
 
-def _unlike(image: Tensor, name: str, first: Tensor, first_name: str) -> InputError:
-    """Return the error of an image whose shape is not the first one's."""
-    if image.shape[0] != first.shape[0]:
-        rule = f"{name} has {image.shape[0]} channel(s), and {first_name} {first.shape[0]}"
-        return InputError("channels", image.shape[0], rule, "set `channels: 1` or `channels: 3`")
-    rule = f"{name} differs in size from {first_name} {list(first.shape[1:])}"
-    return InputError("size", list(image.shape[1:]), rule, "set `size: [height, width]`")
+def unlike(shape: Sequence[int], name: str, first: Sequence[int], first_name: str) -> InputError:
+    """Return the error of an image [c, h, w] whose shape is not the first one's."""
+    if shape[0] != first[0]:
+        rule = f"{name} has {shape[0]} channel(s), and {first_name} {first[0]}"
+        return InputError("channels", shape[0], rule, "set `channels: 1` or `channels: 3`")
+    rule = f"{name} differs in size from {first_name} {list(first[1:])}"
+    return InputError("size", list(shape[1:]), rule, "set `size: [height, width]`")

@@ -145,10 +145,11 @@ def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted(entry for entry in folder.iterdir() if not _is_left_behind(entry.name))
+        return sorted(entry for entry in folder.iterdir() if not is_left_behind(entry.name))
     except OSError as err:
         raise InputError("root", folder, f"cannot be listed ({err})", "check its permissions") from err
 
 
-def _is_left_behind(name: str) -> bool:
+def is_left_behind(name: str) -> bool:
+    """Return True for the name of a hidden file or folder, or of one that systems and programs leave behind."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -21,13 +28,15 @@ from rsf_dist.data.sources.base import (
     numbers,
     unlabelled_unless_sound,
 )
+from rsf_dist.data.sources.streamed import LARGE_BYTES, StreamedImages
 from rsf_dist.errors import InputError
 
 
 @list_images.register
 def _(config: NpzConfig) -> Listing:
-    arrays = _arrays(config.root, "images", "labels", "classes", *config.attributes)
-    listing = with_attributes(_listing(arrays["images"], config), _attributes(arrays, config))
+    images = _images(config)
+    arrays = _arrays(existing(config.root), "labels", "classes", *config.attributes)
+    listing = with_attributes(images, _attributes(arrays, len(images.ids), config))
     if "labels" not in arrays:
         return listing
     classes = config.classes or _named(arrays)
@@ -36,12 +45,11 @@ def _(config: NpzConfig) -> Listing:
 
 @list_unlabelled.register
 def _(config: NpzConfig) -> Listing:
-    return unlabelled_unless_sound(config, lambda: _listing(_arrays(config.root, "images")["images"], config))
+    return unlabelled_unless_sound(config, lambda: _images(config))
 
 
-def _attributes(arrays: dict[str, np.ndarray], config: NpzConfig) -> dict[str, Tensor]:
+def _attributes(arrays: dict[str, np.ndarray], count: int, config: NpzConfig) -> dict[str, Tensor]:
     """Return the arrays that the configuration names as attributes. Raises InputError."""
-    count = len(arrays["images"])
     for name in config.attributes:
         if name not in arrays:
             raise InputError("attributes", name, f"{config.root} has no such array", "correct the name")
@@ -54,30 +62,74 @@ def _attributes(arrays: dict[str, np.ndarray], config: NpzConfig) -> dict[str, T
     }
 
 
-def _listing(images: np.ndarray, config: NpzConfig) -> Listing:
-    """Return a listing of the images without labels."""
+def _images(config: NpzConfig) -> Listing:
+    """Return a listing of the images without labels. Large arrays are not read yet. Raises InputError."""
+    path = existing(config.root)
+    header = _large_header(path)
+    if header is not None:
+        _require_images(np.dtype(np.uint8), header.shape)
+        count, *shape = header.shape if len(header.shape) == 4 else (header.shape[0], 1, *header.shape[1:])
+        opened = partial(_opened_images, path)
+        read = StreamedImages(opened, header.start, tuple(shape), config, partial(_no_plain_arrays, path))
+        return Listing(numbers(count), read)
+    images = _arrays(path, "images")["images"]
+    _require_images(images.dtype, images.shape)
     tensor = torch.from_numpy(images if images.ndim == 4 else images[:, None])
     return Listing(numbers(len(images)), InMemory(tensor, config))
 
 
-def _arrays(root: str, *wanted: str) -> dict[str, np.ndarray]:
-    """Read those of the file's arrays that are wanted. Raises InputError unless `images` is there and holds images."""
-    path = existing(root)
+@dataclass(frozen=True)
+class _Header:
+    """The shape of an array of bytes in an npz file, and where its numbers begin within its part of the file."""
+
+    shape: tuple[int, ...]
+    start: int
+
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def _large_header(path: Path) -> _Header | None:
+    """Return the header of `images`, or None where the array is small, or no array that can be read in one pass."""
+    try:
+        with _opened_images(path) as file:
+            shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+            is_large = dtype == np.uint8 and not by_columns and math.prod(shape) >= LARGE_BYTES
+            return _Header(shape, file.tell()) if is_large else None
+    except Exception:  # whatever it is, reading it as a whole says it in words
+        return None
+
+
+@contextmanager
+def _opened_images(path: Path) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(path) as archive, archive.open("images.npy") as file:
+        yield file
+
+
+def _no_plain_arrays(path: Path, err: object) -> InputError:
+    rule = f"is not an npz file of plain arrays ({err})"
+    return InputError("root", path, rule, "write it again, without objects")
+
+
+def _arrays(path: Path, *wanted: str) -> dict[str, np.ndarray]:
+    """Read those of the file's arrays that are wanted. Raises InputError unless `images` is among the file's."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in wanted if name in file.files}
             names = sorted(file.files)
     except Exception as err:  # of the archive, the arrays or memory: the file is at fault for each
-        rule = f"is not an npz file of plain arrays ({err})"
-        raise InputError("root", path, rule, "write it again, without objects") from err
-    if "images" not in arrays:
+        raise _no_plain_arrays(path, err) from err
+    if "images" not in names:
         raise InputError("root", path, f"holds {names}, not `images`", "save the images under that name")
-    images = arrays["images"]
-    if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[1] in (1, 3))):
+    return arrays
+
+
+def _require_images(dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Raise InputError unless an array of this type and shape holds images."""
+    if dtype != np.uint8 or not (len(shape) == 3 or (len(shape) == 4 and shape[1] in (1, 3))):
         rule = "`images` must be uint8 [n, h, w] or [n, c, h, w] with 1 or 3 channels"
         remedy = "save them as uint8 [n, h, w] or [n, c, h, w]"
-        raise InputError("root", f"{images.dtype} {list(images.shape)}", rule, remedy)
-    return arrays
+        raise InputError("root", f"{dtype} {list(shape)}", rule, remedy)
 
 
 def _named(arrays: dict[str, np.ndarray]) -> tuple[str, ...]:

@@ -155,7 +155,7 @@ def _first_line(err: Exception) -> str:
 
 @list_images.register
 def _(config: ParquetConfig) -> Listing:
-    filesystem, root = _opened(config.root)
+    filesystem, root = opened(config.root)
     paths = _files(filesystem, root, config)
     fragments = [ds.ParquetFileFormat().make_fragment(path, filesystem) for path in paths]
     groups = _row_groups(fragments)
@@ -202,7 +202,7 @@ def _(config: ParquetConfig) -> Listing:
     )
 
 
-def _opened(root: str) -> tuple[fs.FileSystem, str]:
+def opened(root: str) -> tuple[fs.FileSystem, str]:
     """Return the file system that a path or URI leads to, and the path within it. Raises InputError."""
     if "://" not in root:
         return fs.LocalFileSystem(), str(existing(root).absolute())
@@ -216,17 +216,22 @@ def _opened(root: str) -> tuple[fs.FileSystem, str]:
 
 def _files(filesystem: fs.FileSystem, root: str, config: ParquetConfig) -> list[str]:
     """Return the files' paths, in alphabetical order. Raises InputError if there are none."""
-    try:
-        info = filesystem.get_file_info(root)
-        if info.type == fs.FileType.File:
-            return [root]
-        inside = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-    except (pa.ArrowException, OSError) as err:
-        raise InputError("root", config.root, f"cannot be listed ({_first_line(err)})", "correct the path") from err
-    paths = sorted(info.path for info in inside if info.type == fs.FileType.File and _is_shown(info.path, root))
+    paths = sorted(info.path for info in files_in(filesystem, root, config))
     if not paths:
         raise InputError("root", config.root, "holds no *.parquet file", "point it to a folder that does")
     return paths
+
+
+def files_in(filesystem: fs.FileSystem, root: str, config: ParquetConfig) -> list[fs.FileInfo]:
+    """Return the file that a path names, or the Parquet files below it. Raises InputError."""
+    try:
+        info = filesystem.get_file_info(root)
+        if info.type == fs.FileType.File:
+            return [info]
+        inside = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+    except (pa.ArrowException, OSError) as err:
+        raise InputError("root", config.root, f"cannot be listed ({_first_line(err)})", "correct the path") from err
+    return [info for info in inside if info.type == fs.FileType.File and _is_shown(info.path, root)]
 
 
 def _is_shown(path: str, root: str) -> bool:

@@ -57,6 +57,15 @@ class _Files:
         return decoded(Path(self.paths[position]), self.config, self._place(position), seen=seen)
 
 
+def image_paths(config: TableConfig) -> list[str]:
+    """Return the absolute paths of the images that a table names. Raises InputError."""
+    file = _existing_file(config.file)
+    wanted = {config.path_column, *PATHS}
+    table = read_text_table(file, lambda column: column in wanted or column.strip().lower() in wanted)
+    column = require_column(config.path_column, PATHS, table.columns, "path_column", str(file))
+    return _paths(table, column, existing(config.root) if config.root else file.parent)[0]
+
+
 @list_images.register
 def _(config: TableConfig) -> Listing:
     file = _existing_file(config.file)

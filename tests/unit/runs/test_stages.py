@@ -108,6 +108,23 @@ def test_of_images_the_digest_counts(name, kept, once, tmp_path):
     assert taken(once, tmp_path / "new", now) == kept
 
 
+POOL = ONCE | {"proposal": {"kind": "dataset", "images": IMAGES}, "sampling": {"top_k": 100}}
+
+
+@pytest.mark.parametrize(
+    ("digests", "sections", "kept"),
+    [
+        ({}, {}, ALL - {OWN} | {"models/top_k"}),
+        ({"pool": "others"}, {}, {PRE}),
+        ({}, {"sampling": {"top_k": 101}}, {PRE, RATIO, PILOT}),  # more of a pool are not those there and some beside
+    ],
+)
+def test_of_a_pool(digests, sections, kept, tmp_path):
+    pooled = DIGESTS | {"pool": "images of the pool"}
+    earlier = earlier_run(tmp_path / "old", basis_of(pooled, **POOL))
+    assert taken(earlier, tmp_path / "new", basis_of(pooled | digests, **POOL | sections)) == kept
+
+
 BY_DIGEST = ("source.", "target.", "evaluation.test", "evaluation.source_test", "evaluation.oracle")
 BY_NUMBER = ("seed", "num_seeds")
 REPORT_ONLY = ("evaluation.feature_network", "evaluation.arms")

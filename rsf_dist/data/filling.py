@@ -1,0 +1,82 @@
+"""Folders that are filled once, by one process at a time, and appear under their name only when they are complete."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rsf_dist.errors import InputError
+
+_DRAFT = "filling"  # the suffix of a folder that is not complete
+
+
+def fill_once(folder: Path, write: Callable[[Path], object], is_whole: Callable[[Path], bool]) -> None:
+    """Fill a folder unless it is whole already. What is there and is not whole is replaced.
+
+    Processes that want the same folder at once wait for the first one. Where the file system has no locks each fills a
+    folder of its own; the first that is complete stays, and the others take it.
+
+    Args:
+        folder: the folder's final path.
+        write: fills the folder that it is given.
+        is_whole: tells whether a folder is complete.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.parent / f".{folder.name}.lock") as alone:
+        if is_whole(folder):
+            return
+        if alone:  # nobody is at work on these any more
+            for abandoned in folder.parent.glob(f"{folder.name}.*.{_DRAFT}"):
+                shutil.rmtree(abandoned, ignore_errors=True)
+        draft = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.{_DRAFT}")
+        try:
+            draft.mkdir()
+            write(draft)
+            _move(draft, folder, is_whole)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _move(draft: Path, folder: Path, is_whole: Callable[[Path], bool]) -> None:
+    if folder.exists() and not is_whole(folder):
+        os.rename(folder, draft / "replaced")  # which goes with the draft, or stays below the new folder
+    try:
+        os.rename(draft, folder)
+    except OSError as err:
+        if err.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not is_whole(folder):
+            raise
+    shutil.rmtree(folder / "replaced", ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a lock for the block, after waiting for it. Gives False where the file system has no locks."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def local_folder() -> Path:
+    """Return this user's folder of this machine for what can be made again.
+
+    Raises:
+        InputError: somebody else has made a folder of this name.
+    """
+    path = Path(tempfile.gettempdir()).absolute() / f"rsf_dist-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    about = path.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
+        raise InputError("TMPDIR", path, "is not this user's own folder", "set TMPDIR to another one", absolute=True)
+    return path

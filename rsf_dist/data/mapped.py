@@ -1,0 +1,252 @@
+"""Tensors and names in files that every process of a node maps: memory does not grow with the number of processes.
+
+A mapped tensor is read like any other. Three things differ:
+
+    pickled     it is a reference to its file, and so are its views; what is computed from it is an ordinary tensor
+    memory      pages that one process alone has read count as its own, and so they are given back as it reads on
+    writing     is refused, because the file is everyone's
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import mmap
+import os
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, overload
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from rsf_dist.data.filling import fill_once, local_folder
+from rsf_dist.errors import InputError
+
+META, NAMES = "meta.json", "ids.arrow"
+
+Fetch = Callable[[str, Path], None]
+"""A function that copies the files of a folder, by its path where they were written, into a folder of this node."""
+
+_HELD_BYTES = 64 * 2**20  # of pages, which a process holds before it gives them all back
+_AROUND = 64 * 2**10  # bytes that Linux maps around a place that is read
+
+_GATHERS = ("__getitem__", "index_select", "take", "gather")
+
+_offers: list[Callable[[], Fetch | None]] = []
+
+
+def offer(fetch: Callable[[], Fetch | None]) -> None:
+    """Let nodes that do not see the files of a reference fetch them.
+
+    Args:
+        fetch: gives the function to fetch them by when a reference is pickled, or None where there is none then.
+    """
+    _offers[:] = [fetch]
+
+
+def _offered() -> Fetch | None:
+    return _offers[0]() if _offers else None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The place of a folder of mapped files. It is all that travels to another process.
+
+    Args:
+        folder: its absolute path.
+        identity: the text in its meta.json that no other folder has.
+        fetch: copies the folder to a node that does not see it. None means that all processes see it.
+    """
+
+    folder: str
+    identity: str
+    fetch: Fetch | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reference, (self.folder, self.identity, self.fetch or _offered())
+
+    def here(self) -> Path:
+        """Return the folder as this node sees it, fetched first where it does not. Raises InputError."""
+        folder = Path(self.folder)
+        if self._is_at(folder):
+            return folder
+        if self.fetch is None:
+            rule = "is gone, or holds other images than when the run began"
+            raise InputError("packed images", folder, rule, "run it again, which packs them again", absolute=True)
+        copy = local_folder() / "fetched" / self.identity
+        fill_once(copy, functools.partial(self.fetch, self.folder), self._is_at)
+        return copy
+
+    def _is_at(self, folder: Path) -> bool:
+        meta = read_meta(folder)
+        return meta is not None and meta["identity"] == self.identity
+
+
+def read_meta(folder: Path) -> Mapping[str, Any] | None:
+    """Return what a folder's meta.json says, or None where files are missing or cut short."""
+    try:
+        meta = json.loads((folder / META).read_text("utf-8"))
+        wanted = {f"{name}.bin": column["bytes"] for name, column in meta["columns"].items()} | {NAMES: meta["ids"]}
+        whole = all(os.path.getsize(folder / name) == size for name, size in wanted.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # another program's file, or none
+        return None
+    return meta if whole else None
+
+
+class _Files:
+    """The maps of one folder's files in this process."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._columns = (read_meta(folder) or {})["columns"]
+
+    @functools.cache  # noqa: B019  # a process maps a file once, for as long as it needs the folder
+    def column(self, name: str) -> Tensor:
+        about = self._columns[name]
+        dtype, shape = getattr(torch, about["dtype"]), tuple(about["shape"])
+        if not about["bytes"]:
+            return torch.empty(shape, dtype=dtype)
+        with (self._folder / f"{name}.bin").open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if about["bytes"] > _HELD_BYTES:
+            _Pages.large.add(mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a buffer that cannot be written to, which MappedTensor refuses
+            return torch.frombuffer(mapped, dtype=dtype).view(shape)
+
+    @functools.cached_property
+    def names(self) -> pa.ChunkedArray:
+        return pa.ipc.open_file(pa.memory_map(str(self._folder / NAMES))).read_all().column(0)
+
+
+@functools.lru_cache(maxsize=64)
+def _files(folder: str, identity: str, fetch: Fetch | None) -> _Files:
+    return _Files(Reference(folder, identity, fetch).here())
+
+
+class _Pages:
+    """The pages of large maps that this process holds, counted from above."""
+
+    held = 0
+    large: ClassVar[weakref.WeakSet[mmap.mmap]] = weakref.WeakSet()
+
+    @classmethod
+    def count(cls, num_bytes: int) -> None:
+        """Count bytes that are read, and give all pages back where they may be many."""
+        cls.held += num_bytes
+        if cls.held > _HELD_BYTES:
+            cls.held = 0
+            for mapped in cls.large:
+                mapped.madvise(mmap.MADV_DONTNEED)  # the system keeps their content, and maps them again when read
+
+
+class MappedTensor(Tensor):
+    """A column in a file, or a view of it."""
+
+    _reference: Reference
+    _column: str
+
+    @staticmethod
+    def of(reference: Reference, column: str) -> MappedTensor:
+        """Return a column of a folder. Raises InputError where the folder is gone."""
+        files = _files(reference.folder, reference.identity, reference.fetch)
+        return _mapped(files.column(column), reference, column)
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Compute with ordinary tensors. Views stay mapped."""
+        with torch._C.DisableTorchFunctionSubclass():
+            mapped = [one for one in _flat((*args, *(kwargs or {}).values())) if isinstance(one, MappedTensor)]
+            _require_reading(function, args)
+            result = function(*args, **(kwargs or {}))
+            return _result(result, function, mapped) if mapped else result
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        with torch._C.DisableTorchFunctionSubclass():
+            place = (tuple(self.shape), self.stride(), self.storage_offset())
+            if self.dtype != MappedTensor.of(self._reference, self._column).dtype:  # seen as numbers of another type
+                return self.clone().as_subclass(Tensor).__reduce_ex__(protocol)
+        return _view, (self._reference, self._column, *place)
+
+    def __deepcopy__(self, memo: object) -> MappedTensor:
+        return self  # nobody can change it
+
+
+def _mapped(plain: Tensor, reference: Reference, column: str) -> MappedTensor:
+    tensor = plain.as_subclass(MappedTensor)
+    tensor._reference, tensor._column = reference, column
+    return tensor
+
+
+def _view(reference: Reference, column: str, shape: Sequence[int], stride: Sequence[int], offset: int) -> MappedTensor:
+    whole = MappedTensor.of(reference, column)
+    with torch._C.DisableTorchFunctionSubclass():
+        return _mapped(torch.as_strided(whole, shape, stride, offset), reference, column)
+
+
+def _flat(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _require_reading(function: Callable[..., Any], args: Sequence[Any]) -> None:
+    """Raise InputError where a function would write into its first argument: the process would be killed for it."""
+    name = getattr(function, "__name__", "")
+    writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+    if writes and args and isinstance(args[0], MappedTensor):
+        rule = "changes images in place, which all processes read from one file"
+        raise InputError("images", name, rule, "change a copy: images.clone()", absolute=True)
+
+
+def _result(result: Any, function: Callable[..., Any], given: Sequence[MappedTensor]) -> Any:
+    """Return what a function of mapped tensors gave: views of the first as a mapped tensor. What it read is counted."""
+    if type(result) in (tuple, list):
+        return type(result)([_result(one, function, given) for one in result])
+    if not isinstance(result, Tensor) or result is given[0]:
+        return result
+    if result.untyped_storage().data_ptr() == given[0].untyped_storage().data_ptr():
+        return _mapped(result, given[0]._reference, given[0]._column)
+    _Pages.count(_bytes_read(result, function, sum(one.nbytes for one in given)))
+    return result
+
+
+def _bytes_read(result: Tensor, function: Callable[..., Any], given: int) -> int:
+    """Return how many of the given bytes a function can have read for its result."""
+    if getattr(function, "__name__", "") in _GATHERS:
+        return min(given, result.nbytes + _AROUND * (len(result) if result.ndim else 1))
+    return given
+
+
+class MappedNames(Sequence[str]):
+    """The names of images, in a file."""
+
+    def __init__(self, reference: Reference):
+        self._reference = reference
+        self._names = _files(reference.folder, reference.identity, reference.fetch).names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        return self._names[index].as_py()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MappedNames, (self._reference,)

@@ -1,0 +1,183 @@
+"""The decision which image sets are packed, and the way there: found again by their key, or decoded block by block.
+
+A set is packed if its images take 64 MiB or more once they are decoded, or come from 256 MiB of files or more. Other
+sets are read into memory, by every command.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from rsf_dist.config.images import ImagesKind
+from rsf_dist.data.batch import Batch
+from rsf_dist.data.decoding import DeepImages, deep_images_collected
+from rsf_dist.data.filling import fill_once
+from rsf_dist.data.mapped import read_meta
+from rsf_dist.data.packed import Beside, Packed, open_packed, write_packed
+from rsf_dist.data.source_files import SourceKey, source_key
+from rsf_dist.data.sources.base import Listing
+from rsf_dist.data.sources.streamed import StreamedImages
+from rsf_dist.errors import InputError
+from rsf_dist.runtime.progress import Progress
+
+LEAST_DECODED, LEAST_ENCODED = 64 * 2**20, 256 * 2**20
+"""Bytes from which on image sets are packed: of their decoded images, or of the files that these come from."""
+
+BLOCK_BYTES = 16 * 2**20
+"""Bytes of images that are decoded together."""
+
+_COPIES = 4  # of a block, that a process holds while it decodes
+
+Block = tuple[Batch, DeepImages]
+"""Decoded rows, and what is to be said of images of 16 bits only once all are read."""
+
+ReadBlocks = Callable[[Listing, Sequence[Sequence[int]], SourceKey], Iterable[Block]]
+"""A function that decodes runs of positions of a listing, and gives a block for each, in their order."""
+
+
+def read_block(read: Callable[[Sequence[int]], Batch], positions: Sequence[int]) -> Block:
+    """Decode the images at some of a listing's positions. Raises InputError."""
+    with deep_images_collected() as deep:
+        columns = dict(read(positions))
+    return columns, sum(deep, DeepImages())
+
+
+def read_here(listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey) -> Iterator[Block]:
+    """Decode in this process."""
+    if isinstance(listing.read, StreamedImages):
+        yield from ((columns, DeepImages()) for columns in listing.read.blocks(runs))
+        return
+    for positions in runs:
+        yield read_block(listing.read, positions)
+
+
+@dataclass
+class Packing:
+    """The folders of packed image sets, and the way in which new ones are made.
+
+    Args:
+        folders: where packed sets are looked for. New ones are written into the first.
+        setting: the configuration's key that chooses the first folder, for errors.
+        read_blocks: decodes.
+        progress: receiver of messages.
+        used: the sets that were found or made.
+    """
+
+    folders: Sequence[Path]
+    setting: str = "output"
+    read_blocks: ReadBlocks = read_here
+    progress: Progress = field(default_factory=Progress)
+    used: set[Path] = field(default_factory=set)
+
+    def find(self, config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None) -> Packed | None:
+        """Return an image set that is packed already, or None. Raises InputError."""
+        kept = [folder for folder in self.folders if folder.is_dir() and any(folder.iterdir())]
+        key = source_key(config, labelled, classes) if kept else None
+        for folder in kept if key is not None else ():
+            assert key is not None
+            packed = self._opened(folder / key.name)
+            if packed is not None:
+                return packed
+        return None
+
+    def pack(
+        self,
+        config: ImagesKind,
+        labelled: bool,
+        classes: tuple[str, ...] | None,
+        listing: Listing,
+        taken: Sequence[int],
+        row_bytes: int,
+    ) -> Packed | None:
+        """Return an image set, packed first, or None where it is read into memory.
+
+        Args:
+            config: its configuration.
+            labelled: whether labels are read.
+            classes: the classes that labels are numbered by, if not the set's own.
+            listing: its images.
+            taken: the positions of those that are taken.
+            row_bytes: bytes of a decoded image with its annotations.
+
+        Raises:
+            InputError: an image cannot be read; the set does not fit onto the disk, or changes while it is read.
+        """
+        key = source_key(config, labelled, classes)
+        if key is None:
+            return None
+        if not row_bytes or not _is_large(len(taken) * row_bytes, key.num_bytes * len(taken) // len(listing.ids)):
+            return None
+        folder = self.folders[0] / key.name
+        self._require_room(len(taken) * row_bytes, row_bytes)
+        self.progress.say(f"packing {len(taken):,} images, {len(taken) * row_bytes / 2**20:,.0f} MiB, into {folder}")
+        size = max(1, BLOCK_BYTES // row_bytes)
+        runs = [taken[start : start + size] for start in range(0, len(taken), size)]
+        labels = None if listing.labels is None else listing.labels[list(taken)]
+        beside = Beside([listing.ids[position] for position in taken], labels, listing.classes, listing.notes)
+        blocks = self._blocks(config, labelled, listing, runs, key)
+
+        def write(draft: Path) -> None:
+            write_packed(draft, blocks, beside)
+            if source_key(config, labelled, classes) != key:
+                rule = "changed while they were read"
+                raise InputError("", f"{len(taken):,} images", rule, "run it again once nobody changes them")
+
+        try:
+            fill_once(folder, write, lambda folder: read_meta(folder) is not None)
+        except OSError as err:
+            rule, remedy = f"cannot be written ({err})", "free some space, or check its permissions"
+            raise InputError(self.setting, folder, rule, remedy, absolute=True) from err
+        return self._opened(folder)
+
+    def _blocks(
+        self, config: ImagesKind, labelled: bool, listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey
+    ) -> Iterator[Batch]:
+        """Give the columns that are kept of each block, and say how far it is."""
+        deep, done, total = DeepImages(), 0, sum(map(len, runs))
+        read = read_here if isinstance(listing.read, StreamedImages) else self.read_blocks
+        for columns, of_block in read(listing, runs, key):
+            deep, done = deep + of_block, done + len(columns["image"])
+            self.progress.count("images decoded", done, total)
+            yield columns if labelled else {"image": columns["image"]}
+        deep.require_full_range(getattr(config, "bits", None))
+
+    def _opened(self, folder: Path) -> Packed | None:
+        packed = open_packed(folder)
+        if packed is not None:
+            self.used.add(folder)
+        return packed
+
+    def _require_room(self, num_bytes: int, row_bytes: int) -> None:
+        """Raise InputError where the disk has no room for a set, or memory none for decoding a block."""
+        folder = self.folders[0].absolute()
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
+        if free < num_bytes:
+            rule = f"its disk has {_mib(free)} left, and {_mib(num_bytes)} of decoded images are packed there"
+            remedy = "free some space, name another disk, or set a smaller `size` or a `limit`"
+            raise InputError(self.setting, folder, rule, remedy, absolute=True)
+        block, available = _COPIES * max(BLOCK_BYTES, row_bytes), psutil.virtual_memory().available
+        if available < block:
+            rule = f"{_mib(block)} are needed to decode them, and this machine has {_mib(available)} left"
+            raise InputError("size", f"images of {_mib(row_bytes)}", rule, "set a smaller `size`, or free memory")
+
+    def prune(self) -> None:
+        """Remove sets that this command has not used from the first folder, which nobody else uses."""
+        for path in self.folders[0].iterdir() if self.folders[0].is_dir() else ():
+            if path not in self.used:
+                with suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_large(decoded: int, encoded: int) -> bool:
+    return decoded >= LEAST_DECODED or encoded >= LEAST_ENCODED
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB"

@@ -1,0 +1,184 @@
+"""Mapped tensors: references when they travel, ordinary tensors when they are computed with."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import tempfile
+from collections import deque
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from rsf_dist.data import filling, mapped
+from rsf_dist.data.batch import take_rows
+from rsf_dist.data.images import ImageSet
+from rsf_dist.data.mapped import MappedTensor, Reference
+from rsf_dist.data.packed import Beside, open_packed, write_packed
+from rsf_dist.errors import InputError
+
+COUNT = 50
+PIXELS = torch.randint(256, (COUNT, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "packed"
+    path.mkdir()
+    write_packed(path, [{"image": PIXELS}], Beside([str(number) for number in range(COUNT)]))
+    return path
+
+
+@pytest.fixture
+def images(folder: Path) -> torch.Tensor:
+    return open_packed(folder).columns["image"]
+
+
+VIEWS = {
+    "all": lambda images: images,
+    "slice": lambda images: images[7:19],
+    "every third": lambda images: images[::3],
+    "one": lambda images: images[4],
+    "other shape": lambda images: images.view(COUNT, -1)[:, 5:70],
+    "transposed": lambda images: images.transpose(2, 3),
+    "piece": lambda images: images.split(16)[3],
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
+def test_a_view_travels_as_a_reference(view, images):
+    found = view(images)
+    assert isinstance(found, MappedTensor)
+    data = pickle.dumps(found)
+    assert len(data) < 500
+    again = pickle.loads(data)
+    assert isinstance(again, MappedTensor)
+    assert torch.equal(again, view(PIXELS))
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda images: images[torch.tensor([3, 1])],
+        lambda images: images[images[:, 0, 0, 0] > 9],
+        lambda images: images.index_select(0, torch.tensor([3, 1])),
+        lambda images: take_rows(images, torch.tensor([3, 1])),
+        lambda images: images.float() / 255,
+        lambda images: torch.cat([images, images]),
+        lambda images: torch.stack(list(images)),
+        lambda images: torch.nn.functional.interpolate(images.float(), scale_factor=2),
+        lambda images: images.clone(),
+        lambda images: images.sum(),
+        lambda images: 255 - images,
+    ],
+)
+def test_what_is_computed_is_an_ordinary_tensor(compute, images):
+    found = compute(images)
+    assert type(found) is torch.Tensor
+    assert torch.equal(found, compute(PIXELS))
+
+
+def test_a_dtype_that_is_another_view_of_the_bytes_travels_by_value(images):
+    found = pickle.loads(pickle.dumps(images.view(torch.int32)))
+    assert torch.equal(found, PIXELS.view(torch.int32))
+
+
+def test_copies_are_references_too(images):
+    assert copy.deepcopy(images) is images
+    assert len(pickle.dumps(ImageSet(images, notes=("n",)))) < 1_000
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda images: images.__setitem__(0, 0),
+        lambda images: images[0].mul_(2),
+        lambda images: images.view(-1).fill_(0),
+        lambda images: images[3:].zero_(),
+    ],
+)
+def test_writing_is_refused_in_one_line(write, images):
+    with pytest.raises(InputError, match="change a copy") as caught:
+        write(images)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(images, PIXELS)
+
+
+def test_a_folder_that_is_gone_or_another_is_refused_in_one_line(images, folder):
+    data = pickle.dumps(images)
+    mapped._files.cache_clear()
+    folder.rename(folder.with_name("moved"))
+    with pytest.raises(InputError, match="is gone, or holds other images"):
+        pickle.loads(data)
+    folder.mkdir()
+    write_packed(folder, [{"image": PIXELS}], Beside(["x"] * COUNT))
+    with pytest.raises(InputError, match="is gone, or holds other images"):
+        pickle.loads(data)
+
+
+class Copying:
+    """A fetch that copies files within this machine, and counts."""
+
+    def __init__(self, hidden: Path):
+        self.hidden, self.times = hidden, 0
+
+    def __call__(self, folder: str, to: Path) -> None:
+        self.times += 1
+        for file in self.hidden.iterdir():
+            (to / file.name).write_bytes(file.read_bytes())
+
+
+def test_a_node_that_does_not_see_the_folder_fetches_it_once(images, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    hidden = folder.with_name("on another node")
+    fetch = Copying(hidden)
+    reference = Reference(str(folder), images._reference.identity, fetch)
+    folder.rename(hidden)
+    for _ in range(2):
+        mapped._files.cache_clear()  # as in another process
+        assert torch.equal(MappedTensor.of(reference, "image"), PIXELS)
+    assert fetch.times == 1
+    assert oct(os.stat(tmp_path / f"rsf_dist-{os.getuid()}").st_mode)[-3:] == "700"
+
+
+def test_the_cluster_s_fetch_goes_along_with_what_is_pickled(images, monkeypatch):
+    monkeypatch.setattr(mapped, "_offers", [])
+    assert pickle.loads(pickle.dumps(images))._reference.fetch is None
+    mapped.offer(lambda: print)
+    assert pickle.loads(pickle.dumps(images))._reference.fetch is print
+
+
+def test_somebody_else_s_folder_for_temporary_files_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"rsf_dist-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="TMPDIR"):
+        filling.local_folder()
+
+
+def own_mib() -> float:
+    """Memory that only this process has, pages of files included that no other process maps."""
+    return psutil.Process().memory_full_info().uss / 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's account of memory")
+def test_pages_that_were_read_are_given_back(tmp_path):
+    """192 MiB of images, all read: a plain map keeps them as the process's own, a mapped tensor 64 MiB at most."""
+    count, shape = 192, (1, 1024, 1024)
+    write_packed(tmp_path, [{"image": torch.zeros(1, *shape, dtype=torch.uint8)}] * count, Beside(["x"] * count))
+    images = open_packed(tmp_path).columns["image"]
+    plain = mapped._files(images._reference.folder, images._reference.identity, None).column("image")
+    taken = own_mib()
+    for rows in torch.arange(count).split(8):
+        plain.index_select(0, rows)
+    assert own_mib() - taken > 150
+    for read in (
+        (images.index_select(0, rows) for rows in torch.randperm(count).split(2)),
+        (piece.float().sum() for piece in images.split(2)),
+        (image.sum() for image in images),
+    ):
+        deque(read, maxlen=0)
+        assert own_mib() - taken < 130

@@ -1,0 +1,340 @@
+"""Packed image sets: the same images and digests as in memory, found again, safe to fill at once."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import threading
+from pathlib import Path
+
+import annotated_files as annotated
+import numpy as np
+import pytest
+import torch
+from annotated_files import config
+from PIL import Image
+
+from rsf_dist.data import images, packing
+from rsf_dist.data.images import ImageSet, load_images
+from rsf_dist.data.packed import Beside, open_packed, write_packed
+from rsf_dist.data.packing import Packing
+from rsf_dist.errors import InputError
+
+PIXELS = torch.arange(12, dtype=torch.uint8).view(3, 1, 2, 2)
+
+
+@pytest.fixture(autouse=True)
+def everything_is_large(monkeypatch) -> None:
+    monkeypatch.setattr(packing, "LEAST_DECODED", 1)
+    monkeypatch.setattr(packing, "BLOCK_BYTES", 3 * 2 * 3 * 2)  # two images of 2 x 3 pixels
+
+
+def write_images(root: Path, count: int, size: tuple[int, int] = (3, 2)) -> Path:
+    """Write PNG files of two classes. Each has a level of its own."""
+    for number in range(count):
+        path = root / "ab"[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (number, 0, 255 - number)).save(path)
+    return root
+
+
+def folder_of(root: Path, **options):
+    return config("image_folder", root=root, **options)
+
+
+def in_cache(tmp_path: Path) -> Packing:
+    return Packing([tmp_path / "cache"], "data.cache")
+
+
+def packed_names(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock")
+
+
+def assert_alike(found: ImageSet, expected: ImageSet) -> None:
+    assert torch.equal(found.images, expected.images)
+    assert found.digest() == expected.digest()
+    again = ImageSet(found.images, found.labels, found.classes, found.annotations)  # computed, not remembered
+    assert again.digest() == expected.digest()
+    assert (found.labels is None) == (expected.labels is None)
+    assert found.labels is None or torch.equal(found.labels, expected.labels)
+    assert found.annotations.keys() == expected.annotations.keys()
+    assert all(torch.equal(found.annotations[name], column) for name, column in expected.annotations.items())
+    assert (found.classes, tuple(found.ids), found.notes) == (expected.classes, expected.ids, expected.notes)
+
+
+def test_digests_are_those_of_existing_run_directories():
+    masks = {"mask": torch.zeros(3, 2, 2, dtype=torch.uint8), "box_label": torch.zeros(3, 1, dtype=torch.int64)}
+    digests = [
+        ImageSet(PIXELS).digest(),
+        ImageSet(PIXELS, torch.tensor([0, 1, 0]), ("a", "b")).digest(),
+        ImageSet(PIXELS, None, ("a", "b"), masks).digest(),
+    ]
+    assert digests == [
+        "209e3cfdeba79bbe9ec36e2c44e4fb074c3955ee746e5a029f99fc2f16f7253c",
+        "7b3da974e362c862e93d86dc244e850a30ff7d4194bf4c9cb5fb299d813bf6b8",
+        "60f06704e8401e87d8a7fb7b5834e174a31b1489125fa3eabb158120fcdeeeb5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labelled", "classes", "options"),
+    [
+        (True, None, {}),
+        (True, ("b", "c", "a"), {}),
+        (False, None, {}),
+        (True, None, {"start": 1, "limit": 3}),
+        (True, None, {"size": (4, 4), "channels": 1}),
+    ],
+)
+def test_a_packed_set_is_the_one_that_is_read_into_memory(labelled, classes, options, tmp_path):
+    source = folder_of(write_images(tmp_path / "images", 7), **options)
+    expected = load_images(source, labelled, classes)
+    assert_alike(load_images(source, labelled, classes, in_cache(tmp_path)), expected)
+    assert_alike(load_images(source, labelled, classes, in_cache(tmp_path)), expected)
+    assert len(packed_names(tmp_path)) == 1
+
+
+def test_boxes_and_masks_are_packed_beside_the_images(tmp_path):
+    boxes = [annotated.box(1, [1, 2, 10, 10]), annotated.box(2, [1, 2, 5, 5], 7), annotated.box(3, [0, 0, 9, 9], 90, 2)]
+    for source in (
+        config("coco", **annotated.coco(tmp_path / "coco", boxes)),
+        config("yolo", root=annotated.yolo(tmp_path / "yolo", "0 0.5 0.5 0.5 0.5\n")),
+    ):
+        assert_alike(load_images(source, packing=in_cache(tmp_path)), load_images(source))
+    masks = annotated.masks(tmp_path / "masks", *([[number, 1, 255]] * 2 for number in range(5)))
+    source = config("mask_folder", **masks)
+    assert_alike(load_images(source, packing=in_cache(tmp_path)), load_images(source))
+
+
+def test_tables_npz_idx_and_parquet_are_packed_too(tmp_path):
+    root = write_images(tmp_path / "images", 4)
+    (tmp_path / "t.csv").write_text("path,label\nimages/a/00.png,x\nimages/b/01.png,y\n")
+    np.savez(tmp_path / "a.npz", images=PIXELS.numpy(), labels=np.array([0, 1, 0]))
+    sources = [
+        config("table", file=tmp_path / "t.csv"),
+        config("npz", root=tmp_path / "a.npz"),
+        config("torchvision", name="ImageFolder", root=root),
+    ]
+    for number, source in enumerate(sources):
+        assert_alike(load_images(source, packing=in_cache(tmp_path)), load_images(source))
+        assert len(packed_names(tmp_path)) == number + 1
+
+
+def test_small_sets_are_read_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "LEAST_DECODED", 7 * 18 + 1)
+    source = folder_of(write_images(tmp_path / "images", 7))
+    assert type(load_images(source, packing=in_cache(tmp_path)).images) is torch.Tensor
+    assert not (tmp_path / "cache").exists()
+
+    # Few pixels of large files are packed as well: reading them takes the time.
+    monkeypatch.setattr(packing, "LEAST_ENCODED", 1)
+    assert type(load_images(source, packing=in_cache(tmp_path)).images) is not torch.Tensor
+
+
+def test_a_second_command_neither_lists_nor_decodes(tmp_path, monkeypatch):
+    source = folder_of(write_images(tmp_path / "images", 5))
+    load_images(source, packing=in_cache(tmp_path))
+    monkeypatch.setattr(images, "list_images", None)
+    assert len(load_images(source, packing=in_cache(tmp_path))) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "packs_again"),
+    [
+        (lambda root: os.utime(root / "a" / "00.png", (1, 1)), True),
+        (lambda root: write_images(root, 6), True),
+        (lambda root: (root / "b" / "01.png").unlink(), True),
+        (lambda root: (root / "a" / ".hidden").touch(), False),
+        (lambda root: (root / "a" / "Thumbs.db").touch(), False),
+    ],
+)
+def test_a_source_whose_files_changed_is_packed_again(change, packs_again, tmp_path):
+    root = write_images(tmp_path / "images", 4)
+    load_images(folder_of(root), packing=in_cache(tmp_path))
+    change(root)
+    assert_alike(load_images(folder_of(root), packing=in_cache(tmp_path)), load_images(folder_of(root)))
+    assert len(packed_names(tmp_path)) == 1 + packs_again
+
+
+def test_a_table_s_images_count_wherever_they_lie(tmp_path):
+    write_images(tmp_path / "elsewhere", 2)
+    (tmp_path / "tables").mkdir()
+    path = tmp_path / "tables" / "t.csv"
+    path.write_text(
+        "".join(f"{line}\n" for line in ("path", *sorted(map(str, (tmp_path / "elsewhere").rglob("*.png")))))
+    )
+    source = config("table", file=path)
+    before = load_images(source, packing=in_cache(tmp_path)).images.clone()
+    Image.new("RGB", (3, 2), "white").save(tmp_path / "elsewhere" / "a" / "00.png")
+    after = load_images(source, packing=in_cache(tmp_path)).images
+    assert (before != after).flatten(1).any(1).tolist() == [True, False]
+
+
+def test_a_kind_that_names_no_files_is_not_packed(tmp_path):
+    assert type(load_images(config("digits", limit=9), packing=in_cache(tmp_path)).images) is torch.Tensor
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "meta.json").unlink(),
+        lambda folder: shorten(folder / "meta.json"),
+        lambda folder: (folder / "meta.json").write_text("[]"),
+        lambda folder: shorten(folder / "image.bin"),
+        lambda folder: (folder / "label.bin").unlink(),
+        lambda folder: shorten(folder / "ids.arrow"),
+    ],
+)
+def test_a_half_written_set_is_packed_again(damage, tmp_path):
+    source = folder_of(write_images(tmp_path / "images", 5))
+    load_images(source, packing=in_cache(tmp_path))
+    (name,) = packed_names(tmp_path)
+    damage(tmp_path / "cache" / name)
+    assert open_packed(tmp_path / "cache" / name) is None
+    assert_alike(load_images(source, packing=in_cache(tmp_path)), load_images(source))
+    assert packed_names(tmp_path) == [name]
+    assert not (tmp_path / "cache" / name / "replaced").exists()
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    source = folder_of(write_images(tmp_path / "images", 5))
+    load_images(source, packing=in_cache(tmp_path))
+    (name,) = packed_names(tmp_path)
+    left, others = (tmp_path / "cache" / f"{one}.0123456789abcdef.filling" for one in (name, "another"))
+    (tmp_path / "cache" / name).rename(left)
+    others.mkdir()
+    load_images(source, packing=in_cache(tmp_path))
+    assert set(packed_names(tmp_path)) == {"another.0123456789abcdef.filling", name}
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_that_fill_a_cache_at_once_get_the_same_set(locks, tmp_path, monkeypatch):
+    def no_locks(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+    source = folder_of(write_images(tmp_path / "images", 6))
+    reading, decoded = threading.Barrier(2, timeout=60), []
+
+    def read(listing, runs, key):
+        if not locks:
+            reading.wait()  # both are at it
+        decoded.append(len(runs))
+        return packing.read_here(listing, runs, key)
+
+    found: list[ImageSet] = []
+
+    def load() -> None:
+        found.append(load_images(source, packing=Packing([tmp_path / "cache"], read_blocks=read)))
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(packed_names(tmp_path)) == 1
+    assert len(decoded) == (1 if locks else 2)  # with locks, one waits for the other
+    expected = load_images(source)
+    for one in found:
+        assert_alike(one, expected)
+
+
+def refusal(source, packed: Packing) -> InputError:
+    with pytest.raises(InputError) as caught:
+        load_images(source, packing=packed)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_images_that_differ_from_block_to_block_are_refused_by_their_names(tmp_path):
+    root = write_images(tmp_path / "images", 4)
+    Image.new("RGB", (5, 5)).save(root / "b" / "99.png")
+    err = refusal(folder_of(root), in_cache(tmp_path))
+    assert (err.field, err.value) == ("size", [5, 5])
+    assert "b/99.png differs in size from a/00.png [2, 3]" in err.rule
+    assert packed_names(tmp_path) == []
+
+
+def test_an_unreadable_image_leaves_nothing_behind(tmp_path):
+    root = write_images(tmp_path / "images", 5)
+    (root / "b" / "99.png").write_bytes(b"no image")
+    assert "99.png" in refusal(folder_of(root), in_cache(tmp_path)).field
+    assert packed_names(tmp_path) == []
+
+
+def test_images_of_16_bits_are_looked_at_as_a_whole(tmp_path):
+    """Blocks that are all dark prove nothing where another is bright."""
+    levels = [100, 200, 300, 400, 60_000]
+    for number, level in enumerate(levels):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(np.full((2, 3), level, np.uint16)).save(tmp_path / "images" / f"{number}.png")
+    source = folder_of(tmp_path / "images")
+    assert_alike(load_images(source, packing=in_cache(tmp_path)), load_images(source))
+    err = refusal(source.model_copy(update={"limit": 4}), in_cache(tmp_path))
+    assert "brightest pixel of all 4 images with 16 bits is 400" in err.rule
+    assert len(packed_names(tmp_path)) == 1
+
+
+def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path):
+    root = write_images(tmp_path / "images", 4)
+
+    def read(listing, runs, key):
+        yield from packing.read_here(listing, runs, key)
+        write_images(root, 5)
+
+    err = refusal(folder_of(root), Packing([tmp_path / "cache"], read_blocks=read))
+    assert "changed while they were read" in err.rule
+    assert packed_names(tmp_path) == []
+
+
+def test_what_does_not_fit_is_refused_before_decoding(tmp_path, monkeypatch):
+    source = folder_of(write_images(tmp_path / "images", 4))
+
+    def read(listing, runs, key):
+        raise AssertionError("decoded")
+
+    folder = Packing([tmp_path / "cache"], "data.cache", read)
+    with monkeypatch.context() as full:
+        full.setattr(packing.shutil, "disk_usage", lambda path: type("usage", (), {"free": 4 * 18 - 1}))
+        err = refusal(source, folder)
+        assert err.field == "data.cache"
+        assert "its disk has 0 MiB left" in err.rule
+    with monkeypatch.context() as full:
+        full.setattr(packing.psutil, "virtual_memory", lambda: type("memory", (), {"available": 10}))
+        assert "are needed to decode them" in refusal(source, folder).rule
+    with monkeypatch.context() as full:
+        monkeypatch.setattr(packing, "LEAST_DECODED", 2**40)
+        full.setattr(images.psutil, "virtual_memory", lambda: type("memory", (), {"available": 4 * 18 - 1}))
+        assert "once decoded, and this machine has 0 MiB left" in refusal(source, folder).rule
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(packing, "LEAST_DECODED", 1)
+    assert "cannot be written" in refusal(source, Packing([tmp_path / "file" / "cache"], "data.cache")).rule
+
+
+def test_a_run_keeps_only_the_sets_that_it_uses(tmp_path):
+    one, two = (folder_of(write_images(tmp_path / name, count)) for name, count in (("one", 2), ("two", 3)))
+    load_images(one, packing=in_cache(tmp_path))
+    folder = in_cache(tmp_path)
+    load_images(two, packing=folder)
+    assert len(packed_names(tmp_path)) == 2
+    folder.prune()
+    assert len(packed_names(tmp_path)) == 1
+    assert len(load_images(two, packing=in_cache(tmp_path))) == 3
+
+
+def test_names_and_notes_travel_along(tmp_path):
+    names = ["näme.png", "a" * 300, "\udcff.png", ""]
+    beside = Beside(names, None, (), ("a note",))
+    write_packed(tmp_path, [{"image": torch.zeros(4, 1, 1, 1, dtype=torch.uint8)}], beside)
+    packed = open_packed(tmp_path)
+    assert list(packed.ids) == ["näme.png", "a" * 300, "\\udcff.png", ""]
+    assert packed.ids[1:3] == ["a" * 300, "\\udcff.png"]
+    assert packed.notes == ("a note",)
+    assert json.loads((tmp_path / "meta.json").read_text())["columns"]["image"]["shape"] == [4, 1, 1, 1]
