@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from rsf_dist.config import safe_yaml
 from rsf_dist.config.fields import fields_at, takes_null, takes_only_text
-from rsf_dist.config.images import IMAGE_KINDS, DataConfig
+from rsf_dist.config.images import IMAGE_KINDS, DataConfig, ImagesKind
 from rsf_dist.config.messages import first_error, one_line
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError
@@ -88,6 +88,20 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
         return RunConfig.model_validate(_with_data(_with_rounds(raw)))
     except ValidationError as err:
         raise first_error(err, RunConfig) from None
+
+
+def parse_images(keys: dict[str, Any], overrides: Sequence[str] = ()) -> ImagesKind:
+    """Check an image set by itself. The overrides are keys of it, e.g. size=224. Raises InputError."""
+    raw: dict[str, Any] = {"source": dict(keys)}
+    others = {"output": "none", "target": {"kind": "digits"}, "sampling": {"num_accepted": 1}}
+    try:
+        for override in overrides:
+            _apply(raw, f"source.{override}")
+        return parse_config(raw | others).source
+    except InputError as err:
+        place = "source."
+        value = err.value.removeprefix(place) if isinstance(err.value, str) else err.value
+        raise InputError(err.field.removeprefix(place), value, err.rule, err.remedy) from err
 
 
 def dump_config(config: RunConfig) -> str:

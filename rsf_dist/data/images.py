@@ -16,6 +16,7 @@ from rsf_dist.data.packing import Packing, read_block
 from rsf_dist.data.sources import Listing, list_images, list_unlabelled
 from rsf_dist.data.sources.base import shortened
 from rsf_dist.data.sources.found_files import sentence_of
+from rsf_dist.data.sources.headers import alpha_notes
 from rsf_dist.errors import InputError
 
 
@@ -123,13 +124,8 @@ def load_images(
     packed = None if packing is None else packing.find(config, labelled, classes)
     if packed is not None:
         return _mapped(packed, config)
-    listing = list_images(config) if labelled else list_unlabelled(config)
-    _require_images(config, listing)
-    if classes is not None:
-        listing = listing.by_name(classes)
-    taken = listing.take(config.start, config.limit)
-    if not taken:
-        raise InputError("start", config.start, "leaves no images", "lower it")
+    listing, taken = list_taken(config, labelled, classes)
+    listing = replace(listing, notes=(*listing.notes, *alpha_notes(listing, taken)))
     if packing is not None:
         row_bytes = _row_bytes(listing, taken, labelled)
         packed = packing.pack(config, labelled, classes, listing, taken, row_bytes)
@@ -148,6 +144,20 @@ def load_images(
 
 def _bits(config: ImagesKind) -> Bits | None:
     return getattr(config, "bits", None)
+
+
+def list_taken(
+    config: ImagesKind, labelled: bool = True, classes: tuple[str, ...] | None = None
+) -> tuple[Listing, list[int]]:
+    """List the images of a configuration, and return the positions of those that it takes. Raises as `load_images`."""
+    listing = list_images(config) if labelled else list_unlabelled(config)
+    _require_images(config, listing)
+    if classes is not None:
+        listing = listing.by_name(classes)
+    taken = listing.take(config.start, config.limit)
+    if not taken:
+        raise InputError("start", config.start, "leaves no images", "lower it")
+    return listing, taken
 
 
 def _mapped(packed: Packed, config: ImagesKind) -> ImageSet:

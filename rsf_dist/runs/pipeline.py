@@ -31,6 +31,7 @@ from rsf_dist.config.resume import differences, with_kept_defaults
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.packing import Packing
 from rsf_dist.errors import InputError, located
+from rsf_dist.inspection.findings import run_findings
 from rsf_dist.models import weights
 from rsf_dist.models.spec import load_network
 from rsf_dist.report import report_json
@@ -236,9 +237,9 @@ def prepare(config: RunConfig, progress: Progress | None = None, packing: Packin
     user_code.LOADED.clear()
     weights.TAKEN.clear()
     inputs = load_inputs(config, packing)
-    for note in inputs.notes():
-        progress.say(note)
     config = filled(config, inputs.image_defaults)
+    for finding in run_findings(config, inputs):
+        progress.say(finding.line())
     for line in _chosen(config, inputs):
         progress.say(line)
     preflight(config, inputs)

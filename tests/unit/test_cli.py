@@ -76,7 +76,7 @@ def test_help_names_every_command() -> None:
     done = rsf("--help")
     assert time.monotonic() - started < 5  # 0.2 s where nothing else runs
     assert done.returncode == 0
-    for command in ("run", "sample", "train", "report", "demo"):
+    for command in ("run", "sample", "train", "report", "inspect", "demo"):
         assert f"\n  {command} " in done.stdout
 
 

@@ -102,14 +102,25 @@ def sentence_of(passed_over: Mapping[str, PassedOver]) -> str:
     return ", ".join(parts) + (f" and {len(order) - _SUFFIXES_SHOWN} more suffixes" if len(order) > len(parts) else "")
 
 
+def passed_over_notes(passed_over: Mapping[str, PassedOver]) -> tuple[str, ...]:
+    """Return a line about the files that were passed over, if there are any."""
+    return (f"passed over {sentence_of(passed_over)}",) if passed_over else ()
+
+
 def has_pictures(passed_over: Mapping[str, PassedOver]) -> bool:
     """Return True if pictures in formats that are not read were passed over."""
     return any(suffix in _KNOWN for suffix in passed_over)
 
 
+def kind_of_suffix(suffix: str) -> str:
+    """Return in brackets what files of a suffix hold; nothing where that is not known."""
+    return f" ({_KNOWN[suffix]})" if suffix in _KNOWN else ""
+
+
 def _of_suffix(suffix: str, files: PassedOver) -> str:
-    kind = f" ({_KNOWN[suffix]})" if suffix in _KNOWN else ""
-    return printable(f"{files.count:,} {suffix or 'without a suffix'}{kind}, e.g. {files.examples[0]}")
+    return printable(
+        f"{files.count:,} {suffix or 'without a suffix'}{kind_of_suffix(suffix)}, e.g. {files.examples[0]}"
+    )
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:

@@ -52,7 +52,13 @@ def recognise_parts(path: str) -> dict[str, Keys]:
         return {"": {"kind": "parquet", "root": path}}
     found = existing(path, "path")
     parts = _of_folder(found) if os.path.isdir(found) else _of_file(found)
-    return dict(parts)
+    return dict(sorted(parts.items(), key=lambda part: _rank(part[0])))
+
+
+def _rank(name: str) -> int:
+    """Return where a part comes: training images first, test images last."""
+    starts = ("train", "val", "dev")
+    return next((rank for rank, start in enumerate(starts) if name.lower().startswith(start)), len(starts))
 
 
 def place(keys: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from rsf_dist.config.images import TableConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.decoding import Brightest, require_full_range
+from rsf_dist.data.decoding import Brightest, Header, require_full_range
 from rsf_dist.data.sources.attributes import read_numbers, with_attributes
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
-from rsf_dist.data.sources.columns import decoded, filled, find_column, read_labels, require_column
+from rsf_dist.data.sources.columns import decoded, file_headers, filled, find_column, read_labels, require_column
 from rsf_dist.data.sources.text_tables import JSON_LINES, SEPARATED, TextTable, read_text_table
 from rsf_dist.errors import InputError
 
@@ -45,6 +45,10 @@ class _Files:
         images = filled(read, len(positions), lambda number: self._place(positions[number]), "file")
         require_full_range(seen, self.config.bits)
         return {"image": images}
+
+    def headers(self, positions: Sequence[int]) -> Iterator[Header | InputError]:
+        """Yield what the files tell of these images before they are decoded."""
+        return file_headers(Path(self.paths[position]) for position in positions)
 
     def _place(self, position: int) -> str:
         return f"{self.paths[position]} ({self.file} line {self.lines[position]})"
