@@ -114,8 +114,8 @@ def _draft(
         return
     if not keep.strip():
         raise InputError("--keep", keep, "must not be empty", "name a directory")
-    with open_run(_kept(config, keep), progress, join) as opened:
-        yield opened
+    with open_run(_kept(config, keep), progress, join) as (kept, store, inputs):
+        yield kept.model_copy(update={"output": config.output, "num_seeds": config.num_seeds}), store, inputs
 
 
 def _kept(config: RunConfig, keep: str) -> RunConfig:
