@@ -3,7 +3,8 @@
 A mapped tensor is read like any other. Three things differ:
 
     pickled     it is a reference to its file, and so are its views; what is computed from it is an ordinary tensor
-    memory      pages that one process alone has read count as its own, and so they are given back as it reads on
+    memory      pages that one process alone has mapped count as its own: rows at given positions are therefore copied
+                from the file without mapping them, and other pages are given back as the process reads on
     writing     is refused, because the file is everyone's
 """
 
@@ -18,7 +19,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, overload
+from typing import IO, Any, ClassVar, overload
 
 import pyarrow as pa
 import torch
@@ -33,9 +34,7 @@ Fetch = Callable[[str, Path], None]
 """A function that copies the files of a folder, by its path where they were written, into a folder of this node."""
 
 _HELD_BYTES = 64 * 2**20  # of pages, which a process holds before it gives them all back
-_AROUND = 64 * 2**10  # bytes that Linux maps around a place that is read
-
-_GATHERS = ("__getitem__", "index_select", "take", "gather")
+_AROUND = 4 * 2**20  # bytes that Linux maps at most around a place that is read, at both ends
 
 _offers: list[Callable[[], Fetch | None]] = []
 
@@ -76,8 +75,7 @@ class Reference:
         if self._is_at(folder):
             return folder
         if self.fetch is None:
-            rule = "is gone, or holds other images than when the run began"
-            raise InputError("packed images", folder, rule, "run it again, which packs them again", absolute=True)
+            raise _gone(folder)
         copy = local_folder() / "fetched" / self.identity
         fill_once(copy, functools.partial(self.fetch, self.folder), self._is_at)
         touch(copy)
@@ -87,6 +85,11 @@ class Reference:
     def _is_at(self, folder: Path) -> bool:
         meta = read_meta(folder)
         return meta is not None and meta["identity"] == self.identity
+
+
+def _gone(folder: Path) -> InputError:
+    rule = "is gone, or holds other images than when the run began"
+    return InputError("packed images", folder, rule, "run it again, which packs them again", absolute=True)
 
 
 def read_meta(folder: Path) -> Mapping[str, Any] | None:
@@ -106,6 +109,7 @@ class _Files:
     def __init__(self, folder: Path):
         self._folder = folder
         self._columns = (read_meta(folder) or {})["columns"]
+        self._opened: dict[str, IO[bytes]] = {}
 
     @functools.cache  # noqa: B019  # a process maps a file once, for as long as it needs the folder
     def column(self, name: str) -> Tensor:
@@ -113,13 +117,18 @@ class _Files:
         dtype, shape = getattr(torch, about["dtype"]), tuple(about["shape"])
         if not about["bytes"]:
             return torch.empty(shape, dtype=dtype)
-        with (self._folder / f"{name}.bin").open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = mmap.mmap(self.file(name), 0, access=mmap.ACCESS_READ)
         if about["bytes"] > _HELD_BYTES:
             _Pages.large.add(mapped)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a buffer that cannot be written to, which MappedTensor refuses
             return torch.frombuffer(mapped, dtype=dtype).view(shape)
+
+    def file(self, name: str) -> int:
+        """Return the descriptor of a column's file, which stays open."""
+        if name not in self._opened:
+            self._opened[name] = (self._folder / f"{name}.bin").open("rb", buffering=0)
+        return self._opened[name].fileno()
 
     @functools.cached_property
     def names(self) -> pa.ChunkedArray:
@@ -167,8 +176,11 @@ class MappedTensor(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             mapped = [one for one in _flat((*args, *(kwargs or {}).values())) if isinstance(one, MappedTensor)]
             _require_reading(function, args)
+            rows = None if kwargs else _rows_wanted(function, args)
+            if rows is not None:
+                return _copied(args[0], rows)
             result = function(*args, **(kwargs or {}))
-            return _result(result, function, mapped) if mapped else result
+            return _result(result, mapped) if mapped else result
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         with torch._C.DisableTorchFunctionSubclass():
@@ -210,23 +222,47 @@ def _require_reading(function: Callable[..., Any], args: Sequence[Any]) -> None:
         raise InputError("images", name, rule, "change a copy: images.clone()", absolute=True)
 
 
-def _result(result: Any, function: Callable[..., Any], given: Sequence[MappedTensor]) -> Any:
+def _rows_wanted(function: Callable[..., Any], args: Sequence[Any]) -> Tensor | None:
+    """Return the positions of the rows that a function takes of a mapped tensor, or None where it does something else.
+
+    Small files, positions from the end, and errors are left to torch.
+    """
+    before = {"index_select": (0,), "__getitem__": ()}.get(getattr(function, "__name__", ""))
+    if before is None or len(args) != len(before) + 2 or tuple(args[1:-1]) != before:
+        return None
+    images, rows = args[0], args[-1]
+    if not (isinstance(images, MappedTensor) and type(rows) is Tensor and rows.ndim == 1 and images.ndim):
+        return None
+    if rows.dtype == torch.bool and len(rows) == len(images):
+        rows = rows.nonzero().flatten()
+    is_sound = rows.dtype == torch.int64 and len(rows) > 0 and rows.min() >= 0 and rows.max() < len(images)
+    is_large = images.untyped_storage().nbytes() > _HELD_BYTES
+    return rows if is_sound and is_large and images.is_contiguous() else None
+
+
+def _copied(images: MappedTensor, rows: Tensor) -> Tensor:
+    """Return rows of a contiguous mapped tensor, read from its file."""
+    reference = images._reference
+    file = _files(reference.folder, reference.identity, reference.fetch).file(images._column)
+    copy = torch.empty((len(rows), *images.shape[1:]), dtype=images.dtype)
+    data: Any = copy.view(-1).view(torch.uint8).numpy()
+    size, start = copy[0].nbytes, images.storage_offset() * images.itemsize
+    for number, row in enumerate(rows.tolist()):
+        if os.preadv(file, [data[number * size : (number + 1) * size]], start + row * size) != size:
+            raise _gone(Path(reference.folder))
+    return copy
+
+
+def _result(result: Any, given: Sequence[MappedTensor]) -> Any:
     """Return what a function of mapped tensors gave: views of the first as a mapped tensor. What it read is counted."""
     if type(result) in (tuple, list):
-        return type(result)([_result(one, function, given) for one in result])
+        return type(result)([_result(one, given) for one in result])
     if not isinstance(result, Tensor) or result is given[0]:
         return result
     if result.untyped_storage().data_ptr() == given[0].untyped_storage().data_ptr():
         return _mapped(result, given[0]._reference, given[0]._column)
-    _Pages.count(_bytes_read(result, function, sum(one.nbytes for one in given)))
+    _Pages.count(sum(one.nbytes + _AROUND for one in given))
     return result
-
-
-def _bytes_read(result: Tensor, function: Callable[..., Any], given: int) -> int:
-    """Return how many of the given bytes a function can have read for its result."""
-    if getattr(function, "__name__", "") in _GATHERS:
-        return min(given, result.nbytes + _AROUND * (len(result) if result.ndim else 1))
-    return given
 
 
 class MappedNames(Sequence[str]):

@@ -32,8 +32,11 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def images(folder: Path) -> torch.Tensor:
+@pytest.fixture(params=["small", "large"])
+def images(folder: Path, request, monkeypatch) -> torch.Tensor:
+    """Give the images as a small file, and as a large one, whose rows are read without mapping them."""
+    if request.param == "large":
+        monkeypatch.setattr(mapped, "_HELD_BYTES", 1)
     return open_packed(folder).columns["image"]
 
 
@@ -64,6 +67,14 @@ def test_a_view_travels_as_a_reference(view, images):
     [
         lambda images: images[torch.tensor([3, 1])],
         lambda images: images[images[:, 0, 0, 0] > 9],
+        lambda images: images[torch.tensor([-1, 1])],
+        lambda images: images[torch.tensor([], dtype=torch.int64)],
+        lambda images: images[torch.tensor([[3, 1], [4, 4]])],
+        lambda images: images[7:][torch.tensor([3, 1])],
+        lambda images: images[::2][torch.tensor([3, 1])],
+        lambda images: images[4][torch.tensor([2, 0])],
+        lambda images: images.transpose(2, 3)[torch.tensor([3, 1])],
+        lambda images: images.index_select(1, torch.tensor([2, 1])),
         lambda images: images.index_select(0, torch.tensor([3, 1])),
         lambda images: take_rows(images, torch.tensor([3, 1])),
         lambda images: images.float() / 255,
@@ -79,6 +90,12 @@ def test_what_is_computed_is_an_ordinary_tensor(compute, images):
     found = compute(images)
     assert type(found) is torch.Tensor
     assert torch.equal(found, compute(PIXELS))
+
+
+def test_positions_that_there_are_not_are_refused_as_ever(images):
+    for rows in (torch.tensor([COUNT]), torch.zeros(COUNT + 1, dtype=torch.bool)):
+        with pytest.raises(IndexError):
+            images[rows]
 
 
 def test_a_dtype_that_is_another_view_of_the_bytes_travels_by_value(images):
@@ -175,6 +192,7 @@ def test_pages_that_were_read_are_given_back(tmp_path):
     for rows in torch.arange(count).split(8):
         plain.index_select(0, rows)
     assert own_mib() - taken > 150
+    mapped._Pages.count(2**40)  # gives them back
     for read in (
         (images.index_select(0, rows) for rows in torch.randperm(count).split(2)),
         (piece.float().sum() for piece in images.split(2)),
