@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import cast
 
 from rsf_dist.builders.components import build_proposal
 from rsf_dist.builders.inputs import require_classes, require_classifying, require_enough
 from rsf_dist.builders.preflight import STEP_SECONDS
 from rsf_dist.builders.shifted_target import make_shifted_images
 from rsf_dist.config.images import ImagesKind
+from rsf_dist.config.load import filled
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.shifted_images import ShiftedImagesConfig, ShiftedTargetConfig
+from rsf_dist.config.size_rules import Shape
 from rsf_dist.data.batch import to_cpu
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, located
@@ -150,6 +153,7 @@ def _proposals(config: RunConfig, sample: ImageSet) -> ImageSet | None:
 
     Raises InputError.
     """
+    config = filled(config, config.image_defaults(cast(Shape, tuple(sample.images.shape[1:]))))
     with located("proposal"), time_limit(STEP_SECONDS, "", config.proposal.kind):
         proposal = build_proposal(config.proposal, sample)
     if config.proposal.is_pool:
