@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from rsf_dist.builders.shifted_target import make_shifted_images
+from rsf_dist.config.images import NpzConfig
 from rsf_dist.config.load import load_config
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.shifted_images import ShiftConfig
 from rsf_dist.data.images import load_images
-from rsf_dist.errors import RsfError
+from rsf_dist.errors import InputError, RsfError
 from rsf_dist.runs.pipeline import seed_folder, stored_config
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.sampling.accepted import stored_rows
@@ -47,10 +48,17 @@ def looks(size: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(np.concatenate([np.zeros(alike, np.int64), others]))
 
 
+def pool_file(config: RunConfig) -> Path:
+    """Return the file that a configuration names as its pool. Raises InputError where it names none."""
+    images = config.proposal.own_images
+    if not isinstance(images, NpzConfig):
+        raise InputError("proposal.images", images, "must be an npz file", "leave it as config.yaml has it")
+    return Path(images.root)
+
+
 def make(config: RunConfig, size: int = SIZE) -> Path:
     """Write the pool's images and labels to the file that the configuration names."""
-    assert config.proposal.own_images is not None
-    file, look = Path(config.proposal.own_images.root), looks(size)
+    file, look = pool_file(config), looks(size)
     base = load_images(config.source.model_copy(update={"start": FIRST, "limit": size}))
     images, labels = np.empty(base.images.shape, np.uint8), np.empty(size, np.int64)
     for number, shift in enumerate([config.target.shift, *OTHER_LOOKS.values()]):
@@ -65,10 +73,9 @@ def make(config: RunConfig, size: int = SIZE) -> Path:
 def count(run: str) -> str:
     """Return a line for each seed of a run: how many of its rows have the target's look, and each of the others."""
     config = stored_config(RunStore(run))
-    lines = []
+    size, lines = len(np.load(pool_file(config))["labels"]), []
     for number in range(config.num_seeds):
         rows = stored_rows(RunStore(run).at(seed_folder(number, config.num_seeds)), 0)
-        size = len(np.load(config.proposal.own_images.root)["labels"])
         taken = np.bincount(looks(size)[rows["base_index"].to_numpy()], minlength=1 + len(OTHER_LOOKS))
         others = ", ".join(f"{name} {n:,}" for name, n in zip(OTHER_LOOKS, taken[1:], strict=True))
         share, of_all = taken[0] / taken.sum(), taken[0] / round(ALIKE * size)
@@ -86,6 +93,8 @@ def main() -> None:
     parser.add_argument("given", nargs="*", help="overrides of config.yaml, or run directories")
     parser.add_argument("--size", type=int, default=SIZE, help="images of the pool")
     arguments = parser.parse_args()
+    if not 60 <= arguments.size <= SIZE:
+        parser.error(f"argument --size: {arguments.size} must be from 60, ten images a look, to {SIZE}")
     try:
         if arguments.command == "make":
             print(make(load_config(CONFIG, arguments.given), arguments.size))

@@ -13,6 +13,9 @@ def require_large_pool(config: RunConfig, proposal: Proposal) -> None:
         remedy = "give its proposal all of rsf_dist.proposals.base.Pool, or set is_pool = False in its model"
         raise InputError("proposal.kind", config.proposal.kind, "its proposal is no pool that is read once", remedy)
     size, sampling = proposal.num_rows, config.sampling
+    if sampling.mode == "stream":  # of a custom proposal, whose configuration does not tell that it is a pool
+        rule = f"draws without end, and the pool ends after {size:,} rows"
+        raise InputError("sampling.mode", "stream", rule, "set sampling.mode=store")
     each_once = f"the pool has {size:,} rows, and each is read once"
     if sampling.top_k is not None and sampling.top_k >= size:
         raise InputError("sampling.top_k", sampling.top_k, each_once, f"lower it below {size}")

@@ -39,7 +39,7 @@ from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, StatisticalRefusal, located
 from rsf_dist.models.networks import require_batch_norm
 from rsf_dist.models.spec import NetworkSpec
-from rsf_dist.proposals import DefensiveProposal, DensityProposal, Proposal, Refittable
+from rsf_dist.proposals import DefensiveProposal, DensityProposal, Pool, Proposal, Refittable
 from rsf_dist.ratios import Ratio
 from rsf_dist.ratios.classifier import network_spec
 from rsf_dist.runtime import user_code
@@ -68,7 +68,7 @@ def preflight(config: RunConfig, inputs: Inputs) -> None:
         proposal = build_proposal(config.proposal, inputs.proposed_from)
         rows = _draw_reproducibly(proposal, config.seed)
     _require_trainable(rows, inputs)
-    if config.proposal.is_pool:
+    if config.proposal.is_pool or isinstance(proposal, Pool):
         require_large_pool(config, proposal)
     if config.rounds.num_rounds > 1:
         _try_rounds(config, inputs, proposal, rows)

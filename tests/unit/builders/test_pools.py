@@ -157,6 +157,21 @@ def test_ratios_by_import_path_see_the_pools_attributes(ratio, run, tmp_path):
     assert found[-1] > found[0]
 
 
+def test_a_pool_from_a_factory_of_ones_own_is_read_once_too(run, tmp_path):
+    (tmp_path / "code").mkdir()
+    own = {"proposal": {"kind": "custom", "factory": "my_pool:make"}, "code_folder": str(tmp_path / "code")}
+    (tmp_path / "code" / "my_pool.py").write_text(
+        "from rsf_dist.proposals import PoolProposal\n\ndef make(source):\n    return PoolProposal(source)\n"
+    )
+    prepare(parse_config(run() | own | {"ratio": SHIFT, "sampling": {"num_accepted": 40}}))
+    told = refusal(run() | own | {"ratio": SHIFT, "sampling": {"num_accepted": 41}})
+    assert told.startswith("sampling.num_accepted=41: the pool has 40 rows")
+    told = refusal(run() | own | {"ratio": SHIFT, "sampling": {"num_accepted": 4, "mode": "stream"}})
+    assert told.startswith("sampling.mode=stream: draws without end, and the pool ends after 40 rows")
+
+
+SHIFT = {"kind": "label_shift", "target_prior": [0.5, 0.5]}
+
 OF_AGES = """
 import torch
 import rsf_dist as rsf
