@@ -51,6 +51,10 @@ _REHEARSAL_SECONDS = 4.0
 """Seconds for which each actor computes chunks."""
 
 
+_REHEARSAL_CHUNKS = 400
+"""The most chunks of each actor. Where rows cost next to nothing, a chunk takes far longer than its rows."""
+
+
 @dataclass(frozen=True)
 class RowCost:
     """The cost of a row, as measured on a few.
@@ -114,7 +118,7 @@ def measure_pool(plan: SamplingPlan, pool: PoolConfig, actors: int, seconds_per_
     num_actors = min(actors, room, _REHEARSAL_ACTORS)
     per_row = max(seconds_per_row, 1e-9)
     size = max(1, min(plan.work.chunk_size, int(_REHEARSAL_SECONDS / 4 / per_row)))
-    each = 1 + max(2, round(_REHEARSAL_SECONDS / (size * per_row)))
+    each = 1 + min(_REHEARSAL_CHUNKS, max(2, round(_REHEARSAL_SECONDS / (size * per_row))))
     pool = pool.model_copy(update={"min_actors": min(pool.min_actors, num_actors), "max_actors": num_actors})
     work = _TimedChunk(replace(plan.work, chunk_size=size, pool_size=None))  # a pool may have fewer such chunks
     started = time.monotonic()

@@ -112,9 +112,9 @@ def test_the_top_k_are_compared_with_as_many_rows_at_random(raw: dict, tmp_path:
 
 
 def test_a_plan_reads_all_of_the_pool_for_its_top_k_and_no_more_of_it_than_there_is(raw: dict) -> None:
-    forecast = plan_run(parse_config(raw | {"sampling": {"top_k": 100, "chunk_size": 128}}))
+    forecast = plan_run(parse_config(raw | {"sampling": {"top_k": 100, "chunk_size": 300}}))
     assert (forecast.proposals, forecast.num_accepted) == (1000, 100)
     assert "sampling.top_k takes the M" in forecast.recommendation.reason
-    forecast = plan_run(parse_config(raw | {"sampling": {"num_accepted": 900, "chunk_size": 128}}))
+    forecast = plan_run(parse_config(raw | {"sampling": {"num_accepted": 900, "chunk_size": 300}}))
     assert forecast.proposals == 1000
     assert any("the pool of 1,000 rows, or the budget, ends at about" in line for line in forecast.warnings)
