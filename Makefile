@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 UNIT := --ignore tests/cluster --ignore tests/benchmarks
 TWO_CLUSTERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# Tests start hundreds of processes. Each would compile the package's modules again if it may not keep what it compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint unit ray soak bench clean
 
 demo: $(READY)

@@ -15,8 +15,12 @@ import typer
 
 from rsf_dist import __version__
 from rsf_dist.commands.demo import demo
+from rsf_dist.commands.export import export
+from rsf_dist.commands.first import init
 from rsf_dist.commands.forecast import plan
+from rsf_dist.commands.inspect import inspect
 from rsf_dist.commands.jobs import compare, run, sample, train
+from rsf_dist.commands.predict import predict
 from rsf_dist.commands.results import report, verify
 from rsf_dist.commands.schemas import schema
 from rsf_dist.errors import InputError, RsfError
@@ -45,7 +49,7 @@ def _common(
         print(context.get_help())
 
 
-for _command in (run, compare, sample, train, report, plan, verify, schema, demo):
+for _command in (init, inspect, run, compare, sample, train, report, plan, verify, export, predict, schema, demo):
     app.command()(_command)
 
 

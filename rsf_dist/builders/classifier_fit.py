@@ -40,8 +40,8 @@ def fit_classifier(config: ClassifierRatioConfig, context: RatioContext) -> Clas
         StatisticalRefusal: the loss is not finite.
     """
     check_ratio(config)
-    config, initial = warm_started(config, context.warm_start)
     target, proposal, seed = context.inputs.target.images, context.proposal, context.seed
+    config, initial = warm_started(config.for_rows(target.shape[1:]), context.warm_start)
     split_seed = seed if context.split_seed is None else context.split_seed
     share = config.share
     if config.num_workers == 0:

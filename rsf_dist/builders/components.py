@@ -39,6 +39,7 @@ from rsf_dist.config.proposal import (
 from rsf_dist.config.task import ClassificationTaskConfig, CustomTaskConfig, TaskKind
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, located
+from rsf_dist.models.networks import ExpectedImages
 from rsf_dist.proposals import AugmentProposal, GeneratorProposal, PoolProposal, Proposal
 from rsf_dist.proposals.prior import checked_prior
 from rsf_dist.runtime import user_code
@@ -71,7 +72,7 @@ def build_proposal(config: ProposalKind, source: ImageSet) -> Proposal:
 @build_proposal.register
 def _build_augment(config: AugmentConfig, source: ImageSet) -> Proposal:
     parameters: dict[str, Distribution] = {
-        name: build_distribution(distribution) for name, distribution in config.parameters.items()
+        name: build_distribution(distribution) for name, distribution in (config.parameters or {}).items()
     }
     prior = None if config.class_prior is None else torch.tensor(config.class_prior, dtype=torch.float64)
     return AugmentProposal(source, parameters, prior, _pipeline(config.transforms))
@@ -142,7 +143,10 @@ def build_task(config: TaskKind, model: ModelConfig, source: ImageSet) -> Task:
 
 @build_task.register
 def _build_classification(config: ClassificationTaskConfig, model: ModelConfig, source: ImageSet) -> Task:
-    return ClassificationTask(source.classes, model, source.images.shape[1])
+    channels, height, width = source.images.shape[1:]
+    return ClassificationTask(
+        source.classes, model, channels, ExpectedImages((height, width), source.resize, source.bits)
+    )
 
 
 @build_task.register

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from rsf_dist.cluster.decoding import read_on_cluster
 from rsf_dist.config.run import RunConfig
-from rsf_dist.data.filling import local_folder
+from rsf_dist.data.filling import local_folder, remove_unused, touch
 from rsf_dist.data.packing import Block, Packing, read_here
 from rsf_dist.data.source_files import SourceKey
 from rsf_dist.data.sources.base import Listing
@@ -47,7 +47,14 @@ def packing_for(config: RunConfig, progress: Progress, join: Join | None, keeps:
                 joined.append(True)
             return read_on_cluster(listing, runs, key)
 
-        yield Packing(folders, setting, read_here if join is None else read, progress)
+        store = RunStore(config.output)
+        apart_from = [Path(store.root)] if store.is_local else []
+        packing = Packing(folders, setting, read_here if join is None else read, progress, apart_from)
+        yield packing
+        if setting == "TMPDIR":
+            for folder in packing.used:
+                touch(folder)
+            remove_unused(folders[0])
 
 
 def _folders(config: RunConfig) -> tuple[list[Path], str]:

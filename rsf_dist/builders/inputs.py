@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
 
 from rsf_dist.builders.shifted_target import make_shifted_images
 from rsf_dist.config.images import ImagesKind
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.shifted_images import ShiftedImagesConfig, ShiftedTargetConfig, TargetConfig, TargetImagesConfig
+from rsf_dist.config.size_rules import Shape
 from rsf_dist.data.images import ImageSet, load_images
 from rsf_dist.data.packing import Packing
-from rsf_dist.data.sources.base import shortened
 from rsf_dist.errors import InputError, located
 from rsf_dist.ratios.classifier import MIN_TARGET_IMAGES
 from rsf_dist.runtime.rng import Stage, Streams
@@ -27,6 +29,7 @@ class Inputs:
         source_test: labelled images of the source domain, for the evaluation. None means that there are none.
         oracle: labelled images of the target domain, for arm `oracle`. None means that there are none.
         pool: labelled images that proposals are made from in place of the source. None means that there are none.
+        image_defaults: the values that the images give to keys that the configuration leaves open.
     """
 
     source: ImageSet
@@ -35,6 +38,7 @@ class Inputs:
     source_test: ImageSet | None
     oracle: ImageSet | None
     pool: ImageSet | None = None
+    image_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def proposed_from(self) -> ImageSet:
@@ -49,20 +53,9 @@ class Inputs:
         """Return a line a set: how many images of which size, and of how many classes."""
         return [f"{name}: {images.summary()}" for name, images in self._sets().items()]
 
-    def notes(self) -> list[str]:
-        """Return lines about what was passed over or may surprise, each with the set's name in front."""
-        read = [f"{name}: {note}" for name, images in self._sets().items() for note in images.notes]
-        name, images = ("source", self.source) if self.pool is None else ("pool", self.pool)
-        present = set(images.require_labels().tolist())
-        empty = [name for number, name in enumerate(self.source.classes) if number not in present]
-        if not empty:
-            return read
-        counts = f"{len(empty):,} of {len(self.source.classes):,} classes"
-        return [*read, f"{name}: no image of {shortened(empty)}: {counts} are not trained"]
-
     def _sets(self) -> dict[str, ImageSet]:
-        sets = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: images for name, images in sets.items() if images is not None}
+        sets = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: images for name, images in sets.items() if isinstance(images, ImageSet)}
 
 
 def load_inputs(config: RunConfig, packing: Packing | None = None) -> Inputs:
@@ -73,10 +66,10 @@ def load_inputs(config: RunConfig, packing: Packing | None = None) -> Inputs:
         packing: finds and makes packed image sets. None means that all are read into memory.
     """
     with located("source"):
-        _require_classifying(config.source)
+        require_classifying(config.source)
         source = load_images(config.source, packing=packing)
         source.require_labels()
-        _require_classes(source)
+        require_classes(source)
     with located("target"):
         target = _read_or_make(config.target, "target", config, source, packing)
         target.require_like(source)
@@ -85,21 +78,21 @@ def load_inputs(config: RunConfig, packing: Packing | None = None) -> Inputs:
         if images is None:
             return None
         with located(section):
-            _require_classifying(images)
+            require_classifying(images)
             image_set = _read_or_make(images, section, config, source, packing)
             image_set.require_labels()
             image_set.require_like(source)
         return image_set
 
     evaluation = config.evaluation
-    if len(target) < MIN_TARGET_IMAGES:
-        raise InputError("target", f"{len(target)} images", f"a ratio needs {MIN_TARGET_IMAGES} or more", "give more")
+    require_enough(len(target))
     return Inputs(
         source=source,
         target=_unlabelled(target),
         test=labelled(evaluation.test, "evaluation.test"),
         source_test=labelled(evaluation.source_test, "evaluation.source_test"),
         oracle=labelled(evaluation.oracle, "evaluation.oracle"),
+        image_defaults=config.image_defaults(cast(Shape, tuple(source.images.shape[1:]))),
         pool=labelled(config.proposal.own_images, "proposal.images"),
     )
 
@@ -107,17 +100,24 @@ def load_inputs(config: RunConfig, packing: Packing | None = None) -> Inputs:
 def _unlabelled(images: ImageSet) -> ImageSet:
     """Return the images alone."""
     known = images.known_digest if images.labels is None and not images.annotations and not images.classes else None
-    return ImageSet(images.images, notes=images.notes, known_digest=known)
+    return ImageSet(images.images, ids=images.ids, notes=images.notes, known_digest=known)
 
 
-def _require_classifying(images: object) -> None:
+def require_classifying(images: object) -> None:
     """Raise InputError, before an image is read, for a set with boxes or masks where labels are needed."""
     if isinstance(images, ImagesKind) and not images.classifies:
         rule = "gives boxes or masks, which no task uses yet"
         raise InputError("kind", images.kind, rule, "name images with one label each, e.g. kind: image_folder")
 
 
-def _require_classes(source: ImageSet) -> None:
+def require_enough(num_images: int) -> None:
+    """Raise InputError unless there are target images enough for a ratio."""
+    if num_images < MIN_TARGET_IMAGES:
+        raise InputError("target", f"{num_images} images", f"a ratio needs {MIN_TARGET_IMAGES} or more", "give more")
+
+
+def require_classes(source: ImageSet) -> None:
+    """Raise InputError unless the source has two classes or more."""
     if len(source.classes) < 2:
         rule = "is the only class, and a classifier needs two"
         raise InputError(

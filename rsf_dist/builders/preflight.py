@@ -25,6 +25,7 @@ from rsf_dist.builders.network_trials import Fit, pass_images, try_single_rows, 
 from rsf_dist.builders.pool_size import require_large_pool
 from rsf_dist.builders.prior_estimation import class_prior
 from rsf_dist.builders.ratio import make_ratio
+from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.ratio import (
     ClassifierRatioConfig,
     CustomRatioConfig,
@@ -237,7 +238,7 @@ def _try_label_shift(config: LabelShiftRatioConfig, check: RatioCheck) -> None:
     class_prior(check.context.proposal)
     num_classes, channels = len(check.context.inputs.source.classes), check.rows["image"].shape[1]
     fit = Fit("optimizer.batch_size", config.optimizer.batch_size)
-    check.try_network(NetworkSpec(config.network, num_classes, channels), fit)
+    check.try_network(NetworkSpec(config.network or ModelConfig(), num_classes, channels), fit)
 
 
 @try_ratio.register

@@ -91,7 +91,7 @@ def class_log_mean_ratios(
 ) -> Floats:
     """Estimate log E_q[r | y] of each class, float64 [num_classes], from fresh proposals; see `class_log_means`."""
     share = Share.of_pool(sampling.pool)
-    return run_in_task(_class_log_mean_ratios, ratio, proposal, num_classes, seed, sampling.chunk_size, share=share)
+    return run_in_task(_class_log_mean_ratios, ratio, proposal, num_classes, seed, sampling.chunk_rows, share=share)
 
 
 def _class_log_mean_ratios(ratio: Ratio, proposal: Proposal, num_classes: int, seed: int, chunk_size: int) -> Floats:

@@ -18,6 +18,7 @@ from rsf_dist.builders.classifier_fit import fit_classifier
 from rsf_dist.builders.components import build_distribution, of_kind
 from rsf_dist.builders.context import RatioContext
 from rsf_dist.builders.prior_estimation import class_prior, estimate_prior
+from rsf_dist.config.model import ModelConfig
 from rsf_dist.config.ratio import (
     ClassifierRatioConfig,
     CustomRatioConfig,
@@ -100,7 +101,7 @@ def _make_label_shift(config: LabelShiftRatioConfig, context: RatioContext) -> R
     if config.target_prior is not None:
         return LabelShiftRatio(config.target_prior, class_prior(context.proposal))
     source = context.inputs.source
-    task = ClassificationTask(source.classes, config.network, source.images.shape[1])
+    task = ClassificationTask(source.classes, config.network or ModelConfig(), source.images.shape[1])
     estimate = estimate_prior(config, task, context)
     return LabelShiftRatio(estimate.prior, class_prior(context.proposal), estimate=estimate)
 

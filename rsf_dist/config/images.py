@@ -52,6 +52,9 @@ class ImagesKind(StrictModel):
     classifies: ClassVar[bool] = True
     """False where images come with boxes or masks, and not with one label each."""
 
+    takes_all_below: ClassVar[bool] = False
+    """True where every image file that appears below `root` joins the set."""
+
     kind: str
     """The kind's name."""
     start: Count = 0
@@ -131,6 +134,8 @@ class ImageFolderConfig(FilesKind):
     sub-folders do not matter, and `limit` takes from the sub-folders in turn.
     """
 
+    takes_all_below: ClassVar[bool] = True
+
     kind: Literal["image_folder"] = "image_folder"
     """Chooses this source."""
     root: NonEmptyStr
@@ -177,6 +182,8 @@ class VocConfig(BoxesKind):
     no objects. Classes are the names that occur in all XML files, in alphabetical order.
     """
 
+    takes_all_below: ClassVar[bool] = True
+
     kind: Literal["voc"] = "voc"
     """Chooses this source."""
     root: NonEmptyStr
@@ -211,6 +218,7 @@ class MaskFolderConfig(FilesKind):
     """
 
     classifies: ClassVar[bool] = False
+    takes_all_below: ClassVar[bool] = True
 
     kind: Literal["mask_folder"] = "mask_folder"
     """Chooses this source."""

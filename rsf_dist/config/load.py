@@ -6,7 +6,7 @@ Three things are spelt out before validation: overrides, the keys of `data`, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from rsf_dist.config import safe_yaml
 from rsf_dist.config.fields import fields_at, takes_null, takes_only_text
-from rsf_dist.config.images import IMAGE_KINDS, DataConfig
+from rsf_dist.config.images import IMAGE_KINDS, DataConfig, ImagesKind
 from rsf_dist.config.messages import first_error, one_line
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError
@@ -52,6 +52,20 @@ def parse_text(text: str, overrides: Sequence[str] = (), path: str = "config.yam
     return parse_config(_with_overrides(text, overrides, path))
 
 
+def image_set_keys(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the keys of an image set that are given as `key=value`, each read as in a configuration's image sets.
+
+    Raises:
+        InputError: one of them is no `key=value`.
+    """
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        if "=" not in override:
+            raise InputError("override", override, "must be key=value", "write e.g. limit=100")
+        _apply(raw, f"source.{override}")
+    return dict(raw.get("source", {}))
+
+
 def _with_overrides(text: str, overrides: Sequence[str], path: str) -> dict[str, Any]:
     try:
         raw = safe_yaml.read(text)
@@ -76,9 +90,37 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
         raise first_error(err, RunConfig) from None
 
 
+def parse_images(keys: dict[str, Any], overrides: Sequence[str] = ()) -> ImagesKind:
+    """Check an image set by itself. The overrides are keys of it, e.g. size=224. Raises InputError."""
+    raw: dict[str, Any] = {"source": dict(keys)}
+    others = {"output": "none", "target": {"kind": "digits"}, "sampling": {"num_accepted": 1}}
+    try:
+        for override in overrides:
+            _apply(raw, f"source.{override}")
+        return parse_config(raw | others).source
+    except InputError as err:
+        place = "source."
+        value = err.value.removeprefix(place) if isinstance(err.value, str) else err.value
+        raise InputError(err.field.removeprefix(place), value, err.rule, err.remedy) from err
+
+
 def dump_config(config: RunConfig) -> str:
     """Return the resolved configuration as YAML, every default spelt out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def filled(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration with the values of some keys, each named from the root. Raises InputError."""
+    if not values:
+        return config
+    raw = config.model_dump(mode="json")
+    for key, value in values.items():
+        *parents, leaf = key.split(".")
+        node: Any = raw
+        for parent in parents:
+            node = node[int(parent)] if isinstance(node, list) else node[parent]
+        node[leaf] = value
+    return parse_config(raw)
 
 
 def _with_data(raw: dict[str, Any]) -> dict[str, Any]:

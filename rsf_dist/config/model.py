@@ -27,6 +27,9 @@ class ModelConfig(StrictModel):
     its square."""
     depth: PositiveInt = 3
     """Number of mlp's hidden layers."""
+    stride: PositiveInt = 1
+    """Stride of small_cnn's first layer in pixels; its kernel grows along. 7 brings images of 224 x 224 pixels to
+    32 x 32, and the cost falls with its square."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Dropout probability before small_cnn's head, and after each of mlp's hidden layers. Raising it fits few rows less
     closely."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, model_validator
 
+from rsf_dist.config import size_rules
 from rsf_dist.config.angles import require_radians
 from rsf_dist.config.base import (
     ImportPath,
@@ -22,6 +23,7 @@ from rsf_dist.config.base import (
 )
 from rsf_dist.config.images import IMAGE_KINDS, ImagesConfig, ImagesKind
 from rsf_dist.config.kinds import Kinds
+from rsf_dist.config.size_rules import Shape
 
 ParameterName = Literal["rotation", "scale", "brightness", "contrast", "translate_x", "translate_y", "noise"]
 
@@ -52,6 +54,12 @@ class DistributionConfig(StrictModel):
         if self.uniform is not None and self.uniform[0] >= self.uniform[1]:
             raise ValueError("uniform needs low < high")
         return self
+
+    def __str__(self) -> str:
+        if self.uniform is not None:
+            return f"{self.uniform[0]:g} to {self.uniform[1]:g}"
+        mean, deviation = self.normal or (0.0, 0.0)
+        return f"{mean:g} ± {deviation:g}"
 
     @classmethod
     def spelt_out(cls, value: Any) -> str | None:
@@ -84,6 +92,20 @@ class ProposalKind(StrictModel):
     kind: str
     """The kind's name."""
 
+    @property
+    def summary(self) -> str:
+        """What is proposed, in a line for the user."""
+        return f"of kind {self.kind}"
+
+    def image_defaults(self, shape: Shape, learned: bool) -> dict[str, Any]:
+        """Return a value for each key that is left open and follows from the images.
+
+        Args:
+            shape: the images' shape.
+            learned: the ratio learns how target images differ from proposals, so that broad proposals do no harm.
+        """
+        return {}
+
     is_pool: ClassVar[bool] = False
     """True if the proposals are a finite pool, of which each row is read once. Its proposal is a `Pool`
     (`rsf_dist.proposals.base`)."""
@@ -107,16 +129,37 @@ class AugmentConfig(ProposalKind):
 
     kind: Literal["augment"] = "augment"
     """Chooses this proposal, which is the default."""
-    parameters: Distributions = {}
+    parameters: Distributions | None = None
     """Distribution of each augmentation parameter: rotation (radians), scale (factor), translate_x and translate_y
     (fractions of half the width and height), brightness and contrast (factors), noise (standard deviation, as a
     fraction of the full range). A parameter that is not named changes nothing. Broader distributions cover more of the
-    target and lower the acceptance."""
+    target and lower the acceptance. null means broad distributions of all of them where images have more pixels than
+    32 x 32, `transforms` is empty and the ratio is learned; otherwise, as with {}, source images stay as they are."""
     class_prior: Prior | None = None
     """Probability of each class, in the order of the classes. null means the frequencies among the source images."""
     transforms: tuple[TransformConfig, ...] = ()
     """Further steps of torchvision.transforms.v2, applied image by image after the parameters. They are slow: every
     proposal is rendered, also a rejected one."""
+
+    @property
+    def summary(self) -> str:
+        """The source images, and how they are varied."""
+        varied = [f"{name} {distribution}" for name, distribution in (self.parameters or {}).items()]
+        varied += [step.name for step in self.transforms]
+        if varied:
+            return f"the source images under {', '.join(varied)}"
+        return "the source images unchanged (proposal.parameters varies them)"
+
+    def image_defaults(self, shape: Shape, learned: bool) -> dict[str, Any]:
+        """Return the parameters, if they are left open: broad ones for photographs, none for small images.
+
+        What thumbnails such as digits show may change when they are turned, and the other ratios define the target
+        relative to the proposal.
+        """
+        if self.parameters is not None:
+            return {}
+        broad = learned and not self.transforms and size_rules.is_photograph(shape)
+        return {"parameters": size_rules.PHOTOGRAPH_PARAMETERS if broad else {}}
 
 
 @PROPOSAL_KINDS.register
@@ -153,6 +196,11 @@ class DatasetProposalConfig(ProposalKind):
     images: ImagesConfig | None = None
     """The pool: labelled images, of the source's classes and like them in size and channels. null means the source
     images themselves."""
+
+    @property
+    def summary(self) -> str:
+        """Where the images come from."""
+        return f"the images of {'source' if self.images is None else 'proposal.images'}, each once and as it is"
 
     @property
     def own_images(self) -> ImagesKind | None:

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from rsf_dist.config import size_rules
 from rsf_dist.config.base import (
     Fraction,
     ImportPath,
@@ -27,6 +28,7 @@ from rsf_dist.config.kinds import Kinds
 from rsf_dist.config.model import ModelConfig, OptimizerConfig
 from rsf_dist.config.proposal import Distributions
 from rsf_dist.config.resources import FOR_RAY_DATA, Reservation, Share, TaskResources
+from rsf_dist.config.size_rules import Shape
 
 
 class RatioKind(StrictModel):
@@ -77,6 +79,10 @@ class RatioKind(StrictModel):
         """The networks whose view of an image decides whether the image is accepted."""
         return ()
 
+    def image_defaults(self, shape: Shape) -> dict[str, Any]:
+        """Return a value for each key that is left open and follows from the images' shape; `a.b` is a key of `a`."""
+        return {}
+
     def refit_share(self, warm_start_steps: int | None) -> float:
         """Return the seconds of a later round's ratio, as a share of the seconds of the first round's ratio."""
         return float(self.is_learned)
@@ -121,8 +127,9 @@ class ClassifierRatioConfig(TaskResources, RatioKind):
 
     kind: Literal["classifier"] = "classifier"
     """Chooses this ratio, the default."""
-    network: RatioNetworkConfig = RatioNetworkConfig()
-    """The classifier's network."""
+    network: RatioNetworkConfig | None = None
+    """The classifier's network. null means small_cnn; for images of more pixels than 32 x 32, with a `stride` at which
+    it looks at no more than 32 x 32 places."""
     freeze_backbone: bool = False
     """Train only the head: a linear ratio on frozen pretrained features."""
     ensemble: PositiveInt = 1
@@ -178,8 +185,19 @@ class ClassifierRatioConfig(TaskResources, RatioKind):
 
     @property
     def networks(self) -> tuple[ModelConfig, ...]:
-        """The classifier's network."""
-        return (self.network,)
+        """The classifier's network, if it is named."""
+        return () if self.network is None else (self.network,)
+
+    def image_defaults(self, shape: Shape) -> dict[str, Any]:
+        """Return the network, if it is left open."""
+        return {} if self.network is not None else {"network": size_rules.network(shape)}
+
+    def for_rows(self, shape: Sequence[int]) -> ClassifierRatioConfig:
+        """Return the section with its network, for rows of this shape: images, or vectors of numbers."""
+        if self.network is not None:
+            return self
+        keys = size_rules.network((shape[0], shape[1], shape[2])) if len(shape) == 3 else {}
+        return self.model_copy(update={"network": RatioNetworkConfig(**keys)})
 
     def refit_share(self, warm_start_steps: int | None) -> float:
         """Return the share of the optimizer's steps that a warm start takes."""
@@ -209,13 +227,19 @@ class LabelShiftRatioConfig(PriorEstimatorConfig, RatioKind):
 
     target_prior: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] | None = None
     """The target's class prior p(y), one number a class. null means that it is estimated by `method`."""
-    network: ModelConfig = ModelConfig()
-    """The network of the classifier that the estimate rests on."""
+    network: ModelConfig | None = None
+    """The network of the classifier that the estimate rests on. null means small_cnn, with a stride for large images as
+    in ratio.network."""
 
     @property
     def needs_cluster(self) -> bool:
         """True if the class prior is still to be estimated."""
         return self.target_prior is None
+
+    def image_defaults(self, shape: Shape) -> dict[str, Any]:
+        """Return the network, if it is left open and the class prior is to be estimated."""
+        is_open = self.network is None and self.needs_cluster
+        return {"network": size_rules.network(shape)} if is_open else {}
 
     def proposals_to_fit(self) -> dict[str, int]:
         """Return the proposals of the classifier; none where the prior is given."""
@@ -344,6 +368,14 @@ class ProductRatioConfig(RatioKind):
     def networks(self) -> tuple[ModelConfig, ...]:
         """The networks of all factors."""
         return tuple(network for factor in self.factors for network in factor.networks)
+
+    def image_defaults(self, shape: Shape) -> dict[str, Any]:
+        """Return the values for the open keys of all factors."""
+        return {
+            f"factors.{number}.{key}": value
+            for number, factor in enumerate(self.factors)
+            for key, value in factor.image_defaults(shape).items()
+        }
 
     def refit_share(self, warm_start_steps: int | None) -> float:
         """Return the share of the factor that saves least."""

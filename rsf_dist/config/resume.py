@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rsf_dist.config.load import filled
 from rsf_dist.config.run import RunConfig
 
 RESOURCES = (
@@ -20,6 +21,16 @@ RESOURCES = (
 """Keys, with all keys below them, that may change when a run is resumed; `wait_seconds` in every section."""
 
 
+def with_kept_defaults(before: RunConfig, now: RunConfig) -> RunConfig:
+    """Return the configuration with the values of the run's own for keys that are left to the images.
+
+    So a run goes on as it began, also under a version that would choose other values.
+    """
+    kept = dict(_nodes(before.model_dump(mode="json")))
+    left_open = now.image_defaults((1, 1, 1))  # the values follow from the shape, and the keys do not
+    return filled(now, {key: kept[key] for key in left_open if kept.get(key) is not None})
+
+
 def differences(before: RunConfig, now: RunConfig) -> list[str]:
     """List the keys other than RESOURCES that differ between two configurations, as `key=value (was value)`.
 
@@ -32,6 +43,14 @@ def differences(before: RunConfig, now: RunConfig) -> list[str]:
 
 def _is_resource(key: str) -> bool:
     return any(f".{key}.".startswith(f".{name}.") or key.endswith(".wait_seconds") for name in RESOURCES)
+
+
+def _nodes(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield everything in nested dictionaries and lists, with its path."""
+    yield path, node
+    if isinstance(node, (dict, list)):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _nodes(value, f"{path}.{key}" if path else str(key))
 
 
 def leaves(config: RunConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, get_args
 
 from pydantic import (
@@ -11,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from rsf_dist.config import size_rules
 from rsf_dist.config.base import NonEmptyStr, PositiveInt, StrictModel, refusal
 from rsf_dist.config.envelope import ENVELOPE_KINDS, BudgetEnvelopeConfig, EnvelopeConfig
 from rsf_dist.config.evaluation import Arm, EvaluationConfig
@@ -21,6 +23,7 @@ from rsf_dist.config.ratio import RATIO_KINDS, ClassifierRatioConfig, RatioConfi
 from rsf_dist.config.rounds import RoundsConfig
 from rsf_dist.config.sampling import SamplingConfig
 from rsf_dist.config.shifted_images import TARGET_KINDS, ShiftedImagesConfig, TargetConfig
+from rsf_dist.config.size_rules import Shape
 from rsf_dist.config.task import TASK_KINDS, ClassificationTaskConfig, TaskConfig
 from rsf_dist.config.training import TrainingConfig
 from rsf_dist.errors import InputError
@@ -98,6 +101,15 @@ class RunConfig(StrictModel):
         if self.sampling.top_k is not None:
             return "top_k"
         return "one_shot" if self.rounds.num_rounds == 1 else "adaptive"
+
+    def image_defaults(self, shape: Shape) -> dict[str, Any]:
+        """Return a value for each key that is left open and follows from the images' shape, by `section.key`."""
+        sections: dict[str, dict[str, Any]] = {
+            "proposal": self.proposal.image_defaults(shape, learned=self.ratio.is_learned),
+            "ratio": self.ratio.image_defaults(shape),
+            "sampling": {} if self.sampling.chunk_size else {"chunk_size": size_rules.chunk_rows(math.prod(shape))},
+        }
+        return {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
 
     @model_validator(mode="after")
     def _a_pool_ends(self) -> RunConfig:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from rsf_dist.config import size_rules
 from rsf_dist.config.base import (
     LARGEST_COUNT,
     Cpus,
@@ -89,13 +90,19 @@ class SamplingConfig(StrictModel):
     """`store`: train on the stored rows, epoch after epoch. `stream`: sample while training. Then the stored rows are
     for validation and the report, and training takes training.steps * training.batch_size further rows, each used once.
     `stream` needs an envelope whose M does not change, and room for workers and actors at the same time."""
-    chunk_size: PositiveInt = 4096
+    chunk_size: PositiveInt | None = None
     """Proposals that are drawn and scored together: the unit of work and of randomness. Another size accepts other
-    rows. Larger chunks need more memory."""
+    rows. Larger chunks need more memory. null means 4096, or the largest power of two whose rows take 64 MiB or
+    less, if this is smaller: 256 for RGB images of 224 x 224 pixels."""
     pool: PoolConfig = PoolConfig()
     """The Ray actors."""
     budget: Budget = Budget()
     """The limits at which sampling stops short."""
+
+    @property
+    def chunk_rows(self) -> int:
+        """The rows of a chunk; as of small images while `chunk_size` is open, which the images then fill."""
+        return self.chunk_size or size_rules.CHUNK_ROWS
 
     @model_validator(mode="before")
     @classmethod

@@ -88,6 +88,10 @@ class Boxes:
         """Return where the boxes of an image stand."""
         return slice(self.first[position], self.first[position + 1])
 
+    def numbers(self, positions: Sequence[int]) -> list[int]:
+        """Return the class's number of each box of these images, without regions to ignore."""
+        return [label for place in map(self.of, positions) for label in self.labels[place][~self.crowd[place]].tolist()]
+
     def columns(self, position: int, corners: np.ndarray, keep: np.ndarray) -> Batch:
         """Return the columns of one image, padded to the largest count.
 

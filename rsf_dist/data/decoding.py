@@ -1,4 +1,7 @@
-"""The decoding of one image file, by Pillow: upright, 8 bits a channel, on black where it is transparent."""
+"""The decoding of one image file, by Pillow: upright, 8 bits a channel, on black where it is transparent.
+
+`header_of` tells an image's size and mode without decoding it.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 from torch import Tensor
 
 from rsf_dist.data.unreadable import out_of_memory, reason_and_remedy, reason_of_no_file
@@ -34,6 +38,22 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF's orientation -> the operation that undoes it."""
+_ON_THEIR_SIDE = tuple(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
+
+
+class Header(NamedTuple):
+    """The part of an image that its file tells before it is decoded.
+
+    Args:
+        height, width: in pixels, of the upright image.
+        mode: in Pillow's words, e.g. RGB, with ;16 where there are 16 bits a channel.
+        has_alpha: True where pixels can be transparent.
+    """
+
+    height: int
+    width: int
+    mode: str
+    has_alpha: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,16 +102,33 @@ def decode_deep(
     """
     from torchvision.transforms.v2 import functional as F
 
+    with _opened(path, data) as image:
+        _require_one_frame(path, image)
+        raw_modes = _raw_modes(image)  # loading empties the list of tiles
+        image.load()
+        eight, brightest = _with_bytes(path, image, raw_modes, bits)
+        upright = _upright(eight, image)
+        return F.pil_to_tensor(_opaque(upright, "L" if channels == 1 else "RGB")), brightest
+
+
+def header_of(path: Path, data: bytes | None = None) -> Header:
+    """Return what an image file tells before it is decoded. Raises InputError, which names the file."""
+    with _opened(path, data) as image:
+        height, width = image.height, image.width
+        if _turn(image, is_loaded=False) in _ON_THEIR_SIDE:
+            height, width = width, height
+        deep = ";16" if _DEEP.search(_raw_modes(image)) and not image.mode.startswith("I") else ""
+        return Header(height, width, image.mode + deep, bool(image.has_transparency_data))
+
+
+@contextmanager
+def _opened(path: Path, data: bytes | None) -> Iterator[ImageFile.ImageFile]:
+    """Open an image for a block. Raises InputError with the reason where the file, or the block, fails."""
     if data is None and not os.path.isfile(path):  # a broken link, or a pipe, which would block
         raise _unreadable(path, "(no file)", *reason_of_no_file(path))
     try:
         with _bombs_are_errors(), Image.open(path if data is None else io.BytesIO(data)) as image:
-            _require_one_frame(path, image)
-            raw_modes = " ".join(str(tile[3]) for tile in image.tile)  # loading empties the list of tiles
-            image.load()
-            eight, brightest = _with_bytes(path, image, raw_modes, bits)
-            upright = _upright(eight, image)
-            return F.pil_to_tensor(_opaque(upright, "L" if channels == 1 else "RGB")), brightest
+            yield image
     except (InputError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
@@ -171,6 +208,10 @@ def require_full_range(brightest: Sequence[Brightest], bits: int | None) -> None
         part.append(found)
 
 
+def _raw_modes(image: ImageFile.ImageFile) -> str:
+    return " ".join(str(tile[3]) for tile in image.tile)
+
+
 @contextmanager
 def _bombs_are_errors() -> Iterator[None]:
     with warnings.catch_warnings():
@@ -197,13 +238,20 @@ def _require_one_frame(path: Path, image: Image.Image) -> None:
 
 def _upright(image: Image.Image, file: Image.Image) -> Image.Image:
     """Return the image turned as its file's EXIF wants it. `ImageOps.exif_transpose` fails where the EXIF is broken."""
+    operation = _turn(file)
+    return image if operation is None else image.transpose(operation)
+
+
+def _turn(file: Image.Image, is_loaded: bool = True) -> Image.Transpose | None:
+    """Return what brings a file's image upright; None means that it is, or that the EXIF is broken."""
     try:
-        operation = _UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+        # The method of a PNG file decodes the pixels first, in search of EXIF behind them.
+        exif = file.getexif() if is_loaded else Image.Image.getexif(file)
+        return _UPRIGHT.get(exif.get(ExifTags.Base.Orientation, 1))
     except MemoryError:
         raise
     except Exception:  # the pixels are sound
-        return image
-    return image if operation is None else image.transpose(operation)
+        return None
 
 
 def _opaque(image: Image.Image, mode: str) -> Image.Image:

@@ -9,16 +9,23 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rsf_dist.errors import InputError
 
 _DRAFT = "filling"  # the suffix of a folder that is not complete
+_WEEK = 7 * 24 * 3600.0
 
 
-def fill_once(folder: Path, write: Callable[[Path], object], is_whole: Callable[[Path], bool]) -> None:
+def fill_once(
+    folder: Path,
+    write: Callable[[Path], object],
+    is_whole: Callable[[Path], bool],
+    waiting: Callable[[], object] = lambda: None,
+) -> None:
     """Fill a folder unless it is whole already. What is there and is not whole is replaced.
 
     Processes that want the same folder at once wait for the first one. Where the file system has no locks each fills a
@@ -28,9 +35,10 @@ def fill_once(folder: Path, write: Callable[[Path], object], is_whole: Callable[
         folder: the folder's final path.
         write: fills the folder that it is given.
         is_whole: tells whether a folder is complete.
+        waiting: is called once where another process is at work on the folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.parent / f".{folder.name}.lock") as alone:
+    with _locked(folder.parent / f".{folder.name}.lock", waiting) as alone:
         if is_whole(folder):
             return
         if alone:  # nobody is at work on these any more
@@ -57,15 +65,33 @@ def _move(draft: Path, folder: Path, is_whole: Callable[[Path], bool]) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[bool]:
+def _locked(path: Path, waiting: Callable[[], object]) -> Iterator[bool]:
     """Hold a lock for the block, after waiting for it. Gives False where the file system has no locks."""
     with path.open("a") as file:
         try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            has_locks = True
+        except BlockingIOError:
+            waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
+            has_locks = True
         except OSError:
-            yield False
-            return
-        yield True
+            has_locks = False
+        yield has_locks
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove what nobody has used for a week from a folder; `touch` says that something is used."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with suppress(OSError):  # it is gone, or in use
+            if time.time() - path.stat().st_mtime > _WEEK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def touch(folder: Path) -> None:
+    """Let a folder count as used now."""
+    with suppress(OSError):
+        os.utime(folder)
 
 
 def local_folder() -> Path:

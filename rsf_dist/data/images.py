@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psutil
 import torch
 from torch import Tensor
 
-from rsf_dist.config.images import ImagesKind
+from rsf_dist.config.images import Bits, ImagesKind, Resize
 from rsf_dist.data.batch import take_rows
 from rsf_dist.data.packed import Packed, begin_digest
 from rsf_dist.data.packing import Packing, read_block
 from rsf_dist.data.sources import Listing, list_images, list_unlabelled
 from rsf_dist.data.sources.base import shortened
 from rsf_dist.data.sources.found_files import sentence_of
+from rsf_dist.data.sources.headers import alpha_notes
 from rsf_dist.errors import InputError
 
 
@@ -34,6 +35,8 @@ class ImageSet:
         ids: the names of the images within their source, by which an accepted row can be traced back.
         notes: lines for the user about what was read.
         known_digest: what `digest` returns, where it is known without reading all images. None means that it is not.
+        resize: the way in which the images were brought to their size, if they had another.
+        bits: bits that were used of files with 16 bits a channel. None means as many as a file's type says.
     """
 
     images: Tensor
@@ -43,6 +46,8 @@ class ImageSet:
     ids: Sequence[str] = ()
     notes: tuple[str, ...] = ()
     known_digest: str | None = None
+    resize: Resize = "cover"
+    bits: Bits | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,7 +58,8 @@ class ImageSet:
         labels = None if self.labels is None else self.labels[index]
         positions = torch.arange(len(self))[index].tolist() if self.ids else []
         ids = tuple(self.ids[position] for position in positions)
-        return ImageSet(take_rows(self.images, index), labels, self.classes, annotations, ids)
+        images = take_rows(self.images, index)
+        return replace(self, images=images, labels=labels, annotations=annotations, ids=ids, notes=())
 
     def summary(self) -> str:
         """Return a line about the images: how many of which size, and of how many classes."""
@@ -117,19 +123,14 @@ def load_images(
     """
     packed = None if packing is None else packing.find(config, labelled, classes)
     if packed is not None:
-        return _mapped(packed)
-    listing = list_images(config) if labelled else list_unlabelled(config)
-    _require_images(config, listing)
-    if classes is not None:
-        listing = listing.by_name(classes)
-    taken = listing.take(config.start, config.limit)
-    if not taken:
-        raise InputError("start", config.start, "leaves no images", "lower it")
+        return _mapped(packed, config)
+    listing, taken = list_taken(config, labelled, classes)
+    listing = replace(listing, notes=(*listing.notes, *alpha_notes(listing, taken)))
     if packing is not None:
         row_bytes = _row_bytes(listing, taken, labelled)
         packed = packing.pack(config, labelled, classes, listing, taken, row_bytes)
         if packed is not None:
-            return _mapped(packed)
+            return _mapped(packed, config)
         _require_memory(config, len(taken), row_bytes)
     columns = dict(listing.read(taken))
     images = columns.pop("image")
@@ -137,13 +138,33 @@ def load_images(
         raise InputError("root", _root(config), "holds images without pixels", "save them again")
     labels = None if listing.labels is None else listing.labels[taken]
     ids = tuple(listing.ids[position] for position in taken)
-    return ImageSet(images, labels, listing.classes, columns if labelled else {}, ids, listing.notes)
+    read = ImageSet(images, labels, listing.classes, columns if labelled else {}, ids, listing.notes)
+    return replace(read, resize=config.resize, bits=_bits(config))
 
 
-def _mapped(packed: Packed) -> ImageSet:
+def _bits(config: ImagesKind) -> Bits | None:
+    return getattr(config, "bits", None)
+
+
+def list_taken(
+    config: ImagesKind, labelled: bool = True, classes: tuple[str, ...] | None = None
+) -> tuple[Listing, list[int]]:
+    """List the images of a configuration, and return the positions of those that it takes. Raises as `load_images`."""
+    listing = list_images(config) if labelled else list_unlabelled(config)
+    _require_images(config, listing)
+    if classes is not None:
+        listing = listing.by_name(classes)
+    taken = listing.take(config.start, config.limit)
+    if not taken:
+        raise InputError("start", config.start, "leaves no images", "lower it")
+    return listing, taken
+
+
+def _mapped(packed: Packed, config: ImagesKind) -> ImageSet:
     annotations = {name: column for name, column in packed.columns.items() if name not in ("image", "label")}
     images, labels = packed.columns["image"], packed.columns.get("label")
-    return ImageSet(images, labels, packed.classes, annotations, packed.ids, packed.notes, packed.digest)
+    read = ImageSet(images, labels, packed.classes, annotations, packed.ids, packed.notes, packed.digest)
+    return replace(read, resize=config.resize, bits=_bits(config))
 
 
 def _row_bytes(listing: Listing, taken: Sequence[int], labelled: bool) -> int:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from rsf_dist.data.filling import fill_once, local_folder
+from rsf_dist.data.filling import fill_once, local_folder, remove_unused, touch
 from rsf_dist.errors import InputError
 
 META, NAMES = "meta.json", "ids.arrow"
@@ -80,6 +80,8 @@ class Reference:
             raise InputError("packed images", folder, rule, "run it again, which packs them again", absolute=True)
         copy = local_folder() / "fetched" / self.identity
         fill_once(copy, functools.partial(self.fetch, self.folder), self._is_at)
+        touch(copy)
+        remove_unused(copy.parent)
         return copy
 
     def _is_at(self, folder: Path) -> bool:

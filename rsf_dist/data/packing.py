@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -66,6 +67,7 @@ class Packing:
         setting: the configuration's key that chooses the first folder, for errors.
         read_blocks: decodes.
         progress: receiver of messages.
+        apart_from: further folders whose files are not those of a source, since rsf_dist itself writes there.
         used: the sets that were found or made.
     """
 
@@ -73,12 +75,13 @@ class Packing:
     setting: str = "output"
     read_blocks: ReadBlocks = read_here
     progress: Progress = field(default_factory=Progress)
+    apart_from: Sequence[Path] = ()
     used: set[Path] = field(default_factory=set)
 
     def find(self, config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None) -> Packed | None:
         """Return an image set that is packed already, or None. Raises InputError."""
         kept = [folder for folder in self.folders if folder.is_dir() and any(folder.iterdir())]
-        key = source_key(config, labelled, classes) if kept else None
+        key = self._key(config, labelled, classes) if kept else None
         for folder in kept if key is not None else ():
             assert key is not None
             packed = self._opened(folder / key.name)
@@ -108,7 +111,7 @@ class Packing:
         Raises:
             InputError: an image cannot be read; the set does not fit onto the disk, or changes while it is read.
         """
-        key = source_key(config, labelled, classes)
+        key = self._key(config, labelled, classes)
         if key is None:
             return None
         if not row_bytes or not _is_large(len(taken) * row_bytes, key.num_bytes * len(taken) // len(listing.ids)):
@@ -124,16 +127,20 @@ class Packing:
 
         def write(draft: Path) -> None:
             write_packed(draft, blocks, beside)
-            if source_key(config, labelled, classes) != key:
+            if self._key(config, labelled, classes) != key:
                 rule = "changed while they were read"
                 raise InputError("", f"{len(taken):,} images", rule, "run it again once nobody changes them")
 
         try:
-            fill_once(folder, write, lambda folder: read_meta(folder) is not None)
+            waiting = partial(self.progress.say, f"waiting for another run, which packs them into {folder}")
+            fill_once(folder, write, lambda folder: read_meta(folder) is not None, waiting)
         except OSError as err:
             rule, remedy = f"cannot be written ({err})", "free some space, or check its permissions"
             raise InputError(self.setting, folder, rule, remedy, absolute=True) from err
         return self._opened(folder)
+
+    def _key(self, config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None) -> SourceKey | None:
+        return source_key(config, labelled, classes, [*self.folders, *self.apart_from])
 
     def _blocks(
         self, config: ImagesKind, labelled: bool, listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey

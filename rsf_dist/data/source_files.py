@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import singledispatch
 from importlib.metadata import version
@@ -71,13 +71,16 @@ class SourceKey:
     examples: tuple[FileStamp, ...]
 
 
-def source_key(config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None) -> SourceKey | None:
+def source_key(
+    config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None, apart_from: Sequence[Path] = ()
+) -> SourceKey | None:
     """Return the key of an image set, or None for a kind that does not say which files it reads.
 
     Args:
         config: the image set's configuration.
         labelled: whether labels are read.
         classes: the classes that labels are numbered by, if not the set's own.
+        apart_from: folders whose files do not count, since rsf_dist itself writes there.
 
     Raises:
         InputError: a folder cannot be listed.
@@ -94,11 +97,13 @@ def source_key(config: ImagesKind, labelled: bool, classes: tuple[str, ...] | No
     }
     digest, num_bytes = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()), 0
     examples: list[FileStamp] = []
-    for number, file in enumerate(files):
+    ours = tuple(f"{folder}/" for folder in apart_from)
+    for file in files:
+        if file.path.startswith(ours):
+            continue
         digest.update(repr(astuple(file)).encode(errors="surrogateescape"))
         num_bytes += file.size
-        if number < _EXAMPLES:
-            examples.append(file)
+        examples += [file] if len(examples) < _EXAMPLES else []
     return SourceKey(digest.hexdigest()[:40], num_bytes, tuple(examples))
 
 

@@ -19,7 +19,8 @@ from rsf_dist.builders.inputs import Inputs
 from rsf_dist.cluster.capacity import check_pool, check_ratio, max_actors
 from rsf_dist.cluster.connection import connect
 from rsf_dist.cluster.shared_storage import require_shared
-from rsf_dist.config.resume import differences
+from rsf_dist.config.load import filled
+from rsf_dist.config.resume import differences, with_kept_defaults
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError, located
 from rsf_dist.forecast.cost import Request
@@ -82,9 +83,12 @@ def plan_run(
         StatisticalRefusal: the ratio cannot be made, or the pilot allows no M.
     """
     progress = progress or Progress()
-    RunStore(config.output).manifest()  # refuses a run of another version
+    run = RunStore(config.output)
+    run.manifest()  # refuses a run of another version
+    if run.exists(CONFIG):
+        config = with_kept_defaults(stored_config(run), config)
     join = partial(connect, address, verbose, config.code_folder)
-    with _draft(config, keep, progress, join) as (store, inputs), join():
+    with _draft(config, keep, progress, join) as (config, store, inputs), join():
         with located("ratio"):
             check_ratio(config.ratio)
         with located("sampling.pool"):
@@ -93,17 +97,20 @@ def plan_run(
             warnings = copy_stored_parts(config, store)
         else:
             require_shared(store.uri, "--keep")
-            write_basis(store, Basis(_kept(config, keep), inputs.digests(), made_with(config)))
+            write_basis(store, Basis(_kept(config, keep), inputs.digests(), made_with(config)), inputs)
             warnings = []
         return _forecast_seed_run(SeedRun(config, inputs, store, config.seed, progress), actors, warnings)
 
 
 @contextmanager
-def _draft(config: RunConfig, keep: str | None, progress: Progress, join: Join) -> Iterator[tuple[RunStore, Inputs]]:
-    """Yield the directory that a plan's ratio and pilot are made in, and the images."""
+def _draft(
+    config: RunConfig, keep: str | None, progress: Progress, join: Join
+) -> Iterator[tuple[RunConfig, RunStore, Inputs]]:
+    """Yield the resolved configuration, the directory that a plan's ratio and pilot are made in, and the images."""
     if keep is None:
         with packing_for(config, progress, join, keeps=False) as packing, TemporaryDirectory() as folder:
-            yield RunStore(folder), prepare(config, progress, packing)
+            inputs = prepare(config, progress, packing)
+            yield filled(config, inputs.image_defaults), RunStore(folder), inputs
         return
     if not keep.strip():
         raise InputError("--keep", keep, "must not be empty", "name a directory")

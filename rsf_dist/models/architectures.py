@@ -40,11 +40,12 @@ def small_cnn(config: ModelConfig, num_outputs: int, channels: int) -> ImageNetw
     """Build three convolutions with batch norm and a linear head."""
     width = config.width
 
-    def block(inputs: int, outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+    def block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+        convolution = nn.Conv2d(inputs, outputs, 2 * stride + 1, stride=stride, padding=stride)
+        return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
     layers = nn.Sequential(
-        *block(channels, width),
+        *block(channels, width, config.stride),
         *block(width, 2 * width),
         nn.MaxPool2d(2),
         *block(2 * width, 4 * width),

@@ -10,13 +10,31 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from rsf_dist.config.base import PositiveInt
+from rsf_dist.config.images import Bits, Resize
 from rsf_dist.data.pixels import require_images
 from rsf_dist.errors import InputError
 from rsf_dist.runtime.device import device, scaled_for_gpu
 
 _PIECE_NUMBERS, _FEWEST_ROWS, _MOST_ROWS = 2**18, 32, 4096  # of one piece: bounded memory, few calls
+
+
+@dataclass(frozen=True)
+class ExpectedImages:
+    """The size of the images that a network was trained on, and how others are brought to it.
+
+    Args:
+        size: height and width in pixels.
+        resize: `cover` crops what lies outside, `fit` leaves bars, `stretch` changes the aspect ratio.
+        bits: bits that were used of files with 16 bits a channel. None means as many as a file's type says.
+    """
+
+    size: tuple[PositiveInt, PositiveInt]
+    resize: Resize = "cover"
+    bits: Bits | None = None
 
 
 class Network(nn.Module):
@@ -29,9 +47,11 @@ class Network(nn.Module):
         classes: names of the outputs; empty for a ratio's network.
         channels: channels of the images that the network was built for; for rows of numbers, numbers in a row.
         input_size: [height, width] that images are resized to. None means that they are not resized.
+        expects: the images that it was trained on. None means that this is not known.
     """
 
     input_size: tuple[int, int] | None = None
+    expects: ExpectedImages | None = None
 
     def __init__(self, network: nn.Module):
         super().__init__()

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rsf_dist.config import safe_yaml
 from rsf_dist.errors import InputError, RsfError
 from rsf_dist.models.networks import Network
 from rsf_dist.models.spec import NetworkSpec, load_network
@@ -18,25 +19,26 @@ _FILES = ("model.json", "model.safetensors")
 _PLACES = ("", "seeds/000")  # of a run of one seed, and of a run of several
 
 
-def load_model(path: str | os.PathLike[str], own_code: bool = False) -> Network:
+def load_model(path: str | os.PathLike[str], own_code: bool = False, seed: int | None = None) -> Network:
     """Load a fine-tuned model, on the CPU and in evaluation mode.
 
     The model maps uint8 images [n, channels, height, width] to logits [n, number of classes]. Its attributes `classes`,
-    `channels` and `input_size` say what it was made for, and `network` is the plain module, whose state_dict has the
-    names of torchvision.
+    `channels` and `expects` (size, resize, bits) say what it was made for. `input_size` is the size that it resizes
+    images to itself. `network` is the plain module, whose state_dict has the names of torchvision.
 
     Args:
-        path: a run's directory, or any folder with model.json and model.safetensors; a local path or a URI. Of a run
-            with several seeds the first seed's model is loaded; `seeds/001` within the run is the second seed.
+        path: a run's directory, or any folder with model.json and model.safetensors; a local path or a URI. Other
+            arms' models lie in `models/random`, … within a seed's directory.
         own_code: True allows a network by import path. Its code runs, and model.json chooses what is called; so it must
             come from someone whom you trust.
+        seed: the seed of a run whose model is loaded. None means the first.
 
     Raises:
         InputError: there is no model, its files are damaged or another program's, or it needs `own_code`.
     """
     uri = re.sub(r"/?model\.(json|safetensors)$", "", str(path)) or "."
     run = RunStore(uri)
-    for place in _PLACES:
+    for place in _PLACES if seed is None else (_place_of(run, seed),):
         store = run.at(place)
         if store.exists(_FILES[0]):
             load = partial(_load, own_code=own_code)
@@ -45,6 +47,20 @@ def load_model(path: str | os.PathLike[str], own_code: bool = False) -> Network:
     rule = "is a run that has no model yet" if begun else "holds no model.json"
     remedy = f"train it: rsf train {uri}" if begun else "name a run's directory, or a folder with model.json"
     raise InputError("path", str(path), rule, remedy)
+
+
+def _place_of(run: RunStore, seed: int) -> str:
+    """Return the folder of a seed within a run. Raises InputError where the run has no such seed."""
+    try:
+        config = safe_yaml.read(run.read("config.yaml").decode())
+        first, count = config["seed"], config["num_seeds"]
+        seeds = list(range(first, first + count))
+    except (ValueError, TypeError, KeyError) as err:
+        raise InputError("path", run.uri, f"its config.yaml is damaged ({err})", "restore it") from err
+    if seed not in seeds:
+        rule = f"is no seed of this run, whose seeds are {', '.join(map(str, seeds))}"
+        raise InputError("seed", seed, rule, "name one of these")
+    return "" if count == 1 else f"seeds/{seeds.index(seed):03d}"
 
 
 def _load_unlisted(store: RunStore, load: Callable[[Path], Network]) -> Network:

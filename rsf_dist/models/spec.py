@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.models.architectures import find_builder, published_weights
-from rsf_dist.models.networks import Network, use_bfloat16
+from rsf_dist.models.networks import ExpectedImages, Network, use_bfloat16
 from rsf_dist.models.weights import SCALES_AGAIN, load_matching, read_weights
 
 
@@ -29,12 +29,14 @@ class NetworkSpec:
         num_outputs: logits a row.
         channels: channels of the images; for an mlp, numbers in a row.
         classes: names of the outputs; empty for a ratio's network.
+        images: the images that the network is trained on. None means that model.json does not say it.
     """
 
     config: ModelConfig
     num_outputs: int
     channels: int
     classes: tuple[str, ...] = ()
+    images: ExpectedImages | None = None
 
     def build(self, seed: int = 0) -> Network:
         """Build the network with `config.weights`, and all other weights drawn from `seed`. Raises InputError."""
@@ -45,20 +47,22 @@ class NetworkSpec:
             use_bfloat16(network)
         if self.config.weights is not None and published_weights(self.config) is None:
             load_matching(network, read_weights(self.config.weights), self.config.weights)
-        network.classes, network.channels = self.classes, self.channels
+        network.classes, network.channels, network.expects = self.classes, self.channels, self.images
         return network
 
     def to_json(self) -> str:
         """Return the text of model.json."""
         described = {"num_outputs": self.num_outputs, "channels": self.channels, "classes": list(self.classes)}
-        return json.dumps({"model": self.config.model_dump(mode="json"), **described}, indent=2)
+        images = {} if self.images is None else {"images": asdict(self.images)}
+        return json.dumps({"model": self.config.model_dump(mode="json"), **described, **images}, indent=2)
 
     @staticmethod
     def from_json(text: str) -> NetworkSpec:
         """Read the text of model.json; `config.weights` is dropped, because the file beside it has the weights."""
         raw: dict[str, Any] = json.loads(text)
         config = ModelConfig(**{**raw["model"], "weights": None})
-        return NetworkSpec(config, raw["num_outputs"], raw["channels"], tuple(raw["classes"]))
+        images = ExpectedImages(**raw["images"]) if "images" in raw else None  # earlier versions did not say it
+        return NetworkSpec(config, raw["num_outputs"], raw["channels"], tuple(raw["classes"]), images)
 
 
 def save_network(network: nn.Module, spec: NetworkSpec, folder: Path, name: str = "model") -> None:

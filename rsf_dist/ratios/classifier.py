@@ -24,7 +24,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from rsf_dist.config.model import OptimizerConfig
-from rsf_dist.config.ratio import ClassifierRatioConfig
+from rsf_dist.config.ratio import ClassifierRatioConfig, RatioNetworkConfig
 from rsf_dist.data.batch import Batch, take_rows
 from rsf_dist.errors import InputError, StatisticalRefusal, located
 from rsf_dist.models.networks import Network, in_pieces
@@ -133,6 +133,7 @@ class ClassifierRatio:
         """
         config = config or ClassifierRatioConfig()
         splits = split_samples(target, proposals, config, seed if split_seed is None else split_seed)
+        config = config.for_rows(target.shape[1:])
         spec = network_spec(config, channels=target.shape[1])
         networks = []
         for member in range(config.ensemble):
@@ -238,7 +239,7 @@ def member_seed(seed: int, member: int) -> int:
 
 def network_spec(config: ClassifierRatioConfig, channels: int) -> NetworkSpec:
     """Return the specification of a network that gives one logit a row."""
-    return NetworkSpec(config.network, num_outputs=1, channels=channels)
+    return NetworkSpec(config.network or RatioNetworkConfig(), num_outputs=1, channels=channels)
 
 
 def build_network(spec: NetworkSpec, config: ClassifierRatioConfig, seed: int) -> Network:

@@ -42,7 +42,7 @@ def comparison(evaluation: Evaluation) -> bytes:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.08)
     axes.set_xlabel(f"target {evaluation.metric}")
-    return _png(figure)
+    return as_png(figure)
 
 
 def by_class(evaluation: Evaluation) -> bytes:
@@ -59,7 +59,7 @@ def by_class(evaluation: Evaluation) -> bytes:
     axes.set_ylim(0, 1)
     axes.set_ylabel(evaluation.metric)
     axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(arms))
-    return _png(figure)
+    return as_png(figure)
 
 
 def training_curves(training: Mapping[Arm, TrainingEntry]) -> bytes:
@@ -80,7 +80,7 @@ def training_curves(training: Mapping[Arm, TrainingEntry]) -> bytes:
     metric.set_ylabel("accuracy on the\narm's held-out rows")
     metric.set_ylim(0, 1)
     figure.legend(*loss.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside upper center", ncols=2)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _name_classes(axes: Axes, names: Sequence[str], rotation: int) -> None:
@@ -98,7 +98,7 @@ def acceptance_by_label(rates: dict[int, float], overall: float, classes: Sequen
     axes.axhline(100 * overall, color="black", linewidth=0.8, linestyle="--")
     _name_classes(axes, names, rotation=40)
     axes.set_ylabel("accepted (%)")
-    return _png(figure)
+    return as_png(figure)
 
 
 def log_ratios(accepted: NDArray[np.float64], log_m: float) -> bytes:
@@ -109,7 +109,7 @@ def log_ratios(accepted: NDArray[np.float64], log_m: float) -> bytes:
     axes.text(log_m, axes.get_ylim()[1], " log M", va="top", fontsize=8)
     axes.set_xlabel("log ratio of accepted rows")
     axes.set_ylabel("rows")
-    return _png(figure)
+    return as_png(figure)
 
 
 def curve(points: Sequence[CurvePoint]) -> bytes:
@@ -133,7 +133,7 @@ def curve(points: Sequence[CurvePoint]) -> bytes:
     right.set_ylim(0, max(0.05, *right.get_ylim()))
     right.set_ylabel("bias, at most", color=_OTHER, fontsize=9)
     right.legend(frameon=False, fontsize=7, loc="upper right")
-    return _png(figure)
+    return as_png(figure)
 
 
 def _plot_bias(axes: Axes, log_m: Sequence[float], bias: Sequence[float | None], style: str, name: str) -> None:
@@ -150,7 +150,7 @@ def reliability(quality: RatioQualityEntry) -> bytes:
     axes.set_xlabel("predicted P(target)")
     axes.set_ylabel("share of target rows")
     axes.set_aspect("equal")
-    return _png(figure)
+    return as_png(figure)
 
 
 def movement(rounds: Sequence[RoundEntry]) -> bytes:
@@ -172,7 +172,7 @@ def movement(rounds: Sequence[RoundEntry]) -> bytes:
         if number >= len(names) - columns:
             axes.set_xlabel("round", fontsize=8)
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside upper center", ncols=2)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _plot_quantiles(axes: Axes, at: NDArray, quantiles: Sequence[list[float | None]], colour: str, label: str) -> None:
@@ -202,13 +202,13 @@ def predictions(shown: dict[str, NDArray], classes: Sequence[str]) -> bytes:
     figure = Figure(figsize=(6.4, 1.15 * rows), layout="constrained")
     for number, image in enumerate(shown["images"]):
         axes = figure.add_subplot(rows, columns, number + 1)
-        _show(axes, image)
+        show_image(axes, image)
         for height, when in [(1.24, "before"), (1.04, "after")]:
             right = shown[when][number] == shown["truth"][number]
             text = f"{when}: {classes[shown[when][number]]}"
             colour = "#2e7d4f" if right else "#b3372f"
             axes.text(0.5, height, text, transform=axes.transAxes, ha="center", fontsize=6, color=colour)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
@@ -222,12 +222,14 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]
     return figure, axes
 
 
-def _show(axes: Axes, image: NDArray[np.uint8]) -> None:
+def show_image(axes: Axes, image: NDArray[np.uint8]) -> None:
+    """Draw an image, uint8 [c, h, w], without axes."""
     axes.imshow(image[0] if len(image) == 1 else image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
     axes.set_axis_off()
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
+    """Return the bytes of a figure's PNG file."""
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=160, bbox_inches="tight", pad_inches=0.05)
     return sink.getvalue()

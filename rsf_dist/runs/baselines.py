@@ -61,7 +61,7 @@ def _random_sampler(config: RunConfig, proposal: Proposal, num_rows: int, seed: 
         ConstantRatio(),
         FixedEnvelope(0.0, num_pilot=64),
         seed=seed,
-        chunk_size=min(sampling.chunk_size, num_rows),
+        chunk_size=min(sampling.chunk_rows, num_rows),
         pool=sampling.pool,
         stage=Stage.CONTROL,
     )

@@ -79,23 +79,25 @@ def texts_naming_contents(values: Mapping[str, Any]) -> Iterator[str]:
         values: by their dotted keys.
     """
     for key, value in values.items():
-        for place, text in texts_in(value, key):
+        for place, text in items_in(value, key):
+            if not isinstance(text, str):
+                continue
             last = place.rpartition(".")[2]
             is_code = last in _IMPORT_PATH_KEYS and user_code.SEPARATOR in text
             if is_code or ((last == "weights" or ".options." in place) and _exists(text)):
                 yield text
 
 
-def texts_in(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield the place and the text of each text in a value of the configuration."""
-    if isinstance(value, str):
-        yield key, value
-    elif isinstance(value, (list, tuple)):
+def items_in(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of each text, number or null in a value of the configuration."""
+    if isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
-            yield from texts_in(item, f"{key}.{number}")
+            yield from items_in(item, f"{key}.{number}")
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield from texts_in(item, f"{key}.{name}")
+            yield from items_in(item, f"{key}.{name}")
+    else:
+        yield key, value
 
 
 def _exists(text: str) -> bool:

@@ -9,11 +9,14 @@ A run whose directory exists is resumed where it stopped.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
+import yaml
 from torch import nn
 
 from rsf_dist.builders.image_packing import Join, packed_bytes, packing_for, prune
@@ -23,11 +26,12 @@ from rsf_dist.cluster.capacity import check_pool, check_ratio, check_training
 from rsf_dist.cluster.connection import connect
 from rsf_dist.cluster.shared_storage import check_disk, require_shared
 from rsf_dist.cluster.workers import ship_code
-from rsf_dist.config.load import dump_config
-from rsf_dist.config.resume import differences
+from rsf_dist.config.load import dump_config, filled
+from rsf_dist.config.resume import differences, with_kept_defaults
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.packing import Packing
 from rsf_dist.errors import InputError, located
+from rsf_dist.inspection.findings import run_findings
 from rsf_dist.models import weights
 from rsf_dist.models.spec import load_network
 from rsf_dist.report import report_json
@@ -39,6 +43,7 @@ from rsf_dist.runs.reuse import Basis, EarlierRun, advice, find_earlier, require
 from rsf_dist.runs.rounds import last_rows, sample_seed
 from rsf_dist.runs.run_folder import CONFIG, DIGESTS, INPUTS, seed_folder, stored_config, stored_digests
 from rsf_dist.runs.seed_run import SeedRun
+from rsf_dist.runs.source_names import SourceNames
 from rsf_dist.runtime import user_code
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.storage.lock import run_lock
@@ -96,7 +101,7 @@ def run(
         StatisticalRefusal: the ratio or the budget allows no result.
     """
     progress, earlier, join = progress or Progress(), _earlier(reuse, config), _joins(config, address, verbose)
-    with open_run(config, progress, join, earlier) as (store, inputs), join():
+    with open_run(config, progress, join, earlier) as (config, store, inputs), join():
         begin_run(config, inputs, store, progress, training=True, earlier=earlier)
         for seed_run in seed_runs(config, inputs, store, progress):
             accepted = sample_seed(seed_run)
@@ -114,7 +119,7 @@ def sample(
 ) -> RunResult:
     """Run the first half of `run`: the ratio and the accepted rows, which `train` goes on with. Raises as `run`."""
     progress, earlier, join = progress or Progress(), _earlier(reuse, config), _joins(config, address, verbose)
-    with open_run(config, progress, join, earlier) as (store, inputs), join():
+    with open_run(config, progress, join, earlier) as (config, store, inputs), join():
         begin_run(config, inputs, store, progress, training=False, earlier=earlier)
         for seed_run in seed_runs(config, inputs, store, progress):
             sample_seed(seed_run)
@@ -127,7 +132,7 @@ def train(
     """Run the second half of `run`, on the accepted rows in the directory `output`. Raises as `run`."""
     progress, config = progress or Progress(), stored_config(RunStore(output))
     join = _joins(config, address, verbose)
-    with open_run(config, progress, join) as (store, inputs), join():
+    with open_run(config, progress, join) as (config, store, inputs), join():
         check_cluster(config, sampling=config.sampling.mode == "stream", training=True)
         check_disk(store.uri, packed_bytes(store) + forecast_bytes(config, inputs, training=True), "output")
         record_made_with(store, made_with(config))
@@ -155,8 +160,8 @@ def _joins(config: RunConfig, address: str | None, verbose: bool) -> Join:
 @contextmanager
 def open_run(
     config: RunConfig, progress: Progress, join: Join | None = None, earlier: EarlierRun | None = None
-) -> Iterator[tuple[RunStore, Inputs]]:
-    """Hold the run's directory against other writers, and yield it with the run's images.
+) -> Iterator[tuple[RunConfig, RunStore, Inputs]]:
+    """Hold the run's directory against other writers, and yield it with the resolved configuration and the images.
 
     Args:
         config: the run's configuration.
@@ -170,7 +175,7 @@ def open_run(
     store = RunStore(config.output)
     store.manifest()  # refuses a run of another version, before even the lock is written
     with run_lock(store, progress), packing_for(config, progress, join) as packing:
-        require_same(store, config)
+        config = require_same(store, config)
         if store.exists(CONFIG):
             store.remove_drafts()
             progress.say(f"resuming the run in {store.uri}")
@@ -179,14 +184,17 @@ def open_run(
         if changed:
             rule = f"differ from the images that the run in {store.uri} began with"
             raise InputError(changed[0], "(its images)", rule, "restore them, or name another output")
+        config = filled(config, inputs.image_defaults)
         if earlier is not None:
             require_use(earlier, _basis(config, inputs), _all_seeds(config, inputs, store, progress))
         prune(config, packing)
-        yield store, inputs
+        yield config, store, inputs
 
 
-def require_same(store: RunStore, config: RunConfig, advise: bool = True) -> None:
-    """Refuse a directory that holds a run of another configuration; the resources may differ.
+def require_same(store: RunStore, config: RunConfig, advise: bool = True) -> RunConfig:
+    """Return the configuration with what the run in the directory kept of keys that are left to the images.
+
+    A directory that holds a run of another configuration is refused. The resources may differ.
 
     Args:
         store: the directory.
@@ -197,13 +205,16 @@ def require_same(store: RunStore, config: RunConfig, advise: bool = True) -> Non
         InputError: it holds another run.
     """
     if not store.exists(CONFIG):
-        return
-    changes = differences(stored_config(store), config)
+        return config
+    before = stored_config(store)
+    config = with_kept_defaults(before, config)
+    changes = differences(before, config)
     if changes:
         kept = advice(store, config) if advise else ""
         other = f"output with --from {store.uri}, which takes over: {kept}" if kept else "directory"
         rule, remedy = f"holds another run: {', '.join(changes)}", f"restore the configuration, or name another {other}"
         raise InputError("output", store.uri, rule, remedy)
+    return config
 
 
 def prepare(config: RunConfig, progress: Progress | None = None, packing: Packing | None = None) -> Inputs:
@@ -226,8 +237,11 @@ def prepare(config: RunConfig, progress: Progress | None = None, packing: Packin
     user_code.LOADED.clear()
     weights.TAKEN.clear()
     inputs = load_inputs(config, packing)
-    for note in inputs.notes():
-        progress.say(note)
+    config = filled(config, inputs.image_defaults)
+    for finding in run_findings(config, inputs):
+        progress.say(finding.line())
+    for line in _chosen(config, inputs):
+        progress.say(line)
     preflight(config, inputs)
     for path, file in user_code.LOADED.items():
         progress.say(f"using {path} from {file}")
@@ -236,6 +250,22 @@ def prepare(config: RunConfig, progress: Progress | None = None, packing: Packin
     if config.code_folder is not None:
         ship_code(config.code_folder)
     return inputs
+
+
+def _chosen(config: RunConfig, inputs: Inputs) -> Iterator[str]:
+    """Yield what is proposed, and what the images' size chose of the keys that were left open."""
+    yield f"proposals: {config.proposal.summary}"
+    channels, height, width = inputs.source.images.shape[1:]
+    chosen = ", ".join(
+        f"{key}={_flow(value)}" for key, value in inputs.image_defaults.items() if not key.startswith("proposal.")
+    )
+    if chosen:
+        yield f"chosen for images of {channels} x {height} x {width}, unless you name them: {chosen}"
+
+
+def _flow(value: object) -> str:
+    """Return a value as YAML in one line."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).partition("\n...")[0].strip()
 
 
 def changed_inputs(store: RunStore, inputs: Inputs) -> list[str]:
@@ -266,7 +296,7 @@ def begin_run(
     for line in inputs.summaries():
         progress.say(line)
     now = _basis(config, inputs)
-    write_basis(store, now)
+    write_basis(store, now, inputs)
     if earlier is not None:
         take_over(earlier, now, _all_seeds(config, inputs, store, progress))
 
@@ -275,21 +305,25 @@ def _basis(config: RunConfig, inputs: Inputs) -> Basis:
     return Basis(config, inputs.digests(), made_with(config))
 
 
-def write_basis(store: RunStore, now: Basis) -> None:
+def write_basis(store: RunStore, now: Basis, inputs: Inputs) -> None:
     """Write into a run's directory what its stages depend on: images' digests, record, resolved configuration."""
     if not store.is_intact(INPUTS):
-        digests = json.dumps(now.digests, indent=1) + "\n"
-        store.commit_folder(INPUTS, lambda folder: (folder / DIGESTS).write_text(digests))
+        store.commit_folder(INPUTS, lambda folder: _describe_inputs(now, inputs, folder))
     record_made_with(store, now.made_with)
     store.write(CONFIG, dump_config(now.config))
 
 
 def record_made_with(store: RunStore, now: MadeWith) -> None:
     """Add to the manifest what the results that are made now rest on; of results without a record it is unknown."""
-    before = store.manifest().made_with or (dict.fromkeys(now) if store.exists(CONFIG) else {})
-    record = together(before, now)
-    if record != before:
+    stored = store.manifest().made_with
+    record = together(stored or (dict.fromkeys(now) if store.exists(CONFIG) else {}), now)
+    if record != stored:
         store.commit(lambda manifest: manifest.made_with.update(record))
+
+
+def _describe_inputs(now: Basis, inputs: Inputs, folder: Path) -> None:
+    (folder / DIGESTS).write_text(json.dumps(now.digests, indent=1) + "\n")
+    SourceNames.of(inputs.proposed_from).save(folder)
 
 
 def check_cluster(config: RunConfig, sampling: bool, training: bool) -> None:

@@ -26,7 +26,7 @@ from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError
 from rsf_dist.runs.arms import arms
 from rsf_dist.runs.class_prior import class_prior_folder
-from rsf_dist.runs.made_with import ACCELERATORS, MadeWith, contents_of, libraries_in, texts_in
+from rsf_dist.runs.made_with import ACCELERATORS, MadeWith, contents_of, items_in, libraries_in
 from rsf_dist.runs.run_folder import CONFIG, seed_folder, stored_config, stored_digests
 from rsf_dist.runs.seed_run import ONE_SHOT, SeedRun, without_rounds
 from rsf_dist.runs.stages import Stage, stages, values
@@ -242,8 +242,9 @@ def _library_differences(before: MadeWith, now: MadeWith) -> Iterator[str]:
 def _differing_contents(pair: _Pair, now: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the stage's keys name outside of the configuration, and GPUs, where these differ or are not known."""
     records = (pair.before.made_with, pair.now.made_with)
-    names = [contents_of(text) for key, value in now.items() for _, text in texts_in(value, key)]
-    if any(value and key.rpartition(".")[2] in _GPU_KEYS for key, value in now.items()):
+    items = [item for key, value in now.items() for item in items_in(value, key)]
+    names = [contents_of(text) for _, text in items if isinstance(text, str)]
+    if any(value and key.rpartition(".")[2] in _GPU_KEYS for key, value in items):
         names.append(ACCELERATORS)
     for name in names:
         found = [record.get(name) for record in records if name in record]
@@ -274,11 +275,11 @@ def _obstacles_of_rows(pair: _Pair, stage: Stage, progress: RoundProgress) -> It
     was, wanted = (_wanted(basis.config, stage) for basis in (pair.before, pair.now))
     if wanted < was:
         yield f"{stage.wanted}={wanted} (was {was}; fewer rows are drawn anew)"
-    sampling = pair.now.config.sampling
+    budget, work = pair.now.config.sampling.budget, progress.work
     if stage.wanted.startswith("sampling"):
-        limit = sampling.budget.proposals_for(wanted)
-        if progress.chunks * progress.work.chunk_size > limit:
-            yield f"its rows took more than sampling.budget.max_proposals={limit}"
+        most = budget.chunks_for(wanted, work.chunk_size, work.pool_size)
+        if progress.chunks > most:
+            yield f"its rows took more than the {most * work.chunk_size:,} proposals of sampling.budget"
 
 
 def _wanted(config: RunConfig, stage: Stage) -> int:
@@ -295,13 +296,15 @@ def _take(pair: _Pair, name: str, stage: Stage) -> str | None:
     if damage is not None:
         return damage
     copied = _copy_folders(pair, stage) if stage.round is None else _copy_rows(pair, stage, stage.round)
+    if copied is None:
+        return "changed while it was read"
     pair.new.commit(lambda manifest: manifest.taken_over.update({name: copied}))
     return None
 
 
-def _copy_folders(pair: _Pair, stage: Stage) -> TakenOver:
-    for folder in stage.folders:
-        pair.new.copy_from(folder, pair.old)
+def _copy_folders(pair: _Pair, stage: Stage) -> TakenOver | None:
+    if not all(pair.new.copy_from(folder, pair.old) for folder in stage.folders):
+        return None
     listed = pair.new.manifest().folders
     files = {f"{folder}/{name}": sha256 for folder in stage.folders for name, sha256 in listed[folder].items()}
     return _described(pair, files)

@@ -169,13 +169,13 @@ def round_sampler(seed_run: SeedRun, proposal: Proposal, ratio: Ratio, exploring
         InputError: the configured envelope cannot be built.
     """
     sampling, rounds = seed_run.config.sampling, seed_run.config.rounds
-    most = max(sampling.chunk_size, math.ceil(_MOST_OF_EXPECTED * rounds.num_accepted / rounds.acceptance))
+    most = max(sampling.chunk_rows, math.ceil(_MOST_OF_EXPECTED * rounds.num_accepted / rounds.acceptance))
     return RejectionSampler(
         proposal,
         ratio,
         _round_envelope(seed_run.config, proposal, exploring),
         seed=seed_run.seed,
-        chunk_size=sampling.chunk_size,
+        chunk_size=sampling.chunk_rows,
         pool=sampling.pool,
         store=seed_run.store,
         budget=Budget(max_proposals=most) if exploring else sampling.budget,

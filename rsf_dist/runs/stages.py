@@ -100,15 +100,21 @@ def _round(config: RunConfig, number: int, is_last: bool) -> Mapping[str, Stage]
         rests_on=(*base, *before),
         folders=(pilot_folder(number),),
     )
-    envelope = ("envelope",) if is_last else ("rounds.acceptance", "rounds.num_pilot")
     rows = Stage(
         f"rows of round {number}",
-        (*envelope, SEVERAL),
+        (*_envelope(config, is_last), SEVERAL),
         rests_on=(pilot_folder(number),),
         round=number,
         wanted="sampling.num_accepted" if is_last else "rounds.num_accepted",
     )
     return {**ratio, pilot_folder(number): pilot, accepted_folder(number): rows}
+
+
+def _envelope(config: RunConfig, is_last: bool) -> tuple[str, ...]:
+    """Return the keys that M follows from. The best k rows of a pool are read at an M that is another for each k."""
+    if not is_last:
+        return ("rounds.acceptance", "rounds.num_pilot")
+    return ("sampling.top_k", *(("envelope",) if config.sampling.top_k is None else ()))
 
 
 def _ratio(
@@ -127,7 +133,7 @@ def _ratio(
         if _prior_needs_model(config):
             keys, rests_on = (*keys, *_MODEL), (*rests_on, *_pretrained(config))
     title = f"ratio of round {number}" if made else f"class prior of round {number}"
-    yield ratio_folder(number), Stage(title, keys, ("source", "target"), rests_on, (*made, *decided))
+    yield ratio_folder(number), Stage(title, keys, ("source", "target", "pool"), rests_on, (*decided, *made))
 
 
 def _prior_needs_model(config: RunConfig) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,11 +113,26 @@ class AcceptedSet:
 
 def stored_rows(store: RunStore, round: int) -> pa.Table:
     """Return all rows of a stored round as one table, read in this process. Raises InputError as `AcceptedSet.load`."""
+    return pa.concat_tables(stored_tables(store, round))
+
+
+def stored_tables(store: RunStore, round: int) -> Iterator[pa.Table]:
+    """Yield the rows of a stored round, and no surplus rows, a shard at a time, read in this process.
+
+    Raises:
+        InputError: the round is not complete, or a shard is missing or damaged.
+    """
     progress, result = _complete_round(store, round)
     report = SamplingReport.from_dict(result.report)
-    tables = [check_schema(store.read_shard(shard), shard, progress.columns) for shard in progress.shards]
-    rows = pa.concat_tables(tables)
-    return rows.filter(pc.greater(rows["accept_key"], report.log_m)).slice(0, report.num_accepted)
+    left = report.num_accepted
+    for shard in progress.shards:
+        rows = check_schema(store.read_shard(shard), shard, progress.columns)
+        rows = rows.filter(pc.greater(rows["accept_key"], report.log_m)).slice(0, left)
+        left -= rows.num_rows
+        yield _reweigh(rows, report.log_m) if report.log_m > progress.drawn_at_log_m else rows
+    if left:
+        there_are = f"the manifest says {report.num_accepted:,} rows, and {left:,} of them are in no shard"
+        raise InputError("round", round, there_are, "sample anew into another directory")
 
 
 def _complete_round(store: RunStore, round: int) -> tuple[RoundProgress, RoundResult]:

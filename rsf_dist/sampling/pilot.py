@@ -29,7 +29,7 @@ from rsf_dist.proposals.base import Proposal
 from rsf_dist.ratios.base import Ratio
 from rsf_dist.runtime.rng import Streams
 from rsf_dist.runtime.timeouts import call_with_timeout, time_limit
-from rsf_dist.sampling.chunk import propose_and_score, refuse_nonfinite
+from rsf_dist.sampling.chunk import propose, propose_and_score, refuse_nonfinite
 from rsf_dist.sampling.envelope import Pilot
 from rsf_dist.sampling.pool import TIMEOUT_REMEDY, USER_CODE_FIELD
 from rsf_dist.types import Floats
@@ -105,6 +105,14 @@ class PilotRun:
             rows = Pilot(arrays["log_ratio"], arrays["accept_key"], raw["log_bound"])
         probe = Probe(raw["probe"]["digest"], tuple(raw["probe"]["log_ratio"]))
         return PilotRun(rows, raw["seconds_per_row"], probe, tuple(raw.get("making", (0.0, 0.0))))
+
+
+def row_bytes(proposal: Proposal, streams: Streams) -> int:
+    """Return the bytes of a row, from one that is drawn in this process. Raises InputError where that fails."""
+    probing = Streams(streams.seed, streams.stage, streams.round, _PROBE_CHUNK)
+    with one_thread(), time_limit(PROBE_SECONDS, USER_CODE_FIELD, "a first row"):
+        row = to_cpu(propose(proposal, probing, 1))
+    return sum(column.nbytes for column in row.values())
 
 
 def draw_pilot(

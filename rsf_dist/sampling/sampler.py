@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import cached_property
 
 from ray.data import Dataset
 
@@ -16,6 +17,7 @@ from rsf_dist.cluster.capacity import check_pool, max_actors
 from rsf_dist.cluster.connection import ensure_cluster
 from rsf_dist.cluster.shared_storage import require_shared
 from rsf_dist.config.sampling import Budget, PoolConfig
+from rsf_dist.config.size_rules import chunk_rows
 from rsf_dist.errors import InputError, Shortfall, located
 from rsf_dist.proposals.base import Pool, Proposal
 from rsf_dist.ratios.base import Ratio
@@ -27,7 +29,7 @@ from rsf_dist.sampling.checkpoint import RoundCheckpoint
 from rsf_dist.sampling.chunk import ChunkWork
 from rsf_dist.sampling.collector import RowCollector
 from rsf_dist.sampling.envelope import Choice, Envelope, PilotEnvelope, choose, pilot_size
-from rsf_dist.sampling.pilot import PilotRun, Probe, draw_pilot
+from rsf_dist.sampling.pilot import PilotRun, Probe, draw_pilot, row_bytes
 from rsf_dist.sampling.plan import SamplingPlan
 from rsf_dist.sampling.round_draw import RoundDraw
 from rsf_dist.sampling.stream import Cursor, RowStream, forecast_mean_weight, with_measured_rows
@@ -45,6 +47,7 @@ class RejectionSampler:
         envelope: how M is chosen.
         seed: every random draw follows from it.
         chunk_size: proposals drawn and scored at once. Larger chunks use vectorised code better and need more memory.
+            None means 4,096, or the largest power of two whose rows take 64 MiB or less, if this is smaller.
         pool: the actors.
         store: a run's directory for the accepted rows, as Parquet, and for the pilot. Rows that it already holds of
             the same proposal, ratio and M are not drawn again. None means that rows stay in Ray's object store.
@@ -62,17 +65,24 @@ class RejectionSampler:
         envelope: Envelope | None = None,
         *,
         seed: int = 0,
-        chunk_size: int = 4096,
+        chunk_size: int | None = None,
         pool: PoolConfig | None = None,
         store: RunStore | None = None,
         budget: Budget | None = None,
         stage: Stage = Stage.SAMPLE,
     ):
-        if chunk_size < 1:
+        if chunk_size is not None and chunk_size < 1:
             raise InputError("sampling.chunk_size", chunk_size, "must be positive", "use e.g. 4096")
         self.proposal, self.ratio, self.envelope = proposal, ratio, envelope or PilotEnvelope()
-        self.seed, self.chunk_size, self.stage = seed, chunk_size, stage
+        self.seed, self.stage = seed, stage
+        if chunk_size is not None:
+            self.chunk_size = chunk_size
         self.pool, self.store, self.budget = pool or PoolConfig(), store, budget or Budget()
+
+    @cached_property
+    def chunk_size(self) -> int:
+        """The proposals of a chunk: as given, or else by the size of a row, one of which is drawn."""
+        return chunk_rows(row_bytes(self.proposal, Streams(self.seed, _pilot_stage(self.stage))))
 
     @releasing_memory  # half of what long waves take of the driver's memory is free by then
     def sample(self, num_accepted: int, round: int = 0, progress: Progress | None = None) -> AcceptedSet:

@@ -285,11 +285,14 @@ class RunStore:
                 raise InputError(folder or "run", self.uri, str(damage), remedy) from damage
             return read(scratch)
 
-    def copy_from(self, folder: str, other: RunStore) -> None:
-        """Commit a copy of another store's folder, if that store lists it undamaged."""
-        other.find_folder(
-            folder, lambda copy: self.commit_folder(folder, lambda to: shutil.copytree(copy, to, dirs_exist_ok=True))
-        )
+    def copy_from(self, folder: str, other: RunStore) -> bool:
+        """Commit a copy of another store's folder. Return False where that store does not list it undamaged."""
+
+        def commit(copy: Path) -> bool:
+            self.commit_folder(folder, lambda to: shutil.copytree(copy, to, dirs_exist_ok=True))
+            return True
+
+        return other.find_folder(folder, commit) is not None
 
     def copy_shard(self, shard: Shard, other: RunStore) -> bool:
         """Copy another store's shard, unlisted. Return False where its file is missing or differs from its SHA-256."""

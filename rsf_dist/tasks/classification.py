@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.data.batch import Batch
 from rsf_dist.errors import InputError
-from rsf_dist.models.networks import Network
+from rsf_dist.models.networks import ExpectedImages, Network
 from rsf_dist.models.spec import NetworkSpec, load_network, save_network
 
 if TYPE_CHECKING:
@@ -26,13 +26,20 @@ class ClassificationTask:
         classes: the classes' names, by label.
         model: the network and its weights. None means the default network.
         channels: of the images, 1 or 3.
+        images: the size of the images, which is saved with the model. None means that it is not.
     """
 
     columns = ("image", "label")
     metric = "accuracy"
 
-    def __init__(self, classes: Sequence[str], model: ModelConfig | None = None, channels: int = 3):
-        self.spec = NetworkSpec(model or ModelConfig(), len(classes), channels, tuple(classes))
+    def __init__(
+        self,
+        classes: Sequence[str],
+        model: ModelConfig | None = None,
+        channels: int = 3,
+        images: ExpectedImages | None = None,
+    ):
+        self.spec = NetworkSpec(model or ModelConfig(), len(classes), channels, tuple(classes), images)
 
     def build_model(self, seed: int) -> Network:
         """Build the network with its weights and a head for these classes."""

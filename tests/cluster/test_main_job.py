@@ -227,7 +227,7 @@ def test_a_stopped_run_loses_nothing_and_goes_on_with_other_resources(by, config
     small_run["sampling"]["pool"] = {"max_actors": 2}
     chunks, config = committed(store), parse_config(small_run)
     assert 0 < len(before["rounds/000/accepted"]) <= chunks
-    with pipeline.open_run(config, Progress()) as (opened, inputs):  # as a run does: it holds the lock
+    with pipeline.open_run(config, Progress()) as (_, opened, inputs):  # as a run does: it holds the lock
         sampler = stored_sampler(next(pipeline.seed_runs(config, inputs, opened, Progress())), 0)
         wanted = sum(shard.rows for shard in store.manifest().rounds[0].shards) + 1_000
         again = sampler.sample(wanted)

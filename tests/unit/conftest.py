@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+from small import small_domain_in, small_run_of
 
 # A unit test that calls Ray by mistake fails, and starts no cluster.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
@@ -14,3 +15,15 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def small_domain(tmp_path_factory):
+    """The images of a target domain, which tests share and do not change."""
+    return small_domain_in(tmp_path_factory.mktemp("small") / "domain")
+
+
+@pytest.fixture
+def small_run(small_domain, tmp_path):
+    """Return the configuration of a small main job, as nested dicts."""
+    return small_run_of(small_domain, tmp_path / "run")

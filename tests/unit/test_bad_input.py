@@ -6,6 +6,7 @@ In this process, through the command itself, up to where a cluster would be join
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -30,7 +31,10 @@ from rsf_dist.data.images import load_images
 from rsf_dist.errors import InputError, RsfError
 from rsf_dist.runs import pipeline
 
-KEYS = list(keys.cases())
+KEYS = {
+    key: list(cases)
+    for key, cases in itertools.groupby(sorted(keys.cases(), key=lambda case: case.field), lambda case: case.field)
+}
 OTHERS = [case for module in (texts, pictures, folders, weights, users, outputs) for case in module.cases()]
 
 
@@ -119,10 +123,10 @@ def an_earlier_run(raw: dict, folder: Path) -> dict[str, str]:
     return contents(folder)
 
 
-@pytest.mark.parametrize("key", sorted({case.field for case in KEYS}))
+@pytest.mark.parametrize("key", KEYS)
 def test_a_key(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """One of its values through the command, the others through what the command calls first."""
-    first, *others = (case for case in KEYS if case.field == key)
+    first, *others = KEYS[key]
     path = write_config(first, tmp_path, dict(first.spoil(tmp_path)))
     require_about(reported_error([str(path)], monkeypatch, capsys), key)
     for case in others:
@@ -158,7 +162,7 @@ def test_a_file_or_code(
 
 def test_there_are_as_many_cases_as_are_claimed() -> None:
     assert len(OTHERS) >= 300
-    assert len(KEYS) >= 1_500
+    assert len(keys.cases()) >= 1_500
     assert keys.models_walked() == keys.models_there_are()
     assert len({case.name for case in OTHERS}) == len(OTHERS)
 

@@ -4,10 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from markdown_blocks import fenced_blocks
 from typer.main import get_command
 
+import rsf_dist as rsf
 from rsf_dist.cli import app
+from rsf_dist.config.model import ModelConfig
+from rsf_dist.models.networks import ExpectedImages
+from rsf_dist.storage.run_store import RunStore
+from rsf_dist.tasks import ClassificationTask
 
 ROOT = Path(__file__).parents[2]
 READMES = sorted(path for path in ROOT.rglob("README.md") if ".venv" not in path.parts)
@@ -20,6 +26,15 @@ def test_every_code_block_of_the_package_readme_runs(tmp_path, monkeypatch):
     assert len(shown) >= 2
     for block in shown:
         exec(compile(block, "rsf_dist/README.md", "exec"), names)
+
+
+def test_the_first_page_loads_the_model_of_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    task = ClassificationTask(("cat", "dog"), ModelConfig(width=4), channels=1, images=ExpectedImages((8, 9)))
+    RunStore("runs/mine").commit_folder("", lambda folder: task.save(task.build_model(0), folder))
+    _, shown = fenced_blocks(ROOT / "README.md", "python")
+    exec(compile(shown, "README.md", "exec"), {"rsf": rsf, "images": torch.zeros(1, 1, 8, 9, dtype=torch.uint8)})
+    assert capsys.readouterr().out.startswith("('cat', 'dog') tensor([[0.")
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))

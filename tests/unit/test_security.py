@@ -1,8 +1,10 @@
 """An untrusted file or folder cannot make the package do anything but its purpose."""
 
 import ast
+import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from bad_input.case import sound_run
 from bad_input.pictures import Trap
 
 import rsf_dist
+from rsf_dist import cli
 from rsf_dist.cluster import connection
 from rsf_dist.config import load, model, safe_yaml
 from rsf_dist.errors import InputError
@@ -136,20 +139,41 @@ def test_what_is_small_as_text_stays_small() -> None:
         safe_yaml.read("\n".join(lines))
 
 
-def test_modules_of_the_current_directory_cannot_be_named(tmp_path: Path) -> None:
-    """The command as it is installed: what lies where it is run is not imported because it lies there."""
-    (tmp_path / "lies_here.py").write_text("import os\nos.mkdir('trapped')\nscore = print\n")
-    (tmp_path / "json.py").write_text("import os\nos.mkdir('trapped')\n")
-    raw = sound_run(tmp_path) | {"ratio": {"kind": "reward", "score": "lies_here:score", "max_score": 1.0}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(raw))
-    command = [str(Path(sys.executable).with_name("rsf")), "run", "config.yaml"]
-    if not Path(command[0]).exists():
+@pytest.fixture
+def traps_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with modules that leave a trace when they are imported."""
+    for name in ("lies_here", "json"):
+        (tmp_path / f"{name}.py").write_text("import os\nos.mkdir('trapped')\nscore = print\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_installed_command_does_not_import_from_the_current_directory(traps_here: Path) -> None:
+    """In a process of its own, which has not imported json yet."""
+    command = Path(sys.executable).with_name("rsf")
+    if not command.exists():
         pytest.skip("the command is not installed beside this Python")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
-    assert done.returncode == 2, done.stderr
-    assert "ratio.score=lies_here:score: cannot be imported (ModuleNotFoundError" in done.stderr
-    assert not (tmp_path / "trapped").exists()
+    words = [str(command), "schema", "config"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["properties"]
+    assert not (traps_here / "trapped").exists()
+
+
+def test_modules_of_the_current_directory_cannot_be_named(
+    traps_here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    score = {"kind": "reward", "score": "lies_here:score", "max_score": 1.0}
+    (traps_here / "config.yaml").write_text(yaml.safe_dump(sound_run(traps_here) | {"ratio": score}))
+    monkeypatch.setattr(sys, "argv", ["rsf", "run", "config.yaml"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    signal.signal(signal.SIGTERM, handler)
+    assert "ratio.score=lies_here:score: cannot be imported (ModuleNotFoundError" in capsys.readouterr().err
+    assert not (traps_here / "trapped").exists()
 
 
 @pytest.fixture

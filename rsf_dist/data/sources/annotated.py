@@ -18,14 +18,15 @@ from torch import Tensor
 from rsf_dist.config.images import BoxesKind, FilesKind, ImagesKind
 from rsf_dist.data.annotations import TURNS, Box, Boxes, Frame, moved_boxes, moved_mask, turned_boxes
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.decoding import Brightest, decode_deep, require_full_range
+from rsf_dist.data.decoding import Brightest, Header, decode_deep, require_full_range
 from rsf_dist.data.sources.base import existing, printable
-from rsf_dist.data.sources.columns import brought_to_size, filled
+from rsf_dist.data.sources.columns import brought_to_size, file_headers, filled
 from rsf_dist.data.sources.found_files import find_files
 from rsf_dist.data.unreadable import out_of_memory, reason_and_remedy, reason_of_no_file
 from rsf_dist.errors import InputError
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_EXAMPLES = 3
 _ROUNDING = 0.02  # pixels by which boxes written with two decimals may reach beyond the edge
 _ROUNDING_OF_SHARES = 1e-3
 
@@ -34,16 +35,23 @@ class Notes:
     """Findings about files that are told and not refused: how often each was made, and where first."""
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[int, str]] = {}
+        self._found: dict[str, tuple[int, tuple[str, ...]]] = {}
 
     def add(self, what: str, where: str, times: int = 1) -> None:
         """Count findings, the first of which is at `where`."""
-        count, first = self._found.get(what, (0, where))
-        self._found[what] = count + times, first
+        count, examples = self._found.get(what, (0, ()))
+        self._found[what] = count + times, (*examples, where)[:_EXAMPLES]
 
     def lines(self) -> tuple[str, ...]:
         """Return a line a kind of finding. What names and files say in them cannot control a terminal."""
-        return tuple(printable(f"{what}: {count:,} (first: {where})") for what, (count, where) in self._found.items())
+        return tuple(self.examples())
+
+    def examples(self) -> dict[str, tuple[str, ...]]:
+        """Return the first places of each line's findings."""
+        return {
+            printable(f"{what}: {count:,} (first: {places[0]})"): places
+            for what, (count, places) in self._found.items()
+        }
 
 
 def refuse(where: str, value: object, rule: str, remedy: str) -> InputError:
@@ -206,6 +214,14 @@ class AnnotatedFiles:
         images = filled(read, len(positions), lambda number: str(self.paths[positions[number]]), "root")
         require_full_range(seen, self.config.bits)
         return {"image": images} | {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def headers(self, positions: Sequence[int]) -> Iterator[Header | InputError]:
+        """Yield what the files tell of these images before they are decoded."""
+        return file_headers(self.paths[position] for position in positions)
+
+    def objects(self, positions: Sequence[int]) -> list[int] | None:
+        """Return the class's number of each box of these images; None where there are masks."""
+        return self.annotations.boxes.numbers(positions) if isinstance(self.annotations, BoxReader) else None
 
     def _read(self, positions: Sequence[int], rows: list[Batch], seen: list[Brightest]) -> Iterator[Tensor]:
         """Give the images, and add the annotations of each to `rows` and its brightest pixel of 16 bits to `seen`."""

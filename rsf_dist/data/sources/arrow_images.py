@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rsf_dist.config.images import ImagesKind
-from rsf_dist.data.decoding import Brightest
+from rsf_dist.data.decoding import Brightest, Header, header_of
 from rsf_dist.data.resizing import with_channels
 from rsf_dist.data.sources.columns import brought_to_size, decoded
 from rsf_dist.errors import InputError
@@ -48,13 +48,31 @@ def image_in(cell: pa.Scalar, config: ImagesKind, place: str, seen: list[Brighte
     Raises:
         InputError: the cell is empty, or holds no image.
     """
+    cell = _filled(cell, place)
+    if _is_binary(cell.type):
+        return decoded(Path(place), config, place, cell.as_py(), seen)
+    return tensor_image(_array(cell, place), config, place)
+
+
+def header_in(cell: pa.Scalar, place: str) -> Header:
+    """Return what the image in a cell tells before it is decoded. Raises InputError, which names the place."""
+    cell = _filled(cell, place)
+    if _is_binary(cell.type):
+        try:
+            return header_of(Path(place), cell.as_py())
+        except InputError as err:
+            raise InputError(place, err.value, err.rule, err.remedy, absolute=True) from err
+    channels, height, width = (1, *_array(cell, place).shape)[-3:]
+    return Header(height, width, "RGB" if channels == 3 else "L")
+
+
+def _filled(cell: pa.Scalar, place: str) -> pa.Scalar:
+    """Return a cell, of a struct its bytes. Raises InputError where it is empty."""
     if pa.types.is_struct(cell.type) and cell.is_valid:
         cell = _bytes_of(cell, place)
     if not cell.is_valid:
         raise InputError(place, "(empty)", "has no image", "fill it in, or remove the row", absolute=True)
-    if _is_binary(cell.type):
-        return decoded(Path(place), config, place, cell.as_py(), seen)
-    return tensor_image(_array(cell, place), config, place)
+    return cell
 
 
 def _bytes_of(cell: pa.StructScalar, place: str) -> pa.Scalar:

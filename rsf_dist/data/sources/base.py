@@ -6,10 +6,12 @@ A source is a model in `rsf_dist.config.images` and one file here with a functio
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from rsf_dist.config.images import ImagesKind
 from rsf_dist.data.batch import Batch
+from rsf_dist.data.decoding import Header
 from rsf_dist.data.resizing import resized, with_channels
 from rsf_dist.errors import InputError
 
@@ -45,10 +48,14 @@ class Listing:
         read: decodes the images at the given positions. It returns a Batch: `image` uint8 [m, channels, height, width],
             and where the source has them `boxes` float32 [m, K, 4] with `box_label` int64 [m, K], K the largest number
             of boxes of an image of the source, or `mask` uint8 [m, height, width] (`rsf_dist.data.annotations`), and
-            attributes [m]. It can be pickled. It raises InputError, which names the file.
+            attributes [m]. It can be pickled. It raises InputError, which names the file. It, or its `read`, may offer
+            more, for `rsf inspect`: `paths`, the image file of each position; `headers`, which yields a Header for each
+            of ascending positions, or the InputError of one that cannot be read; `objects`, the class's number of each
+            box at the positions.
         labels: int64 [n] in [0, len(classes)). None means unlabelled.
         classes: the classes' names, in the order of their numbers; empty without labels, boxes and masks.
         notes: what was found in the files and not refused, a line each, with its count and the first example.
+        examples: the first examples of a note.
         groups: int64 [n], the groups of images of which `take` takes in turns. None means the classes.
         passed_over: the files that are no images, by their suffix in small letters.
     """
@@ -60,6 +67,16 @@ class Listing:
     notes: tuple[str, ...] = ()
     groups: Tensor | None = None
     passed_over: Mapping[str, PassedOver] = field(default_factory=dict)
+    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def files(self, positions: Sequence[int]) -> list[Path] | None:
+        """Return the image files at the given positions; None where images lie in tables or arrays."""
+        paths = self.offered("paths")
+        return None if paths is None else [Path(paths[position]) for position in positions]
+
+    def offered(self, name: str) -> Any:
+        """Return something that the reader, or the one that it wraps, offers beside reading; None if it does not."""
+        return getattr(self.read, name, None) or getattr(getattr(self.read, "read", None), name, None)
 
     def take(self, start: int = 0, limit: int | None = None) -> list[int]:
         """Return the positions of `limit` images after the first `start`, in ascending order.
@@ -167,6 +184,28 @@ def _in_turns(labels: Tensor) -> np.ndarray:
 def numbers(count: int) -> list[str]:
     """Return the ids of images that have no names: their numbers."""
     return [str(number) for number in range(count)]
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Images in memory, uint8 [n, c, h, w], which are read as `config` wants them."""
+
+    images: Tensor
+    config: ImagesKind
+
+    def __call__(self, positions: Sequence[int]) -> Batch:
+        """Read the images at the given positions."""
+        return read_rows(self.images, self.config, positions)
+
+    def headers(self, positions: Sequence[int]) -> Iterator[Header | InputError]:
+        """Yield the size of each image, which is the same for all."""
+        yield from same_headers(self.images.shape[1:], len(positions))
+
+
+def same_headers(shape: Sequence[int], count: int) -> Iterator[Header]:
+    """Yield the header of images [channels, height, width] of an array, one an image."""
+    channels, height, width = shape
+    yield from repeat(Header(height, width, "L" if channels == 1 else "RGB"), count)
 
 
 def read_rows(images: Tensor, config: ImagesKind, positions: Sequence[int]) -> Batch:

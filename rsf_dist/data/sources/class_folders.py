@@ -10,7 +10,7 @@ from rsf_dist.data.sources.base import normal, shortened
 from rsf_dist.data.sources.found_files import FoundFiles, find_files, folders_of, has_pictures, sentence_of
 from rsf_dist.errors import InputError
 
-_PARTS = {
+PARTS = {
     "train", "training", "trainset", "val", "valid", "validation", "dev", "test", "testing", "testset", "eval",
     "unlabeled", "unlabelled",
 }  # fmt: skip
@@ -90,7 +90,7 @@ def _require_apart(folders: list[str]) -> None:
 
 def _require_class_level(root: Path, below: dict[str, set[str]]) -> None:
     """Raise InputError if the folders lie one level above classes: a data set's parts, or one folder of folders."""
-    parts = [name for name in below if name.lower() in _PARTS]
+    parts = [name for name in below if name.lower() in PARTS]
     nested = [name for name in parts if _only_folders(below[name])]
     if len(parts) > 1 or nested or len(parts) == len(below):
         rule = "is a data set's part rather than a class"

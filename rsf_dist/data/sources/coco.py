@@ -85,14 +85,23 @@ def _(config: CocoConfig) -> Listing:
         _require_regions(regions, classes, path)
         background = IGNORED if config.background is None else classes.index(config.background)
         masks = MaskReader(_Masks(regions, frames, background), origins, config)
-        return Listing(names, AnnotatedFiles(paths, config, masks), None, classes, file.notes.lines())
+        return Listing(
+            names,
+            AnnotatedFiles(paths, config, masks),
+            None,
+            classes,
+            file.notes.lines(),
+            examples=file.notes.examples(),
+        )
     boxes: list[list[Box]] = [[] for _ in names]
     for item in objects:
         boxes[item.position] += file.box(item, frames[item.position])
     file.suspect_corners()
     require_boxes(boxes, classes, "annotations", path)
     reader = BoxReader(Boxes.pack(boxes), frames, origins, config)
-    return Listing(names, AnnotatedFiles(paths, config, reader), None, classes, file.notes.lines())
+    return Listing(
+        names, AnnotatedFiles(paths, config, reader), None, classes, file.notes.lines(), examples=file.notes.examples()
+    )
 
 
 def _require_regions(regions: list[list[_Region]], classes: tuple[str, ...], path: Path) -> None:

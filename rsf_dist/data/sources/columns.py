@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rsf_dist.config.images import ImagesKind
-from rsf_dist.data.decoding import Brightest, decode_deep
+from rsf_dist.data.decoding import Brightest, Header, decode_deep, header_of
 from rsf_dist.data.resizing import resized
 from rsf_dist.data.sources.base import checked_labels, numbered
 from rsf_dist.data.unreadable import out_of_memory
@@ -181,6 +181,15 @@ def decoded(
     if seen is not None and brightest is not None:
         seen.append(brightest)
     return brought_to_size(image, config)
+
+
+def file_headers(paths: Iterable[Path]) -> Iterator[Header | InputError]:
+    """Yield what each file tells of its image before it is decoded, or the error of one that is no image."""
+    for path in paths:
+        try:
+            yield header_of(path)
+        except InputError as err:
+            yield err
 
 
 def brought_to_size(image: Tensor, config: ImagesKind) -> Tensor:

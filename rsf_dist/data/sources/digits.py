@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
 
 from rsf_dist.config.images import DigitsConfig
-from rsf_dist.data.sources.base import Listing, list_images, list_unlabelled, numbers, read_rows, shortened
+from rsf_dist.data.sources.base import InMemory, Listing, list_images, list_unlabelled, numbers, shortened
 from rsf_dist.errors import InputError
 
 _CLASSES = tuple("0123456789")
@@ -36,4 +35,4 @@ def _scans(config: DigitsConfig) -> Listing:
     digits = load_digits()
     images = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     labels = torch.from_numpy(digits.target.astype(np.int64))
-    return Listing(numbers(len(labels)), partial(read_rows, images, config), labels)
+    return Listing(numbers(len(labels)), InMemory(images, config), labels)

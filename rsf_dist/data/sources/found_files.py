@@ -28,7 +28,8 @@ _KNOWN = {
     ".webm": "videos", ".zip": "archives", ".tar": "archives", ".gz": "archives", ".tgz": "archives", ".7z": "archives",
 }  # fmt: skip
 """Suffixes of pictures, or of what holds pictures, that are not read."""
-_RUN = {"config.yaml", "manifest.json"}
+RUN_FILES = {"config.yaml", "manifest.json"}
+"""Files by which the directory of a run is known."""
 _EXAMPLES, _SUFFIXES_SHOWN = 3, 6
 
 
@@ -82,6 +83,13 @@ def folders_of(root: Path) -> list[Path]:
     return [entry for entry in _entries(root) if os.path.isdir(entry)]
 
 
+def files_in(folder: Path, ends: tuple[str, ...]) -> list[Path]:
+    """Return the files in a folder, not below it, whose names end so in small letters; none if it is no folder."""
+    if not os.path.isdir(folder):
+        return []
+    return [entry for entry in _entries(folder) if entry.name.lower().endswith(ends) and entry.is_file()]
+
+
 def name_below(root: Path, file: Path) -> str:
     """Return a file's path below the root, in letters that can be stored even where the name is no UTF-8."""
     return os.fsencode(file.relative_to(root).as_posix()).decode(errors="backslashreplace")
@@ -94,14 +102,25 @@ def sentence_of(passed_over: Mapping[str, PassedOver]) -> str:
     return ", ".join(parts) + (f" and {len(order) - _SUFFIXES_SHOWN} more suffixes" if len(order) > len(parts) else "")
 
 
+def passed_over_notes(passed_over: Mapping[str, PassedOver]) -> tuple[str, ...]:
+    """Return a line about the files that were passed over, if there are any."""
+    return (f"passed over {sentence_of(passed_over)}",) if passed_over else ()
+
+
 def has_pictures(passed_over: Mapping[str, PassedOver]) -> bool:
     """Return True if pictures in formats that are not read were passed over."""
     return any(suffix in _KNOWN for suffix in passed_over)
 
 
+def kind_of_suffix(suffix: str) -> str:
+    """Return in brackets what files of a suffix hold; nothing where that is not known."""
+    return f" ({_KNOWN[suffix]})" if suffix in _KNOWN else ""
+
+
 def _of_suffix(suffix: str, files: PassedOver) -> str:
-    kind = f" ({_KNOWN[suffix]})" if suffix in _KNOWN else ""
-    return printable(f"{files.count:,} {suffix or 'without a suffix'}{kind}, e.g. {files.examples[0]}")
+    return printable(
+        f"{files.count:,} {suffix or 'without a suffix'}{kind_of_suffix(suffix)}, e.g. {files.examples[0]}"
+    )
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
@@ -110,7 +129,7 @@ def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     if real in above:
         raise InputError("root", folder, "is a link to a folder that it lies in", "remove the link")
     entries = _entries(folder)
-    if above and _RUN.issubset(entry.name for entry in entries):
+    if above and RUN_FILES.issubset(entry.name for entry in entries):
         rule = "is the directory of a run, whose figures are no images to learn from"
         raise InputError("root", folder, rule, "move it elsewhere, or name a folder below as root")
     for entry in entries:

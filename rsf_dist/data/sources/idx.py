@@ -16,7 +16,7 @@ import torch
 
 from rsf_dist.config.images import IdxConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.sources.base import Listing, checked_labels, existing, list_images, numbered, numbers, read_rows
+from rsf_dist.data.sources.base import InMemory, Listing, checked_labels, existing, list_images, numbered, numbers
 from rsf_dist.data.sources.streamed import LARGE_BYTES, StreamedImages
 from rsf_dist.errors import InputError
 
@@ -42,18 +42,27 @@ def _images(path: Path, config: IdxConfig) -> tuple[int, Callable[[Sequence[int]
     shape = _shape(path, 3)
     if math.prod(shape) < LARGE_BYTES:
         images = torch.from_numpy(_read_idx(path, 3)).unsqueeze(1)
-        return len(images), partial(read_rows, images, config)
+        return len(images), InMemory(images, config)
     _require_length(path, _HEADER_BYTES + math.prod(shape), shape)
     opened = partial(_opened, path)
     return shape[0], StreamedImages(opened, _HEADER_BYTES, (1, *shape[1:]), config, partial(_unreadable, path))
 
 
+def splits_in(root: Path) -> list[str]:
+    """Return the splits whose images lie in a folder, or where torchvision keeps them below it."""
+    return [split for split, (images, _) in _IDX_FILES.items() if _places(root, images)]
+
+
 def _find_idx(root: Path, name: str) -> Path:
-    for folder in [root, root / "FashionMNIST" / "raw", root / "MNIST" / "raw"]:
-        for path in [folder / name, folder / f"{name}.gz"]:
-            if path.is_file():
-                return path
+    found = _places(root, name)
+    if found:
+        return found[0]
     raise InputError("root", root, f"holds no {name}[.gz]", "point it to a folder with the IDX files")
+
+
+def _places(root: Path, name: str) -> list[Path]:
+    folders = [root, root / "FashionMNIST" / "raw", root / "MNIST" / "raw"]
+    return [path for folder in folders for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
 
 
 def _read_idx(path: Path, num_dims: int) -> np.ndarray:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from rsf_dist.config.images import ImageFolderConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.decoding import Brightest, require_full_range
+from rsf_dist.data.decoding import Brightest, Header, require_full_range
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, normal
 from rsf_dist.data.sources.class_folders import classes_of
-from rsf_dist.data.sources.columns import decoded, filled
-from rsf_dist.data.sources.found_files import FoundFiles, find_files, name_below, sentence_of
+from rsf_dist.data.sources.columns import decoded, file_headers, filled
+from rsf_dist.data.sources.found_files import FoundFiles, find_files, name_below, passed_over_notes
 from rsf_dist.errors import InputError
 
 
@@ -32,6 +32,10 @@ class _Files:
         images = filled(enumerate(self._read(paths, seen)), len(paths), lambda number: paths[number].name, "root")
         require_full_range(seen, self.config.bits)
         return {"image": images}
+
+    def headers(self, positions: Sequence[int]) -> Iterator[Header | InputError]:
+        """Yield what the files tell of these images before they are decoded."""
+        return file_headers(self.paths[position] for position in positions)
 
     def _read(self, paths: Sequence[Path], seen: list[Brightest]) -> Iterator[Tensor]:
         """Give the images of these files, and add to `seen` the brightest pixel of each that has 16 bits."""
@@ -71,8 +75,7 @@ def _found(config: ImageFolderConfig) -> FoundFiles:
 def _listing(found: FoundFiles, config: ImageFolderConfig, notes: tuple[str, ...] = ()) -> Listing:
     """Return a listing of the files without labels."""
     ids = [name_below(found.root, path) for path in found.images]
-    if found.passed_over:
-        notes = (*notes, f"passed over {sentence_of(found.passed_over)}")
+    notes = (*notes, *passed_over_notes(found.passed_over))
     return Listing(ids, _Files(found.images, config), passed_over=found.passed_over, notes=notes)
 
 

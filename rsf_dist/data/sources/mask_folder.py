@@ -75,7 +75,7 @@ def _(config: MaskFolderConfig) -> Listing:
             notes.add(what, str(mask))
     reader = MaskReader(_MaskFiles(masks, len(classes)), [str(mask) for mask in masks], config)
     ids = [name_below(root, path) for path in paths]
-    return Listing(ids, AnnotatedFiles(paths, config, reader), None, classes, notes.lines())
+    return Listing(ids, AnnotatedFiles(paths, config, reader), None, classes, notes.lines(), examples=notes.examples())
 
 
 def _outside(mask_root: Path, root: Path, paths: list[Path]) -> list[Path]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from rsf_dist.config.images import NpzConfig
 from rsf_dist.data.sources.attributes import read_numbers, with_attributes
 from rsf_dist.data.sources.base import (
+    InMemory,
     Listing,
     checked_labels,
     existing,
@@ -25,7 +26,6 @@ from rsf_dist.data.sources.base import (
     list_unlabelled,
     numbered,
     numbers,
-    read_rows,
     unlabelled_unless_sound,
 )
 from rsf_dist.data.sources.streamed import LARGE_BYTES, StreamedImages
@@ -75,7 +75,7 @@ def _images(config: NpzConfig) -> Listing:
     images = _arrays(path, "images")["images"]
     _require_images(images.dtype, images.shape)
     tensor = torch.from_numpy(images if images.ndim == 4 else images[:, None])
-    return Listing(numbers(len(images)), partial(read_rows, tensor, config))
+    return Listing(numbers(len(images)), InMemory(tensor, config))
 
 
 @dataclass(frozen=True)

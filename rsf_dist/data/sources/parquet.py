@@ -22,8 +22,8 @@ from torch import Tensor
 
 from rsf_dist.config.images import ParquetConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.decoding import Brightest, require_full_range
-from rsf_dist.data.sources.arrow_images import image_in, require_images
+from rsf_dist.data.decoding import Brightest, Header, require_full_range
+from rsf_dist.data.sources.arrow_images import header_in, image_in, require_images
 from rsf_dist.data.sources.attributes import read_numbers, with_attributes
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
 from rsf_dist.data.sources.columns import (
@@ -40,7 +40,8 @@ from rsf_dist.runtime.uris import refuse_password
 
 _IMAGES = ("image", "img", "picture", "photo", "pixels")
 _LABELS = ("label", "labels", "class", "target")
-_SUFFIXES = (".parquet", ".pq")
+SUFFIXES = (".parquet", ".pq")
+"""Endings of the files' names."""
 _ROWS_AT_ONCE = 64  # of a row group, when images are read: it need not fit into memory as a whole
 _PAGE_BY_PAGE = {"pre_buffer": False, "use_buffered_stream": True, "buffer_size": 2**20}
 
@@ -91,9 +92,23 @@ class _Rows:
         for number, position in enumerate(positions):
             numbers.setdefault(position, []).append(number)
         for group, inside in groupby(sorted(numbers), self._group_of):
-            for position, image in self._read(self.groups[group], list(inside), seen):
+            for position, cell in self._cells(self.groups[group], list(inside)):
+                with _reading(self.groups[group].path):
+                    image = image_in(cell, self.config, self.place(position), seen)
                 for number in numbers[position]:
                     yield number, image
+
+    def headers(self, positions: Sequence[int]) -> Iterator[Header | InputError]:
+        """Yield what the cells of these ascending positions tell of their images before they are decoded."""
+        for group, inside in groupby(positions, self._group_of):
+            for position, cell in self._cells(self.groups[group], list(inside)):
+                try:
+                    with _reading(self.groups[group].path):
+                        header = header_in(cell, self.place(position))
+                except InputError as err:
+                    yield err
+                else:
+                    yield header
 
     def place(self, position: int) -> str:
         """Return the words by which errors name a row."""
@@ -103,8 +118,8 @@ class _Rows:
     def _group_of(self, position: int) -> int:
         return bisect_right(self.groups, position, key=lambda group: group.start) - 1
 
-    def _read(self, group: _RowGroup, positions: Sequence[int], seen: list[Brightest]) -> Iterator[tuple[int, Tensor]]:
-        """Give the images at these positions, which ascend and lie in the group, without decoding others."""
+    def _cells(self, group: _RowGroup, positions: Sequence[int]) -> Iterator[tuple[int, pa.Scalar]]:
+        """Give the cells with the images at these positions, which ascend and lie in the group."""
         start = group.start
         with _reading(group.path):
             fragment = ds.ParquetFileFormat().make_fragment(group.path, self.filesystem, row_groups=[group.number])
@@ -115,8 +130,7 @@ class _Rows:
                 for position in positions[bisect_right(positions, start - 1) :]:
                     if position >= start + batch.num_rows:
                         break
-                    cell = batch.column(0)[position - start]
-                    yield position, image_in(cell, self.config, self.place(position), seen)
+                    yield position, batch.column(0)[position - start]
                 start += batch.num_rows
                 if start > positions[-1]:
                     break
@@ -222,7 +236,7 @@ def files_in(filesystem: fs.FileSystem, root: str, config: ParquetConfig) -> lis
 
 def _is_shown(path: str, root: str) -> bool:
     parts = path.removeprefix(root).strip("/").split("/")
-    return path.lower().endswith(_SUFFIXES) and not any(part.startswith((".", "_")) for part in parts)
+    return path.lower().endswith(SUFFIXES) and not any(part.startswith((".", "_")) for part in parts)
 
 
 def _row_groups(fragments: Sequence[ds.ParquetFileFragment]) -> list[_RowGroup]:

@@ -12,7 +12,8 @@ import torch
 
 from rsf_dist.config.images import ImagesKind
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.sources.base import read_rows
+from rsf_dist.data.decoding import Header
+from rsf_dist.data.sources.base import read_rows, same_headers
 from rsf_dist.errors import InputError
 
 LARGE_BYTES = 64 * 2**20
@@ -41,6 +42,10 @@ class StreamedImages:
         """Return the images at the given positions. Raises InputError."""
         (block,) = self.blocks([positions])
         return block
+
+    def headers(self, positions: Sequence[int]) -> Iterator[Header | InputError]:
+        """Yield the size of each image, which is the same for all."""
+        yield from same_headers(self.shape, len(positions))
 
     def blocks(self, runs: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """Give the images of each run of positions, in one pass where these ascend. Raises InputError."""

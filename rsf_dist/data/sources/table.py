@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,15 +11,16 @@ from torch import Tensor
 
 from rsf_dist.config.images import TableConfig
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.decoding import Brightest, require_full_range
+from rsf_dist.data.decoding import Brightest, Header, require_full_range
 from rsf_dist.data.sources.attributes import read_numbers, with_attributes
 from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
-from rsf_dist.data.sources.columns import decoded, filled, find_column, read_labels, require_column
+from rsf_dist.data.sources.columns import decoded, file_headers, filled, find_column, read_labels, require_column
 from rsf_dist.data.sources.text_tables import JSON_LINES, SEPARATED, TextTable, read_text_table
 from rsf_dist.errors import InputError
 
-_PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path")
-_LABELS = ("label", "class", "target")
+PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path")
+LABELS = ("label", "class", "target")
+"""The usual names of the columns of paths and labels, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class _Files:
         require_full_range(seen, self.config.bits)
         return {"image": images}
 
+    def headers(self, positions: Sequence[int]) -> Iterator[Header | InputError]:
+        """Yield what the files tell of these images before they are decoded."""
+        return file_headers(Path(self.paths[position]) for position in positions)
+
     def _place(self, position: int) -> str:
         return f"{self.paths[position]} ({self.file} line {self.lines[position]})"
 
@@ -55,24 +60,24 @@ class _Files:
 def image_paths(config: TableConfig) -> list[str]:
     """Return the absolute paths of the images that a table names. Raises InputError."""
     file = _existing_file(config.file)
-    wanted = {config.path_column, *_PATHS}
+    wanted = {config.path_column, *PATHS}
     table = read_text_table(file, lambda column: column in wanted or column.strip().lower() in wanted)
-    column = require_column(config.path_column, _PATHS, table.columns, "path_column", str(file))
+    column = require_column(config.path_column, PATHS, table.columns, "path_column", str(file))
     return _paths(table, column, existing(config.root) if config.root else file.parent)[0]
 
 
 @list_images.register
 def _(config: TableConfig) -> Listing:
     file = _existing_file(config.file)
-    names = {config.path_column, config.label_column, *config.attributes, *_PATHS, *_LABELS}
+    names = {config.path_column, config.label_column, *config.attributes, *PATHS, *LABELS}
     table = read_text_table(file, lambda column: column in names or column.strip().lower() in names)
-    path_column = require_column(config.path_column, _PATHS, table.columns, "path_column", str(file))
+    path_column = require_column(config.path_column, PATHS, table.columns, "path_column", str(file))
     paths, ids = _paths(table, path_column, existing(config.root) if config.root else file.parent)
     files = _Files(paths, file, table.lines, config)
     listing = with_attributes(Listing(ids, files), _attributes(table, config))
     if config.label_column == "":
         return listing
-    label_column = find_column(config.label_column, _LABELS, table.columns, "label_column", str(file))
+    label_column = find_column(config.label_column, LABELS, table.columns, "label_column", str(file))
     if label_column is None:
         return listing
     labels, classes = read_labels(table.column(label_column), config.classes, table.place)

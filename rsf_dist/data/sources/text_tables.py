@@ -67,8 +67,20 @@ def read_text_table(file: Path, wanted: Callable[[str], bool]) -> TextTable:
         table.lines.append(line)
         table.cells.append({name: cell for name, cell in zip(columns, cells, strict=True) if wanted(name)})
     if not table.lines:
-        raise InputError(str(file), "(no rows)", "holds no images", "name them in it, one a row", absolute=True)
+        raise _no_rows(file)
     return table
+
+
+def first_row(file: Path) -> dict[str, Any]:
+    """Return the first row of a table, by column. Nothing after it is read. Raises InputError."""
+    read_rows = _json_rows if file.suffix.lower() in JSON_LINES else _separated_rows
+    for _, columns, cells in read_rows(file):
+        return dict(zip(columns, cells, strict=True))
+    raise _no_rows(file)
+
+
+def _no_rows(file: Path) -> InputError:
+    return InputError(str(file), "(no rows)", "holds no images", "name them in it, one a row", absolute=True)
 
 
 def _text_lines(file: Path) -> Iterator[str]:

@@ -75,7 +75,7 @@ def _(config: VocConfig) -> Listing:
     paths = [images[stem] for stem in stems]
     reader = BoxReader(Boxes.pack(boxes), frames, origins, config)
     ids = [name_below(image_root, path) for path in paths]
-    return Listing(ids, AnnotatedFiles(paths, config, reader), None, classes, notes.lines())
+    return Listing(ids, AnnotatedFiles(paths, config, reader), None, classes, notes.lines(), examples=notes.examples())
 
 
 def _require_images(files: dict[str, Path], images: dict[str, Path], image_root: Path) -> None:

@@ -54,7 +54,7 @@ def _(config: YoloConfig) -> Listing:
     require_boxes(boxes, classes, "root", f"{path} ({labels[0]} and others)")
     ids = [name_below(root, file) for file in files]
     reader = BoxReader(Boxes.pack(boxes), None, [str(file) for file in labels], config)
-    return Listing(ids, AnnotatedFiles(files, config, reader), None, classes, notes.lines())
+    return Listing(ids, AnnotatedFiles(files, config, reader), None, classes, notes.lines(), examples=notes.examples())
 
 
 def _read(path: Path) -> dict[str, Any]:

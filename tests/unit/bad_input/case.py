@@ -52,9 +52,9 @@ def changing(name: str, field: str, **changes: Any) -> Case:
 
 def sound_run(folder: Path) -> dict[str, Any]:
     """A run that works, of few images: twenty of each of two classes, 8 × 8 grey."""
-    images = np.random.default_rng(0).integers(256, size=(40, 8, 8), dtype=np.uint8)
+    images, others = np.random.default_rng(0).integers(256, size=(2, 40, 8, 8), dtype=np.uint8)
     np.savez(folder / "source.npz", images=images, labels=np.arange(40) % 2)
-    np.savez(folder / "target.npz", images=images)
+    np.savez(folder / "target.npz", images=others)
     return {
         "output": str(folder / "run"),
         "code_folder": str(CODE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pkgutil
 from collections.abc import Iterator
@@ -75,7 +76,13 @@ SHIFTED_TARGET: dict[str, Any] = {
 """Sections that go together: a target domain made from photographs."""
 
 
-def cases() -> Iterator[Case]:
+@functools.cache
+def cases() -> tuple[Case, ...]:
+    """Return the cases of all keys, made once a process."""
+    return tuple(_cases())
+
+
+def _cases() -> Iterator[Case]:
     """Each key once with each value that it must not take; each section once with keys that it does not have."""
     seen: set[tuple[str, type[BaseModel]]] = set()
     for raw, full in _full_configurations():
@@ -123,15 +130,21 @@ def _sections(node: Any, path: str) -> Iterator[tuple[str, BaseModel]]:
 
 def _bad_pairs(path: str, section: BaseModel) -> Iterator[tuple[str, Any]]:
     start = f"{path}." if path else ""
-    schema = type(section).model_json_schema()
-    models = schema.get("$defs", {})
-    keys = _resolved(schema, models)["properties"]
+    keys, models = _described_keys(type(section))
     for name, about in keys.items():
         for value in _bad_values(name, about, models):
             yield start + name, value
     yield f"{start}zzz", 1
     yield f"{start}{max(keys, key=len)[:-1]}", 1  # the longest key, misspelt
     yield f"{start}{next(iter(keys)).upper()}", 1
+
+
+@functools.cache
+def _described_keys(section: type[BaseModel]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the schemas of a section's keys, and those of the sections within it by name."""
+    schema = section.model_json_schema()
+    models = schema.get("$defs", {})
+    return _resolved(schema, models)["properties"], models
 
 
 def _bad_values(name: str, about: dict[str, Any], models: dict[str, Any]) -> Iterator[Any]:
@@ -210,5 +223,4 @@ _OF_TYPE = {
 
 
 def _case(raw: dict[str, Any], key: str, value: Any) -> Case:
-    whole = changed(raw, {key: value})
-    return Case(f"{key}={value!r:.30}", key, lambda folder: whole, seconds=5.0)
+    return Case(f"{key}={value!r:.30}", key, lambda folder: changed(raw, {key: value}), seconds=5.0)

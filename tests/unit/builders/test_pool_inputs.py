@@ -11,6 +11,7 @@ from rsf_dist.builders.inputs import load_inputs
 from rsf_dist.builders.ratio import make_ratio
 from rsf_dist.config.load import parse_config
 from rsf_dist.errors import InputError
+from rsf_dist.inspection.findings import image_findings
 from rsf_dist.proposals import Pool, PoolProposal
 from rsf_dist.ratios.base import log_ratios
 from rsf_dist.runs.pipeline import changed_inputs, prepare
@@ -196,7 +197,8 @@ class Ages:
 
 def test_a_class_that_the_pool_lacks_is_told(run, tmp_path):
     np.savez(tmp_path / "pool.npz", images=np.zeros((30, 8, 8), np.uint8), labels=np.zeros(30, int))
-    assert load_inputs(parse_config(run(own=True))).notes() == ["pool: no image of 1: 1 of 2 classes are not trained"]
+    lines = [finding.line() for finding in image_findings(load_inputs(parse_config(run(own=True))))]
+    assert "proposal.images: no image of 1: 1 of 2 classes are not trained" in lines
 
 
 def test_label_shift_knows_the_pools_own_class_prior(run):

@@ -3,6 +3,7 @@
 import copy
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from rsf_dist.builders.ratio import make_ratio
 from rsf_dist.config.load import parse_config
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError, located
+from rsf_dist.models.networks import ExpectedImages
 from rsf_dist.proposals import AugmentProposal, DistributionProposal, GeneratorProposal
 from rsf_dist.ratios import DensityRatio, LabelShiftRatio, ProductRatio, RewardRatio, VerifierRatio
 from rsf_dist.runtime import user_code
@@ -320,6 +322,9 @@ def test_what_needs_the_cluster_is_not_made_before_it_is_joined(raw, monkeypatch
 def test_tasks():
     config = having()
     assert isinstance(build_task(config.task, config.model, image_set()), ClassificationTask)
+    fitted = replace(image_set(), resize="fit", bits=12)
+    spec = build_task(config.task, config.model, fitted).spec
+    assert spec.images == ExpectedImages(tuple(fitted.images.shape[2:]), "fit", 12)
     own = having(task={"kind": "custom", "factory": "my_kinds:task", "options": {"smoothing": 0.1}})
     task = build_task(own.task, own.model, image_set())
     assert (task.smoothing, task.spec.num_outputs, task.spec.channels) == (0.1, 2, 1)

@@ -51,7 +51,7 @@ def path(tmp_path):
 def test_minimal_config_fills_in_defaults():
     config = parse_config(MINIMAL)
     assert config.sampling.num_accepted == 100
-    assert config.sampling.chunk_size == 4096
+    assert config.sampling.chunk_size is None  # the images fill it
     assert (config.envelope.kind, config.envelope.acceptance) == ("budget", 0.01)
     assert config.seed == 0
 
@@ -381,7 +381,7 @@ def test_a_run_may_go_on_with_other_resources(key, value):
     [
         ("seed", 1, "seed=1 (was 0)"),
         ("sampling.num_accepted", 99, "sampling.num_accepted=99 (was 100)"),
-        ("sampling.chunk_size", 99, "sampling.chunk_size=99 (was 4096)"),
+        ("sampling.chunk_size", 99, "sampling.chunk_size=99 (was None)"),
         ("training.steps", 9, "training.steps=9 (was 400)"),
         ("ratio.num_workers", 2, "ratio.num_workers=2 (was 0)"),  # another fit, and so other rows
         ("target.limit", 9, "target.limit=9 (was None)"),

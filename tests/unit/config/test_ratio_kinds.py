@@ -84,6 +84,7 @@ def test_reservations_name_their_keys():
 
 
 def test_the_networks_that_look_at_images():
-    classifier = kind(CLASSIFIER)
-    assert kind(product(VERIFIER, CLASSIFIER)).networks == classifier.networks == (classifier.network,)
+    named = CLASSIFIER | {"network": {"width": 8}}
+    assert kind(product(VERIFIER, named)).networks == kind(named).networks == (kind(named).network,)
+    assert kind(CLASSIFIER).networks == ()  # left to the images
     assert kind(ESTIMATED).networks == ()

@@ -85,12 +85,11 @@ def test_every_error_type_of_our_models_has_words():
 PYDANTIC = re.compile(
     r"[Ii]nput should|\bvalid\b|\binstance|dictionary|tuple|\bvalidation\b|unable to|Config\b|\[key\]|correct it"
 )
-CASES = list(keys.cases())
 
 
 def test_no_key_shows_words_of_pydantic():
     shown = []
-    for case in CASES:
+    for case in keys.cases():
         with pytest.raises(InputError) as caught:
             parse_config(dict(case.spoil(Path())))
         error = caught.value

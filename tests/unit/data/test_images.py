@@ -271,3 +271,11 @@ def test_a_set_is_summed_up_in_a_line():
     assert ImageSet(images, labels, ("a", "b", "c")).summary().endswith(", 3 classes of 0 to 1,000 images")
     even = ImageSet(images[:4, :1], torch.tensor([0, 0, 1, 1]), ("a", "b"))
     assert even.summary() == "4 grey images of 4 x 6 pixels, 2 classes of 2 images"
+
+
+def test_an_image_set_says_how_its_images_were_brought_to_their_size(tmp_path):
+    write_image(tmp_path / "a.png", 3)
+    found = load("image_folder", tmp_path, size=5, resize="fit", bits=12)
+    for images in (found, found.subset(slice(0, 1))):
+        assert (images.resize, images.bits) == ("fit", 12)
+    assert (load("digits", limit=3).resize, load("digits", limit=3).bits) == ("cover", None)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import annotated_files as annotated
@@ -16,7 +17,7 @@ import torch
 from annotated_files import config
 from PIL import Image
 
-from rsf_dist.data import images, packing
+from rsf_dist.data import filling, images, packing
 from rsf_dist.data.images import ImageSet, load_images
 from rsf_dist.data.packed import Beside, open_packed, write_packed
 from rsf_dist.data.packing import Packing
@@ -327,6 +328,30 @@ def test_a_run_keeps_only_the_sets_that_it_uses(tmp_path):
     folder.prune()
     assert len(packed_names(tmp_path)) == 1
     assert len(load_images(two, packing=in_cache(tmp_path))) == 3
+
+
+def test_a_cache_and_a_run_below_the_source_s_folder_are_no_part_of_it(tmp_path):
+    root = write_images(tmp_path, 3)
+    (root / "run").mkdir()
+
+    def load(heartbeat: str) -> ImageSet:
+        (root / "run" / "lock.json").write_text(heartbeat)
+        return load_images(
+            folder_of(root, classes=("a", "b")), packing=Packing([root / "cache"], apart_from=[root / "run"])
+        )
+
+    load("1")
+    assert len(load("22")) == 3
+    assert len(packed_names(tmp_path)) == 1
+
+
+def test_what_was_not_used_for_a_week_is_removed_from_folders_for_temporary_files(tmp_path):
+    for name, days in (("old", 8), ("new", 6)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+        os.utime(tmp_path / name, (time.time() - days * 86_400,) * 2)
+    filling.remove_unused(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_names_and_notes_travel_along(tmp_path):

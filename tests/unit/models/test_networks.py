@@ -427,3 +427,18 @@ def test_networks_of_ones_own_that_are_refused(own):
 
 def test_an_unknown_network_is_told_of_every_kind():
     assert "mlp" in refusal(NetworkSpec(ModelConfig(name="resnet19"), 3, 3)).remedy
+
+
+def test_a_stride_brings_large_images_to_fewer_places():
+    # 224 / 7 = 32 a side, which the pooling layer halves before the third convolution
+    network = NetworkSpec(ModelConfig(stride=7, width=4), num_outputs=2, channels=3).build()
+    seen = []
+    for layer in network.network:
+        layer.register_forward_hook(lambda layer, _, output: seen.append((type(layer).__name__, output.shape[2:])))
+    assert network(torch.zeros(2, 3, 224, 224, dtype=torch.uint8)).shape == (2, 2)
+    assert [tuple(shape) for name, shape in seen if name == "Conv2d"] == [(32, 32), (32, 32), (16, 16)]
+    assert network.network[0].kernel_size == (15, 15)  # neighbours overlap
+
+
+def test_a_stride_of_one_is_the_network_as_it_was():
+    assert NetworkSpec(ModelConfig(), 2, 3).build().network[0].kernel_size == (3, 3)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import rsf_dist as rsf
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.errors import InputError
+from rsf_dist.models.networks import ExpectedImages
 from rsf_dist.models.spec import NetworkSpec, save_network
 from rsf_dist.runtime import user_code
 from rsf_dist.storage.run_store import RunStore
@@ -59,6 +61,39 @@ def test_of_several_seeds_the_first_unless_one_is_named(tmp_path: Path) -> None:
     assert torch.equal(rsf.load_model(tmp_path / "run")(IMAGES), first)
     assert torch.equal(rsf.load_model(tmp_path / "run/seeds/001")(IMAGES), second)
     assert not torch.equal(first, second)
+
+
+def test_a_seed_by_its_number_in_the_configuration(tmp_path: Path) -> None:
+    logits = [store_model(tmp_path / f"run/seeds/{number:03d}", seed=number) for number in range(2)]
+    (tmp_path / "run" / "config.yaml").write_text("seed: 7\nnum_seeds: 2\n")
+    for seed, expected in ((7, logits[0]), (8, logits[1]), (None, logits[0])):
+        assert torch.equal(rsf.load_model(tmp_path / "run", seed=seed)(IMAGES), expected)
+    store_model(tmp_path / "one")
+    (tmp_path / "one" / "config.yaml").write_text("seed: 3\nnum_seeds: 1\n")
+    assert rsf.load_model(tmp_path / "one", seed=3).classes == ("cat", "dog")
+    for folder, seed, told in (("run", 9, "whose seeds are 7, 8"), ("one", 0, "whose seeds are 3")):
+        with pytest.raises(InputError, match=told):
+            rsf.load_model(tmp_path / folder, seed=seed)
+    for text in ("seed: 7", "[]", "seed: x\nnum_seeds: 2", "{"):
+        (tmp_path / "run" / "config.yaml").write_text(text)
+        with pytest.raises(InputError, match=r"its config\.yaml is damaged"):
+            rsf.load_model(tmp_path / "run", seed=7)
+
+
+def test_the_images_that_it_was_trained_on(tmp_path: Path) -> None:
+    for images in (ExpectedImages((8, 9)), ExpectedImages((224, 320), "fit", bits=12), None):
+        spec = replace(SPEC, images=images)
+        save_network(spec.build(), spec, tmp_path / "model")
+        assert rsf.load_model(tmp_path / "model").expects == images
+    assert "images" not in json.loads((tmp_path / "model" / "model.json").read_text())  # as earlier versions wrote it
+
+
+@pytest.mark.parametrize("images", [3, {}, {"size": 8}, {"size": [8, 0]}, {"size": [8, 8], "resize": "crop"}])
+def test_a_model_json_with_damaged_images(images: object, tmp_path: Path) -> None:
+    save_network(SPEC.build(), SPEC, tmp_path)
+    described = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(described | {"images": images}))
+    assert refused(tmp_path).field == "model.json"
 
 
 def test_a_copy_without_a_manifest_and_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

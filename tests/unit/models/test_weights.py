@@ -291,8 +291,9 @@ def test_heads_for_training_alone_are_dropped_and_images_scaled_as_published(
     save_network(network, spec, tmp_path / "saved")
     assert load_network(tmp_path / "saved").network.transform_input
     plain = NetworkSpec(ModelConfig(name=name), 5, 3)
-    assert not plain.build().network.transform_input  # the control
-    save_network(plain.build(), plain, tmp_path / "plain")
+    unscaled = plain.build()
+    assert not unscaled.network.transform_input  # the control
+    save_network(unscaled, plain, tmp_path / "plain")
     assert not load_network(tmp_path / "plain").network.transform_input
 
 

@@ -7,16 +7,22 @@ from typing import Literal
 
 import in_process
 import pytest
+import torch
 from earlier_runs import MADE_WITH, basis_of, earlier_run, fill, seed_run_of, taken
 from records import result_of
 
 from rsf_dist.config.load import dump_config
 from rsf_dist.config.ratio import RATIO_KINDS, RatioKind
+from rsf_dist.config.sampling import Budget
+from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
+from rsf_dist.proposals import PoolProposal
+from rsf_dist.ratios import VerifierRatio
 from rsf_dist.runs import reuse
 from rsf_dist.runs.made_with import contents_of
 from rsf_dist.runs.reuse import EarlierRun, advice, find_earlier, require_use
-from rsf_dist.sampling.envelope import AdaptiveEnvelope, BudgetEnvelope, FixedEnvelope, PilotEnvelope
+from rsf_dist.runtime.rng import Streams
+from rsf_dist.sampling.envelope import AdaptiveEnvelope, BudgetEnvelope, CertifiedEnvelope, FixedEnvelope, PilotEnvelope
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.storage.run_store import RunStore
 
@@ -74,6 +80,7 @@ def test_sampling_draws_on_and_the_rows_are_those_of_a_fresh_run(kind, wanted, t
     in_fresh = len(drawn) - in_old
     new = RunStore(tmp_path / "new")
     assert taken(EarlierRun(old, sampling(100)), tmp_path / "new", sampling(wanted)) == {RATIO, PILOT, ROWS}
+    assert new.round(0).complete == (wanted == 100)
     shutil.rmtree(tmp_path / "old")
     result = sample(new, ENVELOPES[kind], wanted)
     assert drawn[in_old + in_fresh :] == list(range(in_old, in_fresh))  # none again, and only what is missing
@@ -92,6 +99,33 @@ def test_an_m_that_grew_for_more_rows_is_why_fewer_rows_are_drawn_anew(tmp_path,
     assert many.report.log_m > few.report.log_m
     assert taken(EarlierRun(old, sampling(400)), tmp_path / "new", sampling(20)) == {RATIO, PILOT}
     assert sample(RunStore(tmp_path / "new"), ENVELOPES["adaptive"], 20).fingerprint == few.fingerprint
+
+
+@pytest.mark.parametrize(("wanted", "partial"), [(60, False), (160, False), (200, True)])
+def test_a_pool_is_read_on_to_its_end(wanted, partial, tmp_path, monkeypatch):
+    """A pool of 330 rows, of which 165 pass; more wanted rows than the budget's default would allow of proposals."""
+    in_process.without_ray(monkeypatch)
+    monkeypatch.setattr("rsf_dist.config.sampling.Budget.proposals_for", lambda *_: in_process.CHUNK)
+    budget = {"on_shortfall": "partial" if partial else "error"}
+
+    images = ImageSet(torch.zeros(330, 1, 1, 1, dtype=torch.uint8), torch.arange(330) % 2, ("even", "odd"))
+    pool = PoolProposal(images).shuffled(Streams(0))
+    even = VerifierRatio(lambda rows: rows["label"] == 0, columns=["label"])
+
+    def read(store, wanted):
+        options = {"chunk_size": in_process.CHUNK, "store": store, "budget": Budget(**budget)}
+        return RejectionSampler(pool, even, CertifiedEnvelope(60), **options).sample(wanted)
+
+    def basis(wanted):
+        sampling = {"num_accepted": wanted, "chunk_size": in_process.CHUNK, "budget": budget}
+        return basis_of(proposal={"kind": "dataset"}, sampling=sampling)
+
+    old, fresh = (with_ratio(RunStore(tmp_path / name)) for name in ("old", "fresh"))
+    read(old, 60)
+    assert ROWS in taken(EarlierRun(old, basis(60)), tmp_path / "new", basis(wanted))
+    new, expected = read(RunStore(tmp_path / "new"), wanted), read(fresh, wanted)
+    assert new.fingerprint == expected.fingerprint
+    assert files_of(RunStore(tmp_path / "new")) == files_of(fresh)
 
 
 def test_a_round_that_was_interrupted_is_drawn_on(tmp_path, monkeypatch):

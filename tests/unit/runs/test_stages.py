@@ -93,6 +93,28 @@ def test_of_one_round(moved, kept, once, tmp_path):
     assert taken(once, tmp_path / "new", basis_of(**ONCE | moved)) == kept
 
 
+BEST = {"proposal": {"kind": "dataset", "images": IMAGES}, "sampling": {"top_k": 100}}
+
+
+@pytest.mark.parametrize(
+    ("moved", "pool", "kept"),
+    [
+        ({}, "a", {RATIO, PILOT, ROWS, "models/top_k"}),
+        ({"envelope": {"kind": "fixed", "log_m": 1}}, "a", {RATIO, PILOT, ROWS, "models/top_k"}),  # it has no effect
+        ({"sampling": {"top_k": 101}}, "a", {RATIO, PILOT}),  # read at another M
+        ({"sampling": {"top_k": 99}}, "a", {RATIO, PILOT}),
+        ({"sampling": {"num_accepted": 100}}, "a", {RATIO, PILOT}),
+        ({"training": {"steps": 9}}, "a", {RATIO, PILOT, ROWS}),
+        ({}, "b", set()),
+        ({"proposal": {"kind": "dataset"}}, None, set()),
+    ],
+)
+def test_of_a_pool(moved, pool, kept, tmp_path):
+    earlier = earlier_run(tmp_path / "old", basis_of(DIGESTS | {"pool": "a"}, **BEST))
+    digests = DIGESTS | ({"pool": pool} if pool else {})
+    assert taken(earlier, tmp_path / "new", basis_of(digests, **BEST | moved)) == kept
+
+
 @pytest.mark.parametrize(
     ("name", "kept"),
     [
@@ -220,8 +242,11 @@ def test_a_run_without_a_record_of_libraries_keeps_nothing(once, tmp_path):
 
 
 @pytest.mark.parametrize(("now", "ratio"), [("H200", True), ("A100", False), (None, False)])
-def test_the_model_of_a_gpu_counts_where_one_is_used(now, ratio, tmp_path):
-    on_gpu = ONCE | {"ratio": {"gpus": 1}}
+@pytest.mark.parametrize("within", [False, True])
+def test_the_model_of_a_gpu_counts_where_one_is_used(now, ratio, within, tmp_path):
+    learned = {"gpus": 1}
+    product = {"kind": "product", "factors": [{"kind": "label_shift", "target_prior": [1.0] * 10}, learned]}
+    on_gpu = ONCE | {"ratio": product if within else learned}
     earlier = earlier_run(tmp_path / "old", basis_of(record=MADE_WITH | {"accelerators": "H200"}, **on_gpu))
     kept = taken(earlier, tmp_path / "new", basis_of(record=MADE_WITH | {"accelerators": now}, **on_gpu))
     assert kept == (ALL if ratio else {PRE})
