@@ -77,7 +77,7 @@ def run_findings(config: RunConfig, inputs: Inputs) -> list[Finding]:
 def image_findings(inputs: Inputs) -> list[Finding]:
     """Return the findings about the images of a run."""
     sets = {named.name: getattr(inputs, named.name) for named in fields(inputs)}
-    present = {_section(name): images for name, images in sets.items() if images is not None}
+    present = {_section(name): images for name, images in sets.items() if isinstance(images, ImageSet)}
     found = [Finding(name, note) for name, images in present.items() for note in images.notes]
     trained = "source" if inputs.pool is None else POOL
     found += class_findings(trained, inputs.source.classes, _counts(inputs.proposed_from))
