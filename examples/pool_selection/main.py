@@ -71,18 +71,19 @@ def make(config: RunConfig, size: int = SIZE) -> Path:
 
 
 def count(run: str) -> str:
-    """Return a line for each seed of a run: how many of its rows have the target's look, and each of the others."""
+    """Return lines for each seed of a run: of which look its rows are, and those with the highest keys among them."""
     config = stored_config(RunStore(run))
     size, lines = len(np.load(pool_file(config))["labels"]), []
     for number in range(config.num_seeds):
         rows = stored_rows(RunStore(run).at(seed_folder(number, config.num_seeds)), 0)
-        taken = np.bincount(looks(size)[rows["base_index"].to_numpy()], minlength=1 + len(OTHER_LOOKS))
+        look = looks(size)[rows["base_index"].to_numpy()]
+        taken = np.bincount(look, minlength=1 + len(OTHER_LOOKS))
         others = ", ".join(f"{name} {n:,}" for name, n in zip(OTHER_LOOKS, taken[1:], strict=True))
-        share, of_all = taken[0] / taken.sum(), taken[0] / round(ALIKE * size)
-        lines.append(
-            f"seed {config.seed + number}: {taken.sum():,} rows, {share:.1%} like the target "
-            f"({of_all:.1%} of all that are); {others}"
-        )
+        share, of_all = taken[0] / len(look), taken[0] / round(ALIKE * size)
+        lines.append(f"seed {config.seed + number}: {len(look):,} rows, {share:.1%} like the target")
+        lines[-1] += f" ({of_all:.1%} of all that are); {others}"
+        by_key = look[np.argsort(-rows["accept_key"].to_numpy())]
+        lines += [f"  the best {k:,}: {np.mean(by_key[:k] == 0):.1%}" for k in (300, 1_000, 2_000) if k < len(look)]
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.sources.base import Listing
 from rsf_dist.data.sources.columns import Place
+from rsf_dist.data.sources.streamed import StreamedImages
 from rsf_dist.errors import InputError
 
 _REMEDY = "correct it, or leave the column out of `attributes`"
@@ -30,13 +31,39 @@ class _Beside:
     columns: Mapping[str, Tensor]
 
     def __call__(self, positions: Sequence[int]) -> Batch:
-        index = torch.as_tensor(positions, dtype=torch.int64)
-        return self.read(positions) | {name: column[index] for name, column in self.columns.items()}
+        return self.read(positions) | _rows(self.columns, positions)
+
+
+@dataclass(frozen=True)
+class _StreamedBeside(StreamedImages):
+    """Images that are read in one pass, and what stands beside them in other columns.
+
+    Args:
+        columns: a column [n] for each attribute.
+    """
+
+    columns: Mapping[str, Tensor]
+
+    def blocks(self, runs: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        """Give the images of each run of positions, with what stands beside them. Raises InputError."""
+        wanted = list(runs)
+        for positions, block in zip(wanted, super().blocks(wanted), strict=True):
+            yield block | _rows(self.columns, positions)
+
+
+def _rows(columns: Mapping[str, Tensor], positions: Sequence[int]) -> Batch:
+    index = torch.as_tensor(positions, dtype=torch.int64)
+    return {name: column[index] for name, column in columns.items()}
 
 
 def with_attributes(listing: Listing, columns: Mapping[str, Tensor]) -> Listing:
     """Return the listing whose images come with these columns, one number an image."""
-    return replace(listing, read=_Beside(listing.read, columns)) if columns else listing
+    if not columns:
+        return listing
+    read = listing.read
+    if isinstance(read, StreamedImages):
+        return replace(listing, read=_StreamedBeside(**vars(read), columns=columns))
+    return replace(listing, read=_Beside(read, columns))
 
 
 def read_numbers(values: Sequence[object], name: str, place: Place) -> Tensor:

@@ -16,6 +16,7 @@ from rsf_dist.config.images import NpzConfig, ParquetConfig, TableConfig
 from rsf_dist.config.load import parse_config
 from rsf_dist.data.images import load_images
 from rsf_dist.data.sources import list_images
+from rsf_dist.data.sources.streamed import StreamedImages
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import PoolProposal
 from rsf_dist.ratios import VerifierRatio
@@ -81,6 +82,16 @@ def test_columns_come_with_the_images_that_are_taken(kind, source):
     assert load_images(source(kind, attributes=())).annotations == {}  # the negative control: none were asked for
     assert load_images(config, labelled=False).annotations == {}
     assert pickle.loads(pickle.dumps(list_images(config).read))([2])["age"].tolist() == [7]
+
+
+def test_large_arrays_are_still_read_in_one_pass(source, monkeypatch):
+    monkeypatch.setattr("rsf_dist.data.sources.npz.LARGE_BYTES", 1)
+    read = list_images(source("npz")).read
+    assert isinstance(read, StreamedImages)
+    blocks = list(read.blocks(iter([[0, 1], [3]])))
+    assert [block["age"].tolist() for block in blocks] == [[3, 50], [20]]
+    assert [block["image"][:, 0, 0, 0].tolist() for block in blocks] == [[0, 1], [3]]
+    assert load_images(source("npz")).annotations["score"].tolist() == SCORES
 
 
 @pytest.mark.parametrize("kind", KINDS)
