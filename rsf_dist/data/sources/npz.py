@@ -95,6 +95,8 @@ def _large_header(path: Path) -> _Header | None:
         with _opened_images(path) as file:
             shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
             is_large = dtype == np.uint8 and not by_columns and math.prod(shape) >= LARGE_BYTES
+            with zipfile.ZipFile(path) as archive:  # a header may claim any shape
+                is_large &= archive.getinfo("images.npy").file_size == file.tell() + math.prod(shape)
             return _Header(shape, file.tell()) if is_large else None
     except Exception:  # whatever it is, reading it as a whole says it in words
         return None
