@@ -11,7 +11,7 @@ from data.annotated_files import image
 
 RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
 FEWER = [
-    "ratio.optimizer.steps=5", "ratio.num_proposals=100", "rounds.num_accepted=50", "rounds.num_pilot=400",
+    "ratio.optimizer.steps=5", "ratio.num_proposals=100", "rounds.num_pilot=400",
     "envelope.num_pilot=400", "sampling.num_accepted=50", "pretrain.steps=5", "training.steps=5",
     "evaluation.arms=[pretrained]",
 ]  # fmt: skip
