@@ -29,7 +29,8 @@ from rsf_dist.forecast.estimate import Forecast, LaterRound, LaterRounds, foreca
 from rsf_dist.forecast.measure import RowCost, measure_pool, measure_row
 from rsf_dist.report import report_json
 from rsf_dist.runs.made_with import made_with
-from rsf_dist.runs.pipeline import open_run, prepare, write_basis
+from rsf_dist.runs.pipeline import open_run, write_basis
+from rsf_dist.runs.preparation import prepare
 from rsf_dist.runs.reuse import Basis
 from rsf_dist.runs.rounds import round_sampler
 from rsf_dist.runs.run_folder import CONFIG, seed_folder, stored_config

@@ -22,7 +22,8 @@ from rsf_dist.report import report_json
 from rsf_dist.report.schema import Report, finite
 from rsf_dist.runs.arms import arms
 from rsf_dist.runs.class_prior import class_prior_folder
-from rsf_dist.runs.pipeline import changed_inputs, prepare
+from rsf_dist.runs.pipeline import changed_inputs
+from rsf_dist.runs.preparation import prepare
 from rsf_dist.runs.rounds import stored_sampler
 from rsf_dist.runs.run_folder import seed_folder, stored_config
 from rsf_dist.runs.seed_run import SeedRun, pilot_folder, ratio_folder

@@ -26,7 +26,7 @@ from rsf_dist import cli
 from rsf_dist.config.load import parse_config
 from rsf_dist.report import report_json
 from rsf_dist.report.arm_texts import ARMS
-from rsf_dist.runs import pipeline
+from rsf_dist.runs import pipeline, preparation
 from rsf_dist.runs.rounds import stored_sampler
 from rsf_dist.runs.verification import verify
 from rsf_dist.runtime.progress import Progress
@@ -85,10 +85,10 @@ def test_the_main_job_on_two_nodes(config_file: Path, small_run: dict, ray_addre
 
     # The disk that was asked for beforehand was enough for rows, models and checkpoints.
     config = parse_config(small_run)
-    inputs = pipeline.load_inputs(config)
+    inputs = preparation.load_inputs(config)
     files = [file for kind in ("parquet", "safetensors", "pt") for file in output.rglob(f"*.{kind}")]
     headers = 8 * 2**10 * len(files)  # more than these tiny models' own numbers take
-    forecast = pipeline.forecast_bytes(config, inputs, training=True)
+    forecast = preparation.forecast_bytes(config, inputs, training=True)
     assert forecast / 10 < sum(file.stat().st_size for file in files) < forecast + headers
 
     # The accuracy that it reports is that of the model that it leaves.
@@ -162,7 +162,7 @@ def test_training_while_sampling(small_run: dict, soak: bool) -> None:
     # The rows are those that storing would have given after the stored ones.
     store = rsf.RunStore(small_run["output"])
     config = parse_config(small_run)
-    seed_run = next(pipeline.seed_runs(config, pipeline.prepare(config), store, Progress()))
+    seed_run = next(pipeline.seed_runs(config, preparation.prepare(config), store, Progress()))
     sampler = stored_sampler(seed_run, 0)
     sampler.store = None
     whole = sampler.sample(256 + 20 * 32)

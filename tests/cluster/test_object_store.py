@@ -30,7 +30,7 @@ from faults import (
 
 import rsf_dist as rsf
 from rsf_dist.config.load import parse_config
-from rsf_dist.runs import pipeline
+from rsf_dist.runs import preparation
 from rsf_dist.runs.verification import verify
 from rsf_dist.sampling import checkpoint
 from rsf_dist.storage import lock
@@ -181,7 +181,7 @@ def test_the_main_job(s3, small_run, tmp_path) -> None:
     result = rsf.run(parse_config(small_run))
     assert result.report.rounds[0].sampling.num_accepted == 256
     config = parse_config(small_run)
-    test = pipeline.load_inputs(config).test
+    test = preparation.load_inputs(config).test
     accuracy = float((result.load_model()(test.images).argmax(1) == test.labels).float().mean())
     assert result.report.evaluation.arms["one_shot"] == [pytest.approx(accuracy)]
     mark = result.report.rounds[0].fingerprint

@@ -12,7 +12,7 @@ import rsf_dist as rsf
 from rsf_dist.config.load import parse_config
 from rsf_dist.data.images import ImageSet
 from rsf_dist.ratios.info import RatioInfo
-from rsf_dist.runs import pipeline
+from rsf_dist.runs import pipeline, preparation
 from rsf_dist.runs.rounds import stored_sampler
 from rsf_dist.runs.verification import verify
 from rsf_dist.runtime.progress import Progress
@@ -70,7 +70,7 @@ def test_the_main_job(gpu, small_run, precision: str) -> None:
     assert verify(config.output).wrong == ()
 
     store = rsf.RunStore(config.output)
-    seed_run = next(pipeline.seed_runs(config, pipeline.prepare(config), store, Progress()))
+    seed_run = next(pipeline.seed_runs(config, preparation.prepare(config), store, Progress()))
     sampler = stored_sampler(seed_run, 0)
     sampler.store, sampler.pool = None, rsf.PoolConfig(max_actors=1, gpus_per_actor=1)
     assert sampler.sample(256).fingerprint == result.report.rounds[0].fingerprint

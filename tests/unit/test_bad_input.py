@@ -29,7 +29,7 @@ from rsf_dist.config.images import ImageFolderConfig
 from rsf_dist.config.load import dump_config, parse_config
 from rsf_dist.data.images import load_images
 from rsf_dist.errors import InputError, RsfError
-from rsf_dist.runs import pipeline
+from rsf_dist.runs import pipeline, preparation
 
 KEYS = {
     key: list(cases)
@@ -192,19 +192,19 @@ def test_the_run_that_the_cases_spoil_is_sound(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_code_that_keeps_its_contract_passes(sections: dict, tmp_path: Path) -> None:
-    pipeline.prepare(parse_config(sound_run(tmp_path) | sections))
+    preparation.prepare(parse_config(sound_run(tmp_path) | sections))
 
 
 @pytest.mark.parametrize("arm", ["pseudo_labels", "oracle"])
 def test_arms_of_target_images_have_no_parameters(arm: str, tmp_path: Path) -> None:
     sound = sound_run(tmp_path)
     task = {"kind": "custom", "factory": "envelopes_and_tasks_of_mine:Turned"}
-    pipeline.prepare(parse_config(sound | {"task": task}))
+    preparation.prepare(parse_config(sound | {"task": task}))
     arms = {
         "evaluation": {"test": sound["source"], "arms": [arm]} | ({arm: sound["source"]} if arm == "oracle" else {})
     }
     with pytest.raises(InputError, match=rf"evaluation\.arms={arm}: the task needs \['rotation'\], which target"):
-        pipeline.prepare(parse_config(sound | {"task": task} | arms))
+        preparation.prepare(parse_config(sound | {"task": task} | arms))
 
 
 @pytest.mark.parametrize("name", pictures.SOUND_FILES)

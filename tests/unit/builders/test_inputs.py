@@ -12,7 +12,7 @@ from rsf_dist.builders.inputs import Inputs, load_inputs
 from rsf_dist.config.load import parse_config
 from rsf_dist.errors import InputError
 from rsf_dist.inspection.findings import image_findings
-from rsf_dist.runs import pipeline
+from rsf_dist.runs import preparation
 from rsf_dist.runtime.progress import Progress
 
 FOLDERS = {"kind": "image_folder", "channels": 1}
@@ -121,7 +121,7 @@ def test_a_run_says_the_notes_once(tmp_path):
     target = write_classes(tmp_path / "target", camera1=20, camera2=22)
     (tmp_path / "target" / "camera1" / "notes.txt").write_bytes(b"")
     said = Said()
-    pipeline.prepare(parse_config(sound_run(tmp_path) | {"target": target}), said)
+    preparation.prepare(parse_config(sound_run(tmp_path) | {"target": target}), said)
     assert said.lines.count("target: passed over 1 .txt, e.g. camera1/notes.txt") == 1
 
 

@@ -14,7 +14,8 @@ from rsf_dist.errors import InputError
 from rsf_dist.inspection.findings import image_findings
 from rsf_dist.proposals import Pool, PoolProposal
 from rsf_dist.ratios.base import log_ratios
-from rsf_dist.runs.pipeline import changed_inputs, prepare
+from rsf_dist.runs.pipeline import changed_inputs
+from rsf_dist.runs.preparation import prepare
 from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.runtime.rng import Streams

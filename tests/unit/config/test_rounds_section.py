@@ -21,7 +21,7 @@ from rsf_dist.config.run import comparable_arms
 from rsf_dist.data.images import ImageSet
 from rsf_dist.errors import InputError
 from rsf_dist.report.arm_texts import ARMS
-from rsf_dist.runs import pipeline
+from rsf_dist.runs import pipeline, preparation
 from rsf_dist.runs.arms import training_bytes
 from rsf_dist.storage.run_store import RunStore
 
@@ -197,7 +197,7 @@ ROW = 64 + 100  # pixels, and what goes with them
 )
 def test_the_disk_that_is_asked_for_has_room_for_every_rounds_rows(sections, rows):
     inputs = SimpleNamespace(source=ImageSet(IMAGE, torch.zeros(1, dtype=torch.int64), ("a",)))
-    assert pipeline.forecast_bytes(having(**sections), inputs, training=False) == rows * ROW
+    assert preparation.forecast_bytes(having(**sections), inputs, training=False) == rows * ROW
 
 
 def test_one_shot_rejection_beside_rounds_keeps_as_many_rows_again():
@@ -205,7 +205,7 @@ def test_one_shot_rejection_beside_rounds_keeps_as_many_rows_again():
     forecasts = []
     for arms in (["random"], ["one_shot"]):
         config = having(rounds=2, evaluation={"test": IMAGES, "arms": arms})
-        rows = pipeline.forecast_bytes(config, inputs, training=True) - training_bytes(config, inputs)
+        rows = preparation.forecast_bytes(config, inputs, training=True) - training_bytes(config, inputs)
         forecasts.append(rows // ROW)
     assert forecasts == [100 + RoundsConfig().num_accepted, 200 + RoundsConfig().num_accepted]
 
@@ -236,12 +236,12 @@ def test_what_estimates_the_mix_of_classes_must_have_room_on_the_cluster(section
         monkeypatch.setattr(pipeline, name, lambda *_: None)
     config = having(**sections)
     for number, place in enumerate(asked):
-        monkeypatch.setattr(pipeline, "check_ratio", refusing_after(number))
+        monkeypatch.setattr(preparation, "check_ratio", refusing_after(number))
         with pytest.raises(InputError) as caught:
-            pipeline.check_cluster(config, sampling=True, training=True)
+            preparation.check_cluster(config, sampling=True, training=True)
         assert caught.value.field == f"{place}.gpus"
-    monkeypatch.setattr(pipeline, "check_ratio", refusing_after(len(asked)))
-    pipeline.check_cluster(config, sampling=True, training=True)
+    monkeypatch.setattr(preparation, "check_ratio", refusing_after(len(asked)))
+    preparation.check_cluster(config, sampling=True, training=True)
 
 
 # arms

@@ -17,7 +17,7 @@ from rsf_dist.inspection.findings import (
     sample_findings,
     shared_finding,
 )
-from rsf_dist.runs import pipeline
+from rsf_dist.runs import preparation
 
 
 def lines(findings) -> list[str]:
@@ -112,7 +112,7 @@ def test_a_run_says_the_findings_and_begins_nothing_with_images_that_are_all_ali
     assert lines(run_findings(config, load_inputs(config))) == []
     np.savez(tmp_path / "target.npz", images=np.full((40, 8, 8), 200, np.uint8))
     with pytest.raises(InputError, match=r"^target=\(its images\): all of 40 images that were looked at are alike"):
-        pipeline.prepare(config)
+        preparation.prepare(config)
 
 
 def test_a_source_that_is_the_target_is_told(tmp_path):

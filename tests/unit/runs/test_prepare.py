@@ -11,7 +11,7 @@ from seed_runs import RecordingProgress
 from rsf_dist.config.load import dump_config, filled, parse_config
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.models.spec import NetworkSpec
-from rsf_dist.runs import pipeline
+from rsf_dist.runs import pipeline, preparation
 
 
 def test_weights_are_said_once_with_what_was_left_out(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_weights_are_said_once_with_what_was_left_out(tmp_path: Path) -> None:
     raw["model"] |= {"weights": str(tmp_path / "w.ckpt")}
     for config, lines in ((raw, 1), (raw, 1), (sound_run(tmp_path), 0)):
         progress = RecordingProgress()
-        pipeline.prepare(parse_config(config), progress)
+        preparation.prepare(parse_config(config), progress)
         said = [line for line in progress.lines if line.startswith("weights ")]
         assert len(said) == lines
         if lines:
@@ -43,7 +43,7 @@ def photographs(folder: Path, **sections: object) -> dict[str, Any]:
 
 def test_a_run_says_what_is_proposed_and_what_the_images_chose(tmp_path: Path) -> None:
     progress = RecordingProgress()
-    pipeline.prepare(parse_config(photographs(tmp_path)), progress)
+    preparation.prepare(parse_config(photographs(tmp_path)), progress)
     assert progress.lines == [
         "proposals: the source images under rotation -0.2 to 0.2, scale 0.9 to 1.6, brightness 0.4 to 1.4, contrast "
         "0.6 to 1.4, translate_x -0.15 to 0.15, translate_y -0.15 to 0.15, noise 0 to 0.08",
@@ -54,7 +54,7 @@ def test_a_run_says_what_is_proposed_and_what_the_images_chose(tmp_path: Path) -
 
 def test_proposals_that_change_nothing_are_said_to(tmp_path: Path) -> None:
     progress = RecordingProgress()
-    pipeline.prepare(parse_config(photographs(tmp_path, proposal={"parameters": {}})), progress)
+    preparation.prepare(parse_config(photographs(tmp_path, proposal={"parameters": {}})), progress)
     assert progress.lines[0] == "proposals: the source images unchanged (proposal.parameters varies them)"
 
 
