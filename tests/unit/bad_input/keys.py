@@ -36,7 +36,7 @@ SECTIONS: dict[str, list[dict[str, Any]]] = {
         {"kind": "dataset", "images": {"kind": "digits"}},
     ],
     "ratio": [
-        {"kind": "classifier", "max_log_ratio": 2.0},
+        {"kind": "classifier", "max_log_ratio": 2.0, "network": {"width": 8}},
         {"kind": "label_shift", "target_prior": [0.5, 0.5]},
         {"kind": "density", "parameters": {"rotation": {"uniform": [0, 1]}}},
         {"kind": "reward", "score": "a:b", "max_score": 1.0},

@@ -233,7 +233,7 @@ def refusing_after(number):
 )
 def test_what_estimates_the_mix_of_classes_must_have_room_on_the_cluster(sections, asked, monkeypatch):
     for name in ("check_pool", "check_training", "require_shared"):
-        monkeypatch.setattr(pipeline, name, lambda *_: None)
+        monkeypatch.setattr(preparation, name, lambda *_: None)
     config = having(**sections)
     for number, place in enumerate(asked):
         monkeypatch.setattr(preparation, "check_ratio", refusing_after(number))

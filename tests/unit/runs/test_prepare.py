@@ -34,8 +34,8 @@ def test_weights_are_said_once_with_what_was_left_out(tmp_path: Path) -> None:
 def photographs(folder: Path, **sections: object) -> dict[str, Any]:
     """A run of 40 images of 64 x 64 pixels that leaves to them what it can."""
     raw = sound_run(folder) | {"ratio": {"num_proposals": 50}, "envelope": {"kind": "budget", "acceptance": 0.5}}
-    for name in ("source", "target"):
-        images = np.random.default_rng(0).integers(256, size=(40, 64, 64), dtype=np.uint8)
+    for seed, name in enumerate(("source", "target")):
+        images = np.random.default_rng(seed).integers(256, size=(40, 64, 64), dtype=np.uint8)
         np.savez(folder / f"{name}.npz", images=images, labels=np.arange(40) % 2)
     del raw["proposal"]
     return raw | {"sampling": {"num_accepted": 8}} | sections
