@@ -19,13 +19,19 @@ ROOT = Path(__file__).parents[2]
 READMES = sorted(path for path in ROOT.rglob("README.md") if ".venv" not in path.parts)
 
 
-def test_every_code_block_of_the_package_readme_runs(tmp_path, monkeypatch):
+PACKAGE = [path for path in READMES if "rsf_dist" in path.relative_to(ROOT).parts and fenced_blocks(path, "python")]
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_code_block_within_the_package_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    shown = fenced_blocks(ROOT / "rsf_dist" / "README.md", "python")
-    assert len(shown) >= 2
-    for block in shown:
-        exec(compile(block, "rsf_dist/README.md", "exec"), names)
+    for block in fenced_blocks(path, "python"):
+        exec(compile(block, str(path), "exec"), names)
+
+
+def test_the_package_shows_code_where_it_is_extended_and_where_a_model_is_used():
+    assert {path.parent.name for path in PACKAGE} >= {"rsf_dist", "outputs"}
 
 
 def test_the_first_page_loads_the_model_of_a_run(tmp_path, monkeypatch, capsys):
