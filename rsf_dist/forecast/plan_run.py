@@ -30,7 +30,7 @@ from rsf_dist.forecast.measure import RowCost, measure_pool, measure_row
 from rsf_dist.report import report_json
 from rsf_dist.runs.made_with import made_with
 from rsf_dist.runs.pipeline import open_run, write_basis
-from rsf_dist.runs.preparation import prepare
+from rsf_dist.runs.preparation import description, prepare
 from rsf_dist.runs.reuse import Basis
 from rsf_dist.runs.rounds import round_sampler
 from rsf_dist.runs.run_folder import CONFIG, seed_folder, stored_config
@@ -94,6 +94,8 @@ def plan_run(
             check_ratio(config.ratio)
         with located("sampling.pool"):
             check_pool(config.sampling.pool)
+        for line in description(config, inputs):
+            progress.say(line)
         if keep is None:
             warnings = copy_stored_parts(config, store)
         else:

@@ -31,7 +31,7 @@ from rsf_dist.report.html import write_html
 from rsf_dist.report.schema import Report
 from rsf_dist.runs.arms import MODEL, train_seed
 from rsf_dist.runs.made_with import MadeWith, made_with, together
-from rsf_dist.runs.preparation import check_cluster, forecast_bytes, prepare
+from rsf_dist.runs.preparation import check_cluster, description, forecast_bytes, prepare
 from rsf_dist.runs.reuse import Basis, EarlierRun, advice, find_earlier, require_use, take_over
 from rsf_dist.runs.rounds import last_rows, sample_seed
 from rsf_dist.runs.run_folder import CONFIG, DIGESTS, INPUTS, seed_folder, stored_config, stored_digests
@@ -223,7 +223,7 @@ def begin_run(
     training: bool,
     earlier: EarlierRun | None = None,
 ) -> None:
-    """Check the cluster and the disk, say what the image sets hold, and write the resolved configuration.
+    """Check the cluster and the disk, say what is proposed from which images, and write the resolved configuration.
 
     What an earlier run has in common with this one is taken over from it.
 
@@ -231,7 +231,7 @@ def begin_run(
     """
     check_cluster(config, sampling=True, training=training)
     check_disk(store.uri, packed_bytes(store) + forecast_bytes(config, inputs, training), "output")
-    for line in inputs.summaries():
+    for line in description(config, inputs):
         progress.say(line)
     now = _basis(config, inputs)
     write_basis(store, now, inputs)

@@ -54,8 +54,6 @@ def prepare(config: RunConfig, progress: Progress | None = None, packing: Packin
     for finding in run_findings(config, inputs):
         progress.say(finding.line())
     preflight(config, inputs)
-    for line in _chosen(config, inputs):
-        progress.say(line)
     for path, file in user_code.LOADED.items():
         progress.say(f"using {path} from {file}")
     for line in weights.TAKEN:
@@ -65,8 +63,14 @@ def prepare(config: RunConfig, progress: Progress | None = None, packing: Packin
     return inputs
 
 
-def _chosen(config: RunConfig, inputs: Inputs) -> Iterator[str]:
-    """Yield what is proposed, and what the images' size chose of the keys that were left open."""
+def description(config: RunConfig, inputs: Inputs) -> Iterator[str]:
+    """Yield what the image sets hold, what is proposed, and what the images' size chose of keys that were left open.
+
+    Args:
+        config: the resolved configuration.
+        inputs: its image sets.
+    """
+    yield from inputs.summaries()
     yield f"proposals: {config.proposal.summary}"
     channels, height, width = inputs.source.images.shape[1:]
     chosen = ", ".join(

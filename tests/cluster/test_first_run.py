@@ -11,9 +11,9 @@ from data.annotated_files import image
 
 RSF = [sys.executable, "-c", "from rsf_dist.cli import main; main()"]
 FEWER = [
-    "ratio.optimizer.steps=5", "ratio.num_proposals=100", "rounds.num_pilot=400",
+    "ratio.optimizer.steps=5", "ratio.num_proposals=100", "rounds.num_pilot=400", "rounds.num_rounds=2",
     "envelope.num_pilot=400", "sampling.num_accepted=50", "pretrain.steps=5", "training.steps=5",
-    "evaluation.arms=[pretrained]",
+    "evaluation.arms=[pretrained]", "sampling.pool.max_actors=1", "training.num_workers=1",
 ]  # fmt: skip
 
 

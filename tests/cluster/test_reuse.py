@@ -83,6 +83,7 @@ def test_rounds_that_explored_are_taken_over_and_the_last_is_drawn_on(
     assert verify(str(tmp_path / "new")).wrong == ()
 
 
+@pytest.mark.soak
 def test_a_plan_keeps_its_ratio_for_runs_with_any_envelope(small_run: dict, tmp_path: Path, ray_address: str) -> None:
     kept, raw = tmp_path / "plan", small_run | {"num_seeds": 2}
     forecast = plan_run(parse_config(raw), keep=str(kept))

@@ -41,10 +41,16 @@ def photographs(folder: Path, **sections: object) -> dict[str, Any]:
     return raw | {"sampling": {"num_accepted": 8}} | sections
 
 
+def described(raw: dict) -> list[str]:
+    config = parse_config(raw)
+    inputs = preparation.prepare(config)
+    return list(preparation.description(filled(config, inputs.image_defaults), inputs))
+
+
 def test_a_run_says_what_is_proposed_and_what_the_images_chose(tmp_path: Path) -> None:
-    progress = RecordingProgress()
-    preparation.prepare(parse_config(photographs(tmp_path)), progress)
-    assert progress.lines == [
+    assert described(photographs(tmp_path)) == [
+        "source: 40 grey images of 64 x 64 pixels, 2 classes of 20 images",
+        "target: 40 grey images of 64 x 64 pixels",
         "proposals: the source images under rotation -0.2 to 0.2, scale 0.9 to 1.6, brightness 0.4 to 1.4, contrast "
         "0.6 to 1.4, translate_x -0.15 to 0.15, translate_y -0.15 to 0.15, noise 0 to 0.08",
         "chosen for images of 1 x 64 x 64, unless you name them: ratio.network={name: small_cnn, stride: 2}, "
@@ -53,9 +59,8 @@ def test_a_run_says_what_is_proposed_and_what_the_images_chose(tmp_path: Path) -
 
 
 def test_proposals_that_change_nothing_are_said_to(tmp_path: Path) -> None:
-    progress = RecordingProgress()
-    preparation.prepare(parse_config(photographs(tmp_path, proposal={"parameters": {}})), progress)
-    assert progress.lines[0] == "proposals: the source images unchanged (proposal.parameters varies them)"
+    raw = photographs(tmp_path, proposal={"parameters": {}})
+    assert described(raw)[2] == "proposals: the source images unchanged (proposal.parameters varies them)"
 
 
 def test_the_resolved_configuration_names_what_the_images_chose_and_a_resumed_run_keeps_it(tmp_path: Path) -> None:
