@@ -23,7 +23,7 @@ from rsf_dist.config.run import RunConfig
 from rsf_dist.config.shifted_images import ShiftConfig
 from rsf_dist.data.images import load_images
 from rsf_dist.errors import InputError, RsfError
-from rsf_dist.runs.pipeline import seed_folder, stored_config
+from rsf_dist.runs.run_folder import seed_folder, stored_config
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.sampling.accepted import stored_rows
 from rsf_dist.storage.run_store import RunStore

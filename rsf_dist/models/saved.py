@@ -19,6 +19,10 @@ _FILES = ("model.json", "model.safetensors")
 _PLACES = ("", "seeds/000")  # of a run of one seed, and of a run of several
 
 
+class OwnCodeRefused(InputError):
+    """A model names code of the user's own, which may not run."""
+
+
 def load_model(path: str | os.PathLike[str], own_code: bool = False, seed: int | None = None) -> Network:
     """Load a fine-tuned model, on the CPU and in evaluation mode.
 
@@ -34,7 +38,8 @@ def load_model(path: str | os.PathLike[str], own_code: bool = False, seed: int |
         seed: the seed of a run whose model is loaded. None means the first.
 
     Raises:
-        InputError: there is no model, its files are damaged or another program's, or it needs `own_code`.
+        InputError: there is no model, or its files are damaged or another program's.
+        OwnCodeRefused: it needs `own_code`.
     """
     uri = re.sub(r"/?model\.(json|safetensors)$", "", str(path)) or "."
     run = RunStore(uri)
@@ -76,7 +81,7 @@ def _load(folder: Path, own_code: bool) -> Network:
         name = NetworkSpec.from_json((folder / _FILES[0]).read_text()).config.name
         if ":" in name and not own_code:
             rule = "names code of one's own, which would run"
-            raise InputError(
+            raise OwnCodeRefused(
                 "model.json", name, rule, "pass own_code=True if you trust whoever wrote it", absolute=True
             )
         return load_network(folder)

@@ -24,7 +24,7 @@ from rsf_dist.data.pixels import require_images
 from rsf_dist.errors import InputError
 from rsf_dist.outputs.new_folder import checked_output, new_folder
 from rsf_dist.report import report_json
-from rsf_dist.runs.pipeline import INPUTS, seed_folder, stored_config
+from rsf_dist.runs.run_folder import seed_folder, stored_config
 from rsf_dist.runs.source_names import SourceNames, stored_names
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.sampling.accepted import stored_tables
@@ -35,7 +35,10 @@ from rsf_dist.storage.run_store import RunStore
 
 _ANNOTATIONS = ("boxes", "box_label", "box_crowd", "mask")
 _PROVENANCE = ("source", "round", "chunk", "index", "log_ratio", "weight", "seed")
-_TAKEN = {"file", "file_name", "image", "label", "objects", "base_index", "accept_key", *_PROVENANCE, *_ANNOTATIONS}
+_TOLD = {"image", "label", "base_index", "accept_key", *_PROVENANCE, *_ANNOTATIONS} - {"source", "seed"}
+"""Columns of rows that are written in a form of their own, or have no use outside of the run."""
+_NAMES = {"source", "seed", "file", "file_name", "mask_file_name", "objects"}
+"""Columns that an export adds. A parameter of such a name is written under another."""
 _BLOCK_BYTES, _BLOCK_ROWS = 2**26, 256
 
 
@@ -108,9 +111,9 @@ class _Rows:
     def provenance(self, rows: pa.Table) -> pa.Table:
         """Return where rows come from, and with which parameters each was made."""
         made = {"source": self._sources(rows), "seed": pa.array([self.seed] * rows.num_rows, pa.int64())}
-        columns = {name: made.get(name) if name in made else rows[name] for name in _PROVENANCE}
-        parameters = [field.name for field in rows.schema if field.name not in _TAKEN and _is_plain(field.type)]
-        return pa.table(columns | {name: rows[name] for name in parameters})
+        columns = {name: made[name] if name in made else rows[name] for name in _PROVENANCE}
+        parameters = [field.name for field in rows.schema if field.name not in _TOLD and _is_plain(field.type)]
+        return pa.table(columns | {_parameter_name(name, rows.column_names): rows[name] for name in parameters})
 
     def _sources(self, rows: pa.Table) -> pa.Array:
         if "base_index" not in rows.column_names:
@@ -145,7 +148,7 @@ def export(
     store = RunStore(run)
     config = stored_config(store)
     path = checked_output(output if output is not None else _usual_output(store, format))
-    rows = _chosen_rows(store, config, seed, round)
+    rows = _chosen_rows(store, config, seed, round, progress)
     total, written, has_source = SamplingReport.from_dict(rows.result.report).num_accepted, 0, False
     writer: Writer | None = None
     with new_folder(path) as folder:
@@ -166,7 +169,7 @@ def _usual_output(store: RunStore, format: str) -> str:
     return str(Path(store.root).with_name(name)) if store.is_local else name
 
 
-def _chosen_rows(store: RunStore, config: RunConfig, seed: int | None, round: int | None) -> _Rows:
+def _chosen_rows(store: RunStore, config: RunConfig, seed: int | None, round: int | None, progress: Progress) -> _Rows:
     """Return the rows to write. Raises InputError where there is no such seed or round, or it is not done."""
     seeds = [config.seed + number for number in range(config.num_seeds)]
     chosen = seeds[0] if seed is None else seed
@@ -178,7 +181,7 @@ def _chosen_rows(store: RunStore, config: RunConfig, seed: int | None, round: in
     entry = None if number is None else rounds.get(number)
     if number is None or entry is None or entry.result is None:
         raise _not_done(at, round, [one for one, progress in rounds.items() if progress.complete])
-    names = stored_names(store, INPUTS, config)
+    names = stored_names(store, at, config, progress)
     return _Rows(at, chosen, number, entry.work.chunk_size, entry.result, names)
 
 
@@ -234,6 +237,16 @@ def _require_classes(batch: Batch, classes: tuple[str, ...]) -> None:
         if len(outside):
             rule = f"must lie in [0, {len(classes)}), the source's classes"
             raise InputError(name, int(outside[0]), rule, "correct the proposal's labels", absolute=True)
+
+
+def _parameter_name(name: str, columns: list[str]) -> str:
+    """Return the name that a parameter's column is written under; `columns` are those of the rows."""
+    if name not in _NAMES:
+        return name
+    written = f"{name}_parameter"
+    while written in columns:
+        written += "_"
+    return written
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -5,9 +5,8 @@ What is not given is the model's: the size of its images, how others are brought
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,23 @@ from rsf_dist.config.kinds import kind_of
 from rsf_dist.config.load import image_set_keys
 from rsf_dist.config.messages import first_error
 from rsf_dist.data.batch import Batch
+from rsf_dist.data.decoding import DeepImages
+from rsf_dist.data.packing import read_block
 from rsf_dist.data.sources import Listing, list_images, list_unlabelled
 from rsf_dist.data.sources.base import existing, normal, shortened
 from rsf_dist.data.sources.columns import decoded, stacked
 from rsf_dist.data.sources.found_files import find_files, image_suffixes, sentence_of
+from rsf_dist.data.sources.parquet import SUFFIXES as PARQUET
+from rsf_dist.data.sources.recognise import recognise, recognise_parts
+from rsf_dist.data.sources.streamed import StreamedImages
 from rsf_dist.data.sources.text_tables import JSON_LINES, SEPARATED
 from rsf_dist.errors import InputError
 from rsf_dist.models.networks import Network
 
-_PARQUET = (".parquet", ".pq")
 _BLOCK_BYTES, _BLOCK_IMAGES = 2**27, 4096
 _GIVE_SIZE = "add the size to the command, e.g. size=224"
+_WHOLE = {"image_folder": "image_folder", "table": "image_folder", "coco": "image_folder", "parquet": "parquet"}
+"""Kinds of which a folder may hold several sets -> the kind that takes the images of all of them."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,14 @@ class GivenImages:
         taken: the positions of the images to take.
         names: the names of the labels as they are given, by position in the listing; empty without labels.
         notes: lines for the user.
+        bits: bits that are used of files with 16 bits a channel. None means as many as a file's type says.
     """
 
     listing: Listing
     taken: Sequence[int]
     names: Sequence[str]
     notes: tuple[str, ...]
+    bits: int | None = None
 
     def blocks(self, skip_unreadable: bool) -> Iterator[Block]:
         """Yield the images block by block, a first one of one image, which tells how large they are.
@@ -57,18 +64,36 @@ class GivenImages:
             skip_unreadable: False means that an image file that cannot be read is an error.
 
         Raises:
-            InputError: names the file; or the images differ in size, and the model does not say which it wants.
+            InputError: names the file; or the images differ in size, and the model does not say which it wants; or,
+                after the last block, all images of 16 bits are so dark that they hold fewer.
         """
-        size, start, shape = 1, 0, None
+        shape, deep = None, DeepImages()
+        for block in self._unchecked_blocks(skip_unreadable):
+            if len(block.images):
+                shape = shape or block.images.shape[1:]
+                self._require_shape(block, shape)
+            deep += block.deep
+            yield block
+        deep.require_full_range(self.bits)
+
+    def _unchecked_blocks(self, skip_unreadable: bool) -> Iterator[Block]:
+        size, start = 1, 0
         while start < len(self.taken):
             positions = list(self.taken[start : start + size])
             start += len(positions)
             block = self._read(positions, skip_unreadable)
-            if len(block.images):
-                shape = shape or block.images.shape[1:]
-                self._require_shape(block, shape)
-                size = max(1, min(_BLOCK_IMAGES, _BLOCK_BYTES // max(1, shape.numel())))
             yield block
+            if len(block.images):
+                size = max(1, min(_BLOCK_IMAGES, _BLOCK_BYTES // max(1, block.images[0].numel())))
+                if isinstance(self.listing.read, StreamedImages):
+                    yield from self._in_one_pass(self.listing.read, start, size)
+                    return
+
+    def _in_one_pass(self, read: StreamedImages, start: int, size: int) -> Iterator[Block]:
+        """Give the images after the first: a compressed array cannot be entered in the middle."""
+        runs = [list(self.taken[at : at + size]) for at in range(start, len(self.taken), size)]
+        for positions, columns in zip(runs, read.blocks(runs), strict=True):
+            yield Block(positions, columns["image"])
 
     def _require_shape(self, block: Block, shape: torch.Size) -> None:
         """Raise InputError where a block's images are not like those of the blocks before."""
@@ -79,9 +104,11 @@ class GivenImages:
 
     def _read(self, positions: list[int], skip_unreadable: bool) -> Block:
         try:
-            return Block(positions, self.listing.read(positions)["image"])
+            columns, deep = read_block(self.listing.read, positions)
+            return Block(positions, columns["image"], deep=deep)
         except InputError as err:
-            if not (skip_unreadable and err.absolute):  # such an error names a file; others are about all images
+            of_one_image = err.absolute and not isinstance(self.listing.read, StreamedImages)
+            if not (skip_unreadable and of_one_image):  # such an error names a file; others are about all images
                 raise _in_words_of_the_command(err) from err
             if len(positions) == 1:
                 return Block([], torch.empty(0), (str(err),))
@@ -95,7 +122,7 @@ class GivenImages:
             images = stacked([block.images[0] for block in read], [self.listing.ids[one] for one in kept])
         except InputError as err:
             raise _in_words_of_the_command(err) from err
-        return Block(kept, images, unreadable)
+        return Block(kept, images, unreadable, sum((block.deep for block in read), DeepImages()))
 
 
 @dataclass(frozen=True)
@@ -106,18 +133,20 @@ class Block:
         positions: of the images that could be read.
         images: uint8 [len(positions), c, h, w].
         unreadable: a line for each file that was passed over.
+        deep: what is to be said of images of 16 bits once all are read.
     """
 
     positions: list[int]
     images: Tensor
     unreadable: tuple[str, ...] = ()
+    deep: DeepImages = field(default_factory=DeepImages)
 
 
 def find_images(path: str, overrides: Sequence[str], model: Network) -> GivenImages:
     """List the images that a path leads to.
 
     Args:
-        path: a folder, an image, a table, a Parquet or npz file; or a URI of Parquet files.
+        path: a folder, an image, or any file that `rsf_dist.data.sources` recognises; or a URI of Parquet files.
         overrides: keys of an image set, each `key=value`, in place of what the path and the model say.
         model: says size, resize, bits, channels and classes.
 
@@ -132,21 +161,21 @@ def find_images(path: str, overrides: Sequence[str], model: Network) -> GivenIma
     taken = listing.take(config.start, config.limit)
     if not taken:
         raise InputError("start", config.start, f"leaves none of {len(listing.ids):,} images", "lower it")
-    notes += (_preparation(config),)
+    given = GivenImages(listing, taken, (), (*notes, *_choices(path, config)), getattr(config, "bits", None))
     if listing.labels is None or not model.classes:
-        return GivenImages(replace(listing, labels=None), taken, (), notes)
-    return _with_known_labels(GivenImages(listing, taken, (), notes), model.classes)
+        return replace(given, listing=replace(listing, labels=None))
+    return _with_known_labels(given, model.classes)
 
 
 def _config_of(path: str, overrides: Sequence[str], model: Network) -> ImagesKind:
     given = image_set_keys(overrides)
-    keys = _keys_of(path) if "kind" not in given else {}
-    kind = IMAGE_KINDS.find(given.get("kind", keys.get("kind")))
+    found = _keys_of(path) if "kind" not in given else {}
+    kind = IMAGE_KINDS.find(given.get("kind", found.get("kind")))
     if kind is None:
         known = ", ".join(map(kind_of, IMAGE_KINDS.models))
         raise InputError("kind", given["kind"], "is no kind of image set", f"use one of {known}")
-    place = next((key for key in ("file", "root") if kind.model_fields.get(key) is not None), None)
-    defaults: dict[str, Any] = {"kind": kind_of(kind)} | ({place: path} if place else {})
+    place = "file" if "file" in kind.model_fields else "root"
+    defaults = found or {"kind": kind_of(kind), place: path}
     expects = model.expects
     if expects is not None:
         defaults |= {"size": expects.size, "resize": expects.resize, "bits": expects.bits}
@@ -161,20 +190,37 @@ def _config_of(path: str, overrides: Sequence[str], model: Network) -> ImagesKin
 
 
 def _keys_of(path: str) -> dict[str, Any]:
-    """Return the kind of image set that a path leads to, told from its name or from what is in the folder."""
-    if "://" in path:
-        return {"kind": "parquet"}
+    """Return the keys of the image set that a path leads to: what `recognise` finds, or whatever images there are.
+
+    Raises:
+        InputError: nothing is there; or there are several image sets that cannot be taken as one.
+    """
+    if "://" not in path:
+        existing(path, "PATH")
+    try:
+        parts = recognise_parts(path)
+    except InputError:  # it is no image set by itself, and may still hold images
+        return _keys_of_no_set(path)
+    first = next(iter(parts.values()))
+    if len(parts) == 1:
+        return first
+    if first["kind"] in _WHOLE and len({keys["kind"] for keys in parts.values()}) == 1:
+        return {"kind": _WHOLE[first["kind"]], "root": path}
+    try:
+        return recognise(path)
+    except InputError as err:
+        raise InputError("PATH", err.value, err.rule, err.remedy) from err
+
+
+def _keys_of_no_set(path: str) -> dict[str, Any]:
     found = existing(path, "PATH")
-    if os.path.isdir(found):
+    if found.is_dir():
         files = find_files(found)
-        only_tables = not files.images and any(suffix in _PARQUET for suffix in files.passed_over)
-        return {"kind": "parquet" if only_tables else "image_folder"}
-    suffix = found.suffix.lower()
-    if suffix in _PARQUET:
-        return {"kind": "parquet"}
-    if suffix == ".npz":
-        return {"kind": "npz"}
-    return {"kind": "table" if suffix in SEPARATED + JSON_LINES else "image_folder"}
+        only_tables = not files.images and any(suffix in PARQUET for suffix in files.passed_over)
+        return {"kind": "parquet" if only_tables else "image_folder", "root": path}
+    if found.suffix.lower() in SEPARATED + JSON_LINES:
+        return {"kind": "table", "file": path}
+    return {"kind": "image_folder", "root": path}
 
 
 def _listed(path: str, config: ImagesKind) -> tuple[Listing, tuple[str, ...]]:
@@ -182,7 +228,7 @@ def _listed(path: str, config: ImagesKind) -> tuple[Listing, tuple[str, ...]]:
     if isinstance(config, ImageFolderConfig) and Path(config.root).expanduser().is_file():
         file = Path(config.root).expanduser()
         if file.suffix.lower() not in image_suffixes() and file.suffix:
-            known = ", ".join((*_PARQUET, ".npz", *SEPARATED, *JSON_LINES))
+            known = ", ".join((*PARQUET, ".npz", *SEPARATED, *JSON_LINES))
             raise InputError("PATH", path, f"is neither an image nor a table ({known})", "name another file or folder")
         return Listing([file.name], _OneFile(file, config)), ()
     try:
@@ -222,10 +268,18 @@ def _with_known_labels(given: GivenImages, classes: Sequence[str]) -> GivenImage
     return replace(given, listing=known, names=names, notes=(*given.notes, note))
 
 
-def _preparation(config: ImagesKind) -> str:
+def _choices(path: str, config: ImagesKind) -> Iterator[str]:
+    """Yield lines about what the command did not say."""
+    listed_in = getattr(config, "file", None) or getattr(config, "annotations", None)
+    if listed_in is not None and Path(path).expanduser().is_dir():
+        yield f"the images that {listed_in} lists are taken; kind=image_folder takes all in the folder"
+    split = getattr(config, "split", None)
+    if split is not None:
+        yield f"the images of split {split} are taken; name another one by split=…"
     if config.size is None:
-        return "the model does not say which size its images had: they stay as they are"
-    return f"images of another size are brought to {config.size[0]} x {config.size[1]} pixels ({config.resize})"
+        yield "the model does not say which size its images had: they stay as they are"
+    else:
+        yield f"images of another size are brought to {config.size[0]} x {config.size[1]} pixels ({config.resize})"
 
 
 def _in_words_of_the_command(err: InputError) -> InputError:

@@ -37,7 +37,7 @@ def new_folder(path: Path, option: str = "--output") -> Iterator[Path]:
     """
     made: list[Path] = []
     try:
-        made = _made_parents(path.parent)
+        _make_parents(path.parent, made)
         draft = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".partial", dir=path.parent))
     except OSError as err:
         _remove_empty(made)
@@ -62,11 +62,13 @@ def _take_name(draft: Path, path: Path, option: str) -> None:
         raise InputError(option, path, f"cannot take this name ({err})", "name another folder") from err
 
 
-def _made_parents(folder: Path) -> list[Path]:
-    """Make a folder and those above it. Returns those that were not there, the innermost first."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
+def _make_parents(folder: Path, made: list[Path]) -> None:
+    """Make a folder and those above it, and note each that was not there in `made`, the innermost first."""
+    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+    for one in reversed(missing):
+        with suppress(FileExistsError):  # another process was quicker, and keeps it
+            one.mkdir()
+            made.insert(0, one)
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from rsf_dist.data.unreadable import out_of_memory
 from rsf_dist.errors import InputError
 from rsf_dist.models.networks import ImageNetwork, Network
-from rsf_dist.models.saved import load_model
+from rsf_dist.models.saved import OwnCodeRefused, load_model
 from rsf_dist.outputs.given_images import Block, GivenImages, find_images
 from rsf_dist.outputs.new_folder import checked_output, new_folder
 from rsf_dist.report.predicted_images import PredictedImage, contact_sheet
@@ -135,9 +135,7 @@ def _classifier(path: str, options: PredictOptions) -> Network:
     """Load a model that maps images to classes. Raises InputError for any other."""
     try:
         network = load_model(path, own_code=options.code_folder is not None, seed=options.seed)
-    except InputError as err:
-        if "own_code" not in err.remedy:
-            raise
+    except OwnCodeRefused as err:
         remedy = "name its folder by --code-folder if you trust whoever wrote it"
         raise InputError(err.field, err.value, err.rule, remedy) from err
     if not isinstance(network, ImageNetwork):

@@ -36,7 +36,7 @@ from rsf_dist.runs.reuse import Basis, EarlierRun, advice, find_earlier, require
 from rsf_dist.runs.rounds import last_rows, sample_seed
 from rsf_dist.runs.run_folder import CONFIG, DIGESTS, INPUTS, seed_folder, stored_config, stored_digests
 from rsf_dist.runs.seed_run import SeedRun
-from rsf_dist.runs.source_names import SourceNames
+from rsf_dist.runs.source_names import SourceNames, kept_names
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.storage.lock import run_lock
 from rsf_dist.storage.run_store import RunStore
@@ -124,6 +124,7 @@ def train(
     with open_run(config, progress, join) as (config, store, inputs), join():
         check_cluster(config, sampling=config.sampling.mode == "stream", training=True)
         check_disk(store.uri, packed_bytes(store) + forecast_bytes(config, inputs, training=True), "output")
+        _keep_inputs(store, inputs)
         record_made_with(store, made_with(config))
         for seed_run in seed_runs(config, inputs, store, progress):
             train_seed(seed_run, last_rows(seed_run))
@@ -245,8 +246,7 @@ def _basis(config: RunConfig, inputs: Inputs) -> Basis:
 
 def write_basis(store: RunStore, now: Basis, inputs: Inputs) -> None:
     """Write into a run's directory what its stages depend on: images' digests, record, resolved configuration."""
-    if not store.is_intact(INPUTS):
-        store.commit_folder(INPUTS, lambda folder: _describe_inputs(now, inputs, folder))
+    _keep_inputs(store, inputs)
     record_made_with(store, now.made_with)
     store.write(CONFIG, dump_config(now.config))
 
@@ -259,9 +259,17 @@ def record_made_with(store: RunStore, now: MadeWith) -> None:
         store.commit(lambda manifest: manifest.made_with.update(record))
 
 
-def _describe_inputs(now: Basis, inputs: Inputs, folder: Path) -> None:
-    (folder / DIGESTS).write_text(json.dumps(now.digests, indent=1) + "\n")
-    SourceNames.of(inputs.proposed_from).save(folder)
+def _keep_inputs(store: RunStore, inputs: Inputs) -> None:
+    """Write the digests and names of the images, whichever of them a run does not keep undamaged."""
+    names = kept_names(store)
+    if names is None or not store.is_intact(INPUTS):
+        kept = names or SourceNames.of(inputs.proposed_from)
+        store.commit_folder(INPUTS, lambda folder: _describe_inputs(inputs, kept, folder))
+
+
+def _describe_inputs(inputs: Inputs, names: SourceNames, folder: Path) -> None:
+    (folder / DIGESTS).write_text(json.dumps(inputs.digests(), indent=1) + "\n")
+    names.save(folder)
 
 
 def write_report(config: RunConfig, store: RunStore) -> RunResult:

@@ -34,7 +34,8 @@ def stored_config(store: RunStore) -> RunConfig:
 
 def stored_digests(store: RunStore) -> dict[str, str] | None:
     """Return the digests of the images that a run began with, by image set; None where it has not begun."""
-    return store.find_folder(INPUTS, lambda folder: json.loads((folder / DIGESTS).read_text()))
+    text = store.find_file(INPUTS, DIGESTS)
+    return None if text is None else json.loads(text)
 
 
 def seed_folder(number: int, num_seeds: int) -> str:

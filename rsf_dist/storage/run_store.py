@@ -271,6 +271,12 @@ class RunStore:
                 return None
             return read(scratch)
 
+    def find_file(self, folder: str, name: str) -> bytes | None:
+        """Return a file of a folder, or None where it is not listed, missing or damaged, whatever the others are."""
+        sha256, path = self.manifest().folders.get(folder, {}).get(name), _within(folder, name)
+        data = self.read(path) if sha256 is not None and self.exists(path) else b""
+        return data if _sha256(data) == sha256 else None
+
     def load_folder(self, folder: str, read: Callable[[Path], _T]) -> _T:
         """Return the result of `read` on a local copy of a folder.
 

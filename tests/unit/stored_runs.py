@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -22,7 +23,7 @@ from rsf_dist.data.images import load_images
 from rsf_dist.proposals import AugmentProposal
 from rsf_dist.ratios import ConstantRatio
 from rsf_dist.report import report_json
-from rsf_dist.runs.pipeline import INPUTS, seed_folder
+from rsf_dist.runs.run_folder import DIGESTS, INPUTS, seed_folder
 from rsf_dist.runs.source_names import SourceNames
 from rsf_dist.sampling.accepted import describe_columns
 from rsf_dist.sampling.chunk import ChunkWork
@@ -63,8 +64,14 @@ def begin(config: RunConfig, keeps_names: bool = True) -> RunStore:
     """Write what a run writes before it samples."""
     store = RunStore(config.output)
     store.write("config.yaml", dump_config(config))
-    if keeps_names:
-        store.commit_folder(INPUTS, SourceNames.of(load_images(config.source)).save)
+    images = load_images(config.source)
+
+    def describe(folder: Path) -> None:
+        (folder / DIGESTS).write_text(json.dumps({"source": images.digest()}))
+        if keeps_names:
+            SourceNames.of(images).save(folder)
+
+    store.commit_folder(INPUTS, describe)
     return store
 
 

@@ -53,6 +53,11 @@ def splits_in(root: Path) -> list[str]:
     return [split for split, (images, _) in _IDX_FILES.items() if _places(root, images)]
 
 
+def split_of(file: Path) -> str | None:
+    """Return the split that a file belongs to, or None where its name says none."""
+    return next((split for split, names in _IDX_FILES.items() if file.name.removesuffix(".gz") in names), None)
+
+
 def _find_idx(root: Path, name: str) -> Path:
     found = _places(root, name)
     if found:

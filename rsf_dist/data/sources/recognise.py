@@ -9,6 +9,7 @@ from typing import Any
 
 from rsf_dist.data.sources.base import existing, shortened
 from rsf_dist.data.sources.found_files import RUN_FILES, image_suffixes
+from rsf_dist.data.sources.idx import split_of
 from rsf_dist.data.sources.parquet import SUFFIXES as PARQUET
 from rsf_dist.data.sources.recognised_files import coco_keys, table_keys, yolo_parts
 from rsf_dist.data.sources.recognised_folders import FINDERS, only_folder
@@ -95,7 +96,8 @@ def _of_file(file: Path) -> Mapping[str, Keys]:
     if suffix == ".npz":
         return {"": {"kind": "npz", "root": str(file)}}
     if file.name.endswith(("-ubyte", "-ubyte.gz")):
-        return _of_folder(file.parent)
+        beside, split = _of_folder(file.parent), split_of(file)
+        return {split: beside[split]} if split is not None and split in beside else beside
     raise _no_set(file, suffix)
 
 

@@ -191,6 +191,7 @@ def test_npz_and_idx_files_and_the_folders_that_hold_them(tmp_path):
     file = folder / "train-images-idx3-ubyte"
     assert recognise(str(folder)) == recognise(str(file)) == {"kind": "idx", "root": str(folder), "split": "train"}
     assert num_images(recognise_parts(str(folder))["test"]) == 2
+    assert recognise(str(folder / "t10k-labels-idx1-ubyte"))["split"] == "test"
 
 
 def written(path: Path, text: str) -> Path:

@@ -22,11 +22,14 @@ from stored_runs import (
     with_masks,
 )
 
+from rsf_dist.config.model import ModelConfig
 from rsf_dist.data.batch import concat, select
 from rsf_dist.data.export import WRITERS
 from rsf_dist.errors import InputError
+from rsf_dist.models.spec import NetworkSpec, save_network
 from rsf_dist.outputs import export as export_module
 from rsf_dist.outputs.export import export
+from rsf_dist.runtime.progress import Progress
 from rsf_dist.storage.run_store import RunStore
 
 NAMES = [f"{name}/{name}-{number}.png" for name in ("cat", "dog") for number in range(4)]
@@ -185,8 +188,78 @@ def test_a_run_that_keeps_no_names_lists_its_source_again_with_start_and_limit(t
     names = ["cat/cat-1.png", "cat/cat-2.png", "dog/dog-1.png", "dog/dog-2.png"]
     found = pq.read_table(tmp_path / "out")["source"].to_pylist()
     assert found == [names[number] for number in accepted_rows(config)["base_index"].tolist()]
-    (tmp_path / "source").rename(tmp_path / "elsewhere")
-    assert "source.root" in refused(config.output, tmp_path / "more")
+
+
+class Lines(Progress):
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
+def add_an_image(source: Path) -> None:
+    class_folders(source, ("bird",), each=1)
+
+
+def swap_two_images(source: Path) -> None:
+    (source / "cat" / "cat-0.png").rename(source / "cat" / "zz.png")
+
+
+def move_away(source: Path) -> None:
+    source.rename(source.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("change", [add_an_image, swap_two_images, move_away])
+def test_a_run_that_keeps_no_names_never_names_images_that_changed_since(change, tmp_path):
+    source = {"kind": "image_folder", "root": str(class_folders(tmp_path / "source"))}
+    config = config_of(source, tmp_path / "run")
+    store, chunks, rows = begin(config, keeps_names=False), drawn_chunks(config, 0), accepted_rows(config)
+    store_round(store, 0, chunks, 20)
+    change(tmp_path / "source")
+    told = refused(config.output, tmp_path / "out")  # the order of the classes is not known either
+    assert told.startswith("source=8 images: differ" if change is swap_two_images else "source")
+    spec = NetworkSpec(ModelConfig(width=4), 2, 3, ("cat", "dog"))
+    store.commit_folder("", lambda folder: save_network(spec.build(), spec, folder))
+    lines = Lines()
+    assert not export(config.output, str(tmp_path / "out"), progress=lines).has_source
+    assert [row["label"] for row in table_of(tmp_path / "out")] == [("cat", "dog")[n] for n in rows["label"].tolist()]
+    assert {row["source"] for row in table_of(tmp_path / "out")} == {""}
+    assert lines.said[-1].startswith("no row names its source image, which is not certain: source")
+
+
+def test_names_that_are_damaged_are_not_used(tmp_path):
+    config = stored_run(tmp_path)
+    names = Path(config.output) / "inputs" / "source_names.json"
+    names.write_text(names.read_text().replace("cat-0", "cat-9"))
+    export(config.output, str(tmp_path / "same"), "parquet")
+    found = pq.read_table(tmp_path / "same")["source"].to_pylist()
+    assert found == [NAMES[number] for number in accepted_rows(config)["base_index"].tolist()]
+    (tmp_path / "source" / "cat" / "cat-0.png").unlink()
+    assert "source=7 images: differ" in refused(config.output, tmp_path / "out")
+    (names.parent / "digests.json").unlink()
+    assert "of which it keeps no digest" in refused(config.output, tmp_path / "out")
+
+
+def test_parameters_that_are_named_like_columns_of_the_export_are_kept_under_another_name(tmp_path):
+    taken = ("source", "seed", "file", "file_name", "mask_file_name", "objects", "seed_parameter")
+
+    def named(rows):
+        return rows | {name: rows["rotation"] + number for number, name in enumerate(taken)}
+
+    config = stored_run(tmp_path, change=named)
+    rows = named(accepted_rows(config))
+    for format in ("folder", "parquet", "huggingface"):
+        export(config.output, str(tmp_path / format), format)
+    table = pq.read_table(tmp_path / "parquet")
+    assert table["source"].to_pylist() == [NAMES[number] for number in rows["base_index"].tolist()]
+    assert set(table["seed"].to_pylist()) == {0}
+    lines = (tmp_path / "huggingface" / "train" / "metadata.jsonl").read_text().splitlines()
+    for name in taken:
+        written = {"seed": "seed_parameter_", "seed_parameter": name}.get(name, f"{name}_parameter")
+        assert torch.tensor(table[written].to_pylist()).equal(rows[name])
+        assert torch.tensor([float(row[written]) for row in table_of(tmp_path / "folder")]).equal(rows[name])
+        assert torch.tensor([json.loads(line)[written] for line in lines]).equal(rows[name])
 
 
 def test_rows_that_trace_back_to_no_image(tmp_path):
@@ -299,6 +372,9 @@ def test_nothing_is_written_over_and_nothing_half_written_is_left(tmp_path):
     shard = Path(config.output) / "rounds/000/accepted/chunk-000002.parquet"
     shard.write_bytes(shard.read_bytes()[:-1])
     before = left_behind(tmp_path)
+    for above in ("x" * 300, f"deep/{'x' * 300}", f"deep/er/{'x' * 300}/still"):
+        assert "cannot be made" in refused(config.output, tmp_path / above / "out")
+        assert left_behind(tmp_path) == before
     assert "differs from its SHA-256" in refused(config.output, tmp_path / "deep" / "er" / "out")
     assert left_behind(tmp_path) == before
 

@@ -18,6 +18,7 @@ import rsf_dist as rsf
 from rsf_dist.config.model import ModelConfig
 from rsf_dist.data.decoding import decode
 from rsf_dist.data.resizing import resized
+from rsf_dist.data.sources import npz
 from rsf_dist.errors import InputError
 from rsf_dist.models.networks import ExpectedImages, Network
 from rsf_dist.models.spec import NetworkSpec, save_network
@@ -202,6 +203,50 @@ def test_a_model_that_does_not_say_its_size(tmp_path):
     assert predict(str(tmp_path / "resizing"), str(photos), str(tmp_path / "more")).num_images == 3
 
 
+def deep(folder: Path, *brightest: int) -> Path:
+    """Write an image with 16 bits a pixel for each of these brightest pixels."""
+    folder.mkdir()
+    for number, level in enumerate(brightest):
+        Image.fromarray(np.full((10, 12), level, np.uint16)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_whether_images_of_16_bits_use_all_of_them_is_told_from_all_together(skip, tmp_path, monkeypatch):
+    monkeypatch.setattr(given_images, "_BLOCK_IMAGES", 2)
+    model_in(tmp_path / "model", channels=1)
+    options = PredictOptions(skip_unreadable=skip)
+    sound = deep(tmp_path / "sound", 60_000, 60_000, 50_000, 900, 800)  # the last block is dark
+    (sound / "2.png").write_bytes(b"" if skip else (sound / "1.png").read_bytes())
+    found = predict(str(tmp_path / "model"), str(sound), str(tmp_path / "out"), options=options)
+    assert found.num_images == 5 - skip
+    dark = deep(tmp_path / "dark", 700, 900, 600, 900, 800)
+    told = refused(tmp_path / "model", dark, tmp_path / "no", options=options)
+    assert "the brightest pixel of all 5 images with 16 bits is 900, of 65535" in told
+    assert not (tmp_path / "no").exists()
+    assert predict(str(tmp_path / "model"), str(dark), str(tmp_path / "ten"), ["bits=10"]).num_images == 5
+
+
+def test_a_large_compressed_array_is_read_in_one_pass(tmp_path, monkeypatch):
+    model_in(tmp_path / "model")
+    pixels = np.random.default_rng(5).integers(256, size=(20, 3, 10, 12), dtype=np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", images=pixels, labels=np.arange(20) % 2, brightness=np.arange(20))
+    tables, opened = [], []
+    monkeypatch.setattr(predict_module, "contact_sheet", lambda images: b"")
+    monkeypatch.setattr(given_images, "_BLOCK_IMAGES", 2)
+    predict(str(tmp_path / "model"), str(tmp_path / "a.npz"), str(tmp_path / "small"))
+    monkeypatch.setattr(npz, "LARGE_BYTES", 1)
+    read = npz._opened_images
+    monkeypatch.setattr(npz, "_opened_images", lambda path: opened.append(path) or read(path))
+    for name, keys in (("large", []), ("beside", ["attributes=[brightness]"]), ("part", ["start=3", "limit=8"])):
+        opened.clear()
+        predict(str(tmp_path / "model"), str(tmp_path / "a.npz"), str(tmp_path / name), keys)
+        assert len(opened) == 3  # its header, its first image, and all others
+        tables.append(read_csv(tmp_path / name))
+    assert tables[0] == tables[1] == read_csv(tmp_path / "small")
+    assert tables[2] == tables[0][3:11]
+
+
 def write_parquet(path: Path, photos: list[Path], labels: list[str]) -> Path:
     path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.table({"image": [photo.read_bytes() for photo in photos], "label": labels}), path)
@@ -226,6 +271,67 @@ def test_whatever_holds_images_is_read(tmp_path):
         assert (found.num_images, found.num_labelled) == (4, 4)
         probability.add((found.num_right, *(row["probability"] for row in read_csv(tmp_path / f"out-{number}"))))
     assert len(probability) == 1
+
+
+def write_idx(folder: Path, split: str, count: int) -> None:
+    folder.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(count).integers(256, size=(count, 10, 12), dtype=np.uint8)
+    for name, shape, data in (("images-idx3", pixels.shape, pixels), ("labels-idx1", (count,), pixels[:, 0, 0] % 2)):
+        header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
+        (folder / f"{split}-{name}-ubyte").write_bytes(header + data.tobytes())
+
+
+def test_folders_of_other_files_than_images_are_recognised(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_module, "contact_sheet", lambda images: b"")
+    model_in(tmp_path / "model")
+    for split, count in (("train", 4), ("t10k", 3)):
+        write_idx(tmp_path / "idx", split, count)
+    (tmp_path / "arrays").mkdir()
+    np.savez(tmp_path / "arrays" / "a.npz", images=np.zeros((5, 3, 10, 12), np.uint8))
+    write_parquet(tmp_path / "splits" / "train-0.parquet", sorted(flat(tmp_path / "photos", 2).iterdir()), CLASSES)
+    write_parquet(tmp_path / "splits" / "test-0.parquet", sorted((tmp_path / "photos").iterdir()), CLASSES)
+    labelled = flat(tmp_path / "labelled", 6)
+    (labelled / "labels.csv").write_text("file,label\n" + "".join(f"{number}.png,cat\n" for number in range(6)))
+    lines, test = Lines(), "idx/t10k-images-idx3-ubyte"
+    for number, (place, keys, images, labels) in enumerate(
+        [
+            ("idx", [], 4, 0),
+            ("idx", ["split=test"], 3, 0),
+            (test, [], 3, 0),
+            ("idx", ["classes=[dog, cat]"], 4, 4),
+            ("arrays", [], 5, 0),
+            ("splits", [], 4, 4),
+            ("labelled", [], 6, 6),
+        ]
+    ):
+        found = predict(
+            str(tmp_path / "model"), str(tmp_path / place), str(tmp_path / f"out-{number}"), keys, progress=lines
+        )
+        assert (found.num_images, found.num_labelled) == (images, labels)
+    assert lines.said.count("the images of split train are taken; name another one by split=…") == 2
+    table = labelled / "labels.csv"
+    assert f"the images that {table} lists are taken; kind=image_folder takes all in the folder" in lines.said
+
+
+def test_several_sets_in_a_folder_are_taken_as_one_only_where_they_are_images_alone(tmp_path):
+    model_in(tmp_path / "model")
+    flat(tmp_path / "tables", 2)
+    for name in ("a", "b"):
+        (tmp_path / "tables" / f"{name}.csv").write_text("file,label\n0.png,cat\n")
+        for part in ("images", "masks"):
+            flat(tmp_path / "masks" / part / name, 2)
+    assert predict(str(tmp_path / "model"), str(tmp_path / "tables"), str(tmp_path / "out")).num_images == 2
+    told = refused(tmp_path / "model", tmp_path / "masks", tmp_path / "no")
+    assert told.startswith(f"PATH={tmp_path / 'masks'}: holds 2 image sets: a, b; name one of them")
+
+
+def test_a_table_that_needs_keys_is_still_a_table(tmp_path):
+    model_in(tmp_path / "model")
+    flat(tmp_path / "photos", 2)
+    (tmp_path / "list.csv").write_text("picture,kind\n0.png,cat\n1.png,dog\n")
+    keys = ["path_column=picture", "label_column=kind", f"root={tmp_path / 'photos'}"]
+    found = predict(str(tmp_path / "model"), str(tmp_path / "list.csv"), str(tmp_path / "out"), keys)
+    assert (found.num_images, found.num_labelled) == (2, 2)
 
 
 def test_one_file_and_keys_of_an_image_set(tmp_path):
@@ -380,6 +486,10 @@ def test_a_network_of_ones_own_runs_only_from_a_folder_that_is_named(tmp_path, m
     save_network(model_in_code.build(), model_in_code, tmp_path / "model")
     photos = flat(tmp_path / "photos", 2)
     assert "--code-folder" in refused(tmp_path / "model", photos, tmp_path / "out")
+    begun = tmp_path / "own_code"
+    begun.mkdir()
+    (begun / "config.yaml").write_text("{}")
+    assert refused(begun, photos, tmp_path / "out").endswith(f"train it: rsf train {begun}")
     options = PredictOptions(code_folder=str(tmp_path / "code"))
     assert predict(str(tmp_path / "model"), str(photos), str(tmp_path / "out"), options=options).num_images == 2
     told = refused(tmp_path / "model", photos, tmp_path / "no", ["size=20"], options=options)
