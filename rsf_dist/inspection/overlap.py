@@ -13,7 +13,8 @@ from torch import Tensor
 from rsf_dist.data.sources.base import Listing
 from rsf_dist.runtime.progress import Progress
 
-_ROWS_AT_ONCE, _IMAGES_AT_ONCE, _BYTES_AT_ONCE = 256, 64, 2**20
+_IMAGES_AT_ONCE, _BYTES_AT_ONCE = 64, 2**20
+_ROWS_AT_ONCE = 16  # of a mapped file, the system may map 2 MiB around each, until they are given back
 
 Pairs = list[tuple[int, int]]
 """The positions of equal images, each of the second set with the first such of the first set."""
