@@ -22,7 +22,8 @@ def plan(
         str | None,
         typer.Option(
             metavar="DIRECTORY",
-            help="Directory to keep the ratio and the pilot in: `rsf run --from` takes them over, with any envelope.",
+            help="Directory to keep the ratio and the pilot in: `rsf run --from` takes them over, the pilot where the "
+            "envelope draws as many proposals.",
         ),
     ] = None,
     address: Address = None,

@@ -42,7 +42,13 @@ def differences(before: RunConfig, now: RunConfig) -> list[str]:
 
 
 def _is_resource(key: str) -> bool:
-    return any(f".{key}.".startswith(f".{name}.") or key.endswith(".wait_seconds") for name in RESOURCES)
+    waits = key.endswith(".wait_seconds") and not is_own_option(key)
+    return waits or any(f"{key}.".startswith(f"{name}.") for name in RESOURCES)
+
+
+def is_own_option(key: str) -> bool:
+    """Return True for a key of the user's own code, which may be named like one of ours and mean something else."""
+    return ".options." in key
 
 
 def _nodes(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -28,10 +28,10 @@ from rsf_dist.forecast.envelope_options import Recommendation
 from rsf_dist.forecast.estimate import Forecast, LaterRound, LaterRounds, forecast, forecast_rounds, warn_of_rounds
 from rsf_dist.forecast.measure import RowCost, measure_pool, measure_row
 from rsf_dist.report import report_json
+from rsf_dist.runs.earlier_run import Basis
 from rsf_dist.runs.made_with import made_with
 from rsf_dist.runs.pipeline import open_run, write_basis
 from rsf_dist.runs.preparation import description, prepare
-from rsf_dist.runs.reuse import Basis
 from rsf_dist.runs.rounds import round_sampler
 from rsf_dist.runs.run_folder import CONFIG, seed_folder, stored_config
 from rsf_dist.runs.seed_run import SeedRun, pilot_folder, ratio_folder
@@ -73,7 +73,7 @@ def plan_run(
         config: the run's configuration; see `load_config`.
         actors: actors to forecast for. None means as many as the pool may have on this cluster.
         keep: directory to keep the ratio and the pilot in, a path or a URI; `pipeline.run` takes them over from there
-            (`reuse`), also with another envelope. None means that both are thrown away.
+            (`reuse`): the pilot where it draws as many proposals. None means that both are thrown away.
         address: address of a Ray cluster, as in `pipeline.run`.
         verbose: True to show the workers' output.
         progress: receiver of messages.
@@ -86,8 +86,7 @@ def plan_run(
     progress = progress or Progress()
     run = RunStore(config.output)
     run.manifest()  # refuses a run of another version
-    if run.exists(CONFIG):
-        config = with_kept_defaults(stored_config(run), config)
+    config = _of_this_run(config, run)
     join = partial(connect, address, verbose, config.code_folder)
     with _draft(config, keep, progress, join) as (config, store, inputs), join():
         with located("ratio"):
@@ -103,6 +102,18 @@ def plan_run(
             write_basis(store, Basis(_kept(config, keep), inputs.digests(), made_with(config)), inputs)
             warnings = []
         return _forecast_seed_run(SeedRun(config, inputs, store, config.seed, progress), actors, warnings)
+
+
+def _of_this_run(config: RunConfig, run: RunStore) -> RunConfig:
+    """Return the configuration with what the run in the directory kept of keys that are left to the images.
+
+    Another run's are of no concern, since this run will want another directory.
+    """
+    if not run.exists(CONFIG):
+        return config
+    before = stored_config(run)
+    kept = with_kept_defaults(before, config)
+    return config if differences(before, kept) else kept
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 
@@ -36,6 +36,10 @@ from rsf_dist.training.state import StreamReport
 from rsf_dist.training.trainer import FineTuneResult
 
 REPORT = "report.json"
+
+ONE_SHOT = "one_shot"
+"""The folder of one-shot rejection beside rounds, within a seed's."""
+
 _LIBRARIES = ("rsf-dist", "ray", "torch", "torchvision", "numpy", "pyarrow")
 
 
@@ -88,8 +92,8 @@ def add_training(store: RunStore, arm: Arm, entry: TrainingEntry) -> None:
     write(store, report)
 
 
-def set_evaluation(store: RunStore, evaluation: Evaluation) -> None:
-    """Replace the evaluation."""
+def set_evaluation(store: RunStore, evaluation: Evaluation | None) -> None:
+    """Replace the evaluation. None means that there is none any more."""
     report = read(store)
     report.evaluation = evaluation
     write(store, report)
@@ -127,18 +131,38 @@ def merge(stores: Sequence[RunStore], folders: Sequence[str]) -> Report:
     evaluations = [report.evaluation for report in reports if report.evaluation is not None]
     together = _merged(evaluations) if len(evaluations) == len(reports) else None  # else seeds that were only sampled
     own = {"red": red, "seeds": seeds, "folders": list(folders), "evaluation": together}
-    return reports[0].model_copy(update=own | {"taken_over": _taken_over(stores[0])})
+    return reports[0].model_copy(update=own | {"taken_over": _taken_over(stores, seeds)})
 
 
-def _taken_over(store: RunStore) -> str | None:
-    """Return a line on the stages that a seed took over from earlier runs; None where there are none."""
+def _taken_over(stores: Sequence[RunStore], seeds: Sequence[int]) -> str | None:
+    """Return a line on the stages that were taken over from earlier runs; None where there are none.
+
+    The seeds are named of a stage that not all of them took over alike.
+    """
+    named: dict[str, dict[str, list[int]]] = {}
+    for store, seed in zip(stores, seeds, strict=True):
+        for run, stage in (*_taken_by(store, ""), *_taken_by(store.at(ONE_SHOT), f"{ONE_SHOT}/")):
+            named.setdefault(run, {}).setdefault(stage, []).append(seed)
+    parts = [
+        f"taken over from {run}: {', '.join(stage + _of_seeds(of, seeds) for stage, of in by_stage.items())}"
+        for run, by_stage in named.items()
+    ]
+    return "; ".join(parts) or None
+
+
+def _taken_by(store: RunStore, within: str) -> Iterator[tuple[str, str]]:
+    """Yield the earlier run and the name of each stage that was taken over into a directory."""
     manifest = store.manifest()
-    named: dict[str, list[str]] = {}
     for name, taken in manifest.taken_over.items():
         progress = None if taken.round is None else manifest.rounds.get(taken.round)
         drawn = "" if progress is None else f" ({taken.chunks:,} of {progress.chunks:,} chunks)"
-        named.setdefault(taken.run, []).append(name + drawn)
-    return "; ".join(f"taken over from {run}: {', '.join(names)}" for run, names in named.items()) or None
+        yield taken.run, within + name + drawn
+
+
+def _of_seeds(some: Sequence[int], all_seeds: Sequence[int]) -> str:
+    if len(some) == len(all_seeds):
+        return ""
+    return f" of seed{'s' if len(some) > 1 else ''} {' and '.join(map(str, some))}"
 
 
 def _merged(evaluations: Sequence[Evaluation]) -> Evaluation:

@@ -286,6 +286,9 @@ class TrainedArm(_Entry):
     fingerprint: str
     """The fingerprint of the accepted rows of the run."""
 
+    one_shot: str | None = None
+    """The fingerprint of the rows of one-shot rejection beside rounds; null for every other arm."""
+
     training: TrainingEntry
     """The fine-tuning."""
 
@@ -337,7 +340,7 @@ class Report(_Entry):
     """The folder of each seed, relative to this file's; empty while the run goes on."""
 
     taken_over: str | None = None
-    """The earlier run that stages of the first seed were taken over from, and which stages; null means none."""
+    """The earlier runs that stages were taken over from, and which stages; null means none."""
 
     rounds: list[RoundEntry] = Field(default_factory=list)
     """The rounds of the first seed, in their order."""

@@ -37,7 +37,7 @@ MODEL = ""
 """The folder of the run's own model: the seed run's directory itself."""
 
 MADE = "made.json"
-"""The file beside an arm's model: the fingerprint of the accepted rows, and the course of training."""
+"""The file beside an arm's model: the fingerprints of the rows it follows from, and the course of training."""
 
 UNTRAINED = ("pretrained", "batch_norm")
 """The arms that are not fine-tuned."""
@@ -96,9 +96,13 @@ def arm_model(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Mod
         return run_in_task(baselines.with_target_statistics, before, target, seed_run.seed, share=share)
     store, folder, task = seed_run.store, arm_folder(arm), seed_run.task()
     kept = store.find_folder(folder, partial(_load_made, task))
-    if kept is None or kept[0].fingerprint != accepted.fingerprint:
-        tuned, rows = fine_tune(seed_run, arm, accepted, before)
-        made = TrainedArm(fingerprint=accepted.fingerprint, training=report_json.describe_training(tuned, rows))
+    beside = _one_shot_rows(seed_run) if _has_rows_beside(seed_run.config, arm) else None
+    fingerprints = (accepted.fingerprint, None if beside is None else beside.fingerprint)
+    if kept is None or (kept[0].fingerprint, kept[0].one_shot) != fingerprints:
+        tuned, rows = fine_tune(seed_run, arm, accepted, before, beside)
+        training = report_json.describe_training(tuned, rows)
+        made = TrainedArm(fingerprint=fingerprints[0], one_shot=fingerprints[1], training=training)
+        report_json.set_evaluation(store, None)  # it was of another model
         store.commit_folder(folder, partial(_save_made, task, tuned.load_model(), made))
         kept = store.load_folder(folder, partial(_load_made, task))
         if tuned.stream is not None:
@@ -117,14 +121,37 @@ def _load_made(task: Task, folder: Path) -> tuple[TrainedArm, nn.Module]:
     return TrainedArm.model_validate_json((folder / MADE).read_text()), task.load(folder)
 
 
-def fine_tune(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> tuple[FineTuneResult, int]:
+def _has_rows_beside(config: RunConfig, arm: Arm) -> bool:
+    """Return True for one-shot rejection beside rounds, whose rows do not follow from the accepted rows."""
+    return arm == "one_shot" and arm != config.own_arm
+
+
+def _one_shot_rows(seed_run: SeedRun) -> AcceptedSet:
+    """Return the rows of one-shot rejection beside rounds, which are drawn where the seed does not keep them."""
+    one = seed_run.one_shot()
+    if not one.store.is_intact(ratio_folder(0)):  # the first round's is the same ratio
+        one.store.copy_from(ratio_folder(0), seed_run.store)
+    return sample_seed(one)
+
+
+def fine_tune(
+    seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Module, beside: AcceptedSet | None = None
+) -> tuple[FineTuneResult, int]:
     """Train an arm as all others, from its last checkpoint if it has one. Returns the result, and the number of rows.
 
     Losses are weighted for the arm `weighted`, and for accepted rows if training.use_row_weights asks for it.
+
+    Args:
+        seed_run: the seed run.
+        arm: the arm.
+        accepted: the accepted rows of the run.
+        before: the model before fine-tuning.
+        beside: the rows of one-shot rejection beside rounds. None means that they are sampled.
     """
     training, own = seed_run.config.training, arm == seed_run.config.own_arm
     weighted = arm == "weighted" or (training.use_row_weights and arm in ("one_shot", "top_k", "adaptive"))
-    rows = arm_rows(seed_run, arm, accepted, before)
+    rows = arm_rows(seed_run, arm, accepted, before, beside)
+    trained_on = [rows_of.fingerprint[:8] for rows_of in (accepted, beside) if rows_of is not None]
     with seed_run.stage(arm, f"fine-tuning on {ARMS[arm].label}"):
         tuner = FineTuner(
             seed_run.task(),
@@ -132,7 +159,7 @@ def fine_tune(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Mod
             seed=seed_run.seed,
             initial=before,
             storage_path=seed_run.store.path_for_ray("checkpoints"),
-            name=f"{arm}-{accepted.fingerprint[:8]}",
+            name="-".join([arm, *trained_on]),
             resume=True,
         )
         if isinstance(rows, RowStream):
@@ -140,21 +167,21 @@ def fine_tune(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Mod
         return tuner.fit(rows), accepted.report.num_accepted if own else rows.count()
 
 
-def arm_rows(seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Module) -> Dataset | RowStream:
+def arm_rows(
+    seed_run: SeedRun, arm: Arm, accepted: AcceptedSet, before: nn.Module, beside: AcceptedSet | None = None
+) -> Dataset | RowStream:
     """Return the training rows of an arm, as many as of every other arm.
 
     In mode `stream`, arms of proposals have fresh rows for every step, and arms of target images repeat theirs.
+    The parameters are those of `fine_tune`.
     """
     config, inputs, num_rows = seed_run.config, seed_run.inputs, accepted.report.num_accepted
     streaming, fresh = config.sampling.mode == "stream", config.training.steps * config.training.batch_size
     if arm == config.own_arm:
         return last_stream(seed_run, accepted, fresh) if streaming else accepted.dataset
     if arm == "one_shot":
-        one = seed_run.one_shot()
-        if not one.store.is_intact(ratio_folder(0)):  # the first round's is the same ratio
-            one.store.copy_from(ratio_folder(0), seed_run.store)
-        rows = sample_seed(one)
-        return last_stream(one, rows, fresh) if streaming else rows.dataset.limit(num_rows)
+        rows = beside or _one_shot_rows(seed_run)
+        return last_stream(seed_run.one_shot(), rows, fresh) if streaming else rows.dataset.limit(num_rows)
     if arm == "random" and streaming:
         return baselines.random_stream(config, seed_run.proposal(), fresh, seed_run.seed)
     if arm == "random":

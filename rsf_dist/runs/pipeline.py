@@ -30,9 +30,10 @@ from rsf_dist.report import report_json
 from rsf_dist.report.html import write_html
 from rsf_dist.report.schema import Report
 from rsf_dist.runs.arms import MODEL, train_seed
+from rsf_dist.runs.earlier_run import Basis, EarlierRun, find_earlier
 from rsf_dist.runs.made_with import MadeWith, made_with, together
 from rsf_dist.runs.preparation import check_cluster, description, forecast_bytes, prepare
-from rsf_dist.runs.reuse import Basis, EarlierRun, advice, find_earlier, require_use, take_over
+from rsf_dist.runs.reuse import advice, require_libraries_and_seeds, require_use, take_over
 from rsf_dist.runs.rounds import last_rows, sample_seed
 from rsf_dist.runs.run_folder import CONFIG, DIGESTS, INPUTS, seed_folder, stored_config, stored_digests
 from rsf_dist.runs.seed_run import SeedRun
@@ -169,6 +170,8 @@ def open_run(
         if store.exists(CONFIG):
             store.remove_drafts()
             progress.say(f"resuming the run in {store.uri}")
+        if earlier is not None:
+            require_libraries_and_seeds(earlier, config)
         inputs = prepare(config, progress, packing)
         changed = changed_inputs(store, inputs)
         if changed:

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -24,53 +23,21 @@ from pydantic import BaseModel
 from rsf_dist.config.resume import differences
 from rsf_dist.config.run import RunConfig
 from rsf_dist.errors import InputError
+from rsf_dist.report.report_json import ONE_SHOT
 from rsf_dist.runs.arms import arms
 from rsf_dist.runs.class_prior import class_prior_folder
-from rsf_dist.runs.made_with import ACCELERATORS, MadeWith, contents_of, items_in, libraries_in
-from rsf_dist.runs.run_folder import CONFIG, seed_folder, stored_config, stored_digests
-from rsf_dist.runs.seed_run import ONE_SHOT, SeedRun, without_rounds
+from rsf_dist.runs.earlier_run import Basis, EarlierRun
+from rsf_dist.runs.made_with import ACCELERATORS, MadeWith, contents_of, items_in, libraries, libraries_in
+from rsf_dist.runs.rounds import pilot_rows
+from rsf_dist.runs.run_folder import stored_config
+from rsf_dist.runs.seed_run import SeedRun, without_rounds
 from rsf_dist.runs.stages import Stage, stages, values
+from rsf_dist.sampling.pilot import PilotRun
 from rsf_dist.storage.manifest import MANIFEST, Manifest, RoundProgress, TakenOver
 from rsf_dist.storage.run_store import RunStore
 
 _GPU_KEYS = ("gpus", "gpus_per_actor", "use_gpu")
 _HERE_ALREADY = "made by this run already"
-
-
-@dataclass(frozen=True)
-class Basis:
-    """All that the stages of a run depend on, but for the seed.
-
-    Args:
-        config: the configuration.
-        digests: of the image sets, by name.
-        made_with: the record of libraries and contents.
-    """
-
-    config: RunConfig
-    digests: Mapping[str, str] = field(default_factory=dict)
-    made_with: MadeWith = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class EarlierRun:
-    """A run to take results over from.
-
-    Args:
-        store: its directory, which is only read.
-        basis: all that its stages depend on.
-    """
-
-    store: RunStore
-    basis: Basis
-
-    def at_seed(self, seed: int) -> tuple[RunStore, str] | None:
-        """Return the directory of a seed, and its folder within the run's; None where the run has no such seed."""
-        config = self.basis.config
-        if not 0 <= seed - config.seed < config.num_seeds:
-            return None
-        folder = seed_folder(seed - config.seed, config.num_seeds)
-        return self.store.at(folder), folder
 
 
 @dataclass(frozen=True)
@@ -102,41 +69,25 @@ class _Pair:
         return stages(self.now.config, 0 if self.now.config.rounds.num_rounds == 1 else last or None)
 
 
-def find_earlier(uri: str, output: str) -> EarlierRun:
-    """Return the run in a directory, to take results over from.
-
-    Raises:
-        InputError: the directory holds no run, a run of another version, or is the output itself.
-    """
-    try:
-        return _opened(RunStore(uri), output)
-    except InputError as err:
-        if err.field == "--from":
-            raise
-        rule = err.rule if err.field == "output" else f"its {err.field} {err.rule}"
-        raise InputError("--from", uri, rule, "name another run, or leave --from out") from err
+def require_libraries_and_seeds(earlier: EarlierRun, config: RunConfig) -> None:
+    """Raise InputError where nothing can be taken over whatever the images are, so that none need be read."""
+    reasons = list(_library_differences(earlier.basis.made_with, libraries()))
+    if not any(earlier.at_seed(config.seed + number) for number in range(config.num_seeds)):
+        reasons.append(f"it has nothing of seed {config.seed} (its first seed is {earlier.basis.config.seed})")
+    if reasons:
+        raise _of_no_use(earlier, reasons)
 
 
-def _opened(store: RunStore, output: str) -> EarlierRun:
-    manifest = store.manifest()
-    if not store.exists(CONFIG):
-        raise InputError("--from", store.uri, "holds no run", "name the directory of an rsf run, or leave --from out")
-    if _same_place(store, RunStore(output)):
-        remedy = "name another output; or leave --from out, and an unchanged configuration goes on there"
-        raise InputError("--from", store.uri, "is the output itself", remedy)
-    return EarlierRun(store, Basis(stored_config(store), stored_digests(store) or {}, manifest.made_with))
-
-
-def _same_place(one: RunStore, other: RunStore) -> bool:
-    if one.is_local and other.is_local:
-        return os.path.realpath(one.root) == os.path.realpath(other.root)
-    return one.uri.rstrip("/") == other.uri.rstrip("/")
+def _of_no_use(earlier: EarlierRun, reasons: list[str]) -> InputError:
+    rule = f"nothing of it serves this run: {reasons[0]}"
+    return InputError("--from", earlier.store.uri, rule, "leave --from out, or name another run")
 
 
 def require_use(earlier: EarlierRun, now: Basis, seed_runs: Iterable[SeedRun]) -> None:
     """Raise InputError where no stage of any seed can be taken over.
 
-    This is asked before the cluster is joined, and its GPUs count as those of the earlier run.
+    This is asked once the images are read. A cluster that is not joined by then counts as one with the GPUs of the
+    earlier run.
     """
     accelerators = {ACCELERATORS: earlier.basis.made_with.get(ACCELERATORS)}
     now = replace(now, made_with={**now.made_with, **accelerators})
@@ -146,11 +97,7 @@ def require_use(earlier: EarlierRun, now: Basis, seed_runs: Iterable[SeedRun]) -
         if kept:
             return
         reasons += not_kept.values()
-    if not reasons:
-        of_seeds = earlier.basis.config
-        reasons = [f"it has nothing of seed {now.config.seed} (its first seed is {of_seeds.seed})"]
-    rule = f"nothing of it serves this run: {reasons[0]}"
-    raise InputError("--from", earlier.store.uri, rule, "leave --from out, or name another run")
+    raise _of_no_use(earlier, reasons or ["it has no stage of this run"])
 
 
 def take_over(earlier: EarlierRun, now: Basis, seed_runs: Iterable[SeedRun]) -> None:
@@ -159,7 +106,7 @@ def take_over(earlier: EarlierRun, now: Basis, seed_runs: Iterable[SeedRun]) -> 
         for pair in _pairs(earlier, now, [seed_run]):
             table = pair.table()
             kept, not_kept = _go_through(pair, lambda name, stage: _take(pair, name, stage))  # noqa: B023
-            _note_made_anew(pair.new, not_kept)
+            _note_made_anew(pair.new, table, not_kept)
             for line in _lines(pair, table, kept, not_kept):
                 pair.say(line)
 
@@ -223,6 +170,8 @@ def _obstacles(pair: _Pair, stage: Stage, manifest: Manifest) -> Iterator[str]:
             yield f"the images of {name} {'differ' if was else 'are not known there'}"
     yield from _differing_contents(pair, now)
     yield from (f"{kind} is no kind of rsf_dist's own" for kind in _foreign_kinds(pair.now.config, stage))
+    if stage.explores is not None:
+        yield from _obstacles_of_pilot(pair, stage, stage.explores)
     if stage.round is not None:
         yield from _obstacles_of_rows(pair, stage, manifest.rounds[stage.round])
 
@@ -282,6 +231,21 @@ def _obstacles_of_rows(pair: _Pair, stage: Stage, progress: RoundProgress) -> It
             yield f"its rows took more than the {most * work.chunk_size:,} proposals of sampling.budget"
 
 
+def _obstacles_of_pilot(pair: _Pair, stage: Stage, explores: bool) -> Iterator[str]:
+    """Yield the reason where the sampler would draw the pilot again, with another number of proposals."""
+    pilot = pair.old.find_folder(stage.folders[0], PilotRun.load)
+    if pilot is None:  # damaged, as is told when it is copied
+        return
+    had = len(pilot.rows.log_ratio)
+    try:
+        needed = pilot_rows(pair.now.config, explores, pilot.rows.log_bound)
+    except InputError:  # of the user's own envelope, whose folder is not known yet where the advice is asked for
+        yield "the proposals that its pilot needs are not known"
+        return
+    if had != needed:
+        yield f"it needs a pilot of {needed:,} proposals (was {had:,})"
+
+
 def _wanted(config: RunConfig, stage: Stage) -> int:
     section, _, key = stage.wanted.partition(".")
     return getattr(getattr(config, section), key)
@@ -289,7 +253,7 @@ def _wanted(config: RunConfig, stage: Stage) -> int:
 
 def _take(pair: _Pair, name: str, stage: Stage) -> str | None:
     """Copy a stage's files; return the reason where that is not done."""
-    if _is_there(pair.new.manifest(), stage) and all(map(pair.new.is_intact, stage.folders)):
+    if _has(pair.new, stage):
         taken = pair.new.manifest().taken_over.get(name)
         return None if taken is not None and taken.run == pair.run else _HERE_ALREADY
     damage = next(filter(None, map(pair.old.damage_of, stage.folders)), None)
@@ -298,8 +262,22 @@ def _take(pair: _Pair, name: str, stage: Stage) -> str | None:
     copied = _copy_folders(pair, stage) if stage.round is None else _copy_rows(pair, stage, stage.round)
     if copied is None:
         return "changed while it was read"
-    pair.new.commit(lambda manifest: manifest.taken_over.update({name: copied}))
+    _note(pair.new, {name: copied}, {})
     return None
+
+
+def _has(store: RunStore, stage: Stage) -> bool:
+    return _is_there(store.manifest(), stage) and all(map(store.is_intact, stage.folders))
+
+
+def _note(store: RunStore, taken: Mapping[str, TakenOver], anew: Mapping[str, str]) -> None:
+    """Note in the manifest what was taken over and what is made anew. No stage stands in both."""
+
+    def note(manifest: Manifest) -> None:
+        manifest.taken_over = {k: v for k, v in {**manifest.taken_over, **taken}.items() if k not in anew}
+        manifest.made_anew = {k: v for k, v in {**manifest.made_anew, **anew}.items() if k not in taken}
+
+    store.commit(note)
 
 
 def _copy_folders(pair: _Pair, stage: Stage) -> TakenOver | None:
@@ -327,11 +305,12 @@ def _described(pair: _Pair, files: Mapping[str, str], round: int | None = None, 
     return TakenOver(run=pair.run, folder=pair.folder, files=len(files), sha256=sha256, round=round, chunks=chunks)
 
 
-def _note_made_anew(store: RunStore, not_kept: Mapping[str, str]) -> None:
-    told = {name: reason for name, reason in not_kept.items() if reason != _HERE_ALREADY}
-    known = store.manifest().made_anew
-    if any(known.get(name) != reason for name, reason in told.items()):
-        store.commit(lambda manifest: manifest.made_anew.update(told))
+def _note_made_anew(store: RunStore, table: Mapping[str, Stage], not_kept: Mapping[str, str]) -> None:
+    """Note the stages that are still to be made. Those that the run has, perhaps from another run, are not."""
+    told = {name: reason for name, reason in not_kept.items() if not _has(store, table[name])}
+    known = store.manifest()
+    if any(known.made_anew.get(name) != reason or name in known.taken_over for name, reason in told.items()):
+        _note(store, {}, told)
 
 
 def _lines(pair: _Pair, table: Mapping[str, Stage], kept: Iterable[str], not_kept: Mapping[str, str]) -> Iterator[str]:

@@ -32,7 +32,7 @@ from rsf_dist.runs.seed_run import SeedRun
 from rsf_dist.runtime.timeouts import time_limit
 from rsf_dist.runtime.user_code import reported_as
 from rsf_dist.sampling.accepted import AcceptedSet, stored_rows
-from rsf_dist.sampling.envelope import BudgetEnvelope, Choice, Envelope, Pilot
+from rsf_dist.sampling.envelope import FORECAST_PILOT, BudgetEnvelope, Choice, Envelope, Pilot, pilot_size
 from rsf_dist.sampling.sampler import RejectionSampler
 from rsf_dist.sampling.stream import Cursor, RowStream
 from rsf_dist.sampling.top_k import TopKEnvelope
@@ -191,13 +191,33 @@ class RoundEnvelope(BudgetEnvelope):
             return super().choose(pilot)
 
 
+def pilot_rows(config: RunConfig, exploring: bool, log_bound: float | None) -> int:
+    """Return the number of proposals that the pilot of a round draws.
+
+    Args:
+        config: the seed run's configuration.
+        exploring: True in every round but the last.
+        log_bound: the bound of the round's ratio. None means that the ratio has none.
+
+    Raises:
+        InputError: the user's own envelope fails.
+    """
+    if config.sampling.top_k is not None and not exploring:
+        return FORECAST_PILOT
+    return pilot_size(_configured_envelope(config, exploring), log_bound)
+
+
 def _round_envelope(config: RunConfig, proposal: Proposal, exploring: bool) -> Envelope:
+    if config.sampling.top_k is None or exploring:
+        return _configured_envelope(config, exploring)
+    assert isinstance(proposal, Pool)  # as the preflight found it
+    return TopKEnvelope(config.sampling.top_k, proposal.num_rows)
+
+
+def _configured_envelope(config: RunConfig, exploring: bool) -> Envelope:
     if exploring:
         with located("rounds"):
             return RoundEnvelope(config.rounds.acceptance, config.rounds.num_pilot)
-    if config.sampling.top_k is not None:
-        assert isinstance(proposal, Pool)  # as the preflight found it
-        return TopKEnvelope(config.sampling.top_k, proposal.num_rows)
     with located("envelope"):
         return build_envelope(config.envelope)
 

@@ -31,6 +31,7 @@ from rsf_dist.proposals import DefensiveProposal, Pool, Proposal
 from rsf_dist.ratios import Ratio, ReweightedRatio
 from rsf_dist.ratios.base import SavableRatio
 from rsf_dist.report import report_json
+from rsf_dist.report.report_json import ONE_SHOT
 from rsf_dist.runtime.progress import Progress
 from rsf_dist.runtime.rng import Purpose, Stage, Streams
 from rsf_dist.storage.run_store import RunStore
@@ -38,9 +39,6 @@ from rsf_dist.tasks import Task
 from rsf_dist.training.in_process import fit_in_process
 
 PRETRAINED = "models/pretrained"
-
-ONE_SHOT = "one_shot"
-"""The folder of one-shot rejection beside rounds."""
 
 
 def ratio_folder(round: int) -> str:

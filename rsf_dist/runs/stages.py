@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rsf_dist.config.evaluation import Arm
-from rsf_dist.config.resume import leaves
+from rsf_dist.config.resume import is_own_option, leaves
 from rsf_dist.config.run import RunConfig
 from rsf_dist.runs.arms import UNTRAINED, arm_folder, arms
 from rsf_dist.runs.class_prior import class_prior_folder
@@ -26,11 +26,12 @@ SEVERAL = "rounds before the last"
 """A key of `values` that the configuration does not have: true if there are such rounds."""
 
 _NO_EFFECT = ("wait_seconds", "max_failures")
-"""Keys, in every section, that change no result."""
+"""Keys, in every section, that change no result. Options of the user's own code always count."""
 
 _MODEL = ("task", "model", "pretrain")
 _TRAINER = ("training.cpus_per_worker", "training.use_gpu")
 _DRAWN_BY = ("sampling.chunk_size", "sampling.pool.gpus_per_actor")
+_COLUMNS = "source.attributes"  # the digest of images holds the values of attributes, and not their names
 _MOVED = ("rounds.num_accepted", "rounds.max_components", "rounds.defensive_share", "rounds.min_auc_gain")
 
 
@@ -46,6 +47,8 @@ class Stage:
         folders: the folders of its results; empty for a round's rows.
         round: the number of the round whose rows these are; None for other stages.
         wanted: the key of the number of rows. Where it grows, a round is drawn on from where it stopped.
+        explores: for a pilot, True if its round is not the last; None for other stages. A pilot serves only with the
+            number of proposals that its round draws.
     """
 
     title: str
@@ -55,6 +58,7 @@ class Stage:
     folders: tuple[str, ...] = ()
     round: int | None = None
     wanted: str = ""
+    explores: bool | None = None
 
 
 def stages(config: RunConfig, last: int | None) -> dict[str, Stage]:
@@ -85,7 +89,8 @@ def values(config: RunConfig, stage: Stage) -> dict[str, Any]:
 
 
 def _counts(key: str, keys: tuple[str, ...]) -> bool:
-    return key.rpartition(".")[2] not in _NO_EFFECT and any(f"{key}.".startswith(f"{name}.") for name in keys)
+    without_effect = key.rpartition(".")[2] in _NO_EFFECT and not is_own_option(key)
+    return not without_effect and any(f"{key}.".startswith(f"{name}.") for name in keys)
 
 
 def _round(config: RunConfig, number: int, is_last: bool) -> Mapping[str, Stage]:
@@ -99,6 +104,7 @@ def _round(config: RunConfig, number: int, is_last: bool) -> Mapping[str, Stage]
         (*moved, *_DRAWN_BY),
         rests_on=(*base, *before),
         folders=(pilot_folder(number),),
+        explores=not is_last,
     )
     rows = Stage(
         f"rows of round {number}",
@@ -126,7 +132,7 @@ def _ratio(
     if not (made or decided):
         return
     warm = number > 0 and config.ratio.can_warm_start
-    keys: tuple[str, ...] = (*moved, "ratio", *(("rounds.warm_start_steps",) if warm else ()))
+    keys: tuple[str, ...] = (*moved, _COLUMNS, "ratio", *(("rounds.warm_start_steps",) if warm else ()))
     rests_on = (*before, *((ratio_folder(number - 1),) if warm else ()))
     if decided:
         keys = (*keys, "rounds.class_prior", *_DRAWN_BY)
@@ -151,6 +157,8 @@ def _arm(config: RunConfig, arm: Arm, last: int) -> Stage:
     keys: tuple[str, ...] = (*_MODEL, "training", "sampling.mode", "sampling.num_accepted")
     if arm == "pseudo_labels":
         keys = (*keys, "evaluation.pseudo_label_confidence")
+    if arm == "one_shot" and arm != config.own_arm:  # its rows are others, and may have ended short
+        keys = (*keys, "sampling.budget")
     images = {"pseudo_labels": ("source", "target"), "oracle": ("source", "oracle")}.get(arm, ("source",))
     rests_on = (accepted_folder(last), *_pretrained(config))
     return Stage(f"model of arm {arm}", keys, images, rests_on, (arm_folder(arm),))

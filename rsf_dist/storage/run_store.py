@@ -241,9 +241,14 @@ class RunStore:
         return written
 
     def commit_folder(self, folder: str, write: Callable[[Path], object]) -> None:
-        """Write a folder like `write_folder`, and list it in the manifest."""
+        """Write a folder like `write_folder`, and list it in the manifest, no longer as one that was taken over."""
         written = self.write_folder(folder, write)
-        self.commit(lambda manifest: manifest.folders.update({folder: written}))
+
+        def listed(manifest: Manifest) -> None:
+            manifest.folders[folder] = written
+            manifest.taken_over.pop(folder, None)
+
+        self.commit(listed)
 
     def damage_of(self, folder: str) -> str | None:
         """Return the damage to a folder in words, or None where it is listed and undamaged."""

@@ -392,6 +392,17 @@ def test_what_else_differs_is_listed(key, value, told):
     assert told in differences(parse_config(MINIMAL), parse_config(having(key, value)))
 
 
+@pytest.mark.parametrize("section", ["ratio", "proposal", "envelope"])
+@pytest.mark.parametrize("name", ["wait_seconds", "max_failures", "nested.wait_seconds"])
+def test_options_of_the_users_own_code_count_whatever_their_names(section, name):
+    def with_option(value):
+        raw = having(f"{section}.options.{name}", value)
+        raw[section] |= {"kind": "custom", "factory": "my:own"}
+        return parse_config(raw)
+
+    assert differences(with_option(1), with_option(2)) == [f"{section}.options.{name}=2 (was 1)"]
+
+
 def test_the_order_of_keys_is_no_difference():
     ranges = {"noise": {"uniform": [0, 1]}, "rotation": {"uniform": [0, 1]}}
     one, other = (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rsf_dist as rsf
-from rsf_dist.config.load import parse_config
+from rsf_dist.config.load import dump_config, parse_config
 from rsf_dist.config.sampling import Budget
 from rsf_dist.forecast import plan_run
 from rsf_dist.forecast.cost import Cost, CostModel, MeasuredCosts, Request
@@ -401,3 +401,12 @@ def test_the_forecast_fits_a_screen() -> None:
     lines = text.split("\n")
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize(("changed", "chunk_size"), [({}, 512), ({"seed": 1}, None)])
+def test_a_plan_goes_on_with_what_this_run_kept_and_leaves_another_runs_values_alone(changed, chunk_size, tmp_path):
+    images = {"kind": "digits"}
+    raw = {"output": str(tmp_path), "source": images, "target": images, "sampling": {"num_accepted": 5}}
+    store = RunStore(tmp_path)
+    store.write("config.yaml", dump_config(parse_config(raw | {"sampling": {"num_accepted": 5, "chunk_size": 512}})))
+    assert plan_run._of_this_run(parse_config(raw | changed), store).sampling.chunk_size == chunk_size

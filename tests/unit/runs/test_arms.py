@@ -57,7 +57,7 @@ def tuned(monkeypatch) -> list[str]:
     """The fingerprints of the rows that were trained on, each time with another model."""
     made: list[str] = []
 
-    def fine_tune(seed_run, arm, accepted, initial):
+    def fine_tune(seed_run, arm, accepted, initial, beside=None):
         made.append(accepted.fingerprint)
         model = build_task(CONFIG.task, CONFIG.model, SOURCE).build_model(len(made))
         metrics = {"step": len(made)}
@@ -287,6 +287,35 @@ def test_a_seed_run_evaluates_every_arm_once_for_its_rows(tmp_path, tuned, monke
     train_seed(seed_run, other)
     assert (len(evaluated), len(tuned)) == (4, 4)
     assert report_json.read(seed_run.store).evaluation.fingerprint == "0" * 64
+
+
+def test_one_shot_beside_rounds_is_trained_again_on_other_rows_and_all_is_evaluated_again(tmp_path, tuned, monkeypatch):
+    """Its rows may grow under a larger budget, while the run's own rows stay as they are."""
+    drawn, evaluated = iter(["1" * 64, "1" * 64, "2" * 64]), []
+    monkeypatch.setattr(arms, "sample_seed", lambda one: SimpleNamespace(fingerprint=next(drawn)))
+
+    def evaluate(models, images, share):
+        evaluated.append(list(models))
+        return {arm: Predictions(np.ones(4, np.int64), SOURCE.labels.numpy(), 2) for arm in models}
+
+    monkeypatch.setattr(arms, "predict_all", evaluate)
+    seed_run = seed_run_of(compared(["one_shot"], rounds=3), tmp_path)
+    for models_made, evaluations in ((2, 2), (2, 2), (3, 4)):
+        train_seed(seed_run, ACCEPTED)
+        assert (len(tuned), len(evaluated)) == (models_made, evaluations)
+    assert report_json.read(seed_run.store).training["one_shot"].metrics == {"step": 3}
+    assert report_json.read(seed_run.store).evaluation is not None
+
+
+def test_checkpoints_of_one_shot_beside_rounds_are_those_of_its_own_rows(tmp_path, rows_by, monkeypatch):
+    """A tuner of the same name would go on from, or return, a model of other rows."""
+    made = []
+    monkeypatch.setattr(arms, "FineTuner", lambda *_, name, **options: made.append(name) or SimpleNamespace(fit=repr))
+    monkeypatch.setattr(arms, "arm_rows", lambda *_: SimpleNamespace(count=lambda: 55))
+    seed_run = seed_run_of(compared(["one_shot"], rounds=3), tmp_path)
+    for fingerprint in ("1" * 64, "2" * 64):
+        fine_tune(seed_run, "one_shot", ACCEPTED, None, SimpleNamespace(fingerprint=fingerprint))
+    assert made == ["one_shot-ffffffff-11111111", "one_shot-ffffffff-22222222"]
 
 
 def first_weight(model):

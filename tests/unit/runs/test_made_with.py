@@ -58,13 +58,66 @@ def custom(folder, **options):
     return {"ratio": product, "code_folder": str(folder)}
 
 
-def test_code_counts_with_all_modules_of_its_folder(code, tmp_path):
-    name = contents_of("my_ratio_of_reuse:ratio")
-    before = record_of(tmp_path, **custom(code))[name]
-    (code / "notes.txt").write_text("no code")
-    assert record_of(tmp_path, **custom(code))[name] == before
-    (code / "my_part_of_reuse.py").write_text("def ratio(**options): return 2\n")
-    assert record_of(tmp_path, **custom(code))[name] != before
+OWN = contents_of("my_ratio_of_reuse:ratio")
+
+
+def put(file, content):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+
+
+@pytest.mark.parametrize("name", ["my_part_of_reuse.py", "table.csv", "tables/of/angles.npy", "new.so"])
+def test_code_counts_with_all_files_of_its_folder(name, code, tmp_path):
+    before = record_of(tmp_path, **custom(code))[OWN]
+    assert before is not None
+    put(code / name, "def ratio(**options): return 2\n")
+    after = record_of(tmp_path, **custom(code))[OWN]
+    assert after not in (before, None)
+    put(code / name, "def ratio(**options): return 3\n")
+    assert record_of(tmp_path, **custom(code))[OWN] not in (before, after, None)
+
+
+def test_a_file_of_code_that_moves_is_another(code, tmp_path):
+    put(code / "a" / "table.csv", "1")
+    before = record_of(tmp_path, **custom(code))[OWN]
+    (code / "a").rename(code / "b")
+    assert record_of(tmp_path, **custom(code))[OWN] != before
+
+
+@pytest.mark.parametrize("name", ["__pycache__/my.pyc", "p/__pycache__/my.pyc", ".git/index", ".notes",
+                                  "runs/old/log.txt", "runs/new/lock"])  # fmt: skip
+def test_caches_hidden_files_and_runs_are_no_code(name, code, tmp_path):
+    put(code / "runs" / "old" / "manifest.json", "{}")
+    sections = custom(code) | {"output": str(code / "runs" / "new")}
+    before = record_of(tmp_path, **sections)[OWN]
+    put(code / name, "no code")
+    assert record_of(tmp_path, **sections)[OWN] == before is not None
+
+
+@pytest.mark.parametrize(("most", "value"), [("_MOST_FILES", 2), ("_MOST_BYTES", 80)])
+def test_code_of_too_many_files_or_bytes_is_not_known(most, value, code, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"rsf_dist.runs.made_with.{most}", value)
+    assert record_of(tmp_path, **custom(code))[OWN] is not None
+    put(code / "more.txt", "more than the 80 bytes in two files that this test allows")
+    assert record_of(tmp_path, **custom(code))[OWN] is None
+
+
+def test_a_module_outside_of_folder_and_package_is_not_known(code, tmp_path):
+    """Nothing tells which of the files beside it belong to it."""
+    assert record_of(tmp_path, **custom(code) | {"code_folder": None})[OWN] is None
+
+
+def test_a_file_that_an_option_names_is_looked_up_beside_the_code_too(code, tmp_path, monkeypatch):
+    put(tmp_path / "data" / "table.csv", "1")
+    name = contents_of("../data/table.csv")
+    before = record_of(tmp_path, **custom(code, table="../data/table.csv"))[name]
+    put(tmp_path / "data" / "table.csv", "2")
+    after = record_of(tmp_path, **custom(code, table="../data/table.csv"))[name]
+    assert len({before, after, None}) == 3
+    put(tmp_path / "elsewhere" / "here" / "file", "")
+    put(tmp_path / "elsewhere" / "data" / "table.csv", "3")  # of the same name from where the process runs
+    monkeypatch.chdir(tmp_path / "elsewhere" / "here")
+    assert record_of(tmp_path, **custom(code, table="../data/table.csv"))[name] not in (before, after, None)
 
 
 def test_code_that_was_not_loaded_and_folders_are_not_known(code, tmp_path):
@@ -85,7 +138,10 @@ def test_a_package_counts_with_all_its_modules(tmp_path, monkeypatch):
     sections = {"ratio": {"kind": "custom", "factory": "package_of_reuse.one:f"}}
     before = record_of(tmp_path, **sections)
     (package / "two.py").write_text("changed = True")
-    assert record_of(tmp_path, **sections) != before
+    after = record_of(tmp_path, **sections)
+    assert after != before
+    put(package / "tables" / "angles.csv", "1")
+    assert record_of(tmp_path, **sections) not in (before, after)
 
 
 def test_what_changed_while_a_run_was_made_is_not_known():
@@ -105,12 +161,13 @@ def test_results_of_a_run_that_kept_no_record_are_not_known(tmp_path):
     assert set(old.manifest().made_with.values()) == {None}
 
 
-def test_a_run_of_which_nothing_serves_is_refused_before_the_cluster_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_run_of_which_nothing_serves_is_refused_before_the_images_are_read_and_leaves_nothing(tmp_path, monkeypatch):
     old = RunStore(tmp_path / "old")
     raw = sound_run(tmp_path) | {"output": str(tmp_path / "new")}
     old.write("config.yaml", dump_config(parse_config(raw)))
     old.commit_folder("rounds/000/ratio", lambda folder: None)
     monkeypatch.setattr(pipeline, "connect", lambda *_: pytest.fail("the cluster was asked for"))
+    monkeypatch.setattr(pipeline, "prepare", lambda *_: pytest.fail("the images were read"))
     with pytest.raises(pipeline.InputError, match=r"--from=.*/old: nothing of it serves this run: it does not record"):
         pipeline.run(parse_config(raw), reuse=str(tmp_path / "old"), progress=RecordingProgress())
     assert not (tmp_path / "new").exists()

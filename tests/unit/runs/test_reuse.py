@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import in_process
 import pytest
 import torch
-from earlier_runs import MADE_WITH, basis_of, earlier_run, fill, seed_run_of, taken
+from earlier_runs import MADE_WITH, basis_of, config_of, earlier_run, fill, put_pilot, seed_run_of, taken
 from records import result_of
 
 from rsf_dist.config.load import dump_config
@@ -19,8 +21,9 @@ from rsf_dist.errors import InputError
 from rsf_dist.proposals import PoolProposal
 from rsf_dist.ratios import VerifierRatio
 from rsf_dist.runs import reuse
+from rsf_dist.runs.earlier_run import EarlierRun, find_earlier
 from rsf_dist.runs.made_with import contents_of
-from rsf_dist.runs.reuse import EarlierRun, advice, find_earlier, require_use
+from rsf_dist.runs.reuse import advice, require_libraries_and_seeds, require_use
 from rsf_dist.runtime.rng import Streams
 from rsf_dist.sampling.envelope import AdaptiveEnvelope, BudgetEnvelope, CertifiedEnvelope, FixedEnvelope, PilotEnvelope
 from rsf_dist.sampling.sampler import RejectionSampler
@@ -44,6 +47,11 @@ def sample(store, envelope, num_accepted):
         in_process.WIDE, in_process.RATIO, envelope, seed=3, chunk_size=in_process.CHUNK, store=store
     )
     return sampler.sample(num_accepted)
+
+
+def needing(monkeypatch, envelope):
+    """Let runs want the pilot of an envelope whose proposals their configurations cannot say."""
+    monkeypatch.setattr(reuse, "pilot_rows", lambda *_: envelope.num_pilot)
 
 
 def with_ratio(store):
@@ -72,6 +80,7 @@ ENVELOPES = {
 @pytest.mark.parametrize("kind", ENVELOPES)
 def test_sampling_draws_on_and_the_rows_are_those_of_a_fresh_run(kind, wanted, tmp_path, monkeypatch):
     drawn = in_process.without_ray(monkeypatch)
+    needing(monkeypatch, ENVELOPES[kind])
     monkeypatch.setattr(in_process.RATIO, "log_bound", None)
     old, fresh = (with_ratio(RunStore(tmp_path / name)) for name in ("old", "fresh"))
     sample(old, ENVELOPES[kind], 100)
@@ -93,6 +102,7 @@ def test_sampling_draws_on_and_the_rows_are_those_of_a_fresh_run(kind, wanted, t
 def test_an_m_that_grew_for_more_rows_is_why_fewer_rows_are_drawn_anew(tmp_path, monkeypatch):
     """Were the chunks of more rows taken over, the adaptive M would be too large for fewer rows."""
     in_process.without_ray(monkeypatch)
+    needing(monkeypatch, ENVELOPES["adaptive"])
     monkeypatch.setattr(in_process.RATIO, "log_bound", None)
     old, fresh = (with_ratio(RunStore(tmp_path / name)) for name in ("old", "fresh"))
     many, few = (sample(store, ENVELOPES["adaptive"], n) for store, n in ((old, 400), (fresh, 20)))
@@ -105,6 +115,7 @@ def test_an_m_that_grew_for_more_rows_is_why_fewer_rows_are_drawn_anew(tmp_path,
 def test_a_pool_is_read_on_to_its_end(wanted, partial, tmp_path, monkeypatch):
     """A pool of 330 rows, of which 165 pass; more wanted rows than the budget's default would allow of proposals."""
     in_process.without_ray(monkeypatch)
+    needing(monkeypatch, CertifiedEnvelope(60))
     monkeypatch.setattr("rsf_dist.config.sampling.Budget.proposals_for", lambda *_: in_process.CHUNK)
     budget = {"on_shortfall": "partial" if partial else "error"}
 
@@ -130,6 +141,7 @@ def test_a_pool_is_read_on_to_its_end(wanted, partial, tmp_path, monkeypatch):
 
 def test_a_round_that_was_interrupted_is_drawn_on(tmp_path, monkeypatch):
     drawn = in_process.without_ray(monkeypatch)
+    needing(monkeypatch, ENVELOPES["fixed"])
     old, fresh = (with_ratio(RunStore(tmp_path / name)) for name in ("old", "fresh"))
     sample(old, ENVELOPES["fixed"], 100)
     old.commit(lambda manifest: setattr(manifest.rounds[0], "result", None))
@@ -143,6 +155,7 @@ def test_a_round_that_was_interrupted_is_drawn_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize("harm", [Path.unlink, lambda file: file.write_bytes(b"other")], ids=["gone", "other"])
 def test_a_damaged_shard_is_not_taken_and_its_chunk_is_drawn_again(harm, tmp_path, monkeypatch):
     drawn = in_process.without_ray(monkeypatch)
+    needing(monkeypatch, ENVELOPES["fixed"])
     old = with_ratio(RunStore(tmp_path / "old"))
     expected = sample(old, ENVELOPES["fixed"], 100)
     harm(Path(old.path(old.round(0).shards[1].path)))
@@ -215,6 +228,56 @@ def test_what_rests_on_a_stage_that_the_run_made_itself_is_not_taken(tmp_path):
     assert new.manifest().made_anew == {ROWS: "without the pilot of round 0", OWN: "without the rows of round 0"}
 
 
+@pytest.mark.parametrize(("drawn", "kept"), [(20_000, {RATIO, PILOT, ROWS, OWN}), (19_999, {RATIO})])
+def test_a_pilot_serves_with_the_proposals_that_it_really_has(drawn, kept, tmp_path):
+    """That of a plan may be smaller than its envelope says, where proposals are slow."""
+    earlier, new = earlier_run(tmp_path / "old", basis_of()), RunStore(tmp_path / "new")
+    earlier.store.commit_folder(PILOT, partial(put_pilot, drawn))
+    assert taken(earlier, tmp_path / "new", basis_of()) == kept
+    told = new.manifest().made_anew
+    assert told.get(PILOT) == (None if PILOT in kept else "it needs a pilot of 20,000 proposals (was 19,999)")
+    assert new.is_listed(PILOT) == (PILOT in kept)
+
+
+@pytest.mark.parametrize(("bound", "kept"), [(1.0, {RATIO, PILOT, ROWS, OWN}), (None, {RATIO})])
+def test_few_proposals_serve_an_envelope_that_takes_the_ratios_bound(bound, kept, tmp_path):
+    basis = basis_of(envelope={"kind": "pilot"})
+    earlier = earlier_run(tmp_path / "old", basis)
+    earlier.store.commit_folder(PILOT, partial(put_pilot, 2_000, log_bound=bound))
+    assert taken(earlier, tmp_path / "new", basis) == kept
+
+
+def test_no_stage_is_both_taken_over_and_made_anew(tmp_path):
+    """A first run gives all but the model. What another one cannot give is here already, but for what was damaged."""
+    now, new = basis_of(training={"steps": 7}), RunStore(tmp_path / "new")
+    taken(earlier_run(tmp_path / "first", basis_of()), tmp_path / "new", now)
+    assert set(new.manifest().made_anew) == {OWN}
+    before = new.manifest().taken_over
+    other = earlier_run(tmp_path / "other", basis_of(ratio={"num_proposals": 99}))
+    assert taken(other, tmp_path / "new", now) == {RATIO, PILOT, ROWS}
+    assert new.manifest().taken_over == before
+    assert set(new.manifest().made_anew) == {OWN}
+    for store in (new, other.store):
+        Path(store.path(f"{PILOT}/file")).write_text("damaged")
+    assert taken(other, tmp_path / "new", now) == {RATIO, ROWS}
+    assert set(new.manifest().made_anew) == {PILOT, OWN}
+
+
+def test_a_stage_that_another_run_gives_later_is_no_longer_made_anew(tmp_path):
+    new, now = RunStore(tmp_path / "new"), basis_of(training={"steps": 7})
+    taken(earlier_run(tmp_path / "first", basis_of(ratio={"num_proposals": 99}, training={"steps": 7})), new.root, now)
+    assert set(new.manifest().made_anew) == {RATIO, PILOT, ROWS, OWN}
+    assert taken(earlier_run(tmp_path / "second", now), new.root, now) == {RATIO, PILOT, ROWS, OWN}
+    assert new.manifest().made_anew == {}
+
+
+def test_what_is_made_again_was_not_taken_over(tmp_path):
+    new = RunStore(tmp_path / "new")
+    assert PILOT in taken(earlier_run(tmp_path / "old", basis_of()), tmp_path / "new", basis_of())
+    new.commit_folder(PILOT, lambda folder: (folder / "file").write_text("of this run"))
+    assert set(new.manifest().taken_over) == {RATIO, ROWS, OWN}
+
+
 def test_seeds_are_matched_by_their_number(tmp_path):
     basis = basis_of(seed=3, num_seeds=2)
     store = RunStore(tmp_path / "old")
@@ -225,8 +288,18 @@ def test_seeds_are_matched_by_their_number(tmp_path):
         seed_run = seed_run_of(tmp_path / f"new-{seed}", basis_of(seed=seed))
         reuse.take_over(earlier, basis_of(seed=seed), [seed_run])
         assert seed_run.store.manifest().taken_over[ROWS].folder == folder
-    with pytest.raises(InputError, match=r"nothing of seed 5 \(its first seed is 3\)"):
-        require_use(earlier, basis_of(seed=5), [seed_run_of(tmp_path / "new-5", basis_of(seed=5))])
+
+
+def test_other_seeds_and_libraries_are_refused_without_an_image(tmp_path):
+    earlier = earlier_run(tmp_path / "old", basis_of(seed=3, num_seeds=2))
+    for seed, num_seeds in ((3, 1), (2, 2), (4, 1), (4, 3)):
+        require_libraries_and_seeds(earlier, config_of(seed=seed, num_seeds=num_seeds))
+    for seed, num_seeds in ((5, 1), (2, 1), (0, 3)):
+        with pytest.raises(InputError, match=rf"nothing of seed {seed} \(its first seed is 3\)"):
+            require_libraries_and_seeds(earlier, config_of(seed=seed, num_seeds=num_seeds))
+    other = replace(earlier, basis=replace(earlier.basis, made_with=MADE_WITH | {"torch": "9"}))
+    with pytest.raises(InputError, match=r"--from=.*old: nothing of it serves this run: torch .* \(was 9\)"):
+        require_libraries_and_seeds(other, config_of(seed=3))
 
 
 def test_one_shot_rejection_beside_rounds_is_taken_over_too(tmp_path):
@@ -299,7 +372,7 @@ def test_a_run_of_which_nothing_serves_is_refused_before_anything_is_written(tmp
         (basis_of({"source": "others"}), "the images of source differ, the images of target differ"),
         (basis_of(ratio={"num_proposals": 99}), "ratio.num_proposals=99 (was 8000)"),
         (basis_of(record=MADE_WITH | {"torch": "9"}), "torch 9 (was "),
-        (basis_of(seed=1), "it has nothing of seed 1 (its first seed is 0)"),
+        (basis_of(seed=1), "it has no stage of this run"),
     ):
         with pytest.raises(InputError) as caught:
             require_use(earlier, now, [seed_run_of(tmp_path / "new", now)])
@@ -313,7 +386,9 @@ def test_a_run_of_which_nothing_serves_is_refused_before_anything_is_written(tmp
     [
         ({"training": {"steps": 7}}, "ratio of round 0, pilot of round 0, rows of round 0"),
         ({"sampling": {"num_accepted": 200}}, "ratio of round 0, pilot of round 0, rows of round 0"),
-        ({"envelope": {"kind": "fixed", "log_m": 1}}, "ratio of round 0, pilot of round 0"),
+        ({"envelope": {"kind": "fixed", "log_m": 1}}, "ratio of round 0"),
+        ({"envelope": {"kind": "pilot", "num_pilot": 20_000}}, "ratio of round 0, pilot of round 0"),
+        ({"envelope": {"kind": "custom", "factory": "not_imported_yet:make"}}, "ratio of round 0"),
         ({"ratio": {"num_proposals": 99}}, ""),
         ({"seed": 1}, ""),
         ({"target": {"kind": "digits", "limit": 99}}, ""),

@@ -66,8 +66,9 @@ def of(section, **keys):
         (of("evaluation", feature_network={"width": 7}), ALL),
         (of("evaluation", source_test=IMAGES), ALL),
         (of("envelope", acceptance=0.2), {PRE, RATIO, PILOT}),
-        (of("envelope", num_pilot=30_000), {PRE, RATIO, PILOT}),  # the sampler itself draws another pilot then
-        ({"envelope": {"kind": "fixed", "log_m": 1.0}}, {PRE, RATIO, PILOT}),
+        (of("envelope", num_pilot=30_000), {PRE, RATIO}),
+        ({"envelope": {"kind": "fixed", "log_m": 1.0}}, {PRE, RATIO}),  # its pilot is smaller
+        ({"envelope": {"kind": "pilot", "num_pilot": 20_000}}, {PRE, RATIO, PILOT}),
         ({"sampling": {"num_accepted": 101}}, {PRE, RATIO, PILOT, ROWS}),
         ({"sampling": {"num_accepted": 99}}, {PRE, RATIO, PILOT}),
         ({"sampling": {"num_accepted": 100, "chunk_size": 512}}, {PRE, RATIO}),
@@ -84,13 +85,25 @@ def of(section, **keys):
         ({"ratio": {"kind": "verifier", "passes": "my:check"}}, {PRE}),
         ({"seed": 1}, set()),
         ({"num_seeds": 2}, ALL),  # of the first one
-        ({"rounds": 3}, {PRE, RATIO, PILOT}),
+        ({"rounds": 3}, {PRE, RATIO}),
+        ({"rounds": {"num_rounds": 3, "num_pilot": 20_000}}, {PRE, RATIO, PILOT}),
         ({"rounds": {"num_rounds": 1, "acceptance": 0.5}}, ALL),  # there are no such rounds
         ({"source": {"kind": "digits", "limit": 99}}, ALL),  # the images count, not where they lie
     ],
 )
 def test_of_one_round(moved, kept, once, tmp_path):
     assert taken(once, tmp_path / "new", basis_of(**ONCE | moved)) == kept
+
+
+@pytest.mark.parametrize("name", ["wait_seconds", "max_failures"])
+@pytest.mark.parametrize(("section", "kept"), [("ratio", {PRE}), ("proposal", {PRE}), ("task", {RATIO, PILOT, ROWS})])
+def test_an_option_of_the_users_own_code_counts_whatever_its_name(section, kept, name, tmp_path):
+    def with_option(value):
+        return basis_of(**ONCE | {section: {"kind": "custom", "factory": "my:own", "options": {name: value}}})
+
+    earlier = earlier_run(tmp_path / "old", with_option(1))
+    assert taken(earlier, tmp_path / "same", with_option(1)) == ALL
+    assert taken(earlier, tmp_path / "new", with_option(2)) == kept
 
 
 BEST = {"proposal": {"kind": "dataset", "images": IMAGES}, "sampling": {"top_k": 100}}
@@ -103,7 +116,8 @@ BEST = {"proposal": {"kind": "dataset", "images": IMAGES}, "sampling": {"top_k":
         ({"envelope": {"kind": "fixed", "log_m": 1}}, "a", {RATIO, PILOT, ROWS, "models/top_k"}),  # it has no effect
         ({"sampling": {"top_k": 101}}, "a", {RATIO, PILOT}),  # read at another M
         ({"sampling": {"top_k": 99}}, "a", {RATIO, PILOT}),
-        ({"sampling": {"num_accepted": 100}}, "a", {RATIO, PILOT}),
+        ({"sampling": {"num_accepted": 100}}, "a", {RATIO}),
+        ({"sampling": {"num_accepted": 100}, "envelope": {"kind": "fixed", "log_m": 1}}, "a", {RATIO, PILOT}),
         ({"training": {"steps": 9}}, "a", {RATIO, PILOT, ROWS}),
         ({}, "b", set()),
         ({"proposal": {"kind": "dataset"}}, None, set()),
@@ -178,10 +192,10 @@ def rounds_with(**keys):
         ({}, names([0, 1, 2], last=2)),
         (rounds_with(num_rounds=5), names([0, 1])),  # round 2 is no longer the last one
         (rounds_with(num_rounds=2), names([0])),
-        (rounds_with(num_rounds=1), {"rounds/000/ratio", "rounds/000/pilot"}),
+        (rounds_with(num_rounds=1), {"rounds/000/ratio"}),
         (rounds_with(min_auc_gain=0.02), names([0])),  # whether a later round is the last one
         (rounds_with(acceptance=0.05), {"rounds/000/ratio", "rounds/000/pilot"}),
-        (rounds_with(num_pilot=9_000), {"rounds/000/ratio", "rounds/000/pilot"}),
+        (rounds_with(num_pilot=9_000), {"rounds/000/ratio"}),
         (rounds_with(num_accepted=2_000), names([0])),  # drawn on; the second round's proposal is another
         (rounds_with(num_accepted=900), {"rounds/000/ratio", "rounds/000/pilot"}),
         (rounds_with(warm_start_steps=7), names([0])),
@@ -200,6 +214,17 @@ def test_of_several_rounds(moved, kept, several, tmp_path):
     assert taken(several, tmp_path / "new", basis_of(**SEVERAL | moved)) == kept
 
 
+@pytest.mark.parametrize("key", ["max_proposals", "max_seconds"])
+def test_a_model_of_rows_beside_the_rounds_depends_on_their_budget(key, tmp_path):
+    """Its rows may have ended short, when those of the rounds did not."""
+    with_one_shot = SEVERAL | {"evaluation": {"test": IMAGES, "arms": ["random", "one_shot"]}}
+    earlier = earlier_run(tmp_path / "old", basis_of(**with_one_shot))
+    now = basis_of(**with_one_shot | {"sampling": {"num_accepted": 100, "budget": {key: 100_000}}})
+    all_models = ("random", "one_shot", "adaptive")
+    assert taken(earlier, tmp_path / "same", earlier.basis) == names([0, 1, 2], last=2, models=all_models)
+    assert taken(earlier, tmp_path / "new", now) == names([0, 1, 2], last=2)
+
+
 @pytest.mark.parametrize("prior", [{"network": {"width": 8}}, None], ids=["network of its own", "stays"])
 def test_where_the_class_prior_needs_no_model_the_last_round_does_not_either(prior, tmp_path):
     before = SEVERAL | rounds_with(class_prior=prior)
@@ -211,6 +236,15 @@ def test_a_round_after_which_the_rounds_ended_early_is_the_last_again(tmp_path):
     earlier = earlier_run(tmp_path / "old", basis_of(**SEVERAL), last=1)
     assert taken(earlier, tmp_path / "new", basis_of(**SEVERAL)) == names([0, 1], last=1)
     assert taken(earlier, tmp_path / "more", basis_of(**SEVERAL | rounds_with(num_rounds=4))) == names([0])
+
+
+def test_names_of_attributes_count_with_their_values(tmp_path):
+    """They are the names of the rows' columns. The images' digest holds their values alone."""
+    images = {"kind": "npz", "root": "images.npz"}
+    one, other = (basis_of(source=images | {"attributes": [name]}, **ONCE) for name in ("age", "years"))
+    earlier = earlier_run(tmp_path / "old", one)
+    assert taken(earlier, tmp_path / "same", one) == ALL
+    assert taken(earlier, tmp_path / "new", other) == {PRE}
 
 
 def test_a_known_ratio_belongs_to_the_first_round_and_later_rounds_rest_on_it(tmp_path):
