@@ -201,8 +201,9 @@ def test_published_weights_are_used_where_they_have_been_downloaded(tmp_path):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_text_is_short_and_has_comments(preset):
-    text = first_config(folder("a", (60, 90), (90, 60)), folder("b", (64, 64)), "a", preset)
+@pytest.mark.parametrize("sizes", [((60, 90), (90, 60)), ((100, 120), (120, 98))])  # become thumbnails, photographs
+def test_the_text_is_short_and_has_comments(preset, sizes):
+    text = first_config(folder("a", *sizes), folder("b", (110, 140)), "a", preset)
     lines = text.splitlines()
     assert 10 <= sum(1 for line in lines if line and not line.startswith("#")) <= 20
     assert sum("#" in line for line in lines) >= 8
