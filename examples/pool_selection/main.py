@@ -82,7 +82,7 @@ def write_whole(path: Path, **arrays: np.ndarray) -> None:
             os.replace(draft, path)
     except OSError as err:
         remedy = "name another file as proposal.images.root, or make room"
-        raise InputError("proposal.images.root", path, f"cannot be written ({err.strerror})", remedy) from err
+        raise InputError("proposal.images.root", path, f"cannot be written ({err.strerror or err})", remedy) from err
 
 
 def pool_size(config: RunConfig) -> int:
