@@ -10,8 +10,10 @@ have one of five other looks, in equal numbers. The looks are known here alone: 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -22,7 +24,8 @@ from rsf_dist.config.load import load_config
 from rsf_dist.config.run import RunConfig
 from rsf_dist.config.shifted_images import ShiftConfig
 from rsf_dist.data.images import load_images
-from rsf_dist.errors import InputError, RsfError
+from rsf_dist.data.sources import list_images
+from rsf_dist.errors import InputError, RsfError, located
 from rsf_dist.runs.run_folder import seed_folder, stored_config
 from rsf_dist.runtime.rng import Stage, Streams
 from rsf_dist.sampling.accepted import stored_rows
@@ -48,32 +51,54 @@ def looks(size: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(np.concatenate([np.zeros(alike, np.int64), others]))
 
 
-def pool_file(config: RunConfig) -> Path:
+def pool_of(config: RunConfig) -> NpzConfig:
     """Return the file that a configuration names as its pool. Raises InputError where it names none."""
     images = config.proposal.own_images
     if not isinstance(images, NpzConfig):
         raise InputError("proposal.images", images, "must be an npz file", "leave it as config.yaml has it")
-    return Path(images.root)
+    return images
 
 
 def make(config: RunConfig, size: int = SIZE) -> Path:
     """Write the pool's images and labels to the file that the configuration names."""
-    file, look = pool_file(config), looks(size)
+    file, look = Path(pool_of(config).root), looks(size)
     base = load_images(config.source.model_copy(update={"start": FIRST, "limit": size}))
     images, labels = np.empty(base.images.shape, np.uint8), np.empty(size, np.int64)
     for number, shift in enumerate([config.target.shift, *OTHER_LOOKS.values()]):
         chosen = torch.from_numpy(np.flatnonzero(look == number))
         made = make_shifted_images(base.subset(chosen), shift, len(chosen), Streams(number, Stage.TARGET, chunk=3))
         images[chosen], labels[chosen] = made.images.numpy(), made.require_labels().numpy()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(file, images=images, labels=labels, classes=np.array(base.classes))
+    write_whole(file, images=images, labels=labels, classes=np.array(base.classes))
     return file
+
+
+def write_whole(path: Path, **arrays: np.ndarray) -> None:
+    """Write an npz file, which appears under its name once it is complete. Raises InputError where it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path.parent) as folder:
+            draft = Path(folder) / "draft.npz"
+            np.savez_compressed(draft, **arrays)
+            os.replace(draft, path)
+    except OSError as err:
+        remedy = "name another file as proposal.images.root, or make room"
+        raise InputError("proposal.images.root", path, f"cannot be written ({err.strerror or err})", remedy) from err
+
+
+def pool_size(config: RunConfig) -> int:
+    """Return the number of images of the pool. Raises InputError where there is no such file."""
+    pool = pool_of(config)
+    if not os.path.exists(pool.root):
+        remedy = "write it with `main.py make`, or call this from the folder where it was made"
+        raise InputError("proposal.images.root", pool.root, "does not exist", remedy)
+    with located("proposal.images"):
+        return len(list_images(pool).ids)
 
 
 def count(run: str) -> str:
     """Return lines for each seed of a run: of which look its rows are, and those with the highest keys among them."""
     config = stored_config(RunStore(run))
-    size, lines = len(np.load(pool_file(config))["labels"]), []
+    size, lines = pool_size(config), []
     for number in range(config.num_seeds):
         rows = stored_rows(RunStore(run).at(seed_folder(number, config.num_seeds)), 0)
         look = looks(size)[rows["base_index"].to_numpy()]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -42,7 +44,7 @@ def init(
     It looks at the folders or files, and chooses sizes, networks and budgets that fit the images. The file has
     comments, and runs as it is.
     """
-    if not force and (output.exists() or output.is_symlink()):
+    if not force and os.path.lexists(output):
         raise InputError("--output", output, "exists", "name another file, or overwrite it with --force")
     from rsf_dist.starting.first_config import first_config  # takes seconds
 
@@ -51,7 +53,18 @@ def init(
 
 
 def _write(output: Path, text: str) -> None:
+    """Write a file as a whole: a full disk leaves the old one as it was. Raises InputError where it cannot be written.
+
+    A link stays, and the file that it leads to is replaced.
+    """
     try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as err:
-        raise InputError("--output", output, f"cannot be written ({err})", "name a file that can") from err
+        file = Path(os.path.realpath(output))
+        if os.path.lexists(file) and not file.is_file():  # a folder; a device, which must not be replaced
+            raise InputError("--output", output, "is no file", "name a file")
+        with TemporaryDirectory(dir=file.parent) as folder:
+            draft = Path(folder) / "draft.yaml"
+            draft.write_text(text, encoding="utf-8")
+            os.replace(draft, file)
+    except (OSError, ValueError) as err:  # ValueError: a null byte
+        reason = getattr(err, "strerror", None) or err  # without the draft's name
+        raise InputError("--output", output, f"cannot be written ({reason})", "name a file that can") from err

@@ -93,7 +93,8 @@ class SamplingConfig(StrictModel):
     chunk_size: PositiveInt | None = None
     """Proposals that are drawn and scored together: the unit of work and of randomness. Another size accepts other
     rows. Larger chunks need more memory. null means 4096, or the largest power of two whose rows take 64 MiB or
-    less, if this is smaller: 256 for RGB images of 224 x 224 pixels."""
+    less, if this is smaller: 256 for RGB images of 224 x 224 pixels. It is never below 8, so that a chunk of rows of
+    more than 8 MiB each takes more than 64 MiB."""
     pool: PoolConfig = PoolConfig()
     """The Ray actors."""
     budget: Budget = Budget()

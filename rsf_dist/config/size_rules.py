@@ -16,7 +16,7 @@ CHUNK_ROWS = 4096
 """Rows of a chunk, unless they are large."""
 
 CHUNK_MIB = 64
-"""MiB that the rows of a chunk may take."""
+"""MiB that the rows of a chunk may take, if there are more than 8."""
 
 _FEWEST_ROWS = 8
 _THUMBNAIL_SIDE = 32  # pixels
@@ -38,7 +38,10 @@ which no target image has.
 
 
 def chunk_rows(row_bytes: int) -> int:
-    """Return the rows of a chunk: the largest power of two that takes CHUNK_MIB or less, at most CHUNK_ROWS."""
+    """Return the rows of a chunk: the largest power of two that takes CHUNK_MIB or less, from 8 to CHUNK_ROWS.
+
+    Eight rows of more than 8 MiB each take more than CHUNK_MIB.
+    """
     fitting = CHUNK_MIB * 2**20 // max(1, row_bytes)
     return min(CHUNK_ROWS, max(_FEWEST_ROWS, 2 ** (fitting.bit_length() - 1) if fitting else 0))
 

@@ -3,7 +3,10 @@
 import os
 
 SETTING = "RAY_DEDUP_LOGS_SKIP_REGEX"
-ENDED_ACTOR = r"^Task MapWorker\(.* failed\. There are infinite retries .*The actor is temporarily unavailable"
+ENDED_ACTOR = (
+    r"^Task MapWorker\(.* failed\. There are infinite retries .*The actor is "
+    r"(temporarily unavailable|dead because it was killed by `ray\.kill`)"
+)
 
 
 def hide_ended_actors() -> None:

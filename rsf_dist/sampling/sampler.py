@@ -47,7 +47,8 @@ class RejectionSampler:
         envelope: how M is chosen.
         seed: every random draw follows from it.
         chunk_size: proposals drawn and scored at once. Larger chunks use vectorised code better and need more memory.
-            None means 4,096, or the largest power of two whose rows take 64 MiB or less, if this is smaller.
+            None means 4,096, or the largest power of two whose rows take 64 MiB or less, if this is smaller, but
+            never fewer than 8: rows of more than 8 MiB each take more than 64 MiB.
         pool: the actors.
         store: a run's directory for the accepted rows, as Parquet, and for the pilot. Rows that it already holds of
             the same proposal, ratio and M are not drawn again. None means that rows stay in Ray's object store.

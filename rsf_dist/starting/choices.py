@@ -17,7 +17,6 @@ PUBLISHED = "resnet18"
 
 _STEP = 32  # pixels; sizes that are chosen are multiples
 _LEAST_SIDE = 8
-_SET_BYTES = 2**30  # that the decoded images of a set may take
 _PROPOSAL_BYTES = 2**28  # that the proposals which a ratio is fitted on may take
 _THUMBNAIL_PARAMETERS: dict[str, dict[str, list[float]]] = {
     "rotation": {"uniform": [-0.4, 0.4]},
@@ -76,11 +75,6 @@ class Choices:
         """The distributions of the proposal's parameters."""
         return size_rules.PHOTOGRAPH_PARAMETERS if size_rules.is_photograph(self.shape) else _THUMBNAIL_PARAMETERS
 
-    def limit(self, images: FoundImages) -> int | None:
-        """Return the number of images of a set that fit into memory, or None where all do."""
-        most = max(1, _SET_BYTES // math.prod(self.shape))
-        return most if len(images) > most else None
-
     @property
     def num_accepted(self) -> int:
         """As many rows as there are source images, rounded up to hundreds, within the preset."""
@@ -113,13 +107,13 @@ def choose(sets: Sequence[FoundImages], preset: Preset) -> Choices:
     sizes = {size for images in sets for size in images.sizes}
     alike = len(sizes) == 1 and all(images.complete or not images.are_files for images in sets)
     height, width = _common_size(sets, preset.side)
-    grey = all(images.grey for images in sets)
-    have_three = {images.are_files or not images.grey for images in sets}  # as a file is read where nothing is said
-    channels = 1 if grey else 3
+    grey = [images.grey for images in sets]
+    channels = 1 if all(grey) else 3
+    fit = not any(grey) or (all(grey) and not any(images.are_files for images in sets))  # where nothing is said
     return Choices(
         shape=(channels, height, width),
         size=None if alike and sizes == {(height, width)} else (height, width),
-        channels=channels if len(have_three) > 1 or (grey and sets[0].are_files) else None,
+        channels=None if fit else channels,
         preset=preset,
         num_source=len(sets[0]),
     )

@@ -78,7 +78,7 @@ def _lines(sets: Sequence[FoundImages], choices: Choices) -> Iterator[Line]:
     yield "", ""
     yield from _model_lines(choices)
     if len(sets) == 3:
-        yield f"evaluation: {_flow({'test': _set(sets[2], choices)})}", f"{sets[2]}; for the report alone"
+        yield f"evaluation: {_flow({'test': dict(sets[2].keys)})}", f"{sets[2]}; for the report alone"
     else:
         yield "# evaluation: {test: {kind: image_folder, root: FOLDER}}", "labelled images of the target domain"
 
@@ -89,16 +89,16 @@ def _image_lines(sets: Sequence[FoundImages], choices: Choices) -> Iterator[Line
     common |= {} if choices.channels is None else {"channels": choices.channels}
     if common:
         yield f"data: {_flow(common)}", "scaled to cover this, and cropped" if choices.size else ""
-    yield f"source: {_flow(_set(source, choices))}", f"{source}, {len(source.listing.classes)} classes"
-    yield f"target: {_flow(_set(target, choices))}", f"{target}; labels are not looked at"
+    yield f"source: {_flow(dict(source.keys))}", f"{source}, {len(source.listing.classes)} classes"
+    yield f"target: {_flow(dict(target.keys))}", f"{target}; labels are not looked at"
 
 
 def _proposal_lines(choices: Choices) -> Iterator[Line]:
-    yield "proposal:", "broad, because nobody knows how the target differs"
-    yield "  parameters:", ""
+    yield "proposal: {parameters: {", "broad, because nobody knows how the target differs"
     units = {"rotation": "radians", "translate_x": "of half the width", "noise": "of full range"}
+    *_, last = choices.parameters
     for name, distribution in choices.parameters.items():
-        yield f"    {name}: {_flow(distribution)}", units.get(name, "")
+        yield f"  {name}: {_flow(distribution)}{'}}' if name == last else ','}", units.get(name, "")
 
 
 def _sampling_lines(choices: Choices) -> Iterator[Line]:
@@ -122,17 +122,11 @@ def _model_lines(choices: Choices) -> Iterator[Line]:
     yield f"training: {_flow(choices.fit(choices.num_accepted))}", ""
 
 
-def _set(images: FoundImages, choices: Choices) -> dict[str, Any]:
-    """Return the keys of an image set, with a limit where it would not fit into memory."""
-    limit = choices.limit(images)
-    return dict(images.keys) | ({} if limit is None else {"limit": limit})
-
-
 def _free_output(target: FoundImages) -> str:
     """Return runs/ and the target's name, with a number behind it if that is taken."""
     name = Path(os.path.abspath(place(target.keys))).stem or "run"  # of `..`, too
     numbered = (f"runs/{name}-{number}" for number in itertools.count(2))
-    return next(path for path in itertools.chain([f"runs/{name}"], numbered) if not Path(path).exists())
+    return next(path for path in itertools.chain([f"runs/{name}"], numbered) if not os.path.lexists(path))
 
 
 def _aligned(lines: Iterator[Line]) -> Iterator[str]:

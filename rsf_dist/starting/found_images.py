@@ -1,24 +1,22 @@
-"""The images that a path leads to: how many, of which sizes and classes, told from headers and a sample."""
+"""The images that a path leads to: how many, of which sizes and classes, told from headers."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import Image
 
-from rsf_dist.config.images import IMAGE_KINDS, FilesKind, ImageFolderConfig, ImagesKind
+from rsf_dist.config.images import IMAGE_KINDS, FilesKind, ImagesKind
+from rsf_dist.data.decoding import Header
 from rsf_dist.data.sources import Listing, list_images, list_unlabelled
-from rsf_dist.data.sources.found_files import find_files
+from rsf_dist.data.sources.headers import evenly, read_headers
 from rsf_dist.data.sources.recognise import recognise
 from rsf_dist.errors import InputError
 
-_MOST_HEADERS, _MOST_DECODED = 5_000, 64  # images of a set that are looked at
-_GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes of one channel
-_ON_THEIR_SIDE = (5, 6, 7, 8)  # EXIF's orientations
+_MOST_FILES, _MOST_ROWS = 5_000, 64  # images of a set that are looked at; of a table, blocks are read for a row each
 
 
 @dataclass(frozen=True)
@@ -77,41 +75,25 @@ def _model(keys: Mapping[str, Any]) -> ImagesKind:
 def _look_at(keys: Mapping[str, Any], config: ImagesKind, listing: Listing, path: str) -> FoundImages:
     if not listing.ids:
         raise InputError("", path, "holds no images", "name a folder or file that does")
-    most = _MOST_HEADERS if isinstance(config, ImageFolderConfig) else _MOST_DECODED
-    chosen = list(range(0, len(listing.ids), -(-len(listing.ids) // most)))
-    seen = list(
-        _from_headers(config, listing, chosen) if isinstance(config, ImageFolderConfig) else _decoded(listing, chosen)
-    )
-    sizes = Counter((height, width) for _, height, width in seen)
+    most = _MOST_ROWS if listing.files([]) is None else _MOST_FILES
+    chosen = evenly(range(len(listing.ids)), most)
+    headers = list(_headers(listing, chosen))
+    sizes = Counter((header.height, header.width) for header in headers)
+    grey = all(Image.getmodebase(header.mode.partition(";")[0]) == "L" for header in headers)
     are_files = isinstance(config, FilesKind)
-    grey = all(channels == 1 for channels, _, _ in seen)
     return FoundImages(keys, listing, sizes, grey, are_files, complete=len(chosen) == len(listing.ids))
 
 
-def _from_headers(config: ImageFolderConfig, listing: Listing, chosen: list[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield channels, height and width of image files, upright, without decoding them."""
-    paths = find_files(Path(config.root)).images  # in the listing's order
-    for position in chosen:
-        yield _from_header(paths[position]) or next(_decoded(listing, [position]))
+def _headers(listing: Listing, positions: Sequence[int]) -> Iterator[Header]:
+    """Yield what images tell before they are decoded, as those of every kind do that `recognise` names.
 
-
-def _from_header(path: Path) -> tuple[int, int, int] | None:
-    """Return channels, height and width; None for a file that only its decoder can say more about."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(ExifTags.Base.Orientation) in _ON_THEIR_SIDE:
-                width, height = height, width
-            return (1 if image.mode in _GREY else 3), height, width
-    except Exception:  # each format has errors of its own, which the decoder explains
-        return None
-
-
-def _decoded(listing: Listing, chosen: list[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield channels, height and width of images, one decoded after the other. Raises InputError, which names one."""
-    for position in chosen:
-        channels, height, width = listing.read([position])["image"].shape[1:]
-        yield channels, height, width
+    Raises:
+        InputError: a file is no image.
+    """
+    for _, header in read_headers(listing, positions):
+        if isinstance(header, InputError):
+            raise header
+        yield header
 
 
 def _spread(sizes: Counter[tuple[int, int]]) -> str:

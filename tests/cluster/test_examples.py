@@ -1,10 +1,13 @@
 """The examples, as a reader would run them, with smaller numbers."""
 
+import importlib.util
 import json
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -92,6 +95,43 @@ def test_pool_selection_finds_what_looks_like_the_target(tmp_path: Path) -> None
     found = re.search(r"seed 0: 200 rows, ([\d.]+)% like the target", counted.stdout)
     assert found, counted.stdout + counted.stderr
     assert float(found[1]) > 30
+
+
+def pool_selection() -> ModuleType:
+    """Import the example's program."""
+    spec = importlib.util.spec_from_file_location("pool_selection", ROOT / "examples/pool_selection/main.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_counting_without_the_pool_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = pool_selection()
+    config = load_config(example.CONFIG, [f"proposal.images.root={tmp_path / 'pool.npz'}"])
+    monkeypatch.setattr(example, "stored_config", lambda store: config)
+    with pytest.raises(InputError, match=r"proposal\.images\.root=.*pool\.npz: does not exist; write it with .*make"):
+        example.count(str(tmp_path / "run"))
+    (tmp_path / "pool.npz").write_bytes(b"half a pool")
+    with pytest.raises(InputError, match=r"proposal\.images\.root=.*pool\.npz: "):
+        example.count(str(tmp_path / "run"))
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+def test_a_pool_that_does_not_fit_on_the_disk_leaves_the_old_one(tmp_path: Path) -> None:
+    example, pool = pool_selection(), tmp_path / "pool.npz"
+    config = load_config(example.CONFIG, [f"proposal.images.root={pool}"])
+    pool.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may grow beyond
+    try:
+        with pytest.raises(InputError, match=r"pool\.npz: cannot be written \(File too large\)"):
+            example.make(config, 60)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert pool.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [pool]
+    example.make(config, 60)
+    assert example.pool_size(config) == 60
 
 
 def test_a_ratio_on_imagenet_features_tells_what_raw_pixels_hardly_show() -> None:

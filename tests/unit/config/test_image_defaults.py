@@ -36,11 +36,13 @@ def resolved(shape, **sections):
         ((3, 64, 64), 4096),  # 48 MiB
         ((3, 96, 96), 2048),  # 64 MiB hold 2,427
         (PHOTOGRAPHS, 256),  # 64 MiB hold 445
+        ((1, 2048, 4096), 8),  # 8 MiB each
+        ((1, 4096, 4096), 8),  # 64 MiB hold 4
         ((1, 8192, 8192), 8),  # one takes 64 MiB
         ((3, 9000, 9000), 8),  # not even one fits
     ],
 )
-def test_a_chunk_has_as_many_images_as_64_mib_hold_rounded_down_to_a_power_of_two(shape, rows):
+def test_a_chunk_has_as_many_images_as_64_mib_hold_rounded_down_to_a_power_of_two_and_never_below_8(shape, rows):
     assert size_rules.chunk_rows(math.prod(shape)) == rows
 
 

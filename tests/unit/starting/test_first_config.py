@@ -1,9 +1,13 @@
 """The first configuration: it loads, and names sizes, networks and budgets that fit the images."""
 
 import re
+import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -15,10 +19,13 @@ from rsf_dist.commands.first import PresetName, TaskName, init
 from rsf_dist.config import size_rules
 from rsf_dist.config.load import load_config, parse_text
 from rsf_dist.config.run import RunConfig
+from rsf_dist.data.sources import found_files
 from rsf_dist.errors import InputError
-from rsf_dist.starting import choices
+from rsf_dist.starting import first_config as starting
+from rsf_dist.starting import found_images
 from rsf_dist.starting.choices import PRESETS
 from rsf_dist.starting.first_config import first_config
+from rsf_dist.starting.found_images import FoundImages
 
 
 @pytest.fixture(autouse=True)
@@ -112,9 +119,48 @@ def test_grey_files_have_one_channel_where_all_are_grey(grey, channels):
     assert shape_of(parse_text(first_config("a", "b"))) == (channels, 16, 16)
 
 
+def write_table(folder: str) -> str:
+    rows = [f"{file},{file.parent.name}" for file in Path(folder).rglob("*.png")]
+    Path("table.csv").write_text("\n".join(["path,label", *rows]))
+    return "table.csv"
+
+
+def write_parquet(folder: str) -> str:
+    files = list(Path(folder).rglob("*.png"))
+    columns = {"image": [file.read_bytes() for file in files], "label": [file.parent.name for file in files]}
+    pq.write_table(pa.table(columns), "images.parquet")
+    return "images.parquet"
+
+
+@pytest.mark.parametrize("written", [str, write_table, write_parquet])
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 1), ("I;16", 1), ("RGB", 3), ("RGBA", 3)])
+def test_files_are_measured_by_their_headers_wherever_they_are_named(written, mode, channels, monkeypatch):
+    source, target = folder("a", (12, 16)), folder("b", (12, 16))
+    for file in [*Path(source).rglob("*.png"), *Path(target).rglob("*.png")]:
+        Image.open(file).convert("L" if mode == "I;16" else mode).convert(mode).save(file)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("an image was decoded"))
+    assert parse_text(first_config(written(source), target)).source.channels == (1 if channels == 1 else None)
+
+
+def test_a_folder_is_walked_to_recognise_it_and_to_list_it_and_not_again(monkeypatch):
+    source, target = folder("a", (8, 8)), folder("b", (8, 8))
+    walked, of = [], found_files.FoundFiles
+    monkeypatch.setattr(found_files, "FoundFiles", lambda root: walked.append(str(root)) or of(root))
+    first_config(source, target)
+    assert walked == ["a", "a", "b", "b"]
+
+
 def test_grey_arrays_go_with_coloured_files():
     config = parse_text(first_config(grey_npz("a.npz", 60, 16, 16), folder("b", (16, 16))))
     assert shape_of(config) == (3, 16, 16)
+
+
+def test_grey_tensors_of_a_table_go_with_coloured_files():
+    columns = {"image": [np.zeros((16, 16), np.uint8).tolist()] * 40, "label": [0, 1] * 20}
+    pq.write_table(pa.table(columns), "tensors.parquet")
+    config = parse_text(first_config("tensors.parquet", folder("b", (16, 16))))
+    inputs = load_inputs(config)
+    assert inputs.source.images.shape[1:] == inputs.target.images.shape[1:] == (3, 16, 16)
 
 
 def test_budgets_follow_the_number_of_images():
@@ -130,10 +176,17 @@ def test_budgets_follow_the_number_of_images():
     assert (thorough.pretrain.steps, thorough.training.steps) == (140, 160)  # 131.25 and 156.25, rounded up
 
 
-def test_a_set_that_does_not_fit_into_memory_gets_a_limit(monkeypatch):
-    monkeypatch.setattr(choices, "_SET_BYTES", 35 * 8 * 8)
-    config = parse_text(first_config(grey_npz("a.npz", 60, 8, 8), grey_npz("b.npz", 30, 8, 8)))
-    assert (config.source.limit, config.target.limit) == (35, None)
+def test_a_set_that_does_not_fit_into_memory_is_taken_whole(monkeypatch):
+    """A million images of 3 x 96 x 96 are 26 GiB, which a run packs on disk."""
+
+    def many(path: str) -> FoundImages:
+        found = found_images.find_labelled(path)
+        return replace(found, listing=replace(found.listing, ids=range(10**6)))
+
+    monkeypatch.setattr(starting, "find_labelled", many)
+    config = parse_text(first_config(folder("a", (96, 96)), folder("b", (96, 96))))
+    assert config.sampling.num_accepted == 500  # the most of a preset, as there are so many
+    assert config.source.limit is None
 
 
 def test_published_weights_are_used_where_they_have_been_downloaded(tmp_path):
@@ -148,10 +201,11 @@ def test_published_weights_are_used_where_they_have_been_downloaded(tmp_path):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_text_is_short_and_has_comments(preset):
-    text = first_config(folder("a", (60, 90), (90, 60)), folder("b", (64, 64)), "a", preset)
+@pytest.mark.parametrize("sizes", [((60, 90), (90, 60)), ((100, 120), (120, 98))])  # become thumbnails, photographs
+def test_the_text_is_short_and_has_comments(preset, sizes):
+    text = first_config(folder("a", *sizes), folder("b", (110, 140)), "a", preset)
     lines = text.splitlines()
-    assert 10 <= sum(1 for line in lines if line and not line.startswith("#")) <= 22
+    assert 10 <= sum(1 for line in lines if line and not line.startswith("#")) <= 20
     assert sum("#" in line for line in lines) >= 8
     assert max(map(len, lines)) <= 120
 
@@ -221,8 +275,51 @@ def test_a_file_that_exists_is_overwritten_only_by_force(capsys):
     assert output.read_text() == "mine"
     make(output, force=True)
     assert output.read_text() == written
-    with pytest.raises(InputError, match=r"--output=no/where\.yaml: cannot be written"):
-        make(Path("no/where.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("no/where.yaml", "cannot be written (No such file or directory)"),
+        ("x" * 300, "cannot be written (File name too long)"),  # is looked up with an error, as in a locked folder
+        ("a/ant/0.png/mine.yaml", "cannot be written (Not a directory)"),
+        ("null\0byte.yaml", "cannot be written (embedded null byte)"),
+        ("a", "is no file"),
+        ("/dev/null", "is no file"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_in_one_line(output, reason):
+    folder("a", (8, 8)), folder("b", (8, 8))
+    with pytest.raises(InputError) as caught:
+        make(Path(output), force=True)
+    assert f": {reason}; name a file" in str(caught.value)
+    with pytest.raises(InputError):
+        make(Path(output))
+    assert not Path("/dev/null").is_file()
+    assert {path.name for path in Path().iterdir()} == {"a", "b"}  # no draft is left
+
+
+def test_a_full_disk_leaves_the_old_file(monkeypatch):
+    folder("a", (8, 8)), folder("b", (8, 8))
+    output = Path("mine.yaml")
+    output.write_text("mine")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # no file may grow beyond 100 bytes
+    try:
+        with pytest.raises(InputError, match=r"--output=mine\.yaml: cannot be written \(File too large\)"):
+            make(output, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert output.read_text() == "mine"
+
+
+def test_a_link_is_written_through():
+    folder("a", (8, 8)), folder("b", (8, 8))
+    Path("kept.yaml").write_text("mine")
+    Path("mine.yaml").symlink_to("kept.yaml")
+    make(Path("mine.yaml"), force=True)
+    assert Path("mine.yaml").is_symlink()
+    assert load_config(Path("kept.yaml")).output == "runs/b"
 
 
 def test_nothing_is_written_where_something_is_wrong():
