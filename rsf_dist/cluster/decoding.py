@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -68,8 +69,41 @@ def _all_here(files: Sequence[FileStamp]) -> bool:
 def _decode(task: pa.Table, read: ray.ObjectRef) -> pa.Table:
     limit_to_allocation()
     (positions,) = task["positions"].to_pylist()
-    columns, deep = read_block(ray.get(read), positions)
+    columns, deep = read_block(_latest.get(read.binary(), lambda: ray.get(read)), positions)
     return _to_row(columns, deep)
+
+
+class Latest:
+    """The value that this process used last. It is fetched once, and let go after a while without use.
+
+    A reader may hold the paths of a million files: seconds to unpickle, and hundreds of MiB that the process, which
+    Ray may lend to something else, should not keep.
+    """
+
+    def __init__(self, idle_seconds: float = 30.0) -> None:
+        self._idle_seconds = idle_seconds
+        self._lock = threading.Lock()
+        self._held: dict[bytes, Any] = {}
+        self._timer = threading.Timer(0, self._forget)
+
+    def get(self, key: bytes, fetch: Callable[[], Any]) -> Any:
+        """Return the value of a key, fetched unless it was the last one asked for."""
+        with self._lock:
+            self._timer.cancel()
+            if key not in self._held:
+                self._held.clear()  # before the next comes: two need not fit into memory
+                self._held[key] = fetch()
+            self._timer = threading.Timer(self._idle_seconds, self._forget)
+            self._timer.daemon = True
+            self._timer.start()
+            return self._held[key]
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._held.clear()
+
+
+_latest = Latest()
 
 
 def _to_row(columns: Batch, deep: DeepImages) -> pa.Table:

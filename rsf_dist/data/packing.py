@@ -22,8 +22,7 @@ from rsf_dist.data.filling import fill_once
 from rsf_dist.data.mapped import read_meta
 from rsf_dist.data.packed import Beside, Packed, open_packed, write_packed
 from rsf_dist.data.source_files import SourceKey, source_key
-from rsf_dist.data.sources.base import Listing
-from rsf_dist.data.sources.streamed import StreamedImages
+from rsf_dist.data.sources.base import InOnePass, Listing
 from rsf_dist.errors import InputError
 from rsf_dist.runtime.progress import Progress
 
@@ -51,11 +50,13 @@ def read_block(read: Callable[[Sequence[int]], Batch], positions: Sequence[int])
 
 def read_here(listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey) -> Iterator[Block]:
     """Decode in this process."""
-    if isinstance(listing.read, StreamedImages):
-        yield from ((columns, DeepImages()) for columns in listing.read.blocks(runs))
+    read = listing.read
+    if isinstance(read, InOnePass):
+        blocks = read.blocks(runs)
+        yield from (read_block(lambda _: next(blocks), positions) for positions in runs)
         return
     for positions in runs:
-        yield read_block(listing.read, positions)
+        yield read_block(read, positions)
 
 
 @dataclass
@@ -147,7 +148,8 @@ class Packing:
     ) -> Iterator[Batch]:
         """Give the columns that are kept of each block, and say how far it is."""
         deep, done, total = DeepImages(), 0, sum(map(len, runs))
-        read = read_here if isinstance(listing.read, StreamedImages) else self.read_blocks
+        in_one_pass = isinstance(listing.read, InOnePass) and not listing.read.can_part(runs)
+        read = read_here if in_one_pass else self.read_blocks
         for columns, of_block in read(listing, runs, key):
             deep, done = deep + of_block, done + len(columns["image"])
             self.progress.count("images decoded", done, total)

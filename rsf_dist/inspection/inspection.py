@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import cast
 
+import torch
+
 from rsf_dist.builders.components import build_proposal
 from rsf_dist.builders.inputs import require_classes, require_classifying, require_enough
 from rsf_dist.builders.preflight import STEP_SECONDS
@@ -110,7 +112,7 @@ def _shifted(config: RunConfig, images: ShiftedTargetConfig | ShiftedImagesConfi
 def _checks(config: RunConfig, surveys: Mapping[str, Survey]) -> list[Finding]:
     """Return what a run refuses of its image sets, beside what the surveys found."""
     found: list[Finding] = []
-    source = surveys["source"].sample
+    source = surveys["source"]
     for name, each in surveys.items():
         with _told(found), located(name):
             if name != "target":
@@ -121,12 +123,24 @@ def _checks(config: RunConfig, surveys: Mapping[str, Survey]) -> list[Finding]:
                 each.sample.require_labels()
             if name == "source":
                 require_classes(each.sample)
-            elif source is not None and not (each.is_scaled or surveys["source"].is_scaled):
-                each.sample.require_like(source)
+            elif source.sample is not None:
+                ours, theirs = each.size_read, source.size_read
+                like = _of_size(source.sample, theirs or ours)
+                _of_size(each.sample, ours or theirs).require_like(like)
     if "target" in surveys and surveys["target"].listing is not None:
         with _told(found):
             require_enough(len(surveys["target"].taken))
     return found
+
+
+def _of_size(sample: ImageSet, size: tuple[int, int] | None) -> ImageSet:
+    """Return a set like a sample, but without images, and of the size that a run reads.
+
+    Args:
+        sample: some images, which may be scaled.
+        size: height and width. None means that both sets have images of several sizes, which their surveys tell.
+    """
+    return replace(sample, images=torch.empty(0, sample.images.shape[1], *(size or (0, 0)), dtype=torch.uint8))
 
 
 def _overlap(one: Survey, other: Survey, meaning: str, progress: Progress) -> Iterator[Finding]:

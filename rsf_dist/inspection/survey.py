@@ -72,6 +72,14 @@ class Survey:
         where = place(self.config.model_dump())
         return where if where == self.config.kind else f"{self.config.kind} {where}"
 
+    @property
+    def size_read(self) -> tuple[int, int] | None:
+        """Return the height and width of the images that a run reads. None means that they differ."""
+        if self.sample is not None and not self.is_scaled:
+            height, width = self.sample.images.shape[2:]
+            return height, width
+        return next(iter(self.headers.sizes)) if len(self.headers.sizes) == 1 else None
+
     def in_masks(self) -> tuple[int, ...] | None:
         """Return the number of the sample's masks in which each class is; None where there are no masks."""
         masks = None if self.sample is None else self.sample.annotations.get("mask")

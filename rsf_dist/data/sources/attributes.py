@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from rsf_dist.data.batch import Batch
-from rsf_dist.data.sources.base import Listing
+from rsf_dist.data.sources.base import InOnePass, Listing
 from rsf_dist.data.sources.columns import Place
-from rsf_dist.data.sources.streamed import StreamedImages
 from rsf_dist.errors import InputError
 
 _REMEDY = "correct it, or leave the column out of `attributes`"
@@ -35,20 +34,19 @@ class _Beside:
 
 
 @dataclass(frozen=True)
-class _StreamedBeside(StreamedImages):
-    """Images that are read in one pass, and what stands beside them in other columns.
+class _InOnePassBeside(_Beside, InOnePass):
+    """Images that are read in one pass, and what stands beside them in other columns."""
 
-    Args:
-        columns: a column [n] for each attribute.
-    """
+    read: InOnePass
 
-    columns: Mapping[str, Tensor]
-
-    def blocks(self, runs: Iterable[Sequence[int]]) -> Iterator[Batch]:
+    def blocks(self, runs: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """Give the images of each run of positions, with what stands beside them. Raises InputError."""
-        wanted = list(runs)
-        for positions, block in zip(wanted, super().blocks(wanted), strict=True):
+        for positions, block in zip(runs, self.read.blocks(runs), strict=True):
             yield block | _rows(self.columns, positions)
+
+    def can_part(self, runs: Sequence[Sequence[int]]) -> bool:
+        """Return True if the images can be read in parts."""
+        return self.read.can_part(runs)
 
 
 def _rows(columns: Mapping[str, Tensor], positions: Sequence[int]) -> Batch:
@@ -61,8 +59,8 @@ def with_attributes(listing: Listing, columns: Mapping[str, Tensor]) -> Listing:
     if not columns:
         return listing
     read = listing.read
-    if isinstance(read, StreamedImages):
-        return replace(listing, read=_StreamedBeside(**vars(read), columns=columns))
+    if isinstance(read, InOnePass):
+        return replace(listing, read=_InOnePassBeside(read, columns))
     return replace(listing, read=_Beside(read, columns))
 
 

@@ -6,6 +6,7 @@ A source is a model in `rsf_dist.config.images` and one file here with a functio
 from __future__ import annotations
 
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
@@ -200,6 +201,22 @@ class InMemory:
     def headers(self, positions: Sequence[int]) -> Iterator[Header | InputError]:
         """Yield the size of each image, which is the same for all."""
         yield from same_headers(self.images.shape[1:], len(positions))
+
+
+class InOnePass(ABC):
+    """A reader of a file whose images are best read in one pass, as `Listing.read` may be."""
+
+    @abstractmethod
+    def __call__(self, positions: Sequence[int]) -> Batch:
+        """Return the images at the given positions. Raises InputError."""
+
+    @abstractmethod
+    def blocks(self, runs: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """Give the images of each run of positions, in one pass where these ascend. Raises InputError."""
+
+    def can_part(self, runs: Sequence[Sequence[int]]) -> bool:
+        """Return True if other processes can read runs by themselves, at not much more than the cost of one pass."""
+        return False
 
 
 def same_headers(shape: Sequence[int], count: int) -> Iterator[Header]:

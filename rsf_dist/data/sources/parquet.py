@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,14 @@ from rsf_dist.data.batch import Batch
 from rsf_dist.data.decoding import Brightest, Header, require_full_range
 from rsf_dist.data.sources.arrow_images import header_in, image_in, require_images
 from rsf_dist.data.sources.attributes import read_numbers, with_attributes
-from rsf_dist.data.sources.base import Listing, existing, list_images, list_unlabelled, unlabelled_unless_sound
+from rsf_dist.data.sources.base import (
+    InOnePass,
+    Listing,
+    existing,
+    list_images,
+    list_unlabelled,
+    unlabelled_unless_sound,
+)
 from rsf_dist.data.sources.columns import (
     filled,
     find_column,
@@ -43,6 +50,7 @@ _LABELS = ("label", "labels", "class", "target")
 SUFFIXES = (".parquet", ".pq")
 """Endings of the files' names."""
 _ROWS_AT_ONCE = 64  # of a row group, when images are read: it need not fit into memory as a whole
+_MOST_AGAIN = 8  # times that a row is read: decoding takes far longer, and other processes take part in that
 _PAGE_BY_PAGE = {"pre_buffer": False, "use_buffered_stream": True, "buffer_size": 2**20}
 
 
@@ -63,8 +71,12 @@ class _RowGroup:
     start: int
 
 
+_Cell = tuple[_RowGroup, int, pa.Scalar]
+"""A row's group, position among all rows of the source, and image."""
+
+
 @dataclass(frozen=True)
-class _Rows:
+class _Rows(InOnePass):
     """The rows of all files, whose images are decoded when they are read.
 
     Args:
@@ -80,35 +92,54 @@ class _Rows:
     config: ParquetConfig
 
     def __call__(self, positions: Sequence[int]) -> Batch:
+        return self._decoded(positions, self._cells_at(sorted(set(positions))))
+
+    def blocks(self, runs: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """Give the images of each run of positions, in one pass where these ascend. Raises InputError."""
+        if any(one >= other for one, other in pairwise(chain.from_iterable(runs))):
+            yield from map(self, runs)
+            return
+        cells = self._cells_at(chain.from_iterable(runs))
+        for positions in runs:
+            yield self._decoded(positions, islice(cells, len(positions)))
+
+    def can_part(self, runs: Sequence[Sequence[int]]) -> bool:
+        """Return True where row groups are small: to read a row, those in front of it in its group are read, too."""
+        wanted = sum(map(len, runs))
+        read = sum(run[0] - self.groups[self._group_of(run[0])].start + len(run) for run in runs)
+        return read <= _MOST_AGAIN * wanted
+
+    def _decoded(self, positions: Sequence[int], cells: Iterable[_Cell]) -> Batch:
+        """Return the images at these positions, of cells that come in ascending order. Raises InputError."""
         seen: list[Brightest] = []
-        read = self._images(positions, seen)
+        read = self._images(positions, cells, seen)
         images = filled(read, len(positions), lambda number: self.place(positions[number]), "root")
         require_full_range(seen, self.config.bits)
         return {"image": images}
 
-    def _images(self, positions: Sequence[int], seen: list[Brightest]) -> Iterator[tuple[int, Tensor]]:
-        """Give each image, one row group after another, with its number among `positions`; add to `seen`."""
+    def _images(
+        self, positions: Sequence[int], cells: Iterable[_Cell], seen: list[Brightest]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Give each cell's image with its number, or numbers, among `positions`; add to `seen`."""
         numbers: dict[int, list[int]] = {}
         for number, position in enumerate(positions):
             numbers.setdefault(position, []).append(number)
-        for group, inside in groupby(sorted(numbers), self._group_of):
-            for position, cell in self._cells(self.groups[group], list(inside)):
-                with _reading(self.groups[group].path):
-                    image = image_in(cell, self.config, self.place(position), seen)
-                for number in numbers[position]:
-                    yield number, image
+        for group, position, cell in cells:
+            with _reading(group.path):
+                image = image_in(cell, self.config, self.place(position), seen)
+            for number in numbers[position]:
+                yield number, image
 
     def headers(self, positions: Sequence[int]) -> Iterator[Header | InputError]:
         """Yield what the cells of these ascending positions tell of their images before they are decoded."""
-        for group, inside in groupby(positions, self._group_of):
-            for position, cell in self._cells(self.groups[group], list(inside)):
-                try:
-                    with _reading(self.groups[group].path):
-                        header = header_in(cell, self.place(position))
-                except InputError as err:
-                    yield err
-                else:
-                    yield header
+        for group, position, cell in self._cells_at(positions):
+            try:
+                with _reading(group.path):
+                    header = header_in(cell, self.place(position))
+            except InputError as err:
+                yield err
+            else:
+                yield header
 
     def place(self, position: int) -> str:
         """Return the words by which errors name a row."""
@@ -117,6 +148,13 @@ class _Rows:
 
     def _group_of(self, position: int) -> int:
         return bisect_right(self.groups, position, key=lambda group: group.start) - 1
+
+    def _cells_at(self, positions: Iterable[int]) -> Iterator[_Cell]:
+        """Give the cells at these ascending positions, one row group after another."""
+        for number, inside in groupby(positions, self._group_of):
+            group = self.groups[number]
+            for position, cell in self._cells(group, list(inside)):
+                yield group, position, cell
 
     def _cells(self, group: _RowGroup, positions: Sequence[int]) -> Iterator[tuple[int, pa.Scalar]]:
         """Give the cells with the images at these positions, which ascend and lie in the group."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO
@@ -13,7 +13,7 @@ import torch
 from rsf_dist.config.images import ImagesKind
 from rsf_dist.data.batch import Batch
 from rsf_dist.data.decoding import Header
-from rsf_dist.data.sources.base import read_rows, same_headers
+from rsf_dist.data.sources.base import InOnePass, read_rows, same_headers
 from rsf_dist.errors import InputError
 
 LARGE_BYTES = 64 * 2**20
@@ -21,7 +21,7 @@ LARGE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class StreamedImages:
+class StreamedImages(InOnePass):
     """The images of an array, uint8 [n, c, h, w], which are read where they are wanted.
 
     Args:
@@ -47,7 +47,7 @@ class StreamedImages:
         """Yield the size of each image, which is the same for all."""
         yield from same_headers(self.shape, len(positions))
 
-    def blocks(self, runs: Iterable[Sequence[int]]) -> Iterator[Batch]:
+    def blocks(self, runs: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """Give the images of each run of positions, in one pass where these ascend. Raises InputError."""
         try:
             with self.opened() as file:

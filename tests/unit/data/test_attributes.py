@@ -16,6 +16,7 @@ from rsf_dist.config.images import NpzConfig, ParquetConfig, TableConfig
 from rsf_dist.config.load import parse_config
 from rsf_dist.data.images import load_images
 from rsf_dist.data.sources import list_images
+from rsf_dist.data.sources.base import InOnePass
 from rsf_dist.data.sources.streamed import StreamedImages
 from rsf_dist.errors import InputError
 from rsf_dist.proposals import PoolProposal
@@ -87,8 +88,9 @@ def test_columns_come_with_the_images_that_are_taken(kind, source):
 def test_large_arrays_are_still_read_in_one_pass(source, monkeypatch):
     monkeypatch.setattr("rsf_dist.data.sources.npz.LARGE_BYTES", 1)
     read = list_images(source("npz")).read
-    assert isinstance(read, StreamedImages)
-    blocks = list(read.blocks(iter([[0, 1], [3]])))
+    assert isinstance(read, InOnePass)
+    assert isinstance(read.read, StreamedImages)
+    blocks = list(read.blocks([[0, 1], [3]]))
     assert [block["age"].tolist() for block in blocks] == [[3, 50], [20]]
     assert [block["image"][:, 0, 0, 0].tolist() for block in blocks] == [[0, 1], [3]]
     assert load_images(source("npz")).annotations["score"].tolist() == SCORES

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import annotated_files as annotated
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from annotated_files import config
@@ -39,6 +41,15 @@ def write_images(root: Path, count: int, size: tuple[int, int] = (3, 2)) -> Path
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size, (number, 0, 255 - number)).save(path)
     return root
+
+
+def write_idx(root: Path, pixels: np.ndarray) -> None:
+    """Write images [n, h, w] as MNIST's files, with the labels 0, 1, 0, ..."""
+    root.mkdir()
+    arrays = {"images-idx3": pixels, "labels-idx1": np.arange(len(pixels), dtype=np.uint8) % 2}
+    for name, array in arrays.items():
+        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+        (root / f"train-{name}-ubyte").write_bytes(header + array.tobytes())
 
 
 def folder_of(root: Path, **options):
@@ -113,9 +124,14 @@ def test_tables_npz_idx_and_parquet_are_packed_too(tmp_path):
     root = write_images(tmp_path / "images", 4)
     (tmp_path / "t.csv").write_text("path,label\nimages/a/00.png,x\nimages/b/01.png,y\n")
     np.savez(tmp_path / "a.npz", images=PIXELS.numpy(), labels=np.array([0, 1, 0]))
+    write_idx(tmp_path / "mnist", PIXELS[:, 0].numpy())
+    cells = [path.read_bytes() for path in sorted(root.rglob("*.png"))]
+    pq.write_table(pa.table({"image": cells, "label": [1, 0, 0, 1]}), tmp_path / "a.parquet")
     sources = [
         config("table", file=tmp_path / "t.csv"),
         config("npz", root=tmp_path / "a.npz"),
+        config("idx", root=tmp_path / "mnist"),
+        config("parquet", root=tmp_path / "a.parquet"),
         config("torchvision", name="ImageFolder", root=root),
     ]
     for number, source in enumerate(sources):
@@ -240,6 +256,7 @@ def test_two_that_fill_a_cache_at_once_get_the_same_set(locks, tmp_path, monkeyp
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(found) == 2  # an error in a thread is lost
     assert len(packed_names(tmp_path)) == 1
     assert len(decoded) == (1 if locks else 2)  # with locks, one waits for the other
     expected = load_images(source)

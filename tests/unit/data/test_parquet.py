@@ -4,17 +4,21 @@ import io
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from rsf_dist.config.images import ParquetConfig
+from rsf_dist.data import packing
 from rsf_dist.data.arrow import to_table
 from rsf_dist.data.images import ImageSet, load_images
+from rsf_dist.data.packing import Packing
 from rsf_dist.data.sources import arrow_images, list_images, parquet
 from rsf_dist.errors import InputError
 
@@ -174,6 +178,96 @@ def test_a_row_group_larger_than_a_batch_is_read_in_order(tmp_path):
     listing = list_images(ParquetConfig(root=str(tmp_path / "a.parquet")))
     wanted = [199, 0, 63, 64, 65, 128, 149, 150, 151]
     assert listing.read(wanted)["image"][:, 0, 0, 0].tolist() == wanted
+
+
+class CountingFragment:
+    """A fragment of a file, which adds the rows that are read of it to `read`."""
+
+    def __init__(self, fragment: ds.ParquetFileFragment, read: list[int]) -> None:
+        self.fragment, self.read = fragment, read
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.fragment, name)
+
+    def to_batches(self, **options: object):
+        for batch in self.fragment.to_batches(**options):
+            self.read.append(batch.num_rows)
+            yield batch
+
+
+@pytest.fixture
+def rows_read(monkeypatch) -> list[int]:
+    """The rows of each batch of images that is read; a packed set's blocks are of 30 images of 2 x 3 pixels."""
+    read: list[int] = []
+
+    class Format:
+        def make_fragment(self, *arguments: object, **options: object) -> CountingFragment:
+            return CountingFragment(ds.ParquetFileFormat().make_fragment(*arguments, **options), read)
+
+    stand_in = SimpleNamespace(ParquetFileFormat=Format, ParquetFragmentScanOptions=ds.ParquetFragmentScanOptions)
+    monkeypatch.setattr(parquet, "ds", stand_in)
+    monkeypatch.setattr(parquet, "_ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(packing, "LEAST_DECODED", 1)
+    monkeypatch.setattr(packing, "BLOCK_BYTES", 30 * 3 * 2 * 3)
+    return read
+
+
+def tensors(count: int) -> pa.Array:
+    cells = np.random.default_rng(0).integers(256, size=(count, 3, 2, 3), dtype=np.uint8)
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(cells)
+
+
+@pytest.mark.parametrize("attributes", [(), ("depth",)])
+def test_each_row_is_read_once_to_be_packed_however_large_its_row_group(attributes, rows_read, tmp_path):
+    columns = {"image": tensors(900), "label": np.arange(900) % 3, "depth": np.arange(900) / 7}
+    write(tmp_path / "a.parquet", 800, **columns)
+    source = ParquetConfig(root=str(tmp_path), attributes=attributes)
+    expected = load_images(source)
+    rows_read.clear()
+    packed = load_images(source, packing=Packing([tmp_path / "cache"], read_blocks=not_called))
+    assert (
+        sum(rows_read) == 10 + 900
+    )  # the first batch tells how large an image is; blocks by themselves would read 11,000
+    assert packed.digest() == expected.digest()
+    assert torch.equal(packed.images, expected.images)
+    assert torch.equal(packed.labels, expected.labels)
+    assert (list(packed.annotations), tuple(packed.ids)) == (list(attributes), expected.ids)
+
+
+def not_called(*_: object) -> None:
+    raise AssertionError("several processes read the same rows")
+
+
+def test_small_row_groups_are_decoded_by_several_processes(rows_read, tmp_path):
+    write(tmp_path / "a.parquet", 50, image=tensors(200))
+    parts = []
+
+    def elsewhere(listing, runs, key):
+        parts.extend(runs)
+        return (packing.read_block(pickle.loads(pickle.dumps(listing.read)), run) for run in runs)
+
+    source = ParquetConfig(root=str(tmp_path))
+    packed = load_images(source, packing=Packing([tmp_path / "cache"], read_blocks=elsewhere))
+    assert len(parts) == 7  # 200 / 30
+    assert packed.digest() == load_images(source).digest()
+
+
+def test_a_broken_row_of_a_packed_set_is_named_and_so_are_dark_images_of_sixteen_bits(rows_read, tmp_path):
+    write(tmp_path / "broken.parquet", 100, image=[*FIVE * 10, b"no image"])
+    dark = io.BytesIO()
+    Image.fromarray(np.full((2, 3), 300, np.uint16)).save(dark, "PNG")
+    write(tmp_path / "dark.parquet", 100, image=[dark.getvalue()] * 70)
+    for name, told in (("broken", "broken.parquet row 50"), ("dark", "of all 70 images with 16 bits is 300")):
+        with pytest.raises(InputError) as caught:
+            load_images(ParquetConfig(root=str(tmp_path / f"{name}.parquet")), packing=Packing([tmp_path / "cache"]))
+        assert told in str(caught.value)
+
+
+def test_runs_that_do_not_ascend_are_read_all_the_same(tmp_path):
+    write(tmp_path / "a.parquet", 3, image=FIVE)
+    read = list_images(ParquetConfig(root=str(tmp_path))).read
+    runs = [[4, 0, 4], [1, 2], [2]]
+    assert [block["image"][:, 0, 0, 0].tolist() for block in read.blocks(runs)] == [[50, 10, 50], [20, 30], [30]]
 
 
 def test_a_folder_s_files_come_in_the_order_of_their_paths(tmp_path):

@@ -99,6 +99,54 @@ def test_what_a_run_would_refuse_is_told_as_the_run_tells_it(rsf, tmp_path, chan
     assert told in done.stdout
 
 
+def photographs(root: Path, *sizes: list[int]) -> dict[str, object]:
+    """Write thirty images of two classes of these sizes, height and width, in turns."""
+    for number in range(30):
+        height, width = sizes[number % len(sizes)]
+        pixels = np.full((height, width, 3), 8 * number + len(root.name), np.uint8)
+        path = root / "ab"[number % 2] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return {"kind": "image_folder", "root": str(root)}
+
+
+LARGE, OTHER, SMALL = [520, 390], [600, 800], [40, 30]
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "keys", "told"),
+    [
+        ([LARGE], [OTHER], {}, "target=(3, 600, 800): images must be [channels, height, width] = (3, 520, 390)"),
+        ([SMALL], [LARGE], {}, "target=(3, 520, 390): images must be [channels, height, width] = (3, 40, 30)"),
+        ([LARGE], [SMALL], {}, "target=(3, 40, 30): images must be [channels, height, width] = (3, 520, 390)"),
+        ([LARGE], [OTHER], {"size": 64}, "target=(3, 64, 64): images must be [channels, height, width] = (3, 520"),
+        ([LARGE], [LARGE], {"channels": 1}, "target=(1, 520, 390): images must be"),
+        ([LARGE], [LARGE, SMALL], {"channels": 1}, "target=(1, 520, 390): images must be"),
+        ([LARGE], [OTHER], {"size": LARGE}, None),
+        ([LARGE], [LARGE], {}, None),
+    ],
+)
+def test_sets_whose_samples_are_scaled_are_compared_as_a_run_reads_them(rsf, tmp_path, source, target, keys, told):
+    sets = {"source": photographs(tmp_path / "source", *source)}
+    sets["target"] = photographs(tmp_path / "of target", *target) | keys
+    done = rsf(written(tmp_path, **sets))
+    assert done.returncode == (0 if told is None else 2), done.stdout
+    assert (told or "") in done.stdout
+    assert ("images must be" in done.stdout) == (told is not None)
+
+
+def test_a_large_test_set_is_compared_with_the_source_s_size_and_classes(rsf, tmp_path):
+    source = photographs(tmp_path / "source", LARGE)
+    test = photographs(tmp_path / "of test", OTHER)
+    sets = {"source": source, "target": photographs(tmp_path / "of target", LARGE)}
+    done = rsf(written(tmp_path, **sets, evaluation__test=test))
+    assert done.returncode == 2
+    assert "evaluation.test=(3, 600, 800): images must be" in done.stdout
+    (tmp_path / "of test" / "b").rename(tmp_path / "of test" / "c")
+    done = rsf(written(tmp_path, **sets, evaluation__test=test))
+    assert (done.returncode, "evaluation.test=c: not among the source's classes" in done.stdout) == (2, True)
+
+
 def test_a_wrong_configuration_is_refused_as_by_a_run(rsf, tmp_path):
     path = written(tmp_path, proposal__parameters={"rotation": {"uniform": [-30, 30]}})
     done = rsf(path)
