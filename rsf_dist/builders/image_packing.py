@@ -33,12 +33,14 @@ def packing_for(config: RunConfig, progress: Progress, join: Join | None, keeps:
             directory, or where this is a URI in this user's folder for temporary files.
         progress: receiver of messages.
         join: joins the cluster, which is left at the end of the block. None means that this process decodes.
-        keeps: False leaves the run's directory as it is; what is not packed already is packed for this block alone.
+        keeps: False leaves the run's directory as it is; what would be packed there is packed for this block alone, in
+            the folder for temporary files.
     """
     with ExitStack() as stack:
         folders, setting = _folders(config)
-        if not keeps and config.data.cache is None:
-            folders = [Path(stack.enter_context(TemporaryDirectory())), *folders]
+        is_shared = setting == "TMPDIR"
+        if not keeps and setting == "output":
+            folders, setting = [Path(stack.enter_context(TemporaryDirectory())), *folders], "TMPDIR"
         joined: list[bool] = []
 
         def read(listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey) -> Iterator[Block]:
@@ -51,7 +53,7 @@ def packing_for(config: RunConfig, progress: Progress, join: Join | None, keeps:
         apart_from = [Path(store.root)] if store.is_local else []
         packing = Packing(folders, setting, read_here if join is None else read, progress, apart_from)
         yield packing
-        if setting == "TMPDIR":
+        if is_shared:
             for folder in packing.used:
                 touch(folder)
             remove_unused(folders[0])

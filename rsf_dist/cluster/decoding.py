@@ -98,6 +98,10 @@ class Latest:
             self._timer.start()
             return self._held[key]
 
+    def __reduce__(self) -> tuple[type[Latest], tuple[float]]:
+        """Travel empty, where this module is sent to workers by value because it lies in a user's folder."""
+        return Latest, (self._idle_seconds,)
+
     def _forget(self) -> None:
         with self._lock:
             self._held.clear()

@@ -52,7 +52,7 @@ class Listing:
             attributes [m]. It can be pickled. It raises InputError, which names the file. It, or its `read`, may offer
             more, for `rsf inspect`: `paths`, the image file of each position; `headers`, which yields a Header for each
             of ascending positions, or the InputError of one that cannot be read; `objects`, the class's number of each
-            box at the positions.
+            box at the positions. It is an `InOnePass` where one pass over a file costs less than a look for each block.
         labels: int64 [n] in [0, len(classes)). None means unlabelled.
         classes: the classes' names, in the order of their numbers; empty without labels, boxes and masks.
         notes: what was found in the files and not refused, a line each, with its count and the first example.

@@ -83,3 +83,17 @@ def test_a_reader_that_cannot_be_fetched_is_fetched_again_for_the_next_block():
     with pytest.raises(OSError, match="lost"):
         latest.get(b"a", lost)
     assert latest.get(b"a", lambda: 7) == 7
+
+
+def test_the_decoding_can_be_sent_by_value_as_modules_in_a_user_s_folder_are(in_a_worker):
+    one = Reference(pickle.dumps(Reader(3)) + bytes([3]))
+    assert levels(one, 1) == [3]
+    ray.cloudpickle.register_pickle_by_value(decoding)
+    try:
+        sent = pickle.loads(ray.cloudpickle.dumps(decoding._decode))
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(decoding)
+    for _ in range(2):
+        block, _ = decoding._from_row(sent(pa.table({"positions": [[0, 1]]}), one), 0)
+        assert block["image"].flatten().tolist() == [3, 3]
+    assert unpickled == [3, 3]  # once here, once there

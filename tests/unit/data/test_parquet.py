@@ -225,9 +225,7 @@ def test_each_row_is_read_once_to_be_packed_however_large_its_row_group(attribut
     expected = load_images(source)
     rows_read.clear()
     packed = load_images(source, packing=Packing([tmp_path / "cache"], read_blocks=not_called))
-    assert (
-        sum(rows_read) == 10 + 900
-    )  # the first batch tells how large an image is; blocks by themselves would read 11,000
+    assert sum(rows_read) == 10 + 900  # the first batch tells how large an image is; blocks by themselves: over 11,000
     assert packed.digest() == expected.digest()
     assert torch.equal(packed.images, expected.images)
     assert torch.equal(packed.labels, expected.labels)
