@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,4 +145,4 @@ def published_weights_are_here() -> bool:
     from torchvision.models import get_model_weights
 
     url = get_model_weights(PUBLISHED)["IMAGENET1K_V1"].url
-    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).is_file()
+    return os.path.isfile(Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name)  # False in a locked folder

@@ -56,6 +56,12 @@ def page_of(folder, report):
     return (folder / "report.html").read_text()
 
 
+def test_the_page_counts_the_rounds_before_the_last(three):
+    folder, report = three
+    assert "  2 rounds with " in page_of(folder, report)
+    assert "  1 round with " in page_of(folder, report.model_copy(update={"rounds": report.rounds[1:]}))
+
+
 def pictures(folder):
     for picture in folder.glob("figures/*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")

@@ -21,8 +21,8 @@ from rsf_dist.config.load import load_config, parse_text
 from rsf_dist.config.run import RunConfig
 from rsf_dist.data.sources import found_files
 from rsf_dist.errors import InputError
+from rsf_dist.starting import choices, found_images
 from rsf_dist.starting import first_config as starting
-from rsf_dist.starting import found_images
 from rsf_dist.starting.choices import PRESETS
 from rsf_dist.starting.first_config import first_config
 from rsf_dist.starting.found_images import FoundImages
@@ -198,6 +198,11 @@ def test_published_weights_are_used_where_they_have_been_downloaded(tmp_path):
     (tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"")
     model = parse_text(first_config(*arguments)).model
     assert (model.name, model.weights) == ("resnet18", "IMAGENET1K_V1")
+
+
+def test_weights_that_cannot_be_looked_up_are_not_there(monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "x" * 300)  # is looked up with an error, as in a locked folder
+    assert not choices.published_weights_are_here()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
