@@ -22,12 +22,11 @@ from rsf_dist.data.batch import Batch
 from rsf_dist.data.decoding import DeepImages
 from rsf_dist.data.packing import read_block
 from rsf_dist.data.sources import Listing, list_images, list_unlabelled
-from rsf_dist.data.sources.base import existing, normal, shortened
+from rsf_dist.data.sources.base import InOnePass, existing, normal, shortened
 from rsf_dist.data.sources.columns import decoded, stacked
 from rsf_dist.data.sources.found_files import find_files, image_suffixes, sentence_of
 from rsf_dist.data.sources.parquet import SUFFIXES as PARQUET
 from rsf_dist.data.sources.recognise import recognise, recognise_parts
-from rsf_dist.data.sources.streamed import StreamedImages
 from rsf_dist.data.sources.text_tables import JSON_LINES, SEPARATED
 from rsf_dist.errors import InputError
 from rsf_dist.models.networks import Network
@@ -85,15 +84,23 @@ class GivenImages:
             yield block
             if len(block.images):
                 size = max(1, min(_BLOCK_IMAGES, _BLOCK_BYTES // max(1, block.images[0].numel())))
-                if isinstance(self.listing.read, StreamedImages):
-                    yield from self._in_one_pass(self.listing.read, start, size)
+                read = self.listing.read
+                if isinstance(read, InOnePass) and (self._is_one_array or not skip_unreadable):
+                    yield from self._in_one_pass(read, start, size)
                     return
 
-    def _in_one_pass(self, read: StreamedImages, start: int, size: int) -> Iterator[Block]:
+    def _in_one_pass(self, read: InOnePass, start: int, size: int) -> Iterator[Block]:
         """Give the images after the first: a compressed array cannot be entered in the middle."""
         runs = [list(self.taken[at : at + size]) for at in range(start, len(self.taken), size)]
-        for positions, columns in zip(runs, read.blocks(runs), strict=True):
-            yield Block(positions, columns["image"])
+        blocks = read.blocks(runs)
+        for positions in runs:
+            columns, deep = read_block(lambda _: next(blocks), positions)
+            yield Block(positions, columns["image"], deep=deep)
+
+    @property
+    def _is_one_array(self) -> bool:
+        read = self.listing.read
+        return isinstance(read, InOnePass) and not read.has_single_images
 
     def _require_shape(self, block: Block, shape: torch.Size) -> None:
         """Raise InputError where a block's images are not like those of the blocks before."""
@@ -107,7 +114,7 @@ class GivenImages:
             columns, deep = read_block(self.listing.read, positions)
             return Block(positions, columns["image"], deep=deep)
         except InputError as err:
-            of_one_image = err.absolute and not isinstance(self.listing.read, StreamedImages)
+            of_one_image = err.absolute and not self._is_one_array
             if not (skip_unreadable and of_one_image):  # such an error names a file; others are about all images
                 raise _in_words_of_the_command(err) from err
             if len(positions) == 1:

@@ -39,6 +39,11 @@ class _InOnePassBeside(_Beside, InOnePass):
 
     read: InOnePass
 
+    @property
+    def has_single_images(self) -> bool:
+        """True if an image that cannot be read leaves the others readable."""
+        return self.read.has_single_images
+
     def blocks(self, runs: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """Give the images of each run of positions, with what stands beside them. Raises InputError."""
         for positions, block in zip(runs, self.read.blocks(runs), strict=True):

@@ -206,6 +206,11 @@ class InMemory:
 class InOnePass(ABC):
     """A reader of a file whose images are best read in one pass, as `Listing.read` may be."""
 
+    @property
+    def has_single_images(self) -> bool:
+        """True if an image that cannot be read leaves the others readable; an array is read or not as a whole."""
+        return False
+
     @abstractmethod
     def __call__(self, positions: Sequence[int]) -> Batch:
         """Return the images at the given positions. Raises InputError."""

@@ -91,6 +91,11 @@ class _Rows(InOnePass):
     column: str
     config: ParquetConfig
 
+    @property
+    def has_single_images(self) -> bool:
+        """True: a row whose image cannot be read leaves the others readable."""
+        return True
+
     def __call__(self, positions: Sequence[int]) -> Batch:
         return self._decoded(positions, self._cells_at(sorted(set(positions))))
 
