@@ -67,7 +67,7 @@ class Packing:
         setting: the configuration's key that chooses the first folder, for errors.
         read_blocks: decodes.
         progress: receiver of messages.
-        apart_from: further folders whose files are not those of a source, since rsf_dist itself writes there.
+        runs: directories of runs, whose files are not those of a source.
         used: the sets that were found or made.
     """
 
@@ -75,7 +75,7 @@ class Packing:
     setting: str = "output"
     read_blocks: ReadBlocks = read_here
     progress: Progress = field(default_factory=Progress)
-    apart_from: Sequence[Path] = ()
+    runs: Sequence[Path] = ()
     used: set[Path] = field(default_factory=set)
 
     def find(self, config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None) -> Packed | None:
@@ -140,7 +140,7 @@ class Packing:
         return self._opened(folder)
 
     def _key(self, config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None) -> SourceKey | None:
-        return source_key(config, labelled, classes, [*self.folders, *self.apart_from])
+        return source_key(config, labelled, classes, self.folders, self.runs)
 
     def _blocks(
         self, config: ImagesKind, labelled: bool, listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey

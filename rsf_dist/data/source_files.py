@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import singledispatch
 from importlib.metadata import version
@@ -35,6 +36,16 @@ from rsf_dist.errors import InputError
 
 _DECODERS = ("rsf-dist", "pillow", "torchvision")  # of which another version may give other pixels
 _EXAMPLES = 3
+_OF_CACHES = re.compile(
+    r"\.[0-9a-f]{40}\.lock|[0-9a-f]{40}(\.[0-9a-f]+\.filling)?/(replaced/)?([^/]+\.bin|meta\.json|ids\.arrow)"
+)
+"""The paths of what packing writes, below a folder of packed sets."""
+_OF_RUNS = re.compile(r"config\.yaml|manifest(\.previous)?\.json|lock\.json")
+"""The paths of what a run keeps writing beside images, where these lie in the run's directory."""
+
+
+_NAMED = (TableConfig,)
+"""Kinds whose files are all named by a file, so that nothing of rsf_dist's own is among them."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,11 @@ class SourceKey:
 
 
 def source_key(
-    config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None, apart_from: Sequence[Path] = ()
+    config: ImagesKind,
+    labelled: bool,
+    classes: tuple[str, ...] | None,
+    caches: Sequence[Path] = (),
+    runs: Sequence[Path] = (),
 ) -> SourceKey | None:
     """Return the key of an image set, or None for a kind that does not say which files it reads.
 
@@ -80,7 +95,8 @@ def source_key(
         config: the image set's configuration.
         labelled: whether labels are read.
         classes: the classes that labels are numbered by, if not the set's own.
-        apart_from: folders whose files do not count, since rsf_dist itself writes there.
+        caches: folders of packed sets. What packing writes there does not count.
+        runs: directories of runs. One below the source's folder does not count; of another, a run's own files.
 
     Raises:
         InputError: a folder cannot be listed.
@@ -97,14 +113,32 @@ def source_key(
     }
     digest, num_bytes = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()), 0
     examples: list[FileStamp] = []
-    ours = tuple(f"{folder}/" for folder in apart_from)
+    is_ours = _own_files(config, caches, runs)
     for file in files:
-        if file.path.startswith(ours):
+        if is_ours(file.path):
             continue
         digest.update(repr(astuple(file)).encode(errors="surrogateescape"))
         num_bytes += file.size
         examples += [file] if len(examples) < _EXAMPLES else []
     return SourceKey(digest.hexdigest()[:40], num_bytes, tuple(examples))
+
+
+def _own_files(config: ImagesKind, caches: Sequence[Path], runs: Sequence[Path]) -> Callable[[str], bool]:
+    """Return what tells of a path whether rsf_dist itself writes there. Images may lie beside what it writes."""
+    if isinstance(config, _NAMED):
+        return lambda path: False
+    given = (getattr(config, name, None) for name in ("root", "masks"))
+    roots = [f"{Path(os.path.expanduser(root)).absolute()}/" for root in given if root]
+    apart = [f"{run}/" for run in runs]
+    whole = tuple(run for run in apart if run.startswith(tuple(roots)) and not any(r.startswith(run) for r in roots))
+    owned = [(f"{folder}/", _OF_CACHES) for folder in caches] + [(run, _OF_RUNS) for run in apart]
+
+    def is_ours(path: str) -> bool:
+        return path.startswith(whole) or any(
+            path.startswith(folder) and names.fullmatch(path, len(folder)) is not None for folder, names in owned
+        )
+
+    return is_ours
 
 
 @singledispatch

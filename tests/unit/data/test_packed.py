@@ -336,13 +336,31 @@ def test_a_cache_and_a_run_below_the_source_s_folder_are_no_part_of_it(tmp_path)
 
     def load(heartbeat: str) -> ImageSet:
         (root / "run" / "lock.json").write_text(heartbeat)
-        return load_images(
-            folder_of(root, classes=("a", "b")), packing=Packing([root / "cache"], apart_from=[root / "run"])
-        )
+        return load_images(folder_of(root, classes=("a", "b")), packing=Packing([root / "cache"], runs=[root / "run"]))
 
     load("1")
     assert len(load("22")) == 3
     assert len(packed_names(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("cache", [".", "images", "images/a", "images/a/" + "0" * 40])
+@pytest.mark.parametrize("run", [".", "images", "run"])
+def test_images_count_that_lie_in_a_cache_or_a_run_s_directory(cache, run, tmp_path):
+    root = write_images(tmp_path / "images", 4)
+    packed = Packing([tmp_path / cache], runs=[tmp_path / run])
+    for count in (4, 5, 5):
+        write_images(root / "a" / ("0" * 40), count)
+        load_images(folder_of(root), packing=packed)
+        found, expected = load_images(folder_of(root), packing=packed), load_images(folder_of(root))
+        assert (list(found.ids), found.digest()) == (list(expected.ids), expected.digest())
+
+
+def test_masks_count_that_lie_in_the_directory_of_a_run(tmp_path):
+    given = annotated.masks(tmp_path / "set", *([[number, 1, 255]] * 2 for number in range(3)))
+    source, packed = config("mask_folder", **given), Packing([tmp_path / "cache"], runs=[Path(given["masks"])])
+    load_images(source, packing=packed)
+    annotated.masks(tmp_path / "set", *([[1, number, 255]] * 2 for number in range(3)))
+    assert_alike(load_images(source, packing=packed), load_images(source))
 
 
 def test_what_was_not_used_for_a_week_is_removed_from_folders_for_temporary_files(tmp_path):
