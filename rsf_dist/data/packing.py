@@ -58,6 +58,23 @@ def read_here(listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey) -
         yield read_block(listing.read, positions)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """An image set that is looked for, and packed where it is not found.
+
+    Args:
+        config: its configuration.
+        labelled: whether labels are read.
+        classes: the classes that labels are numbered by, if not the set's own.
+        key: the name under which it is found. None means that it is not packed.
+    """
+
+    config: ImagesKind
+    labelled: bool
+    classes: tuple[str, ...] | None
+    key: SourceKey | None
+
+
 @dataclass
 class Packing:
     """The folders of packed image sets, and the way in which new ones are made.
@@ -78,32 +95,24 @@ class Packing:
     runs: Sequence[Path] = ()
     used: set[Path] = field(default_factory=set)
 
-    def find(self, config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None) -> Packed | None:
+    def wanted(self, config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None) -> Wanted:
+        """Look at an image set's files, before it is listed. Raises InputError."""
+        return Wanted(config, labelled, classes, self._key(config, labelled, classes))
+
+    def find(self, wanted: Wanted) -> Packed | None:
         """Return an image set that is packed already, or None. Raises InputError."""
-        kept = [folder for folder in self.folders if folder.is_dir() and any(folder.iterdir())]
-        key = self._key(config, labelled, classes) if kept else None
-        for folder in kept if key is not None else ():
-            assert key is not None
-            packed = self._opened(folder / key.name)
+        for folder in self.folders if wanted.key is not None else ():
+            assert wanted.key is not None
+            packed = self._opened(folder / wanted.key.name)
             if packed is not None:
                 return packed
         return None
 
-    def pack(
-        self,
-        config: ImagesKind,
-        labelled: bool,
-        classes: tuple[str, ...] | None,
-        listing: Listing,
-        taken: Sequence[int],
-        row_bytes: int,
-    ) -> Packed | None:
+    def pack(self, wanted: Wanted, listing: Listing, taken: Sequence[int], row_bytes: int) -> Packed | None:
         """Return an image set, packed first, or None where it is read into memory.
 
         Args:
-            config: its configuration.
-            labelled: whether labels are read.
-            classes: the classes that labels are numbered by, if not the set's own.
+            wanted: the image set, as its files were before they were listed.
             listing: its images.
             taken: the positions of those that are taken.
             row_bytes: bytes of a decoded image with its annotations.
@@ -111,7 +120,7 @@ class Packing:
         Raises:
             InputError: an image cannot be read; the set does not fit onto the disk, or changes while it is read.
         """
-        key = self._key(config, labelled, classes)
+        key = wanted.key
         if key is None:
             return None
         if not row_bytes or not _is_large(len(taken) * row_bytes, key.num_bytes * len(taken) // len(listing.ids)):
@@ -123,11 +132,11 @@ class Packing:
         runs = [taken[start : start + size] for start in range(0, len(taken), size)]
         labels = None if listing.labels is None else listing.labels[list(taken)]
         beside = Beside([listing.ids[position] for position in taken], labels, listing.classes, listing.notes)
-        blocks = self._blocks(config, labelled, listing, runs, key)
+        blocks = self._blocks(wanted, listing, runs, key)
 
         def write(draft: Path) -> None:
             write_packed(draft, blocks, beside)
-            if self._key(config, labelled, classes) != key:
+            if self.wanted(wanted.config, wanted.labelled, wanted.classes) != wanted:
                 rule = "changed while they were read"
                 raise InputError("", f"{len(taken):,} images", rule, "run it again once nobody changes them")
 
@@ -143,7 +152,7 @@ class Packing:
         return source_key(config, labelled, classes, self.folders, self.runs)
 
     def _blocks(
-        self, config: ImagesKind, labelled: bool, listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey
+        self, wanted: Wanted, listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey
     ) -> Iterator[Batch]:
         """Give the columns that are kept of each block, and say how far it is."""
         deep, done, total = DeepImages(), 0, sum(map(len, runs))
@@ -151,8 +160,8 @@ class Packing:
         for columns, of_block in read(listing, runs, key):
             deep, done = deep + of_block, done + len(columns["image"])
             self.progress.count("images decoded", done, total)
-            yield columns if labelled else {"image": columns["image"]}
-        deep.require_full_range(getattr(config, "bits", None))
+            yield columns if wanted.labelled else {"image": columns["image"]}
+        deep.require_full_range(getattr(wanted.config, "bits", None))
 
     def _opened(self, folder: Path) -> Packed | None:
         packed = open_packed(folder)

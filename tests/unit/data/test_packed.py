@@ -295,6 +295,32 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path):
     assert packed_names(tmp_path) == []
 
 
+@pytest.mark.parametrize("cache_is_there", [True, False])
+def test_an_image_that_joins_after_the_listing_is_not_left_out_for_good(cache_is_there, tmp_path, monkeypatch):
+    root = write_images(tmp_path / "images", 4)
+    if cache_is_there:
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "of another set").touch()
+
+    def listed(*given):
+        found = list_taken(*given)
+        write_images(root, 5)
+        return found
+
+    list_taken = images.list_taken
+    with monkeypatch.context() as patched:
+        patched.setattr(images, "list_taken", listed)
+        assert "changed while they were read" in refusal(folder_of(root), in_cache(tmp_path)).rule
+    assert len(load_images(folder_of(root), packing=in_cache(tmp_path))) == 5
+
+
+def test_a_part_of_a_packed_set_has_a_digest_of_its_own(tmp_path):
+    source = folder_of(write_images(tmp_path / "images", 5))
+    part = slice(1, 4)
+    found, expected = load_images(source, packing=in_cache(tmp_path)), load_images(source)
+    assert found.subset(part).digest() == expected.subset(part).digest() != found.digest()
+
+
 def test_what_does_not_fit_is_refused_before_decoding(tmp_path, monkeypatch):
     source = folder_of(write_images(tmp_path / "images", 4))
 
