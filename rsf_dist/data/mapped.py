@@ -75,9 +75,13 @@ class Reference:
         if self._is_at(folder):
             return folder
         if self.fetch is None:
-            raise _gone(folder)
+            raise gone(folder)
         copy = local_folder() / "fetched" / self.identity
-        fill_once(copy, functools.partial(self.fetch, self.folder), self._is_at)
+        try:
+            fill_once(copy, functools.partial(self.fetch, self.folder), self._is_at)
+        except OSError as err:
+            rule, remedy = f"cannot take packed images ({err})", "free some space, or set TMPDIR to another disk"
+            raise InputError("TMPDIR", copy.parent, rule, remedy, absolute=True) from err
         touch(copy)
         remove_unused(copy.parent)
         return copy
@@ -87,7 +91,8 @@ class Reference:
         return meta is not None and meta["identity"] == self.identity
 
 
-def _gone(folder: Path) -> InputError:
+def gone(folder: Path) -> InputError:
+    """Return the error about a folder that no longer holds the images that are referred to."""
     rule = "is gone, or holds other images than when the run began"
     return InputError("packed images", folder, rule, "run it again, which packs them again", absolute=True)
 
@@ -110,9 +115,15 @@ class _Files:
         self._folder = folder
         self._columns = (read_meta(folder) or {})["columns"]
         self._opened: dict[str, IO[bytes]] = {}
+        self._mapped: dict[str, Tensor] = {}
 
-    @functools.cache  # noqa: B019  # a process maps a file once, for as long as it needs the folder
     def column(self, name: str) -> Tensor:
+        """Return a column, which this process maps once."""
+        if name not in self._mapped:
+            self._mapped[name] = self._map(name)
+        return self._mapped[name]
+
+    def _map(self, name: str) -> Tensor:
         about = self._columns[name]
         dtype, shape = getattr(torch, about["dtype"]), tuple(about["shape"])
         if not about["bytes"]:
@@ -249,7 +260,7 @@ def _copied(images: MappedTensor, rows: Tensor) -> Tensor:
     size, start = copy[0].nbytes, images.storage_offset() * images.itemsize
     for number, row in enumerate(rows.tolist()):
         if os.preadv(file, [data[number * size : (number + 1) * size]], start + row * size) != size:
-            raise _gone(Path(reference.folder))
+            raise gone(Path(reference.folder))
     return copy
 
 

@@ -217,11 +217,11 @@ def _stamps(root: str, hidden: bool = True) -> Iterator[FileStamp]:
 
 
 def _below(folder: str, hidden: bool, above: tuple[tuple[int, int], ...]) -> Iterator[FileStamp]:
-    about = os.stat(folder)
-    place = (about.st_dev, about.st_ino)
-    if place in above:  # a link to a folder that it lies in
-        return
     try:
+        about = os.stat(folder)
+        place = (about.st_dev, about.st_ino)
+        if place in above:  # a link to a folder that it lies in
+            return
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as err:
         raise InputError("root", folder, f"cannot be listed ({err})", "check its permissions") from err

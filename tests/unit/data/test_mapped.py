@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 import tempfile
+import weakref
 from collections import deque
 from pathlib import Path
 
@@ -174,6 +175,35 @@ def test_somebody_else_s_folder_for_temporary_files_is_not_used(tmp_path, monkey
     (tmp_path / f"rsf_dist-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="TMPDIR"):
         filling.local_folder()
+
+
+def test_a_folder_for_temporary_files_that_cannot_be_is_refused_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / f"rsf_dist-{os.getuid()}").touch()
+    for folder in (tmp_path, tmp_path / "absent", tmp_path / ("a" * 300)):
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with pytest.raises(InputError, match="TMPDIR") as caught:
+            filling.local_folder()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stops", ["full", "short"])
+def test_a_fetch_that_fails_on_this_node_names_its_folder(stops, tmp_path, monkeypatch):
+    def fetch(folder: str, to: Path) -> None:
+        (to / "meta.json").touch()
+        if stops == "full":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(InputError, match=r"TMPDIR=.*No space left|TMPDIR=.*cut short") as caught:
+        Reference("/nowhere", "0" * 32, fetch).here()
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*/fetched/0*"))
+
+
+def test_maps_end_with_the_last_use_of_their_folder(images):
+    files = weakref.ref(mapped._files(images._reference.folder, images._reference.identity, None))
+    mapped._files.cache_clear()
+    assert files() is None
 
 
 def own_mib() -> float:

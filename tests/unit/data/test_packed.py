@@ -345,6 +345,62 @@ def test_what_does_not_fit_is_refused_before_decoding(tmp_path, monkeypatch):
     assert "cannot be written" in refusal(source, Packing([tmp_path / "file" / "cache"], "data.cache")).rule
 
 
+def broken_disk(*given: object, **options: object):
+    raise OSError(errno.EIO, "broken")
+
+
+@pytest.mark.parametrize("cache", ["file", "file/cache", "a" * 300, "a" * 300 + "/cache"])
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_cache_that_cannot_be_used_is_told_in_one_line(cache, begins, tmp_path):
+    (tmp_path / "file").touch()
+    packed = Packing([tmp_path / cache] if begins else [tmp_path / cache, tmp_path / "other"], "data.cache")
+    err = refusal(folder_of(write_images(tmp_path / "images", 4)), packed)
+    assert err.field == "data.cache"
+    assert "cannot be written or read" in err.rule
+
+
+@pytest.mark.parametrize("failing", ["open_packed", "read_meta", "fill_once", "write_packed"])
+def test_a_failing_disk_of_a_cache_is_told_as_the_cache_s(failing, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, failing, broken_disk)
+    err = refusal(folder_of(write_images(tmp_path / "images", 4)), in_cache(tmp_path))
+    assert (err.field, err.rule) == ("data.cache", "cannot be written or read ([Errno 5] broken)")
+
+
+def test_a_failing_disk_of_the_images_is_not_told_as_the_cache_s(tmp_path):
+    root = write_images(tmp_path / "images", 4)
+
+    def away(listing, runs, key):
+        yield from packing.read_here(listing, runs, key)
+        root.rename(tmp_path / "moved")
+
+    packed = in_cache(tmp_path)
+    for read, rule in ((broken_disk, r"cannot be read ([Errno 5] broken)"), (away, "changed while they were read")):
+        packed.read_blocks = read
+        err = refusal(folder_of(root), packed)
+        assert (err.field, err.rule) == ("", rule)
+    assert packed_names(tmp_path) == []
+
+
+def test_a_second_command_is_not_refused_for_room_that_the_first_one_takes(tmp_path, monkeypatch):
+    """The first one has filled the disk by the time that the second one has the lock."""
+    source = folder_of(write_images(tmp_path / "images", 4))
+
+    def fill_once(folder, *given):
+        monkeypatch.setattr(packing, "fill_once", filling.fill_once)
+        load_images(source, packing=in_cache(tmp_path))
+        monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: type("usage", (), {"free": 0}))
+        filling.fill_once(folder, *given)
+
+    monkeypatch.setattr(packing, "fill_once", fill_once)
+    assert_alike(load_images(source, packing=in_cache(tmp_path)), load_images(source))
+
+
+def test_what_was_cut_short_does_not_appear_under_its_name(tmp_path):
+    with pytest.raises(OSError, match="cut short"):
+        filling.fill_once(tmp_path / "set", lambda draft: (draft / "half").touch(), lambda path: False)
+    assert [path.name for path in tmp_path.iterdir()] == [".set.lock"]
+
+
 def test_a_run_keeps_only_the_sets_that_it_uses(tmp_path):
     one, two = (folder_of(write_images(tmp_path / name, count)) for name, count in (("one", 2), ("two", 3)))
     load_images(one, packing=in_cache(tmp_path))
