@@ -53,6 +53,12 @@ def splits_in(root: Path) -> list[str]:
     return [split for split, (images, _) in _IDX_FILES.items() if _places(root, images)]
 
 
+def files_read(config: IdxConfig) -> list[Path]:
+    """Return the files that hold a split. Raises InputError."""
+    root = existing(config.root)
+    return [path for name in _IDX_FILES[config.split] for path in _places(root, name)]
+
+
 def _find_idx(root: Path, name: str) -> Path:
     found = _places(root, name)
     if found:
