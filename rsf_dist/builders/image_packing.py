@@ -50,8 +50,8 @@ def packing_for(config: RunConfig, progress: Progress, join: Join | None, keeps:
             return read_on_cluster(listing, runs, key)
 
         store = RunStore(config.output)
-        apart_from = [Path(store.root)] if store.is_local else []
-        packing = Packing(folders, setting, read_here if join is None else read, progress, apart_from)
+        runs = [Path(store.root)] if store.is_local else []
+        packing = Packing(folders, setting, read_here if join is None else read, progress, runs)
         yield packing
         if is_shared:
             for folder in packing.used:

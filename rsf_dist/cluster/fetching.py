@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,7 @@ class FromNode:
     node: str
 
     def __call__(self, folder: str, to: Path) -> None:
-        """Copy the files of a folder of that node. Raises ClusterFailure where the node is gone."""
+        """Copy a folder's files. Raises ClusterFailure where the node is gone, and InputError where the files are."""
         with unwrapped():
             files: dict[str, int] = ray.get(on_node(partial(_sizes, folder), self.node))
             for name in sorted(files, key=lambda name: name == mapped.META):  # which comes last
@@ -42,10 +44,20 @@ def _from_here() -> FromNode | None:
 
 
 def _sizes(folder: str) -> dict[str, int]:
-    return {name: os.path.getsize(f"{folder}/{name}") for name in os.listdir(folder)}
+    with _there(folder):
+        return {name: os.path.getsize(f"{folder}/{name}") for name in os.listdir(folder)}
 
 
 def _piece(path: str, start: int) -> bytes:
-    with open(path, "rb") as file:
+    with _there(path), open(path, "rb") as file:
         file.seek(start)
         return file.read(_PIECE_BYTES)
+
+
+@contextmanager
+def _there(path: str) -> Iterator[None]:
+    """Raise InputError where the files are gone: an OSError would look like one of the node that fetches them."""
+    try:
+        yield
+    except OSError as err:
+        raise mapped.gone(Path(path)) from err

@@ -248,7 +248,8 @@ _TRAIN_DEATHS = {
 def unwrapped() -> Iterator[None]:
     """Raise the RsfError that another process raised, in place of the errors that Ray wraps it in.
 
-    Ray raises a RayTaskError, Ray Data and Ray Train put their own errors around it, and Ray Train keeps one a rank.
+    Ray raises a RayTaskError, Ray Data and Ray Train put their own errors around it, and Ray Train keeps one a rank. An
+    error that is raised while an argument or a result is unpickled becomes the `client_exc` of a RaySystemError.
     Upstream: no issue known.
 
     Raises:
@@ -301,5 +302,6 @@ def _chain(err: BaseException) -> Iterator[BaseException]:
         yield error
         failures = getattr(error, "worker_failures", {}).values()  # Ray Train's, one a rank
         context = None if error.__suppress_context__ else error.__context__
-        within = (getattr(error, "cause", None), error.__cause__, context, *failures)
+        unread = getattr(error, "client_exc", None)
+        within = (getattr(error, "cause", None), unread, error.__cause__, context, *failures)
         waiting += [inner for inner in within if isinstance(inner, BaseException)]

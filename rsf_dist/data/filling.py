@@ -36,6 +36,9 @@ def fill_once(
         write: fills the folder that it is given.
         is_whole: tells whether a folder is complete.
         waiting: is called once where another process is at work on the folder.
+
+    Raises:
+        OSError: the folder cannot be filled, or what was written is not whole. What `write` raises is passed on.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.parent / f".{folder.name}.lock", waiting) as alone:
@@ -48,6 +51,8 @@ def fill_once(
         try:
             draft.mkdir()
             write(draft)
+            if not is_whole(draft):
+                raise OSError(errno.EIO, "what was written there is cut short", str(folder))
             _move(draft, folder, is_whole)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -82,10 +87,11 @@ def _locked(path: Path, waiting: Callable[[], object]) -> Iterator[bool]:
 
 def remove_unused(folder: Path) -> None:
     """Remove what nobody has used for a week from a folder; `touch` says that something is used."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        with suppress(OSError):  # it is gone, or in use
-            if time.time() - path.stat().st_mtime > _WEEK:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with suppress(OSError):  # there is no such folder, or it cannot be listed
+        for path in folder.iterdir():
+            with suppress(OSError):  # it is gone, or in use
+                if time.time() - path.stat().st_mtime > _WEEK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def touch(folder: Path) -> None:
@@ -98,11 +104,16 @@ def local_folder() -> Path:
     """Return this user's folder of this machine for what can be made again.
 
     Raises:
-        InputError: somebody else has made a folder of this name.
+        InputError: there can be no such folder, or somebody else has made it.
     """
-    path = Path(tempfile.gettempdir()).absolute() / f"rsf_dist-{os.getuid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    about = path.lstat()
+    try:
+        path = Path(tempfile.gettempdir()).absolute() / f"rsf_dist-{os.getuid()}"
+        with suppress(FileExistsError):  # it may be a file, which is refused below
+            path.mkdir(mode=0o700, exist_ok=True)
+        about = path.lstat()
+    except OSError as err:
+        value, rule = os.environ.get("TMPDIR", "(not set)"), f"gives no folder for temporary files ({err})"
+        raise InputError("TMPDIR", value, rule, "set it to a folder that you can write to", absolute=True) from err
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
         raise InputError("TMPDIR", path, "is not this user's own folder", "set TMPDIR to another one", absolute=True)
     return path

@@ -59,7 +59,9 @@ class ImageSet:
         positions = torch.arange(len(self))[index].tolist() if self.ids else []
         ids = tuple(self.ids[position] for position in positions)
         images = take_rows(self.images, index)
-        return replace(self, images=images, labels=labels, annotations=annotations, ids=ids, notes=())
+        return replace(
+            self, images=images, labels=labels, annotations=annotations, ids=ids, notes=(), known_digest=None
+        )
 
     def summary(self) -> str:
         """Return a line about the images: how many of which size, and of how many classes."""
@@ -121,14 +123,15 @@ def load_images(
     Raises:
         InputError: names a key of the configuration, or a file.
     """
-    packed = None if packing is None else packing.find(config, labelled, classes)
+    wanted = None if packing is None else packing.wanted(config, labelled, classes)
+    packed = None if packing is None or wanted is None else packing.find(wanted)
     if packed is not None:
         return _mapped(packed, config)
     listing, taken = list_taken(config, labelled, classes)
     listing = replace(listing, notes=(*listing.notes, *alpha_notes(listing, taken)))
-    if packing is not None:
+    if packing is not None and wanted is not None:
         row_bytes = _row_bytes(listing, taken, labelled)
-        packed = packing.pack(config, labelled, classes, listing, taken, row_bytes)
+        packed = packing.pack(wanted, listing, taken, row_bytes)
         if packed is not None:
             return _mapped(packed, config)
         _require_memory(config, len(taken), row_bytes)

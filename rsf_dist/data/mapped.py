@@ -14,13 +14,15 @@ import functools
 import json
 import mmap
 import os
+import re
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar, overload
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -35,6 +37,15 @@ Fetch = Callable[[str, Path], None]
 
 _HELD_BYTES = 64 * 2**20  # of pages, which a process holds before it gives them all back
 _AROUND = 4 * 2**20  # bytes that Linux maps at most around a place that is read, at both ends
+
+_IN_PLACE = re.compile(r"__i(add|and|div|floordiv|lshift|mod|mul|or|pow|rshift|sub|truediv|xor)__")
+"""The names of the operators that change what is on their left."""
+_ABOUT = {
+    *("__get__", "__set__", "__len__", "__hash__", "__dir__", "size", "stride", "storage_offset", "dim", "ndimension"),
+    *("numel", "nelement", "element_size", "data_ptr", "untyped_storage", "is_contiguous", "get_device", "type"),
+    *("is_floating_point", "is_complex", "is_signed", "is_pinned", "is_shared", "is_same_size"),
+}
+"""The names of functions that look at a tensor, and not at what it holds."""
 
 _offers: list[Callable[[], Fetch | None]] = []
 
@@ -75,9 +86,13 @@ class Reference:
         if self._is_at(folder):
             return folder
         if self.fetch is None:
-            raise _gone(folder)
+            raise gone(folder)
         copy = local_folder() / "fetched" / self.identity
-        fill_once(copy, functools.partial(self.fetch, self.folder), self._is_at)
+        try:
+            fill_once(copy, functools.partial(self.fetch, self.folder), self._is_at)
+        except OSError as err:
+            rule, remedy = f"cannot take packed images ({err})", "free some space, or set TMPDIR to another disk"
+            raise InputError("TMPDIR", copy.parent, rule, remedy, absolute=True) from err
         touch(copy)
         remove_unused(copy.parent)
         return copy
@@ -87,7 +102,8 @@ class Reference:
         return meta is not None and meta["identity"] == self.identity
 
 
-def _gone(folder: Path) -> InputError:
+def gone(folder: Path) -> InputError:
+    """Return the error about a folder that no longer holds the images that are referred to."""
     rule = "is gone, or holds other images than when the run began"
     return InputError("packed images", folder, rule, "run it again, which packs them again", absolute=True)
 
@@ -110,9 +126,15 @@ class _Files:
         self._folder = folder
         self._columns = (read_meta(folder) or {})["columns"]
         self._opened: dict[str, IO[bytes]] = {}
+        self._mapped: dict[str, Tensor] = {}
 
-    @functools.cache  # noqa: B019  # a process maps a file once, for as long as it needs the folder
     def column(self, name: str) -> Tensor:
+        """Return a column, which this process maps once."""
+        if name not in self._mapped:
+            self._mapped[name] = self._map(name)
+        return self._mapped[name]
+
+    def _map(self, name: str) -> Tensor:
         about = self._columns[name]
         dtype, shape = getattr(torch, about["dtype"]), tuple(about["shape"])
         if not about["bytes"]:
@@ -174,13 +196,16 @@ class MappedTensor(Tensor):
     ) -> Any:
         """Compute with ordinary tensors. Views stay mapped."""
         with torch._C.DisableTorchFunctionSubclass():
-            mapped = [one for one in _flat((*args, *(kwargs or {}).values())) if isinstance(one, MappedTensor)]
-            _require_reading(function, args)
-            rows = None if kwargs else _rows_wanted(function, args)
+            named = kwargs or {}
+            mapped = [one for one in _flat((*args, *named.values())) if isinstance(one, MappedTensor)]
+            _require_reading(function, args, named)
+            rows = None if named else _rows_wanted(function, args)
             if rows is not None:
                 return _copied(args[0], rows)
-            result = function(*args, **(kwargs or {}))
-            return _result(result, mapped) if mapped else result
+            if _name(function) == "__dlpack__":  # whoever takes it over may write
+                args = (args[0].clone(), *args[1:])
+            result = function(*args, **named)
+            return _result(function, result, mapped) if mapped else result
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         with torch._C.DisableTorchFunctionSubclass():
@@ -213,13 +238,32 @@ def _flat(values: Iterable[Any]) -> Iterable[Any]:
             yield value
 
 
-def _require_reading(function: Callable[..., Any], args: Sequence[Any]) -> None:
-    """Raise InputError where a function would write into its first argument: the process would be killed for it."""
-    name = getattr(function, "__name__", "")
-    writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-    if writes and args and isinstance(args[0], MappedTensor):
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", "").partition(".")[0]  # torch.ops.aten.add_.Tensor is an add_
+
+
+def _require_reading(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise InputError where a function would write into a mapped tensor: the process would be killed for it."""
+    written = list(_written(function, args, kwargs))
+    if any(isinstance(one, MappedTensor) for one in _flat(written)):
         rule = "changes images in place, which all processes read from one file"
-        raise InputError("images", name, rule, "change a copy: images.clone()", absolute=True)
+        raise InputError("images", _name(function), rule, "change a copy: images.clone()", absolute=True)
+
+
+def _written(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the arguments that a function writes into, as torch names its functions and their arguments."""
+    yield kwargs.get("out")
+    name = _name(function)
+    in_place = name == "__setitem__" or _IN_PLACE.fullmatch(name) or (name.endswith("_") and not name.endswith("__"))
+    if in_place or _given(function, args, kwargs).get("inplace"):
+        yield from (*args[:1], kwargs.get("input"), kwargs.get("self"))
+
+
+def _given(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a function that is written in Python by their names; of others those given by name."""
+    code = getattr(function, "__code__", None)
+    names = () if code is None else code.co_varnames[: code.co_argcount]
+    return dict(zip(names, args, strict=False)) | dict(kwargs)
 
 
 def _rows_wanted(function: Callable[..., Any], args: Sequence[Any]) -> Tensor | None:
@@ -227,7 +271,7 @@ def _rows_wanted(function: Callable[..., Any], args: Sequence[Any]) -> Tensor | 
 
     Small files, positions from the end, and errors are left to torch.
     """
-    before = {"index_select": (0,), "__getitem__": ()}.get(getattr(function, "__name__", ""))
+    before = {"index_select": (0,), "__getitem__": ()}.get(_name(function))
     if before is None or len(args) != len(before) + 2 or tuple(args[1:-1]) != before:
         return None
     images, rows = args[0], args[-1]
@@ -249,20 +293,28 @@ def _copied(images: MappedTensor, rows: Tensor) -> Tensor:
     size, start = copy[0].nbytes, images.storage_offset() * images.itemsize
     for number, row in enumerate(rows.tolist()):
         if os.preadv(file, [data[number * size : (number + 1) * size]], start + row * size) != size:
-            raise _gone(Path(reference.folder))
+            raise gone(Path(reference.folder))
     return copy
 
 
-def _result(result: Any, given: Sequence[MappedTensor]) -> Any:
-    """Return what a function of mapped tensors gave: views of the first as a mapped tensor. What it read is counted."""
-    if type(result) in (tuple, list):
-        return type(result)([_result(one, given) for one in result])
-    if not isinstance(result, Tensor) or result is given[0]:
+def _result(function: Callable[..., Any], result: Any, given: Sequence[MappedTensor]) -> Any:
+    """Return what a function of mapped tensors gave: views as mapped tensors. What it read is counted."""
+    several = type(result) in (tuple, list) and all(isinstance(one, Tensor) for one in result)
+    found = [_as_mapped(one, given) for one in (result if several else [result])]
+    if _name(function) not in _ABOUT and not all(isinstance(one, MappedTensor) for one in found):
+        _Pages.count(sum(one.nbytes + _AROUND for one in given))
+    return type(result)(found) if several else found[0]
+
+
+def _as_mapped(result: Any, given: Sequence[MappedTensor]) -> Any:
+    """Return a view of a mapped tensor as one, or as an array that nobody can write to; anything else as it is."""
+    if isinstance(result, np.ndarray) and not result.flags.owndata:
+        result.flags.writeable = False
+    if not isinstance(result, Tensor):
         return result
-    if result.untyped_storage().data_ptr() == given[0].untyped_storage().data_ptr():
-        return _mapped(result, given[0]._reference, given[0]._column)
-    _Pages.count(sum(one.nbytes + _AROUND for one in given))
-    return result
+    place = result.untyped_storage().data_ptr()
+    of = next((one for one in given if one.untyped_storage().data_ptr() == place), None)
+    return result if of is None or result is of else _mapped(result, of._reference, of._column)
 
 
 class MappedNames(Sequence[str]):

@@ -26,7 +26,7 @@ from rsf_dist.data.batch import Batch
 from rsf_dist.data.mapped import META, NAMES, MappedNames, MappedTensor, Reference, read_meta
 from rsf_dist.data.sources.columns import unlike
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever packed image sets are written or keyed in another way."""
 
 _CHUNK_BYTES = 8 * 2**20

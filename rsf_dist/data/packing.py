@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -59,6 +59,23 @@ def read_here(listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey) -
         yield read_block(read, positions)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """An image set that is looked for, and packed where it is not found.
+
+    Args:
+        config: its configuration.
+        labelled: whether labels are read.
+        classes: the classes that labels are numbered by, if not the set's own.
+        key: the name under which it is found. None means that it is not packed.
+    """
+
+    config: ImagesKind
+    labelled: bool
+    classes: tuple[str, ...] | None
+    key: SourceKey | None
+
+
 @dataclass
 class Packing:
     """The folders of packed image sets, and the way in which new ones are made.
@@ -68,7 +85,7 @@ class Packing:
         setting: the configuration's key that chooses the first folder, for errors.
         read_blocks: decodes.
         progress: receiver of messages.
-        apart_from: further folders whose files are not those of a source, since rsf_dist itself writes there.
+        runs: directories of runs, whose files are not those of a source.
         used: the sets that were found or made.
     """
 
@@ -76,35 +93,32 @@ class Packing:
     setting: str = "output"
     read_blocks: ReadBlocks = read_here
     progress: Progress = field(default_factory=Progress)
-    apart_from: Sequence[Path] = ()
+    runs: Sequence[Path] = ()
     used: set[Path] = field(default_factory=set)
 
-    def find(self, config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None) -> Packed | None:
+    def wanted(self, config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None) -> Wanted:
+        """Look at an image set's files, before it is listed. Raises InputError."""
+        try:
+            key = source_key(config, labelled, classes, self.folders, self.runs)
+        except OSError as err:
+            rule = f"its files cannot be looked at ({err})"
+            raise InputError("", f"images of kind {config.kind}", rule, "check that they are there") from err
+        return Wanted(config, labelled, classes, key)
+
+    def find(self, wanted: Wanted) -> Packed | None:
         """Return an image set that is packed already, or None. Raises InputError."""
-        kept = [folder for folder in self.folders if folder.is_dir() and any(folder.iterdir())]
-        key = self._key(config, labelled, classes) if kept else None
-        for folder in kept if key is not None else ():
-            assert key is not None
-            packed = self._opened(folder / key.name)
+        for folder in self.folders if wanted.key is not None else ():
+            assert wanted.key is not None
+            packed = self._opened(folder / wanted.key.name)
             if packed is not None:
                 return packed
         return None
 
-    def pack(
-        self,
-        config: ImagesKind,
-        labelled: bool,
-        classes: tuple[str, ...] | None,
-        listing: Listing,
-        taken: Sequence[int],
-        row_bytes: int,
-    ) -> Packed | None:
+    def pack(self, wanted: Wanted, listing: Listing, taken: Sequence[int], row_bytes: int) -> Packed | None:
         """Return an image set, packed first, or None where it is read into memory.
 
         Args:
-            config: its configuration.
-            labelled: whether labels are read.
-            classes: the classes that labels are numbered by, if not the set's own.
+            wanted: the image set, as its files were before they were listed.
             listing: its images.
             taken: the positions of those that are taken.
             row_bytes: bytes of a decoded image with its annotations.
@@ -112,76 +126,89 @@ class Packing:
         Raises:
             InputError: an image cannot be read; the set does not fit onto the disk, or changes while it is read.
         """
-        key = self._key(config, labelled, classes)
+        key = wanted.key
         if key is None:
             return None
         if not row_bytes or not _is_large(len(taken) * row_bytes, key.num_bytes * len(taken) // len(listing.ids)):
             return None
         folder = self.folders[0] / key.name
-        self._require_room(len(taken) * row_bytes, row_bytes)
-        self.progress.say(f"packing {len(taken):,} images, {len(taken) * row_bytes / 2**20:,.0f} MiB, into {folder}")
         size = max(1, BLOCK_BYTES // row_bytes)
         runs = [taken[start : start + size] for start in range(0, len(taken), size)]
         labels = None if listing.labels is None else listing.labels[list(taken)]
         beside = Beside([listing.ids[position] for position in taken], labels, listing.classes, listing.notes)
-        blocks = self._blocks(config, labelled, listing, runs, key)
+        blocks = self._blocks(wanted, listing, runs, key)
 
         def write(draft: Path) -> None:
+            self._begin(folder, len(taken), row_bytes)
             write_packed(draft, blocks, beside)
-            if self._key(config, labelled, classes) != key:
+            if self.wanted(wanted.config, wanted.labelled, wanted.classes) != wanted:
                 rule = "changed while they were read"
                 raise InputError("", f"{len(taken):,} images", rule, "run it again once nobody changes them")
 
-        try:
-            waiting = partial(self.progress.say, f"waiting for another run, which packs them into {folder}")
+        waiting = partial(self.progress.say, f"waiting for another run, which packs them into {folder}")
+        with self._using(folder):
             fill_once(folder, write, lambda folder: read_meta(folder) is not None, waiting)
-        except OSError as err:
-            rule, remedy = f"cannot be written ({err})", "free some space, or check its permissions"
-            raise InputError(self.setting, folder, rule, remedy, absolute=True) from err
         return self._opened(folder)
 
-    def _key(self, config: ImagesKind, labelled: bool, classes: tuple[str, ...] | None) -> SourceKey | None:
-        return source_key(config, labelled, classes, [*self.folders, *self.apart_from])
-
     def _blocks(
-        self, config: ImagesKind, labelled: bool, listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey
+        self, wanted: Wanted, listing: Listing, runs: Sequence[Sequence[int]], key: SourceKey
     ) -> Iterator[Batch]:
         """Give the columns that are kept of each block, and say how far it is."""
         deep, done, total = DeepImages(), 0, sum(map(len, runs))
         in_one_pass = isinstance(listing.read, InOnePass) and not listing.read.can_part(runs)
         read = read_here if in_one_pass else self.read_blocks
-        for columns, of_block in read(listing, runs, key):
+        for columns, of_block in _reading(lambda: read(listing, runs, key), total):
             deep, done = deep + of_block, done + len(columns["image"])
             self.progress.count("images decoded", done, total)
-            yield columns if labelled else {"image": columns["image"]}
-        deep.require_full_range(getattr(config, "bits", None))
+            yield columns if wanted.labelled else {"image": columns["image"]}
+        deep.require_full_range(getattr(wanted.config, "bits", None))
 
     def _opened(self, folder: Path) -> Packed | None:
-        packed = open_packed(folder)
+        with self._using(folder):
+            packed = open_packed(folder)
         if packed is not None:
             self.used.add(folder)
         return packed
 
-    def _require_room(self, num_bytes: int, row_bytes: int) -> None:
-        """Raise InputError where the disk has no room for a set, or memory none for decoding a block."""
-        folder = self.folders[0].absolute()
-        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        free = shutil.disk_usage(existing).free
+    @contextmanager
+    def _using(self, folder: Path) -> Iterator[None]:
+        """Turn failures of the disk within the block into InputErrors. Those of reading images are turned before."""
+        try:
+            yield
+        except OSError as err:
+            rule, remedy = f"cannot be written or read ({err})", "free some space, or check its permissions"
+            raise InputError(self.setting, folder, rule, remedy, absolute=True) from err
+
+    def _begin(self, folder: Path, num_images: int, row_bytes: int) -> None:
+        """Say what is packed. Raises InputError where the disk has no room, or memory none for decoding a block."""
+        num_bytes = num_images * row_bytes
+        free = shutil.disk_usage(folder.parent).free
         if free < num_bytes:
             rule = f"its disk has {_mib(free)} left, and {_mib(num_bytes)} of decoded images are packed there"
             remedy = "free some space, name another disk, or set a smaller `size` or a `limit`"
-            raise InputError(self.setting, folder, rule, remedy, absolute=True)
+            raise InputError(self.setting, folder.parent.absolute(), rule, remedy, absolute=True)
         block, available = _COPIES * max(BLOCK_BYTES, row_bytes), psutil.virtual_memory().available
         if available < block:
             rule = f"{_mib(block)} are needed to decode them, and this machine has {_mib(available)} left"
             raise InputError("size", f"images of {_mib(row_bytes)}", rule, "set a smaller `size`, or free memory")
+        self.progress.say(f"packing {num_images:,} images, {_mib(num_bytes)}, into {folder}")
 
     def prune(self) -> None:
         """Remove sets that this command has not used from the first folder, which nobody else uses."""
-        for path in self.folders[0].iterdir() if self.folders[0].is_dir() else ():
-            if path not in self.used:
-                with suppress(OSError):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with self._using(self.folders[0]):
+            for path in self.folders[0].iterdir() if self.folders[0].is_dir() else ():
+                if path not in self.used:
+                    with suppress(OSError):
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _reading(read: Callable[[], Iterable[Block]], num_images: int) -> Iterator[Block]:
+    """Give blocks. Raises InputError where a disk fails in reading them, which is not the one they are packed on."""
+    try:
+        yield from read()
+    except OSError as err:
+        rule = f"cannot be read ({err})"
+        raise InputError("", f"{num_images:,} images", rule, "check that their files are there") from err
 
 
 def _is_large(decoded: int, encoded: int) -> bool:

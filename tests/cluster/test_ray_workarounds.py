@@ -16,7 +16,7 @@ import ray
 from pyarrow import fs
 from ray._private import ray_constants, services
 from ray.data import DataContext
-from ray.exceptions import WorkerCrashedError
+from ray.exceptions import RaySystemError, WorkerCrashedError
 from ray.train import CheckpointConfig
 from ray.train.v2._internal import constants
 from ray.train.v2._internal import exceptions as train_exceptions
@@ -247,6 +247,26 @@ def test_ray_wraps_what_a_task_raises():
     with pytest.raises(InputError) as ours, unwrapped():
         ray.get(refuse_in_a_task.remote())
     assert str(ours.value) == "field=1: is wrong; correct it"
+
+
+class Unreadable:
+    def __reduce__(self):
+        return refuse, ({},)
+
+
+@ray.remote
+def take(thing: Unreadable) -> None:
+    pass
+
+
+@pytest.mark.ray
+def test_ray_takes_what_unpickling_raises_for_an_error_of_its_own():
+    for get in (lambda: ray.get(ray.put(Unreadable())), lambda: ray.get(take.remote(Unreadable()))):
+        with pytest.raises(RaySystemError):
+            get()
+        with pytest.raises(InputError) as ours, unwrapped():
+            get()
+        assert str(ours.value) == "field=1: is wrong; correct it"
 
 
 @pytest.mark.ray

@@ -58,6 +58,12 @@ def split_of(file: Path) -> str | None:
     return next((split for split, names in _IDX_FILES.items() if file.name.removesuffix(".gz") in names), None)
 
 
+def files_read(config: IdxConfig) -> list[Path]:
+    """Return the files that hold a split. Raises InputError."""
+    root = existing(config.root)
+    return [path for name in _IDX_FILES[config.split] for path in _places(root, name)]
+
+
 def _find_idx(root: Path, name: str) -> Path:
     found = _places(root, name)
     if found:

@@ -36,6 +36,8 @@ from rsf_dist.errors import InputError
 _MAX_BYTES = 10_000_000
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _SUBFOLDERS = ("JPEGImages", "Annotations")
+SUFFIX = ".xml"
+"""The suffix of files of boxes."""
 
 
 class _Object(NamedTuple):
@@ -56,9 +58,9 @@ class _Described(NamedTuple):
 @list_images.register
 def _(config: VocConfig) -> Listing:
     root, notes = folder(config.root), Notes()
-    image_root, xml_root = (root / name if os.path.isdir(root / name) else root for name in _SUBFOLDERS)
+    image_root, xml_root = places(root)
     images = by_stem(image_root, image_files(image_root))
-    files = by_stem(xml_root, sorted(path for path in files_below(xml_root) if path.suffix == ".xml"))
+    files = by_stem(xml_root, sorted(path for path in files_below(xml_root) if path.suffix == SUFFIX))
     _require_images(files, images, image_root)
     stems = list(images) if config.split is None else _listed(root, config.split, images)
     described = {stem: _described(files[stem]) for stem in (stems if config.classes else images) if stem in files}
@@ -78,6 +80,18 @@ def _(config: VocConfig) -> Listing:
     return Listing(ids, AnnotatedFiles(paths, config, reader), None, classes, notes.lines(), examples=notes.examples())
 
 
+def places(root: Path) -> tuple[Path, Path]:
+    """Return the folders of images and of XML files: the usual ones below a folder, or itself."""
+    images, boxes = (root / name if os.path.isdir(root / name) else root for name in _SUBFOLDERS)
+    return images, boxes
+
+
+def list_of(root: Path, split: str) -> Path:
+    """Return the path of the list of a split's images. Raises InputError where it leads out of the usual folder."""
+    lists = root / "ImageSets" / "Main"
+    return lists / f"{below(lists, split, 'split')}.txt"
+
+
 def _require_images(files: dict[str, Path], images: dict[str, Path], image_root: Path) -> None:
     absent = [stem for stem in files if stem not in images]
     if absent:
@@ -87,9 +101,9 @@ def _require_images(files: dict[str, Path], images: dict[str, Path], image_root:
 
 def _listed(root: Path, split: str, images: dict[str, Path]) -> list[str]:
     """Return the images that a split lists, in its order."""
-    lists = root / "ImageSets" / "Main"
-    path = lists / f"{below(lists, split, 'split')}.txt"
+    path = list_of(root, split)
     if not os.path.isfile(path):
+        lists = root / "ImageSets" / "Main"
         found = sorted(file.stem for file in lists.glob("*.txt"))
         raise InputError("split", split, f"is no list in {lists} {found}", "name one of these, or leave it out")
     stems: dict[str, None] = {}

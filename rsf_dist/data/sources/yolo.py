@@ -35,10 +35,7 @@ _SLACK = 0.01  # shares that rounding carries beyond the image
 
 @list_images.register
 def _(config: YoloConfig) -> Listing:
-    path = existing(config.root)
-    path = path / "data.yaml" if os.path.isdir(path) else path
-    if not os.path.isfile(path):
-        raise InputError("root", path, "does not exist", "name data.yaml, or the folder that it lies in")
+    path = _description(config)
     document, notes = _read(path), Notes()
     names = _names(document, path)
     classes, root = config.classes or names, path.parent
@@ -55,6 +52,24 @@ def _(config: YoloConfig) -> Listing:
     ids = [name_below(root, file) for file in files]
     reader = BoxReader(Boxes.pack(boxes), None, [str(file) for file in labels], config)
     return Listing(ids, AnnotatedFiles(files, config, reader), None, classes, notes.lines(), examples=notes.examples())
+
+
+def files_read(config: YoloConfig) -> Iterator[Path]:
+    """Yield data.yaml, and a split's lists, images, and the text files that may be there. Raises InputError."""
+    path = _description(config)
+    yield path
+    for place in _places(_read(path), config.split, path):
+        yield from [path.parent / place] if os.path.isfile(path.parent / place) else []
+        for image in _images(path.parent, place, path):
+            yield from (image, _label_file(path.parent, image))
+
+
+def _description(config: YoloConfig) -> Path:
+    path = existing(config.root)
+    path = path / "data.yaml" if os.path.isdir(path) else path
+    if not os.path.isfile(path):
+        raise InputError("root", path, "does not exist", "name data.yaml, or the folder that it lies in")
+    return path
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import gc
 import weakref
 
 import pytest
-from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError, WorkerCrashedError
+from ray.exceptions import ActorDiedError, NodeDiedError, RaySystemError, RayTaskError, WorkerCrashedError
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
@@ -44,11 +44,18 @@ def raise_from_a_rank():
     raise Wrapper(worker_failures={0: ValueError("no"), 1: Wrapper(cause=input_error())})
 
 
+def raise_while_unpickling():
+    raise Wrapper(cause=RaySystemError(input_error(), "Traceback …"))
+
+
 def raise_deeply():
     raise Wrapper(cause=Wrapper(cause=Wrapper(cause=input_error())))
 
 
-@pytest.mark.parametrize("fail", [raise_with_cause, raise_from, raise_while_handling, raise_from_a_rank, raise_deeply])
+@pytest.mark.parametrize(
+    "fail",
+    [raise_with_cause, raise_from, raise_while_handling, raise_from_a_rank, raise_while_unpickling, raise_deeply],
+)
 def test_unwrapped_finds_ours(fail):
     with pytest.raises(InputError, match="ask for at least one row"), unwrapped():
         fail()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import operator
 import os
 import pickle
 import tempfile
+import weakref
 from collections import deque
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from torch.nn import functional
 
 from rsf_dist.data import filling, mapped
 from rsf_dist.data.batch import take_rows
@@ -108,6 +112,12 @@ def test_copies_are_references_too(images):
     assert len(pickle.dumps(ImageSet(images, notes=("n",)))) < 1_000
 
 
+IN_PLACE = [
+    *(operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow),
+    *(operator.iand, operator.ior, operator.ixor, operator.ilshift, operator.irshift),
+]
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -115,6 +125,26 @@ def test_copies_are_references_too(images):
         lambda images: images[0].mul_(2),
         lambda images: images.view(-1).fill_(0),
         lambda images: images[3:].zero_(),
+        *(lambda images, change=change: change(images, 1) for change in IN_PLACE),
+        lambda images: operator.iand(images[:2], 1),
+        lambda images: operator.ixor(images.data, 255),
+        lambda images: torch.add(images.clone(), 1, out=images),
+        lambda images: torch.add(torch.ones(()), 1, out=images[0]),
+        lambda images: torch.max(images.clone(), 0, out=(images[0], torch.empty(0, dtype=torch.int64))),
+        lambda images: functional.relu(images[:1], inplace=True),
+        lambda images: functional.relu(images[:1], True),
+        lambda images: functional.relu(input=images[:1], inplace=True),
+        lambda images: functional.threshold(images, 1, 2, True),
+        lambda images: functional.dropout(images, inplace=True),
+        lambda images: torch.nn.ReLU(inplace=True)(images),
+        lambda images: functional.relu_(images),
+        lambda images: torch.relu_(input=images),
+        lambda images: next(iter(images)).add_(1),
+        lambda images: images.unbind()[1].neg_(),
+        lambda images: torch._foreach_add_([images.clone(), images], 1),
+        lambda images: torch.nn.init.ones_(images),
+        lambda images: torch.ops.aten.add_.Tensor(images, torch.ones(())),
+        lambda images: torch.broadcast_tensors(images[:1], images[1:2])[1].neg_(),
     ],
 )
 def test_writing_is_refused_in_one_line(write, images):
@@ -122,6 +152,34 @@ def test_writing_is_refused_in_one_line(write, images):
         write(images)
     assert "\n" not in str(caught.value)
     assert torch.equal(images, PIXELS)
+
+
+@pytest.mark.parametrize("array", [lambda images: images.numpy(), np.asarray, lambda images: images[3].numpy()])
+def test_arrays_cannot_be_written_to_either(array, images):
+    with pytest.raises(ValueError, match="read-only"):
+        array(images)[0] = 1
+    array(images.clone())[0] = 1
+
+
+def test_what_other_libraries_take_over_is_a_copy(images):
+    torch.from_dlpack(images).zero_()
+    assert torch.equal(images, PIXELS)
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        lambda images: functional.relu(images),
+        lambda images: functional.relu(images, inplace=False),
+        lambda images: images ^ 255,
+        lambda images: ~images,
+        lambda images: torch.empty_like(PIXELS).copy_(images),
+        lambda images: torch.add(images, 1, out=torch.empty(0, dtype=torch.uint8)),
+        lambda images: torch.zeros(PIXELS.shape).add_(images),
+    ],
+)
+def test_reading_is_not_taken_for_writing(reading, images):
+    assert torch.equal(reading(images), reading(PIXELS))
 
 
 def test_a_folder_that_is_gone_or_another_is_refused_in_one_line(images, folder):
@@ -176,6 +234,35 @@ def test_somebody_else_s_folder_for_temporary_files_is_not_used(tmp_path, monkey
         filling.local_folder()
 
 
+def test_a_folder_for_temporary_files_that_cannot_be_is_refused_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / f"rsf_dist-{os.getuid()}").touch()
+    for folder in (tmp_path, tmp_path / "absent", tmp_path / ("a" * 300)):
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with pytest.raises(InputError, match="TMPDIR") as caught:
+            filling.local_folder()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stops", ["full", "short"])
+def test_a_fetch_that_fails_on_this_node_names_its_folder(stops, tmp_path, monkeypatch):
+    def fetch(folder: str, to: Path) -> None:
+        (to / "meta.json").touch()
+        if stops == "full":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(InputError, match=r"TMPDIR=.*No space left|TMPDIR=.*cut short") as caught:
+        Reference("/nowhere", "0" * 32, fetch).here()
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*/fetched/0*"))
+
+
+def test_maps_end_with_the_last_use_of_their_folder(images):
+    files = weakref.ref(mapped._files(images._reference.folder, images._reference.identity, None))
+    mapped._files.cache_clear()
+    assert files() is None
+
+
 def own_mib() -> float:
     """Memory that only this process has, pages of files included that no other process maps."""
     return psutil.Process().memory_full_info().uss / 2**20
@@ -197,6 +284,11 @@ def test_pages_that_were_read_are_given_back(tmp_path):
         (images.index_select(0, rows) for rows in torch.randperm(count).split(2)),
         (piece.float().sum() for piece in images.split(2)),
         (image.sum() for image in images),
+        (piece.numpy().sum() for piece in images.split(2)),
+        (piece.contiguous().numpy().data.tobytes() for piece in images.split(2)),
+        (torch.equal(piece, piece.clone()) for piece in images.split(2)),
+        (piece.view(-1)[::4096].tolist() for piece in images.split(2)),
+        (piece.max(0) for piece in images.split(2)),
     ):
         deque(read, maxlen=0)
         assert own_mib() - taken < 130

@@ -312,6 +312,32 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path):
     assert packed_names(tmp_path) == []
 
 
+@pytest.mark.parametrize("cache_is_there", [True, False])
+def test_an_image_that_joins_after_the_listing_is_not_left_out_for_good(cache_is_there, tmp_path, monkeypatch):
+    root = write_images(tmp_path / "images", 4)
+    if cache_is_there:
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "of another set").touch()
+
+    def listed(*given):
+        found = list_taken(*given)
+        write_images(root, 5)
+        return found
+
+    list_taken = images.list_taken
+    with monkeypatch.context() as patched:
+        patched.setattr(images, "list_taken", listed)
+        assert "changed while they were read" in refusal(folder_of(root), in_cache(tmp_path)).rule
+    assert len(load_images(folder_of(root), packing=in_cache(tmp_path))) == 5
+
+
+def test_a_part_of_a_packed_set_has_a_digest_of_its_own(tmp_path):
+    source = folder_of(write_images(tmp_path / "images", 5))
+    part = slice(1, 4)
+    found, expected = load_images(source, packing=in_cache(tmp_path)), load_images(source)
+    assert found.subset(part).digest() == expected.subset(part).digest() != found.digest()
+
+
 def test_what_does_not_fit_is_refused_before_decoding(tmp_path, monkeypatch):
     source = folder_of(write_images(tmp_path / "images", 4))
 
@@ -336,6 +362,62 @@ def test_what_does_not_fit_is_refused_before_decoding(tmp_path, monkeypatch):
     assert "cannot be written" in refusal(source, Packing([tmp_path / "file" / "cache"], "data.cache")).rule
 
 
+def broken_disk(*given: object, **options: object):
+    raise OSError(errno.EIO, "broken")
+
+
+@pytest.mark.parametrize("cache", ["file", "file/cache", "a" * 300, "a" * 300 + "/cache"])
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_cache_that_cannot_be_used_is_told_in_one_line(cache, begins, tmp_path):
+    (tmp_path / "file").touch()
+    packed = Packing([tmp_path / cache] if begins else [tmp_path / cache, tmp_path / "other"], "data.cache")
+    err = refusal(folder_of(write_images(tmp_path / "images", 4)), packed)
+    assert err.field == "data.cache"
+    assert "cannot be written or read" in err.rule
+
+
+@pytest.mark.parametrize("failing", ["open_packed", "read_meta", "fill_once", "write_packed"])
+def test_a_failing_disk_of_a_cache_is_told_as_the_cache_s(failing, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, failing, broken_disk)
+    err = refusal(folder_of(write_images(tmp_path / "images", 4)), in_cache(tmp_path))
+    assert (err.field, err.rule) == ("data.cache", "cannot be written or read ([Errno 5] broken)")
+
+
+def test_a_failing_disk_of_the_images_is_not_told_as_the_cache_s(tmp_path):
+    root = write_images(tmp_path / "images", 4)
+
+    def away(listing, runs, key):
+        yield from packing.read_here(listing, runs, key)
+        root.rename(tmp_path / "moved")
+
+    packed = in_cache(tmp_path)
+    for read, rule in ((broken_disk, r"cannot be read ([Errno 5] broken)"), (away, "changed while they were read")):
+        packed.read_blocks = read
+        err = refusal(folder_of(root), packed)
+        assert (err.field, err.rule) == ("", rule)
+    assert packed_names(tmp_path) == []
+
+
+def test_a_second_command_is_not_refused_for_room_that_the_first_one_takes(tmp_path, monkeypatch):
+    """The first one has filled the disk by the time that the second one has the lock."""
+    source = folder_of(write_images(tmp_path / "images", 4))
+
+    def fill_once(folder, *given):
+        monkeypatch.setattr(packing, "fill_once", filling.fill_once)
+        load_images(source, packing=in_cache(tmp_path))
+        monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: type("usage", (), {"free": 0}))
+        filling.fill_once(folder, *given)
+
+    monkeypatch.setattr(packing, "fill_once", fill_once)
+    assert_alike(load_images(source, packing=in_cache(tmp_path)), load_images(source))
+
+
+def test_what_was_cut_short_does_not_appear_under_its_name(tmp_path):
+    with pytest.raises(OSError, match="cut short"):
+        filling.fill_once(tmp_path / "set", lambda draft: (draft / "half").touch(), lambda path: False)
+    assert [path.name for path in tmp_path.iterdir()] == [".set.lock"]
+
+
 def test_a_run_keeps_only_the_sets_that_it_uses(tmp_path):
     one, two = (folder_of(write_images(tmp_path / name, count)) for name, count in (("one", 2), ("two", 3)))
     load_images(one, packing=in_cache(tmp_path))
@@ -353,13 +435,31 @@ def test_a_cache_and_a_run_below_the_source_s_folder_are_no_part_of_it(tmp_path)
 
     def load(heartbeat: str) -> ImageSet:
         (root / "run" / "lock.json").write_text(heartbeat)
-        return load_images(
-            folder_of(root, classes=("a", "b")), packing=Packing([root / "cache"], apart_from=[root / "run"])
-        )
+        return load_images(folder_of(root, classes=("a", "b")), packing=Packing([root / "cache"], runs=[root / "run"]))
 
     load("1")
     assert len(load("22")) == 3
     assert len(packed_names(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("cache", [".", "images", "images/a", "images/a/" + "0" * 40])
+@pytest.mark.parametrize("run", [".", "images", "run"])
+def test_images_count_that_lie_in_a_cache_or_a_run_s_directory(cache, run, tmp_path):
+    root = write_images(tmp_path / "images", 4)
+    packed = Packing([tmp_path / cache], runs=[tmp_path / run])
+    for count in (4, 5, 5):
+        write_images(root / "a" / ("0" * 40), count)
+        load_images(folder_of(root), packing=packed)
+        found, expected = load_images(folder_of(root), packing=packed), load_images(folder_of(root))
+        assert (list(found.ids), found.digest()) == (list(expected.ids), expected.digest())
+
+
+def test_masks_count_that_lie_in_the_directory_of_a_run(tmp_path):
+    given = annotated.masks(tmp_path / "set", *([[number, 1, 255]] * 2 for number in range(3)))
+    source, packed = config("mask_folder", **given), Packing([tmp_path / "cache"], runs=[Path(given["masks"])])
+    load_images(source, packing=packed)
+    annotated.masks(tmp_path / "set", *([[1, number, 255]] * 2 for number in range(3)))
+    assert_alike(load_images(source, packing=packed), load_images(source))
 
 
 def test_what_was_not_used_for_a_week_is_removed_from_folders_for_temporary_files(tmp_path):
