@@ -314,6 +314,20 @@ def test_an_image_that_joins_after_the_listing_is_not_left_out_for_good(cache_is
     assert len(load_images(folder_of(root), packing=in_cache(tmp_path))) == 5
 
 
+def test_files_that_torchvision_downloads_as_it_is_listed_are_packed(tmp_path, monkeypatch):
+    def listed(config, *given):
+        write_images(tmp_path / "images", 4)
+        return list_taken(config.model_copy(update={"download": False}), *given)
+
+    list_taken = images.list_taken
+    monkeypatch.setattr(images, "list_taken", listed)
+    (tmp_path / "images").mkdir()
+    source = config("torchvision", name="ImageFolder", root=tmp_path / "images", download=True)
+    assert len(load_images(source, packing=in_cache(tmp_path))) == 4
+    monkeypatch.setattr(images, "list_taken", None)
+    assert len(load_images(source, packing=in_cache(tmp_path))) == 4
+
+
 def test_a_part_of_a_packed_set_has_a_digest_of_its_own(tmp_path):
     source = folder_of(write_images(tmp_path / "images", 5))
     part = slice(1, 4)
