@@ -435,12 +435,14 @@ def test_a_cache_and_a_run_below_the_source_s_folder_are_no_part_of_it(tmp_path)
         return load_images(folder_of(root, classes=("a", "b")), packing=Packing([root / "cache"], runs=[root / "run"]))
 
     load("1")
+    (root / "run" / "one_shot" / "figures").mkdir(parents=True)
+    Image.new("RGB", (3, 2)).save(root / "run" / "one_shot" / "figures" / "loss.png")
     assert len(load("22")) == 3
     assert len(packed_names(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("cache", [".", "images", "images/a", "images/a/" + "0" * 40])
-@pytest.mark.parametrize("run", [".", "images", "run"])
+@pytest.mark.parametrize("run", [".", "images", "images/a", "run"])
 def test_images_count_that_lie_in_a_cache_or_a_run_s_directory(cache, run, tmp_path):
     root = write_images(tmp_path / "images", 4)
     packed = Packing([tmp_path / cache], runs=[tmp_path / run])
