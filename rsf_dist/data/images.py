@@ -9,7 +9,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from rsf_dist.config.images import Bits, ImagesKind, Resize
+from rsf_dist.config.images import Bits, ImagesKind, Resize, TorchvisionDatasetConfig
 from rsf_dist.data.batch import take_rows
 from rsf_dist.data.packed import Packed, begin_digest
 from rsf_dist.data.packing import Packing, read_block
@@ -129,6 +129,8 @@ def load_images(
         return _mapped(packed, config)
     listing, taken = list_taken(config, labelled, classes)
     listing = replace(listing, notes=(*listing.notes, *alpha_notes(listing, taken)))
+    if packing is not None and isinstance(config, TorchvisionDatasetConfig):  # it downloads and unpacks as it is listed
+        wanted = packing.wanted(config, labelled, classes)
     if packing is not None and wanted is not None:
         row_bytes = _row_bytes(listing, taken, labelled)
         packed = packing.pack(wanted, listing, taken, row_bytes)

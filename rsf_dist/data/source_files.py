@@ -43,6 +43,8 @@ _OF_CACHES = re.compile(
     r"\.[0-9a-f]{40}\.lock|[0-9a-f]{40}(\.[0-9a-f]+\.filling)?/(replaced/)?([^/]+\.bin|meta\.json|ids\.arrow)"
 )
 """The paths of what packing writes, below a folder of packed sets."""
+_FIGURES = re.compile(r"(.*/)?figures/[^/]+\.png")
+"""The paths of the images that a run writes, below its directory."""
 _OF_RUNS = re.compile(r"config\.yaml|manifest(\.previous)?\.json|lock\.json")
 """The paths of what a run keeps writing beside images, where these lie in the run's directory."""
 
@@ -50,6 +52,8 @@ _OF_RUNS = re.compile(r"config\.yaml|manifest(\.previous)?\.json|lock\.json")
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _NAMED = (TableConfig, CocoConfig, YoloConfig, IdxConfig, NpzConfig)
 """Kinds whose files all have names that are given, so that nothing of rsf_dist's own is among them."""
+_IMAGES_BELOW = (ImageFolderConfig, VocConfig, MaskFolderConfig)
+"""Kinds that read nothing but images and their boxes, so that of a run's files only its figures could be among them."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def source_key(
         labelled: whether labels are read.
         classes: the classes that labels are numbered by, if not the set's own.
         caches: folders of packed sets. What packing writes there does not count.
-        runs: directories of runs. One below the source's folder does not count; of another, a run's own files.
+        runs: directories of runs, whose own files do not count, even where images lie beside these.
 
     Raises:
         InputError: a folder cannot be listed.
@@ -136,6 +140,8 @@ def _own_files(config: ImagesKind, caches: Sequence[Path], runs: Sequence[Path])
     apart = [f"{run}/" for run in runs]
     whole = tuple(run for run in apart if run.startswith(tuple(roots)) and not any(r.startswith(run) for r in roots))
     owned = [(f"{folder}/", _OF_CACHES) for folder in caches] + [(run, _OF_RUNS) for run in apart]
+    if isinstance(config, _IMAGES_BELOW):
+        owned, whole = [*owned, *((run, _FIGURES) for run in whole)], ()
 
     def is_ours(path: str) -> bool:
         return path.startswith(whole) or any(

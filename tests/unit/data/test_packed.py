@@ -331,6 +331,20 @@ def test_an_image_that_joins_after_the_listing_is_not_left_out_for_good(cache_is
     assert len(load_images(folder_of(root), packing=in_cache(tmp_path))) == 5
 
 
+def test_files_that_torchvision_downloads_as_it_is_listed_are_packed(tmp_path, monkeypatch):
+    def listed(config, *given):
+        write_images(tmp_path / "images", 4)
+        return list_taken(config.model_copy(update={"download": False}), *given)
+
+    list_taken = images.list_taken
+    monkeypatch.setattr(images, "list_taken", listed)
+    (tmp_path / "images").mkdir()
+    source = config("torchvision", name="ImageFolder", root=tmp_path / "images", download=True)
+    assert len(load_images(source, packing=in_cache(tmp_path))) == 4
+    monkeypatch.setattr(images, "list_taken", None)
+    assert len(load_images(source, packing=in_cache(tmp_path))) == 4
+
+
 def test_a_part_of_a_packed_set_has_a_digest_of_its_own(tmp_path):
     source = folder_of(write_images(tmp_path / "images", 5))
     part = slice(1, 4)
@@ -438,12 +452,14 @@ def test_a_cache_and_a_run_below_the_source_s_folder_are_no_part_of_it(tmp_path)
         return load_images(folder_of(root, classes=("a", "b")), packing=Packing([root / "cache"], runs=[root / "run"]))
 
     load("1")
+    (root / "run" / "one_shot" / "figures").mkdir(parents=True)
+    Image.new("RGB", (3, 2)).save(root / "run" / "one_shot" / "figures" / "loss.png")
     assert len(load("22")) == 3
     assert len(packed_names(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("cache", [".", "images", "images/a", "images/a/" + "0" * 40])
-@pytest.mark.parametrize("run", [".", "images", "run"])
+@pytest.mark.parametrize("run", [".", "images", "images/a", "run"])
 def test_images_count_that_lie_in_a_cache_or_a_run_s_directory(cache, run, tmp_path):
     root = write_images(tmp_path / "images", 4)
     packed = Packing([tmp_path / cache], runs=[tmp_path / run])
