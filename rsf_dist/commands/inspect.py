@@ -26,9 +26,9 @@ def inspect(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Look at image sets before a run: counts, sizes, what is suspicious, and a contact sheet.
+    """Look at images before a run, and draw a contact sheet.
 
-    Of a YAML file every image set is looked at, and proposals are drawn. Of another path the kind is recognised;
+    Counts, sizes and modes are printed, what was passed over, and what is suspicious. Of a YAML file every image set is looked at, and proposals are drawn. Of another path the kind is recognised;
     overrides are then keys of its image set, e.g. size=224. No cluster is needed.
     Exit with code 2 if a run would refuse the images.
     """

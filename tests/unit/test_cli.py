@@ -78,6 +78,7 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     for command in ("run", "sample", "train", "report", "inspect", "demo"):
         assert f"\n  {command} " in done.stdout
+    assert "...\n" not in done.stdout.split("Commands:")[1]  # no summary is cut
 
 
 def test_what_needs_neither_torch_nor_ray_imports_neither(config_file: Path) -> None:
