@@ -28,8 +28,9 @@ def inspect(
 ) -> None:
     """Look at images before a run, and draw a contact sheet.
 
-    Counts, sizes and modes are printed, what was passed over, and what is suspicious. Of a YAML file every image set is looked at, and proposals are drawn. Of another path the kind is recognised;
-    overrides are then keys of its image set, e.g. size=224. No cluster is needed.
+    Counts, sizes and modes are printed, what was passed over, and what is suspicious. Of a YAML file every image set is
+    looked at, and proposals are drawn. Of another path the kind is recognised; overrides are then keys of its image
+    set, e.g. size=224. No cluster is needed.
     Exit with code 2 if a run would refuse the images.
     """
     sheet = output or Path(f"{_name(path)}.inspect.png")
