@@ -1,8 +1,12 @@
 import os
+import signal
+import subprocess
 
 import pytest
 import torch
 from small import small_domain_in, small_run_of
+
+from rsf_dist import cli
 
 # A unit test that calls Ray by mistake fails, and starts no cluster.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
@@ -27,3 +31,19 @@ def small_domain(tmp_path_factory):
 def small_run(small_domain, tmp_path):
     """Return the configuration of a small main job, as nested dicts."""
     return small_run_of(small_domain, tmp_path / "run")
+
+
+@pytest.fixture
+def rsf_here(monkeypatch, capsys):
+    """The command in this process, which has imported torch and Ray already."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> subprocess.CompletedProcess:
+        monkeypatch.setattr("sys.argv", ["rsf", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, out, err)
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -187,22 +186,6 @@ def test_missing_files_and_unknown_commands(tmp_path: Path, rsf_here) -> None:
     refused(rsf("run", tmp_path / "absent.yaml"), "no such file")
     assert rsf_here("rnu").returncode == 2
     assert rsf_here("run").returncode == 2
-
-
-@pytest.fixture
-def rsf_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """The command in this process, which has imported torch and Ray already."""
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: object) -> subprocess.CompletedProcess:
-        monkeypatch.setattr("sys.argv", ["rsf", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, ended.value.code, out, err)
-
-    yield run
-    signal.signal(signal.SIGTERM, handler)
 
 
 def test_what_is_wrong_with_the_images(config_file: Path, tmp_path: Path, rsf_here) -> None:

@@ -1,8 +1,7 @@
 """`rsf inspect`: of a configuration, and of a path without one."""
 
 import json
-import signal
-import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +11,13 @@ from bad_input.case import changed, sound_run
 from data.annotated_files import box, coco, image, yolo
 from PIL import Image
 
-from rsf_dist import cli
-
 
 @pytest.fixture
-def rsf(monkeypatch, capsys, tmp_path):
+def rsf(rsf_here, monkeypatch, tmp_path):
     """`rsf inspect` in this process and in an empty folder; returns its exit code and what it printed."""
-    handler = signal.getsignal(signal.SIGTERM)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-
-    def run(*arguments: object) -> subprocess.CompletedProcess:
-        monkeypatch.setattr("sys.argv", ["rsf", "inspect", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, ended.value.code, out, err)
-
-    yield run
-    signal.signal(signal.SIGTERM, handler)
+    return partial(rsf_here, "inspect")
 
 
 def written(tmp_path: Path, **changes) -> Path:
