@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -32,6 +33,24 @@ def test_only_images_with_an_equal_middle_row_are_read_whole(monkeypatch):
     monkeypatch.setattr(overlap, "_digest", lambda pixels: (read.append(pixels.shape), digest(pixels))[1])
     shared_pixels(images(*range(50)), images(*range(49, 99)))
     assert sum(shape == (3, 4, 5) for shape in read) == 2
+
+
+class Watched(torch.Tensor):
+    """Images that note how many of them are read together."""
+
+    together: ClassVar[list[int]] = []
+
+    def __getitem__(self, key):
+        if isinstance(key, tuple):
+            Watched.together.append(len(key[0]))
+        return super().__getitem__(key)
+
+
+def test_few_images_are_read_together_since_each_may_map_two_mebibytes_of_a_file():
+    Watched.together.clear()
+    shared_pixels(images(*range(100)).as_subclass(Watched), images(100))
+    assert sum(Watched.together) == 100
+    assert max(Watched.together) * 2 <= 64  # MiB
 
 
 def test_sets_of_different_sizes_share_nothing():
